@@ -1,0 +1,71 @@
+"""Frames and hostile bytes for the property tests of the protocol."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from hypothesis import strategies as st
+
+from agentscope_protocol.codec import encode
+from agentscope_protocol.errors import Code
+from agentscope_protocol.frames import (
+    MAX_NUMBER,
+    MAX_STREAM,
+    Cancel,
+    Credit,
+    Data,
+    End,
+    Fail,
+    Form,
+    Frame,
+    Hello,
+    Notice,
+    Open,
+    Ping,
+    Pong,
+)
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+BYTES = st.binary(max_size=60)
+NUMBER = st.integers(0, MAX_NUMBER)
+CODES = st.sampled_from(sorted(set(Code) - {Code.LINK_LOST, Code.UNSENT}))  # those are never sent
+INT64 = st.integers(-(2**63), 2**64 - 1)
+
+
+def frames(streams: st.SearchStrategy[int]) -> st.SearchStrategy[Frame]:
+    """Any frame that can be sent, on one of `streams` where it has a stream."""
+    return st.one_of(
+        st.builds(Data, streams, st.integers(1, MAX_NUMBER), BYTES),
+        st.builds(End, streams, BYTES),
+        st.builds(Fail, streams, CODES, TEXT),
+        st.builds(Cancel, streams, NUMBER),
+        st.builds(Credit, streams, NUMBER),
+        st.builds(Ping, NUMBER),
+        st.builds(Pong, NUMBER, INT64, INT64),
+        st.builds(Notice, TEXT, TEXT),
+        st.builds(
+            Open, streams, st.sampled_from(Form), TEXT, TEXT, BYTES, st.dictionaries(TEXT, TEXT, max_size=3)
+        ),
+        st.builds(Hello, NUMBER, st.dictionaries(TEXT, st.one_of(TEXT, INT64, BYTES), max_size=3)),
+    )
+
+
+FRAMES = frames(st.integers(0, MAX_STREAM))
+
+
+def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
+    """`data` in pieces, cut at `places` (taken modulo its length); some pieces may be empty."""
+    edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[start:end] for start, end in pairwise(edges)]
+
+
+@st.composite
+def hostile_bytes(draw: st.DrawFn, streams: st.SearchStrategy[int]) -> bytes:
+    """Bytes that look like frames for a while: valid ones, some with changed bytes, some noise."""
+    parts: list[bytes] = []
+    for _ in range(draw(st.integers(1, 6))):
+        part = bytearray(draw(st.one_of(frames(streams).map(encode), st.binary(max_size=40))))
+        for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
+            if part:
+                part[draw(st.integers(0, len(part) - 1))] = draw(st.integers(0, 255))
+        parts.append(bytes(part))
+    return b"".join(parts)
