@@ -1,0 +1,286 @@
+"""Which processes should exist. Pure: what happened comes in, commands come out; `lifecycle` owns each life.
+
+A slot is a stable place to which sessions are hashed. It has at most one `current` process, which gets the
+turns, and in a rollout an `incoming` one, which replaces it once it has been ready for the soak time.
+Processes on their way out are in `leaving` and belong to no slot. At most one is incoming in the whole
+fleet, so that a rollout needs room for one extra process.
+
+At first only slot 0 starts: one clear error instead of one for each slot. Until a process has been ready
+for the first time, the fleet gives up on what cannot work; afterwards it never does.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from agentscope_supervisor.restarts import RestartHistory, RestartPolicy
+
+EX_OK: Final = 0
+EX_TEMPFAIL: Final = 75  # sysexits.h: worth another try
+EX_CONFIG: Final = 78  # sysexits.h: cannot work as configured; nothing to retry
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start a process. `process` is our id of it and never reused; pids are."""
+
+    process: int
+    slot: int
+    generation: int  # of the slot, counted from 1
+    edition: int  # of the settings
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Let this process go once its turns have ended."""
+
+    process: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Turns of `slot` go to `process` from now on; None: they wait."""
+
+    slot: int
+    process: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutEnded:
+    """`failure` is empty if every process is of this edition now."""
+
+    edition: int
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """No process is left, and none will be started: exit with this status."""
+
+    status: int
+
+
+Command = Spawn | Retire | Assign | RolloutEnded | Finished
+
+
+@dataclass(slots=True)
+class Slot:
+    history: RestartHistory
+    generation: int = 0
+    current: int | None = None
+    incoming: int | None = None
+    start_at: float | None = None  # when to start `current`; None: it is there, or not yet wanted
+    swap_at: float | None = None  # when `incoming` has soaked
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Owner of the slots. Call one method for each thing that happened, and carry out what it returns.
+
+    Times are seconds of a monotonic clock. `start_deadline`: how long the first start may be retried.
+    """
+
+    size: int
+    start_deadline: float
+    soak: float
+    policy: RestartPolicy = field(default_factory=RestartPolicy)
+    edition: int = 1
+    slots: list[Slot] = field(init=False)
+    leaving: set[int] = field(default_factory=set)
+    ready_since: dict[int, float] = field(default_factory=dict)
+    ever_ready: bool = False
+    stopping: bool = False
+    _editions: dict[int, int] = field(default_factory=dict)  # of each process
+    _rollout: deque[int] | None = None  # slots still to replace; None: no rollout
+    finished: bool = False  # the last command was Finished
+    _good_edition: int = 1
+    _last_process: int = 0
+    _give_up_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.slots = [Slot(RestartHistory(self.policy)) for _ in range(self.size)]
+
+    # -- what happened ----------------------------------------------------------------------
+
+    def start(self, now: float) -> list[Command]:
+        """Called once, first."""
+        self._give_up_at = now + self.start_deadline
+        self.slots[0].start_at = now
+        return self.tick(now)
+
+    def tick(self, now: float) -> list[Command]:
+        """Do what is due. To be called at `next_due`; earlier is harmless."""
+        commands: list[Command] = []
+        for index, slot in enumerate(self.slots):
+            if slot.start_at is not None and slot.start_at <= now:
+                slot.start_at = None
+                slot.current = self._spawn(index, commands)
+            if slot.swap_at is not None and slot.swap_at <= now:
+                self._swap(index, commands)
+                self._advance(commands)
+        return commands
+
+    def ready(self, process: int, now: float) -> list[Command]:
+        """A process said that it takes turns."""
+        self.ready_since[process] = now
+        commands: list[Command] = []
+        for index, slot in enumerate(self.slots):
+            if slot.current == process:
+                commands.append(Assign(index, process))
+            elif slot.incoming == process:
+                slot.swap_at = now if slot.current is None else now + self.soak
+        if not self.ever_ready and not self.stopping:
+            self.ever_ready = True
+            for slot in self.slots[1:]:
+                slot.start_at = now
+        return commands + self.tick(now)
+
+    def gone(self, process: int, status: int, now: float, chance: float) -> list[Command]:
+        """A process was reaped. `status`: exit code, or minus the signal. `chance`: uniform in [0, 1)."""
+        since = self.ready_since.pop(process, None)
+        edition = self._editions.pop(process)
+        self.leaving.discard(process)
+        commands: list[Command] = []
+        for index, slot in enumerate(self.slots):
+            if slot.incoming == process:
+                slot.incoming = slot.swap_at = None
+                if slot.current is None:
+                    slot.start_at = now + slot.history.died(now, 0.0, chance)
+                if edition == self.edition:
+                    self._roll_back(f"the new process of slot {index} ended with status {status}", commands)
+                else:  # a newer edition was asked for meanwhile
+                    self._advance(commands)
+            elif slot.current == process:
+                slot.current = None
+                commands.append(Assign(index, None))
+                delay = slot.history.died(now, now - since if since is not None else 0.0, chance)
+                if slot.incoming is not None:  # it is all there is: no time to soak
+                    slot.swap_at = now if slot.incoming in self.ready_since else None
+                elif not self._gives_up(status, now + delay, edition):
+                    slot.start_at = now + delay
+        if self._is_empty() and not self.finished:
+            self.finished = True
+            commands.append(Finished(self._status_of_end(status)))
+        return commands + self.tick(now)
+
+    def roll(self, edition: int, now: float) -> list[Command]:
+        """Replace every process by one of this edition, one at a time.
+
+        A rollout under way goes on with the newer edition, from the first slot.
+        """
+        if self.stopping:
+            return []
+        self.edition = edition
+        self._rollout = deque(range(self.size))
+        commands: list[Command] = []
+        self._advance(commands)
+        return commands + self.tick(now)
+
+    def replace(self, process: int) -> list[Command]:
+        """Replace one process as in a rollout; nothing happens if one is under way or it has left."""
+        for index, slot in enumerate(self.slots):
+            if slot.current == process and self._rollout is None and not self.stopping:
+                self._rollout = deque([index])
+                commands: list[Command] = []
+                self._advance(commands)
+                return commands
+        return []
+
+    def stop(self, reason: str) -> list[Command]:
+        """Retire everything; Finished follows when the last process is gone."""
+        if self.stopping:
+            return []
+        self.stopping = True
+        self._rollout = None
+        commands: list[Command] = []
+        for slot in self.slots:
+            slot.start_at = slot.swap_at = None
+            for process in (slot.current, slot.incoming):
+                self._retire(process, reason, commands)
+            slot.current = slot.incoming = None
+        if self._is_empty() and not self.finished:
+            self.finished = True
+            commands.append(Finished(EX_OK))
+        return commands
+
+    # -- what is asked ----------------------------------------------------------------------
+
+    @property
+    def next_due(self) -> float | None:
+        """When `tick` has something to do, or None."""
+        times = (at for slot in self.slots for at in (slot.start_at, slot.swap_at) if at is not None)
+        return min(times, default=None)
+
+    @property
+    def rolling(self) -> bool:
+        return self._rollout is not None
+
+    def serving(self) -> int:
+        """Slots whose turns are served now."""
+        return sum(slot.current in self.ready_since for slot in self.slots)
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _spawn(self, index: int, commands: list[Command]) -> int:
+        slot = self.slots[index]
+        slot.generation += 1
+        self._last_process += 1
+        self._editions[self._last_process] = self.edition
+        commands.append(Spawn(self._last_process, index, slot.generation, self.edition))
+        return self._last_process
+
+    def _retire(self, process: int | None, reason: str, commands: list[Command]) -> None:
+        if process is not None:
+            self.leaving.add(process)
+            commands.append(Retire(process, reason))
+
+    def _swap(self, index: int, commands: list[Command]) -> None:
+        slot = self.slots[index]
+        assert slot.incoming is not None
+        old, slot.current = slot.current, slot.incoming
+        slot.incoming = slot.swap_at = slot.start_at = None
+        commands.append(Assign(index, slot.current))
+        self._retire(old, "replaced", commands)
+
+    def _advance(self, commands: list[Command]) -> None:
+        """Start the next replacement of a rollout, or end it."""
+        if self._rollout is None or any(slot.incoming is not None for slot in self.slots):
+            return
+        while self._rollout:
+            index = self._rollout.popleft()
+            slot = self.slots[index]
+            if slot.current is not None:  # else it is about to start, with this edition
+                slot.incoming = self._spawn(index, commands)
+                return
+        self._rollout, self._good_edition = None, self.edition
+        commands.append(RolloutEnded(self.edition, ""))
+
+    def _roll_back(self, failure: str, commands: list[Command]) -> None:
+        """The rollout ends here; what it has already replaced goes back to the last good edition."""
+        commands.append(RolloutEnded(self.edition, failure))
+        self._rollout = None
+        if self.edition != self._good_edition:
+            self.edition = self._good_edition
+            replaced = [i for i, slot in enumerate(self.slots) if self._is_other_edition(slot.current)]
+            if replaced:
+                self._rollout = deque(replaced)
+                self._advance(commands)
+
+    def _is_other_edition(self, process: int | None) -> bool:
+        return process is not None and self._editions[process] != self.edition
+
+    def _gives_up(self, status: int, next_start: float, edition: int) -> bool:
+        """Whether the first start has failed for good."""
+        if self.ever_ready or edition != self.edition:
+            return False
+        return status == EX_CONFIG or next_start >= self._give_up_at
+
+    def _is_empty(self) -> bool:
+        idle = all(s.current is s.incoming is s.start_at is None for s in self.slots)
+        return idle and not self.leaving
+
+    def _status_of_end(self, status: int) -> int:
+        if self.stopping:
+            return EX_OK
+        return EX_CONFIG if status == EX_CONFIG else EX_TEMPFAIL

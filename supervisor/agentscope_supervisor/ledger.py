@@ -1,0 +1,377 @@
+"""The turns: who waits, who runs where, and that each gets exactly one terminal event. Pure.
+
+A turn waits behind the earlier turns of its session, and while its slot has no process; it is handed to a
+process, runs, and ends. Turns of one session never overlap and run in order of arrival, also when their
+slot's process changes in between: the next is handed over only when the one before has ended.
+
+    WAITING -> RUNNING -> (CANCELLING -> (SETTLED ->)) gone
+
+In SETTLED the client has been told and the App still has not ended: the session stays occupied. Settle is
+the one terminal event; nothing here makes two for a turn, and none is left without.
+
+Where to read next: `daemon` carries out the commands; `outcomes` has the codes.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final, Literal
+
+from agentscope_protocol.errors import Code
+from agentscope_protocol.frames import CancelReason
+from agentscope_supervisor.outcomes import ErrorCode, Failure, of_worker, refusal
+
+OnBusy = Literal["queue", "reject", "interrupt", "latest"]
+
+MAX_HELD_BODIES: Final = 256 * 1024 * 1024
+"""Bytes of the bodies of all open turns: sixteen of the largest size allowed by default. Above it new
+turns are refused, so that a stopped worker cannot fill the supervisor's memory."""
+
+
+class State(Enum):
+    WAITING = auto()
+    RUNNING = auto()
+    CANCELLING = auto()
+    SETTLED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the instance; see the keys of the same names in agentapp.yaml. Times in seconds."""
+
+    max_turns: int
+    max_inflight: int  # turns of one slot
+    max_queue: int  # waiting turns of one session
+    max_turns_per_principal: int | None
+    request_timeout: float  # 0: none
+    start_timeout: float
+    cancel_grace: float
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """One turn. Others read it; only the ledger writes it."""
+
+    number: int  # of the instance, never reused
+    run_id: str
+    session_id: str
+    slot: int
+    size: int  # bytes of its body
+    principal: str
+    accepted_at: float
+    state: State = State.WAITING
+    process: int | None = None  # that it was handed to
+    ending: Failure | None = None  # what its client will be told once it has been cancelled
+    cancelled_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """Give the turn to this process now."""
+
+    turn: Turn
+    process: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Ask the process to end the turn."""
+
+    turn: Turn
+    process: int
+    reason: CancelReason
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Tell the client the end of its turn: well if `failure` is None. Once for each turn."""
+
+    turn: Turn
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """The last turn of this process has ended."""
+
+    process: int
+
+
+@dataclass(frozen=True, slots=True)
+class Distrust:
+    """A turn ignored its cancellation; only the end of this process will end it."""
+
+    turn: Turn
+    process: int
+
+
+Command = Hand | Cancel | Settle | Idle | Distrust
+
+_REASONS: Final = {
+    CancelReason.CLIENT_GONE: Failure(ErrorCode.INTERRUPTED, "the client left"),
+    CancelReason.TIMEOUT: Failure(ErrorCode.TIMEOUT, "the turn took longer than server.request_timeout"),
+    CancelReason.INTERRUPTED: Failure(ErrorCode.INTERRUPTED, "the turn was stopped"),
+    CancelReason.DRAINING: Failure(ErrorCode.DRAINING, "the instance is stopping"),
+}
+_SUPERSEDED: Final = Failure(ErrorCode.SUPERSEDED, "a newer message took the place of this one")
+_NOT_READY: Final = refusal(ErrorCode.NOT_READY, "no worker became ready for this session in time")
+_DRAINING: Final = refusal(ErrorCode.DRAINING, "the instance is stopping")
+
+
+@dataclass(slots=True)
+class _Slot:
+    process: int | None = None
+    down_since: float = 0.0
+    turns: int = 0
+    ready: dict[str, None] = field(default_factory=dict)  # sessions whose first turn waits for a process
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Owner of the turns. Call one method for each thing that happened, and carry out what it returns."""
+
+    limits: Limits
+    slots: int
+    draining: bool = False
+    total: int = 0  # turns accepted since the start
+    _turns: dict[int, Turn] = field(default_factory=dict)
+    _sessions: dict[str, deque[Turn]] = field(default_factory=dict)  # the first one runs, or will next
+    _slots: list[_Slot] = field(init=False)
+    _on_process: dict[int, int] = field(default_factory=dict)  # turns handed over and not ended
+    _by_principal: dict[str, int] = field(default_factory=dict)
+    _held: int = 0  # bytes of bodies
+
+    def __post_init__(self) -> None:
+        self._slots = [_Slot() for _ in range(self.slots)]
+
+    # -- what is asked ----------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def ahead(self, turn: Turn) -> int:
+        """Turns of its session that come before a waiting turn."""
+        return next(i for i, other in enumerate(self._sessions[turn.session_id]) if other is turn)
+
+    def assigned(self, slot: int) -> int | None:
+        """The process that gets the turns of this slot."""
+        return self._slots[slot].process
+
+    def on_process(self, process: int) -> int:
+        """Turns that this process was handed and has not ended."""
+        return self._on_process.get(process, 0)
+
+    def running(self) -> int:
+        """Turns that some process has been handed and has not ended."""
+        return sum(self._on_process.values())
+
+    # -- what happened ----------------------------------------------------------------------
+
+    def accept(
+        self, run_id: str, session_id: str, slot: int, size: int, principal: str, on_busy: OnBusy, now: float
+    ) -> tuple[Turn | Failure, list[Command]]:
+        """A request came: the turn it has become, or why it is refused."""
+        queue = self._sessions.get(session_id)
+        failure = self._refusal(slot, size, principal) or (queue and self._busy(queue, on_busy)) or None
+        if failure is not None:
+            return failure, []
+        self.total += 1
+        turn = Turn(self.total, run_id, session_id, slot, size, principal, now)
+        self._turns[turn.number] = turn
+        self._slots[slot].turns += 1
+        self._held += size
+        self._by_principal[principal] = self._by_principal.get(principal, 0) + 1
+        commands: list[Command] = []
+        if queue is None:
+            self._sessions[session_id] = deque([turn])
+            self._next(session_id, commands)
+            return turn, commands
+        earlier = list(queue)
+        queue.append(turn)
+        if on_busy == "interrupt":
+            self._cancel(earlier[0], CancelReason.INTERRUPTED, now, commands)
+        elif on_busy == "latest":
+            for other in earlier:
+                if other.state is State.WAITING:
+                    self._drop(other, _SUPERSEDED, commands)
+        return turn, commands
+
+    def assign(self, slot: int, process: int | None, now: float) -> list[Command]:
+        """Turns of this slot go to `process` from now on; None: they wait."""
+        place = self._slots[slot]
+        if place.process is not None and process is None:
+            place.down_since = now
+        place.process = process
+        commands: list[Command] = []
+        if process is not None:
+            for session_id in list(place.ready):
+                self._next(session_id, commands)
+        return commands
+
+    def ended(self, turn: Turn) -> list[Command]:
+        """The App answered to the end."""
+        return self._terminal(turn, None) if turn.number in self._turns else []
+
+    def failed(self, turn: Turn, code: Code, message: str) -> list[Command]:
+        """The worker failed the turn, or was lost with it."""
+        if turn.number not in self._turns:
+            return []
+        if code is Code.UNSENT and turn.state is State.RUNNING and not self.draining:
+            commands: list[Command] = []
+            self._leave_process(turn, commands)
+            turn.state = State.WAITING
+            self._next(turn.session_id, commands)
+            return commands
+        return self._terminal(turn, of_worker(code, message))
+
+    def cancel(self, turn: Turn, reason: CancelReason, now: float) -> list[Command]:
+        """End this turn. On one that has ended, or is being ended already, nothing happens."""
+        commands: list[Command] = []
+        if turn.number in self._turns:
+            self._cancel(turn, reason, now, commands)
+        return commands
+
+    def interrupt(
+        self, now: float, *, session_id: str | None = None, run_id: str | None = None
+    ) -> tuple[int, list[Command]]:
+        """End the turns of a session, or one run; returns how many were not being ended already."""
+        commands: list[Command] = []
+        turns = self._sessions.get(session_id, ()) if session_id is not None else self._turns.values()
+        hit = [turn for turn in turns if run_id in (None, turn.run_id) and turn.ending is None]
+        # From the last: so that none that waits is handed over only to be cancelled.
+        for turn in reversed(hit):
+            self._cancel(turn, CancelReason.INTERRUPTED, now, commands)
+        return len(hit), commands
+
+    def cut(self, process: int, now: float) -> list[Command]:
+        """There is no time left for the turns of this process."""
+        commands: list[Command] = []
+        for turn in [turn for turn in self._turns.values() if turn.process == process]:
+            self._cancel(turn, CancelReason.DRAINING, now, commands)
+        return commands
+
+    def drain(self) -> list[Command]:
+        """The instance stops: what runs may finish, what waits will not begin."""
+        self.draining = True
+        commands: list[Command] = []
+        for turn in [turn for turn in self._turns.values() if turn.state is State.WAITING]:
+            self._drop(turn, _DRAINING, commands)
+        return commands
+
+    def close(self) -> list[Command]:
+        """No process is left and none will come: whoever still waits is told so."""
+        commands = self.drain()
+        for turn in list(self._turns.values()):
+            commands += self._terminal(turn, _DRAINING)
+        return commands
+
+    def expire(self, now: float) -> list[Command]:
+        """Find what has taken too long. To be called about every second while there are turns."""
+        commands: list[Command] = []
+        limits = self.limits
+        for turn in list(self._turns.values()):
+            if turn.state is State.CANCELLING:
+                if now - turn.cancelled_at >= limits.cancel_grace:
+                    self._give_up(turn, commands)
+            elif turn.state is not State.SETTLED:
+                place = self._slots[turn.slot]
+                if limits.request_timeout and now - turn.accepted_at >= limits.request_timeout:
+                    self._cancel(turn, CancelReason.TIMEOUT, now, commands)
+                elif (
+                    turn.state is State.WAITING
+                    and place.process is None
+                    and now - max(turn.accepted_at, place.down_since) >= limits.start_timeout
+                ):
+                    self._drop(turn, _NOT_READY, commands)
+        return commands
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _refusal(self, slot: int, size: int, principal: str) -> Failure | None:
+        limits = self.limits
+        if self.draining:
+            return _DRAINING
+        if len(self._turns) >= limits.max_turns:
+            return refusal(ErrorCode.OVERLOADED, f"the instance has {limits.max_turns} turns already")
+        if self._slots[slot].turns >= limits.max_inflight:
+            return refusal(ErrorCode.OVERLOADED, f"the worker has {limits.max_inflight} turns already")
+        if self._held + size > MAX_HELD_BODIES:
+            return refusal(ErrorCode.OVERLOADED, "the open turns hold too many bytes already")
+        most = limits.max_turns_per_principal
+        if most is not None and self._by_principal.get(principal, 0) >= most:
+            return refusal(ErrorCode.TOO_MANY_REQUESTS, f"this caller has {most} turns already")
+        return None
+
+    def _busy(self, queue: deque[Turn], on_busy: OnBusy) -> Failure | None:
+        if on_busy == "reject":
+            return refusal(ErrorCode.SESSION_BUSY, "a turn of this session is running")
+        # With `latest`, those that wait make room; the bound is for the others.
+        if on_busy != "latest" and len(queue) > self.limits.max_queue:
+            message = f"{self.limits.max_queue} turns of this session wait already"
+            return refusal(ErrorCode.TOO_MANY_REQUESTS, message)
+        return None
+
+    def _next(self, session_id: str, commands: list[Command]) -> None:
+        """Hand over the first turn of a session, if it waits and its slot has a process."""
+        turn = self._sessions[session_id][0]
+        if turn.state is not State.WAITING:
+            return
+        place = self._slots[turn.slot]
+        if place.process is None:
+            place.ready[session_id] = None
+            return
+        place.ready.pop(session_id, None)
+        turn.state, turn.process = State.RUNNING, place.process
+        self._on_process[place.process] = self.on_process(place.process) + 1
+        commands.append(Hand(turn, place.process))
+
+    def _cancel(self, turn: Turn, reason: CancelReason, now: float, commands: list[Command]) -> None:
+        if turn.state is State.WAITING:
+            self._drop(turn, _REASONS[reason], commands)
+        elif turn.state is State.RUNNING:
+            assert turn.process is not None
+            turn.state, turn.ending, turn.cancelled_at = State.CANCELLING, _REASONS[reason], now
+            commands.append(Cancel(turn, turn.process, reason))
+
+    def _drop(self, turn: Turn, failure: Failure, commands: list[Command]) -> None:
+        """A waiting turn ends without having been handed over."""
+        commands.append(Settle(turn, failure))
+        self._forget(turn, commands)
+
+    def _give_up(self, turn: Turn, commands: list[Command]) -> None:
+        assert turn.process is not None
+        turn.state = State.SETTLED
+        commands += [Settle(turn, turn.ending), Distrust(turn, turn.process)]
+
+    def _terminal(self, turn: Turn, failure: Failure | None) -> list[Command]:
+        commands: list[Command] = []
+        if turn.state is not State.SETTLED:
+            commands.append(Settle(turn, turn.ending or failure))
+        self._leave_process(turn, commands)
+        self._forget(turn, commands)
+        return commands
+
+    def _leave_process(self, turn: Turn, commands: list[Command]) -> None:
+        process, turn.process = turn.process, None
+        assert process is not None, "only a turn that was handed over can end"
+        left = self._on_process.pop(process) - 1
+        if left:
+            self._on_process[process] = left
+        else:
+            commands.append(Idle(process))
+
+    def _forget(self, turn: Turn, commands: list[Command]) -> None:
+        assert self._turns.pop(turn.number, None) is turn, "a turn ends once"
+        place = self._slots[turn.slot]
+        place.turns -= 1
+        self._held -= turn.size
+        count = self._by_principal.pop(turn.principal) - 1
+        if count:
+            self._by_principal[turn.principal] = count
+        queue = self._sessions[turn.session_id]
+        queue.remove(turn)
+        if queue:
+            self._next(turn.session_id, commands)
+        else:
+            del self._sessions[turn.session_id]
+            place.ready.pop(turn.session_id, None)
