@@ -1,0 +1,68 @@
+"""What the tests of the worker's AgentScope side share: a model server, projects, a runtime.
+
+Every test here must pass on both majors of AgentScope; `MAJOR` tells where what is asked for has
+another name.
+"""
+
+import textwrap
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentscope_protocol.settings import Settings
+from agentscope_worker.runtime import runtime
+from tests.fakes.openai_server import OpenAIServer
+
+MINIMAL_APP = """
+    from agentscope.runtime import AgentApp
+
+    class App(AgentApp):
+        async def __call__(self, msg, ctx):
+            yield msg
+"""
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[OpenAIServer]:
+    async with OpenAIServer() as running:
+        yield running
+
+
+@pytest.fixture
+def write_project(tmp_path: Path) -> Callable[..., Path]:
+    """Writes `app.py` and `agentapp.yaml` of a new project and gives its folder."""
+
+    def write(app: str = MINIMAL_APP, config: str = "") -> Path:
+        folder = tmp_path / "project"
+        folder.mkdir(exist_ok=True)
+        (folder / "app.py").write_text(textwrap.dedent(app), encoding="utf-8")
+        (folder / "agentapp.yaml").write_text(textwrap.dedent(config), encoding="utf-8")
+        return folder
+
+    return write
+
+
+@pytest.fixture
+async def start(write_project: Callable[..., Path]) -> AsyncIterator[Callable[..., Any]]:
+    """Starts the runtime on a project with the given app and settings; stopped after the test."""
+
+    async def begin(app: str = MINIMAL_APP, **settings: Any) -> Path:
+        project = write_project(app)
+        await runtime.start(Settings.model_validate(settings), project)
+        return project
+
+    yield begin
+    await runtime.shutdown()
+
+
+def openai(server: OpenAIServer, **more: Any) -> Mapping[str, Any]:
+    """Settings of a slot that asks the model server."""
+    return {
+        "provider": "openai",
+        "model": "gpt-4",
+        "api_key": "sk-test",
+        "base_url": server.base_url,
+        **more,
+    }

@@ -1,0 +1,167 @@
+"""Loading app.py: every mistake is answered with file, line and what was expected."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agentscope_worker.runtime.application import AgentApp
+from agentscope_worker.runtime.boot_error import BootError
+from agentscope_worker.runtime.loading import load_app
+
+Write = Callable[..., Path]
+
+
+def failure(project: Path) -> str:
+    with pytest.raises(BootError) as raised:
+        load_app(project)
+    assert raised.value.permanent
+    return raised.value.message
+
+
+def test_an_app_is_loaded(write_project: Write) -> None:
+    project = write_project()
+    app = load_app(project)
+    assert isinstance(app, AgentApp)
+    assert type(app).__module__ == "app"
+    assert sys.path[0] == str(project)
+
+
+def test_modules_beside_app_py_are_found(write_project: Write) -> None:
+    project = write_project(
+        """
+        from agentscope.runtime import AgentApp
+        from beside_app_py import ANSWER
+
+        class App(AgentApp):
+            answer = ANSWER
+            async def __call__(self, msg, ctx):
+                yield msg
+        """
+    )
+    (project / "beside_app_py.py").write_text("ANSWER = 42\n")
+    assert load_app(project).answer == 42  # type: ignore[attr-defined]
+
+
+def test_no_file(tmp_path: Path) -> None:
+    assert failure(tmp_path).startswith(f"{tmp_path}/app.py does not exist; expected in app.py:")
+
+
+def test_a_syntax_error(write_project: Write) -> None:
+    project = write_project("x = 1\ndef broken(:\n")
+    message = failure(project)
+    assert message.startswith(f"{project}/app.py, line 2: SyntaxError:")
+    assert "def broken(:" in message
+
+
+def test_a_syntax_error_in_another_file(write_project: Write) -> None:
+    project = write_project("import broken_beside_app\n")
+    (project / "broken_beside_app.py").write_text("\n\nx = = 1\n")
+    assert f"{project}/broken_beside_app.py, line 3: SyntaxError" in failure(project)
+
+
+def test_an_error_at_import_shows_the_authors_frames_only(write_project: Write) -> None:
+    project = write_project(
+        """
+        import json
+
+        def configured():
+            return json.loads("{")
+
+        configured()
+        """
+    )
+    message = failure(project)
+    assert message.startswith(f"{project}/app.py, line 5: importing app.py raised JSONDecodeError")
+    assert "line 7, in <module>" in message
+    assert "line 5, in configured" in message
+    assert "importlib" not in message
+    assert "loading.py" not in message
+
+
+@pytest.mark.parametrize("line", ["import no_such_module_at_all", "raise SystemExit(3)"])
+def test_other_ends_of_an_import(write_project: Write, line: str) -> None:
+    project = write_project(f"\n{line}\n")
+    assert failure(project).startswith(f"{project}/app.py, line 2: importing app.py raised")
+
+
+def test_chained_errors_are_trimmed_too(write_project: Write) -> None:
+    project = write_project(
+        """
+        try:
+            {}["x"]
+        except KeyError as error:
+            raise ValueError("no x") from error
+        """
+    )
+    message = failure(project)
+    assert "KeyError: 'x'" in message
+    assert "direct cause" in message
+    assert "importlib" not in message
+
+
+def test_no_class(write_project: Write) -> None:
+    project = write_project("x = 1\n")
+    assert failure(project).startswith(f"{project}/app.py: no class App; expected in app.py:")
+
+
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        ("\ndef App(): ...\n", "line 2: App is a function;"),
+        ("\n\nApp = 3\n", "line 3: App is a int object;"),
+        ("class App: ...\n", "line 1: App derives from builtins.object;"),
+        ("from json import JSONDecoder as App\n", "line 1: App derives from builtins.object;"),
+    ],
+)
+def test_something_else_is_called_app(write_project: Write, source: str, said: str) -> None:
+    message = failure(write_project(source))
+    assert said in message
+    assert "expected in app.py: class App(AgentApp)" in message
+
+
+def test_an_app_without_call(write_project: Write) -> None:
+    project = write_project(
+        """
+        from agentscope.runtime import AgentApp
+
+        class App(AgentApp):
+            def call(self): ...
+        """
+    )
+    assert f"{project}/app.py, line 4: App does not define __call__" in failure(project)
+
+
+def test_a_constructor_that_raises(write_project: Write) -> None:
+    project = write_project(
+        """
+        from agentscope.runtime import AgentApp
+
+        class App(AgentApp):
+            def __init__(self):
+                raise RuntimeError("no database")
+
+            async def __call__(self, msg, ctx):
+                yield msg
+        """
+    )
+    message = failure(project)
+    assert f"{project}/app.py, line 4: App() raised RuntimeError: no database" in message
+    assert "line 6, in __init__" in message
+    assert "loading.py" not in message
+
+
+def test_a_constructor_with_arguments(write_project: Write) -> None:
+    project = write_project(
+        """
+        from agentscope.runtime import AgentApp
+
+        class App(AgentApp):
+            def __init__(self, model): ...
+
+            async def __call__(self, msg, ctx):
+                yield msg
+        """
+    )
+    assert "App() raised TypeError" in failure(project)

@@ -1,0 +1,233 @@
+"""Messages: what a client may send, what it is sent, and how chunks are joined."""
+
+import dataclasses
+import json
+from typing import Any
+
+import orjson
+import pytest
+from agentscope.message import Msg, TextBlock
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentscope_worker import messages
+from agentscope_worker.messages import BadMessage
+from agentscope_worker.runtime import compat
+from tests.worker.agents import MAJOR, blocks_of, text_of
+
+compat.seam().adapt("bypass")
+
+SMALL = st.integers(-(2**63), 2**64 - 1)  # beyond, a number becomes a string
+
+CALL: dict[str, Any] = (
+    {"type": "tool_use", "id": "1", "name": "look", "input": {}}
+    if MAJOR == 1
+    else {"type": "tool_call", "id": "1", "name": "look", "input": "{}"}
+)
+
+
+def says(text: str, name: str = "a", **more: Any) -> Msg:
+    return Msg(name=name, content=text, role="assistant", **more)
+
+
+class TestRead:
+    def test_text(self) -> None:
+        msg = messages.read({"name": "Ann", "content": "Hello", "role": "user"})
+        assert (msg.name, text_of(msg), msg.role) == ("Ann", "Hello", "user")
+
+    def test_defaults(self) -> None:
+        msg = messages.read({"content": "Hello"})
+        assert (msg.name, msg.role) == ("user", "user")
+        assert messages.read({"content": "", "role": "system"}).name == "system"
+
+    def test_a_callers_id_is_ignored(self) -> None:
+        assert messages.read({"content": "x", "id": "mine"}).id != "mine"
+
+    def test_metadata(self) -> None:
+        assert messages.read({"content": "x", "metadata": {"a": 1}}).metadata == {"a": 1}
+        assert messages.read({"content": "x", "metadata": None}).metadata == {}
+
+    def test_blocks(self) -> None:
+        blocks = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+        msg = messages.read({"content": blocks})
+        assert [(block["type"], block["text"]) for block in blocks_of(msg)] == [
+            ("text", "a"),
+            ("text", "b"),
+        ]
+        assert messages.read({"content": []}).content == []
+
+    def test_media(self) -> None:
+        source = {"type": "base64", "media_type": "image/png", "data": "AA=="}
+        kind = "image" if MAJOR == 1 else "data"
+        msg = messages.read({"content": [{"type": kind, "source": source}]})
+        assert blocks_of(msg)[0]["source"] == source
+
+    @pytest.mark.parametrize(
+        "message, said",
+        [
+            ({}, "message.content is missing"),
+            ({"content": None}, "message.content must be a string or a list.*not null"),
+            ({"content": 3}, "message.content must be .*not a number"),
+            ({"content": {"a": 1}}, "not an object"),
+            ({"content": "x", "role": "tool"}, "message.role must be one of user, assistant, sys"),
+            ({"content": "x", "role": None}, "message.role .*not null"),
+            ({"content": "x", "role": ["user"]}, "message.role .*not a list"),
+            ({"content": "x", "name": 3}, "message.name must be a string"),
+            ({"content": "x", "metadata": []}, "message.metadata must be an object, not a list"),
+            ({"content": ["x"]}, r"message.content\[0\] must be a content block"),
+            ({"content": [{"type": "text", "text": "a"}, 3]}, r"message.content\[1\] must be"),
+            ({"content": [{"foo": 1}]}, r"message.content\[0\].type must be one of text, .*null"),
+            ({"content": [{"type": "nonsense"}]}, r"content\[0\].type must be one of text"),
+            ({"content": [{"type": ["text"]}]}, r"content\[0\].type must be one of text"),
+            ({"content": [{"type": "text"}]}, r"content\[0\].text is missing"),
+            ({"content": [{"type": "text", "text": 3}]}, r"content\[0\]: text: .*string"),
+            ({"content": [{"type": "tool_result"}]}, r"content\[0\]: id: Field required"),
+        ],
+    )
+    def test_refused(self, message: dict[str, object], said: str) -> None:
+        with pytest.raises(BadMessage, match=said):
+            messages.read(message)
+
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(["content", "role", "name", "type", "text", "metadata", "source", "id"]),
+                    inner | st.sampled_from(["text", "user", "image", "data", "tool_result"]),
+                )
+            ),
+            max_leaves=20,
+        )
+    )
+    def test_anything_is_read_or_refused(self, message: Any) -> None:
+        if not isinstance(message, dict):
+            message = {"content": message}
+        try:
+            msg = messages.read(message)
+        except BadMessage:
+            return
+        json.loads(messages.write(msg))
+
+
+class TestWrite:
+    def test_the_whole_message_and_the_flag(self) -> None:
+        msg = says("Hellö", metadata={"a": 1})
+        written = json.loads(messages.write(msg))
+        whole = msg.to_dict() if MAJOR == 1 else msg.model_dump(mode="json")
+        assert written == {**whole, "metadata": {"a": 1, "chunk": True}}
+
+    def test_without_metadata(self) -> None:
+        assert json.loads(messages.write(says("x")))["metadata"] == {"chunk": True}
+
+    def test_the_apps_own_flag_is_kept(self) -> None:
+        assert json.loads(messages.write(says("x", metadata={"chunk": False})))["metadata"] == {
+            "chunk": False
+        }
+
+    def test_the_message_is_not_changed(self) -> None:
+        msg = says("x", metadata={"a": 1})
+        messages.write(msg)
+        assert msg.metadata == {"a": 1}
+
+    def test_it_is_one_line(self) -> None:
+        assert b"\n" not in messages.write(says("a\nb\r\u2028"))
+
+    def test_what_json_cannot_hold(self) -> None:
+        class Odd:
+            def __str__(self) -> str:
+                return "odd"
+
+        @dataclasses.dataclass
+        class Point:
+            x: int
+
+        metadata = {"o": Odd(), "s": "\ud800x", "n": 2**80, 3: "key", "set": {1}, "p": Point(1)}
+        written = json.loads(messages.write(says("x", metadata=metadata)))["metadata"]
+        assert written["o"] == "odd"
+        assert written["s"] == "\ufffdx"
+        assert written["n"] == str(2**80)
+        assert written["3"] == "key"
+
+    def test_lone_surrogates_in_text(self) -> None:
+        written = messages.write(says("a\ud800b \ud83d\ude00", name="\udc00"))
+        assert "a\ufffdb 😀" in written.decode()
+        orjson.loads(written)
+
+    def test_an_object_in_a_tool_result(self) -> None:
+        msg = says("x")
+        if MAJOR == 1:
+            msg.content = [{"type": "tool_result", "id": "1", "name": "t", "output": object()}]
+        else:
+            msg.structured_output = {"o": object()}
+        assert "object object" in messages.write(msg).decode()
+
+    @pytest.mark.parametrize("yielded", [None, "text", {"a": 1}, 3])
+    def test_no_message(self, yielded: Any) -> None:
+        with pytest.raises(TypeError, match=rf"yielded a {type(yielded).__name__}; expected .*Msg"):
+            messages.write(yielded)
+
+    @given(st.text(), st.dictionaries(st.text(), st.text() | SMALL | st.none()))
+    def test_anything_can_be_read_again(self, text: str, metadata: dict[str, Any]) -> None:
+        written = orjson.loads(messages.write(says(text, metadata=metadata)))
+        assert text_of(messages.read(written)) == text
+        assert written["metadata"] == {"chunk": True, **metadata}
+
+
+class TestJoin:
+    def joined(self, *msgs: Msg) -> list[dict[str, Any]]:
+        result: list[dict[str, Any]] = orjson.loads(messages.join(msgs))
+        return result
+
+    def texts(self, *msgs: Msg) -> list[str]:
+        return [
+            each["content"]
+            if isinstance(each["content"], str)
+            else "".join(block.get("text", "|") for block in each["content"])
+            for each in self.joined(*msgs)
+        ]
+
+    def test_nothing(self) -> None:
+        assert messages.join([]) == b"[]"
+
+    def test_chunks_become_one_message(self) -> None:
+        (message,) = self.joined(says("Hello"), says("! "), says("Bye"))
+        assert self.texts(says("Hello"), says("! "), says("Bye")) == ["Hello! Bye"]
+        assert "chunk" not in message["metadata"]
+        assert message["name"] == "a"
+
+    def test_text_becomes_one_block(self) -> None:
+        (message,) = self.joined(
+            Msg(name="a", content=[TextBlock(type="text", text="x")], role="assistant"),
+            Msg(name="a", content=[TextBlock(type="text", text="y")], role="assistant"),
+        )
+        assert [block["text"] for block in message["content"]] == ["xy"]
+
+    def test_other_names_and_roles_end_it(self) -> None:
+        msgs = [says("1"), says("2", name="b"), says("3", name="b"), says("4")]
+        assert self.texts(*msgs) == ["1", "23", "4"]
+        assert self.texts(says("1"), Msg(name="a", content="2", role="user")) == ["1", "2"]
+
+    def test_other_blocks_stay_in_order(self) -> None:
+        call = messages.read({"content": [CALL], "role": "assistant", "name": "a"})
+        (message,) = self.joined(says("one "), says("two"), call, says("three"))
+        kinds = [(block["type"], block.get("text")) for block in message["content"]]
+        assert kinds == [("text", "one two"), (CALL["type"], None), ("text", "three")]
+
+    def test_a_whole_message_stands_alone(self) -> None:
+        whole = says("2", metadata={"chunk": False})
+        assert self.texts(says("1"), whole, says("3"), says("4")) == ["1", "2", "34"]
+        assert self.joined(whole)[0]["metadata"] == {"chunk": False}
+
+    def test_metadata_is_merged_and_the_apps_own_flag_kept(self) -> None:
+        (message,) = self.joined(
+            says("1", metadata={"a": 1, "b": 1}), says("2", metadata={"b": 2, "chunk": True})
+        )
+        assert message["metadata"] == {"a": 1, "b": 2, "chunk": True}
+
+    def test_the_first_id_is_kept_and_nothing_changed(self) -> None:
+        first, second = says("1"), says("2")
+        (message,) = self.joined(first, second)
+        assert message["id"] == first.id
+        assert (text_of(first), text_of(second)) == ("1", "2")

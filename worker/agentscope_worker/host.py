@@ -1,0 +1,81 @@
+"""Hosting the App in a worker: from settings to a running App, and from a message to its answer.
+
+It owns the order in which a worker may touch AgentScope (versions checked first, then the module
+`agentscope.runtime` put in place, then the author's code) and the forms in which an App may answer.
+It must not know the link to the supervisor; `main` and `serve` call it. The start itself is in
+`runtime.singleton`, the loading of app.py in `runtime.loading`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+from collections.abc import AsyncIterable, AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentscope_protocol.settings import Settings
+from agentscope_worker import runtime as public
+from agentscope_worker.runtime import AgentApp, Runtime, SessionContext, runtime
+from agentscope_worker.runtime.boot_error import BootError
+from agentscope_worker.runtime.compat import check_installation, seam
+from agentscope_worker.runtime.loading import load_app
+
+if TYPE_CHECKING:
+    from agentscope.message import Msg
+
+__all__ = ["BootError", "boot", "load_app", "start_answer"]
+
+_EXPECTED = (
+    "expected an async generator (async def with yield), or a coroutine that returns a Msg or an "
+    "async iterator of Msg"
+)
+
+
+async def boot(settings: Settings, project: Path, *, hooks: bool = True) -> Runtime:
+    """Start the project: the singleton, ready for the first turn, `on_startup` done unless not `hooks`.
+
+    Raises: BootError; nothing is left running then.
+    """
+    check_installation(frozenset(each.provider for each in settings.models.values()))
+    seam()
+    _publish()
+    await runtime.start(settings, project, hooks=hooks)
+    return runtime
+
+
+async def start_answer(app: AgentApp, msg: Msg, ctx: SessionContext) -> AsyncIterator[Msg]:
+    """Call the App; its answer as an async iterator, in whatever form it gives it.
+
+    Raises: what the App raises before its first Msg, TypeError for an answer of another form.
+    """
+    answer: Any = app(msg, ctx)
+    if inspect.isawaitable(answer):
+        answer = await answer
+        returned = "its coroutine returned"
+    else:
+        returned = "it returned"
+    if isinstance(answer, seam().message_class()) and returned == "its coroutine returned":
+        return _only(answer)
+    if isinstance(answer, AsyncIterable):
+        return aiter(answer)
+    what = "None" if answer is None else f"a {type(answer).__name__}"
+    if inspect.isgenerator(answer):
+        what += ", from a def that is not async"
+    raise TypeError(f"App.__call__ must answer with Msg: {returned} {what}; {_EXPECTED}")
+
+
+async def _only(msg: Msg) -> AsyncIterator[Msg]:
+    yield msg
+
+
+def _publish() -> None:
+    """Make `agentscope.runtime` this package's API, also where its file was not installed."""
+    import agentscope
+
+    module = types.ModuleType("agentscope.runtime", public.__doc__)
+    for name in ("AgentApp", "SessionContext", "runtime"):
+        setattr(module, name, getattr(public, name))
+    sys.modules["agentscope.runtime"] = module
+    agentscope.runtime = module

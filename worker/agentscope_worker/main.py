@@ -1,0 +1,143 @@
+"""Entry of a worker process: link, settings, App, turns, end.
+
+    argv: the supervisor's pid, the descriptor of the link
+
+The supervisor's greeting brings the settings snapshot; nothing is read from agentapp.yaml here, so that a
+file edited meanwhile changes nothing. Exit status: 0 stopped as asked, 78 the project cannot work as it is,
+1 anything else.
+"""
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from agentscope_protocol.connection import Event, Responder
+from agentscope_protocol.frames import Hello
+from agentscope_protocol.link import Link
+from agentscope_worker import watchdog
+
+log = logging.getLogger(__name__)
+
+EX_CONFIG: Final = 78  # sysexits.h
+EX_LOST: Final = 70  # sysexits.h, EX_SOFTWARE: the supervisor went away
+
+CHATTY: Final = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "mcp")
+"""Libraries that log a line for each call at INFO."""
+
+WITHOUT_SUPERVISOR: Final = 10.0
+"""Seconds that turns and on_shutdown may take when the supervisor is gone, and nobody else bounds them."""
+
+
+def main() -> None:
+    """Run one worker, or with `--check PROJECT` look whether one could run; never returns."""
+    if sys.argv[1] == "--check":
+        from agentscope_worker.check import check
+
+        sys.exit(check(Path(sys.argv[2]), sys.stdin.buffer.read()))
+    supervisor, descriptor = int(sys.argv[1]), int(sys.argv[2])
+    watchdog.die_with(supervisor)
+    watchdog.tell_stacks()
+    # A terminal's Ctrl-C reaches the supervisor, which ends its workers in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        status = runner.run(_work(socket.socket(fileno=descriptor)))
+    # Threads of libraries (exporters, pools) must not keep a worker that has ended its work.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+async def _work(sock: socket.socket) -> int:
+    """The life of a worker; returns its exit status."""
+    # Heavy imports come after the kernel knows that we die with the supervisor.
+    from agentscope_protocol import settings as settings_module
+    from agentscope_worker import host
+    from agentscope_worker.serve import Server
+
+    worker = _Worker()
+    await worker.connect(sock)
+    hello = await worker.greeting
+    if hello is None:
+        return EX_LOST
+    snapshot, project = hello.items["settings"], hello.items["project"]
+    assert isinstance(snapshot, bytes)
+    assert isinstance(project, str)
+    try:
+        runtime = await host.boot(settings_module.restore(snapshot), Path(project))
+    except host.BootError as error:
+        worker.notice("failed", json.dumps({"message": error.message}))
+        return EX_CONFIG if error.permanent else 1
+    server = Server(runtime.app, worker.link)
+    worker.serve(server.on_event)
+    # What has been imported and built lives as long as the process: the collector need not visit it.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    worker.notice("ready", "")
+    await worker.stop
+    try:
+        # While the supervisor is there, it bounds the end; it is the one who knows the settings.
+        async with asyncio.timeout(WITHOUT_SUPERVISOR if worker.link.connection.closed else None):
+            await server.cancel_all()
+            await runtime.shutdown()
+    except TimeoutError:
+        log.error("the supervisor is gone, and the turns or on_shutdown did not end")
+        return EX_LOST
+    except Exception:
+        log.exception("on_shutdown raised")
+    worker.link.flush()
+    return 0
+
+
+class _Worker:
+    """The link of this process, and what comes on it before and beside the turns."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.greeting: asyncio.Future[Hello | None] = loop.create_future()
+        self.stop: asyncio.Future[None] = loop.create_future()
+        self.link: Link[Responder] = Link(Responder({"pid": os.getpid()}), self._on_event, self._on_lost)
+        self._serve: Callable[[Event], None] | None = None
+
+    async def connect(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().create_connection(lambda: self.link, sock=sock)
+
+    def serve(self, handler: Callable[[Event], None]) -> None:
+        """Hand what comes from now on to `handler`, and end on SIGTERM."""
+        self._serve = handler
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._end)
+
+    def notice(self, word: str, detail: str) -> None:
+        self.link.connection.notice(word, detail)
+        self.link.flush()
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Hello):
+            self.greeting.set_result(event)
+        elif self._serve is not None:
+            self._serve(event)
+
+    def _on_lost(self, _reason: str, unfinished: Sequence[Event]) -> None:
+        for event in unfinished:
+            self._on_event(event)
+        if not self.greeting.done():
+            self.greeting.set_result(None)
+        self._end()
+
+    def _end(self) -> None:
+        if not self.stop.done():
+            self.stop.set_result(None)

@@ -1,0 +1,176 @@
+"""Msg to JSON bytes and back: what a client sends, and what it is sent.
+
+It owns the checks of a message that comes in (AgentScope's own accept garbage on 1.x and explain
+themselves in pydantic's words on 2.x), the flag `metadata.chunk`, and the joining of chunks. It does
+no I/O. Bytes are made once per Msg, here; everything after copies them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from agentscope_worker.runtime import lossy_json
+from agentscope_worker.runtime.compat import seam
+
+if TYPE_CHECKING:
+    from agentscope.message import Msg
+
+_ROLES = ("user", "assistant", "system")
+_CHUNK = b'{"chunk":true}'
+# The field of a block that grows while it is streamed, by the block's type.
+_GROWING = {"text": "text", "thinking": "thinking"}
+
+
+class BadMessage(ValueError):
+    """A message that no App can be given; the text says where, what and what is allowed."""
+
+
+def read(message: Mapping[str, object]) -> Msg:
+    """The Msg of a client's `message` object; an `id` in it is ignored.
+
+    Raises: BadMessage.
+    """
+    role = message.get("role", "user")
+    if role not in _ROLES:
+        raise BadMessage(f"message.role must be one of {', '.join(_ROLES)}, not {_shown(role)}")
+    name = message.get("name", role)
+    if not isinstance(name, str):
+        raise BadMessage(f"message.name must be a string, not {_shown(name)}")
+    metadata = message.get("metadata")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise BadMessage(f"message.metadata must be an object, not {_shown(metadata)}")
+    if "content" not in message:
+        raise BadMessage("message.content is missing: a string or a list of content blocks")
+    content = message["content"]
+    if isinstance(content, list):
+        content = [_block(index, each) for index, each in enumerate(content)]
+    elif not isinstance(content, str):
+        raise BadMessage(
+            f"message.content must be a string or a list of content blocks, not {_shown(content)}"
+        )
+    try:
+        return seam().message_class()(name=name, content=content, role=role, metadata=metadata)
+    except ValidationError as error:  # 2.x: which blocks a role may have
+        raise BadMessage(f"message: {_sentence(error)}") from None
+
+
+def write(msg: Msg) -> bytes:
+    """The JSON object of a chunk: the whole Msg, `metadata.chunk` true unless the App has set it.
+
+    Raises: TypeError when the App has yielded something else.
+    """
+    compat = seam()
+    if not isinstance(msg, compat.message_class()):
+        raise TypeError(
+            f"the App yielded a {type(msg).__name__}; expected agentscope.message.Msg, such as "
+            'Msg(name="assistant", content=text, role="assistant")'
+        )
+    metadata = msg.metadata
+    if not metadata:
+        written = _CHUNK
+    elif "chunk" in metadata:
+        written = lossy_json.dumps(metadata)
+    else:
+        written = lossy_json.dumps({**metadata, "chunk": True})
+    return b'%b,"metadata":%b}' % (compat.encode(msg)[:-1], written)
+
+
+def join(msgs: Iterable[Msg]) -> bytes:
+    """The JSON array for an answer that is not streamed.
+
+    Consecutive chunks of one name and role become one message: text is appended, other blocks are
+    kept in order. A Msg whose `metadata.chunk` the App set to false stands alone.
+    """
+    joined: list[dict[str, Any]] = []
+    open_end = False  # may the next chunk be joined to the last message
+    for msg in msgs:
+        chunk = orjson.loads(write(msg))
+        if not (msg.metadata and "chunk" in msg.metadata):
+            del chunk["metadata"]["chunk"]
+        alone = chunk["metadata"].get("chunk") is False
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and open_end
+            and not alone
+            and (last["name"], last["role"]) == (chunk["name"], chunk["role"])
+        ):
+            _append(last, chunk)
+        else:
+            joined.append(chunk)
+        open_end = not alone
+    return orjson.dumps(joined)
+
+
+def _append(message: dict[str, Any], chunk: dict[str, Any]) -> None:
+    """Append `chunk` to `message`; of their other fields, what came last and is not null holds."""
+    content = _joined(message["content"], chunk["content"])
+    metadata = {**message["metadata"], **chunk["metadata"]}
+    kept = {"id", "created_at", "timestamp"}  # of a message: when it began
+    message.update({k: v for k, v in chunk.items() if v is not None and k not in kept})
+    message["content"], message["metadata"] = content, metadata
+
+
+def _joined(left: Any, right: Any) -> Any:
+    if isinstance(left, str) and isinstance(right, str):
+        return left + right
+    blocks: list[dict[str, Any]] = []
+    for block in (*_as_blocks(left), *_as_blocks(right)):
+        field = _GROWING.get(block["type"])
+        if field is not None and blocks and blocks[-1]["type"] == block["type"]:
+            previous = blocks[-1]
+            text = previous[field] + block[field]
+            blocks[-1] = {**block, **{k: v for k, v in previous.items() if v is not None}}
+            blocks[-1][field] = text
+        else:
+            blocks.append(block)
+    return blocks
+
+
+def _as_blocks(content: Any) -> list[dict[str, Any]]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}] if content else []
+    blocks: list[dict[str, Any]] = content
+    return blocks
+
+
+def _block(index: int, block: object) -> Any:
+    where = f"message.content[{index}]"
+    if not isinstance(block, dict):
+        raise BadMessage(f"{where} must be a content block (an object), not {_shown(block)}")
+    checks = _block_checks()
+    kind = block.get("type")
+    if not isinstance(kind, str) or kind not in checks:
+        raise BadMessage(f"{where}.type must be one of {', '.join(checks)}, not {_shown(kind)}")
+    if kind in _GROWING and _GROWING[kind] not in block:  # 1.x declares it optional and reads it
+        raise BadMessage(f"{where}.{_GROWING[kind]} is missing")
+    try:
+        return checks[kind].validate_python(block)
+    except ValidationError as error:
+        raise BadMessage(f"{where}: {_sentence(error)}") from None
+
+
+@functools.cache
+def _block_checks() -> dict[str, TypeAdapter[Any]]:
+    return {kind: TypeAdapter(each) for kind, each in seam().block_classes().items()}
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first problem that pydantic found, without what the client had sent there."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    text = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {text}" if place else text
+
+
+def _shown(value: object) -> str:
+    """A JSON value by its kind: what a client sends is not repeated."""
+    kinds: dict[type, str] = {dict: "an object", list: "a list", str: "another string"}
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return kinds.get(type(value), "a number")

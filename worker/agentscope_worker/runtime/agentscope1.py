@@ -1,0 +1,282 @@
+"""AgentScope 1.x: what it needs done its way.
+
+It owns the patches of 1.x classes and every use of 1.x names, and fulfils `compat.AgentScope`. It
+must be imported through `compat.seam` only, which checks the installation first; nothing here may
+be needed on 2.x. What a patch changes is documented at the function that makes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import inspect
+import os
+import weakref
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from agentscope import formatter as formatters
+from agentscope import message as blocks
+from agentscope import model as models
+from agentscope.agent import AgentBase, ReActAgent
+from agentscope.message import Msg
+from agentscope.tool import Toolkit
+
+from agentscope_worker.runtime import lossy_json
+from agentscope_worker.runtime.agents import Put, relay, turn_of
+from agentscope_worker.runtime.providers import api_key, gemini_client, ollama_request
+
+if TYPE_CHECKING:
+    from agentscope_protocol.settings import ModelSettings
+
+MAJOR = 1
+
+_CLASSES = {
+    "openai": models.OpenAIChatModel,
+    "anthropic": models.AnthropicChatModel,
+    "dashscope": models.DashScopeChatModel,
+    "gemini": models.GeminiChatModel,
+    "ollama": models.OllamaChatModel,
+}
+_BLOCKS = {
+    "text": blocks.TextBlock,
+    "thinking": blocks.ThinkingBlock,
+    "tool_use": blocks.ToolUseBlock,
+    "tool_result": blocks.ToolResultBlock,
+    "image": blocks.ImageBlock,
+    "audio": blocks.AudioBlock,
+    "video": blocks.VideoBlock,
+}
+_DELTA_FIELDS = {"text": "text", "thinking": "thinking"}  # block type -> the field that grows
+
+# The toolkits made here, for `runtime.tools`; an agent that is given one works on a clone.
+_shared_toolkits: weakref.WeakSet[Any] = weakref.WeakSet()
+_dashscope_urls: set[str | None] = set()  # of the slots since `adapt`
+
+
+def message_class() -> Any:
+    return Msg
+
+
+def block_classes() -> Mapping[str, Any]:
+    return _BLOCKS
+
+
+def encode(msg: Any) -> bytes:
+    fields = msg.to_dict()
+    del fields["metadata"]
+    return lossy_json.dumps(fields)
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+
+def make_model(settings: ModelSettings) -> Any:
+    provider, url = settings.provider, settings.base_url
+    client: dict[str, Any] = dict(settings.client_kwargs)
+    generate: dict[str, Any] = dict(settings.generate_kwargs)
+    arguments: dict[str, Any] = {}
+    if provider == "ollama":
+        generate = ollama_request(settings)
+        arguments |= {"host": url, "options": generate.pop("options", None)}
+        # The model always sends these two as arguments of their own.
+        arguments |= {"keep_alive": generate.pop("keep_alive", "5m")}
+        arguments |= {"enable_thinking": generate.pop("think", None)}
+    else:
+        arguments["api_key"] = api_key(settings)
+    if provider in ("openai", "anthropic") and url:
+        client["base_url"] = url
+    if provider == "gemini":
+        client = gemini_client(settings)
+    if provider == "anthropic" and "max_tokens" in generate:
+        arguments["max_tokens"] = generate.pop("max_tokens")
+    if provider == "dashscope":
+        arguments["base_http_api_url"] = _dashscope_url(url)
+        if client:
+            raise ValueError("dashscope takes no client_kwargs on AgentScope 1.x")
+    else:
+        arguments["client_kwargs"] = client
+    return _CLASSES[provider](
+        model_name=settings.model, stream=settings.stream, generate_kwargs=generate, **arguments
+    )
+
+
+def _dashscope_url(url: str | None) -> str | None:
+    """`url`, when all dashscope slots of this start have the same: the client library keeps one."""
+    _dashscope_urls.add(url)
+    if len(_dashscope_urls) > 1:
+        raise ValueError(
+            "dashscope slots have different base_urls, and on AgentScope 1.x all slots of a process share one"
+        )
+    return url
+
+
+async def prompt(model: Any, messages: Any) -> Any:
+    given = [messages] if isinstance(messages, Msg) else messages
+    if any(isinstance(each, Msg) for each in given):
+        return await formatter_for(model.__class__).format(given)
+    return given
+
+
+@functools.cache
+def formatter_for(model_class: type[Any]) -> Any:
+    """The formatter of a model's provider; it holds no state.
+
+    Raises: TypeError for a model class that AgentScope has no formatter for.
+    """
+    for cls in model_class.__mro__:
+        found = getattr(formatters, cls.__name__.removesuffix("Model") + "Formatter", None)
+        if cls.__name__.endswith("ChatModel") and found is not None:
+            return found()
+    raise TypeError(f"AgentScope has no formatter for {model_class.__name__}; give the agent one")
+
+
+def text_of(response: Any) -> str:
+    return "".join(block["text"] for block in response.content if block["type"] == "text")
+
+
+def new_text(response: Any, seen: str) -> str:
+    return text_of(response).removeprefix(seen)  # 1.x responses are cumulative
+
+
+def holds_more_than_text(response: Any) -> bool:
+    return any(block["type"] not in ("text", "thinking") for block in response.content)
+
+
+# --- tools ----------------------------------------------------------------------------------------
+
+
+def new_toolkit() -> Any:
+    toolkit = Toolkit()
+    _shared_toolkits.add(toolkit)
+    return toolkit
+
+
+def _clone(toolkit: Any) -> Any:
+    """A toolkit with the same tools, in which an agent may add, remove and switch its own."""
+    clone = copy.copy(toolkit)
+    clone.tools = {name: copy.copy(tool) for name, tool in toolkit.tools.items()}
+    clone.groups = {name: copy.copy(group) for name, group in toolkit.groups.items()}
+    clone.skills = dict(toolkit.skills)
+    clone._middlewares = list(toolkit._middlewares)
+    clone._async_tasks, clone._async_results = {}, {}
+    return clone
+
+
+# --- agents ---------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _patch() -> None:
+    # Each reply would be printed to the worker's standard output too; authors may say "false".
+    os.environ.setdefault("AGENTSCOPE_DISABLE_CONSOLE_OUTPUT", "true")
+    AgentBase.stream = stream
+    AgentBase.__call__ = _one_at_a_time(AgentBase.__call__)
+    ReActAgent.__init__ = _with_defaults(ReActAgent.__init__)
+
+
+def adapt(permission_mode: str) -> None:
+    # 1.x has no tool permissions, so that there is nothing to set.
+    _dashscope_urls.clear()
+    _patch()
+
+
+def _one_at_a_time(call: Callable[..., Any]) -> Callable[..., Any]:
+    """`await agent(msg)` waits for a reply that runs: both would write to one queue and memory."""
+
+    @functools.wraps(call)
+    async def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        async with turn_of(self):
+            return await call(self, *args, **kwargs)
+
+    return __call__
+
+
+def _with_defaults(init: Callable[..., None]) -> Callable[..., None]:
+    """ReActAgent with the model's own formatter where none is given, and its own `runtime.tools`.
+
+    1.x requires the formatter. Toolkits change while an agent replies (structured output adds and
+    removes a tool), so that agents that shared one would lose each other's results.
+    """
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        call = signature.bind_partial(self, *args, **kwargs)
+        given = call.arguments
+        if "formatter" not in given and isinstance(given.get("model"), models.ChatModelBase):
+            given["formatter"] = formatter_for(given["model"].__class__)
+        toolkit = given.get("toolkit")
+        if isinstance(toolkit, Toolkit) and toolkit in _shared_toolkits:
+            given["toolkit"] = _clone(toolkit)
+        init(*call.args, **call.kwargs)
+
+    return __init__
+
+
+async def stream(agent: Any, *args: Any, cumulative: bool = False, **kwargs: Any) -> AsyncIterator[Any]:
+    """What an agent says while it replies, as Msg: the new text only, tool calls and results once.
+
+    With `cumulative`, each Msg is all of its message so far. Other arguments are those of
+    `await agent(...)`. Cancelling this stops the agent, and its memory is written first.
+    """
+
+    async def reply(put: Put) -> None:
+        agent.set_msg_queue_enabled(True, _Outlet(put))
+        try:
+            final = await agent(*args, **kwargs)
+        finally:
+            agent.set_msg_queue_enabled(False)
+        if final is not None and final.metadata:  # a structured output is printed nowhere
+            await put((_copy(final, [] if not cumulative else final.content), True, None))
+
+    deltas = _Deltas()
+    async with contextlib.aclosing(relay(agent, reply)) as said:
+        async for msg, last, _speech in said:
+            for chunk in [msg] if cumulative else deltas.of(msg, last):
+                yield chunk
+
+
+class _Outlet:
+    """The one method of a queue that an agent uses."""
+
+    def __init__(self, put: Put) -> None:
+        self.put = put
+
+
+class _Deltas:
+    """Turns cumulative snapshots of messages into what is new in each."""
+
+    def __init__(self) -> None:
+        self._grown: dict[tuple[str, str, int], int] = {}  # text block -> characters that are out
+        self._out: set[tuple[str, str, str]] = set()  # other blocks that are out
+
+    def of(self, msg: Any, last: bool) -> list[Any]:
+        """The chunks to yield for the next snapshot; `last` when the message is complete."""
+        fresh = []
+        seen: Counter[str] = Counter()  # a block is known by its place among those of its type
+        for block in msg.get_content_blocks():
+            kind = block["type"]
+            seen[kind] += 1
+            field = _DELTA_FIELDS.get(kind)
+            if field is not None:
+                place = (msg.id, kind, seen[kind])
+                whole = block.get(field) or ""
+                text = whole[self._grown.get(place, 0) :]
+                self._grown[place] = len(whole)
+                if text:
+                    fresh.append({**block, field: text})
+            elif last:
+                key = (msg.id, kind, str(block.get("id") or seen[kind]))
+                if key not in self._out:
+                    self._out.add(key)
+                    fresh.append(block)
+        return [_copy(msg, fresh)] if fresh else []
+
+
+def _copy(msg: Any, content: Any) -> Any:
+    made = Msg(msg.name, content, msg.role, msg.metadata, msg.timestamp)
+    made.id, made.invocation_id = msg.id, msg.invocation_id
+    return made

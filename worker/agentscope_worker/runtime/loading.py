@@ -1,0 +1,142 @@
+"""Loading a project: its `app.py`, its class `App`, and the words for whatever is wrong with them.
+
+It owns `sys.path` and the module name `app`. It must not run anything of an App but its
+constructor; hooks belong to `singleton`. Every failure becomes a BootError that names the file, the
+line and what was expected, with the author's own frames only.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from agentscope_worker.runtime.application import AgentApp
+from agentscope_worker.runtime.boot_error import BootError
+
+_EXPECTED = "expected in app.py: class App(AgentApp), from agentscope.runtime import AgentApp"
+
+
+def load_app(project: Path) -> AgentApp:
+    """An object of the class `App` in `project/app.py`.
+
+    The project folder becomes the first entry of `sys.path`, and stays it.
+    Raises: BootError, permanent.
+    """
+    file = project.resolve() / "app.py"
+    module = _import(file)
+    app_class = getattr(module, "App", None)
+    where = f"{file}, line {_line_of(file, 'App')}"
+    if app_class is None:
+        raise BootError(f"{file}: no class App; {_EXPECTED}", permanent=True)
+    if not isinstance(app_class, type):
+        raise BootError(f"{where}: App is a {_kind(app_class)}; {_EXPECTED}", permanent=True)
+    if not issubclass(app_class, AgentApp):
+        bases = ", ".join(f"{base.__module__}.{base.__qualname__}" for base in app_class.__bases__)
+        raise BootError(f"{where}: App derives from {bases}; {_EXPECTED}", permanent=True)
+    missing = ", ".join(sorted(app_class.__abstractmethods__))
+    if missing:
+        raise BootError(
+            f"{where}: App does not define {missing}; expected: async def __call__(self, msg, ctx)",
+            permanent=True,
+        )
+    try:
+        return app_class()
+    except Exception as error:
+        raise BootError(
+            f"{where}: App() raised {_named(error)}\n{author_traceback(error, project)}",
+            permanent=True,
+        ) from error
+
+
+def author_traceback(error: BaseException, project: Path) -> str:
+    """The traceback of `error` from the first frame of the project on, or whole if it has none."""
+    folder = str(project.resolve())
+    report = traceback.TracebackException.from_exception(error)
+    _trim(report, folder)
+    return "".join(report.format())
+
+
+def author_line(error: BaseException, project: Path) -> str:
+    """`file, line n` of the last frame of the project in the traceback of `error`, or ''."""
+    folder = str(project.resolve())
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_below(frame.filename, folder)]
+    return f"{own[-1].filename}, line {own[-1].lineno}" if own else ""
+
+
+def _import(file: Path) -> ModuleType:
+    if not file.is_file():
+        raise BootError(f"{file} does not exist; {_EXPECTED}", permanent=True)
+    folder = str(file.parent)
+    if sys.path[:1] != [folder]:
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location("app", file)
+    assert spec is not None  # a .py file always has a loader
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["app"] = module
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        del sys.modules["app"]
+        text = f"\n    {error.text.strip()}" if error.text else ""
+        raise BootError(
+            f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}{text}",
+            permanent=True,
+        ) from error
+    except (Exception, SystemExit) as error:
+        del sys.modules["app"]
+        raise BootError(
+            f"{author_line(error, file.parent) or file}: importing app.py raised {_named(error)}\n"
+            f"{author_traceback(error, file.parent)}",
+            permanent=True,
+        ) from error
+    return module
+
+
+def _trim(report: traceback.TracebackException, folder: str) -> None:
+    for index, frame in enumerate(report.stack):
+        if _is_below(frame.filename, folder):
+            del report.stack[:index]
+            break
+    for chained in (report.__cause__, report.__context__, *(report.exceptions or ())):
+        if chained is not None:
+            _trim(chained, folder)
+
+
+def _is_below(filename: str, folder: str) -> bool:
+    # A virtual environment often lies in the project's folder; what is in it is not the author's.
+    return filename.startswith(folder + "/") and "/site-packages/" not in filename
+
+
+def _line_of(file: Path, name: str) -> int:
+    """The line on which app.py binds `name` at top level, or 1."""
+    line = 1
+    for node in ast.parse(file.read_bytes()).body:
+        match node:
+            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                names = {node.name}
+            case ast.Assign():
+                names = {each.id for each in node.targets if isinstance(each, ast.Name)}
+            case ast.Import() | ast.ImportFrom():
+                names = {each.asname or each.name for each in node.names}
+            case _:
+                names = set()
+        if name in names:
+            line = node.lineno
+    return line
+
+
+def _kind(value: Any) -> str:
+    return "function" if inspect.isroutine(value) else f"{type(value).__name__} object"
+
+
+def _named(error: BaseException) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

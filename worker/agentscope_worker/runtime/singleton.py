@@ -1,0 +1,185 @@
+"""`runtime`: the one object through which a project reaches what its configuration describes.
+
+It owns the order of a start and of a stop, and nothing that is started: models, tools, sessions and
+the App each have a module of their own. It must not talk to a supervisor; a worker starts it through
+`agentscope_worker.host`, an author's test through `initialize`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from agentscope_protocol.settings import Settings, load
+from agentscope_worker.runtime.application import AgentApp
+from agentscope_worker.runtime.boot_error import BootError
+from agentscope_worker.runtime.compat import check_installation, seam
+from agentscope_worker.runtime.loading import author_line, author_traceback, load_app
+from agentscope_worker.runtime.models import Models, build_models, close_models
+from agentscope_worker.runtime.session_json import JsonSessions
+
+if TYPE_CHECKING:
+    from agentscope.tool import Toolkit
+
+_T = TypeVar("_T")
+
+
+class Runtime:
+    """The resources of one project; `runtime` is the only one that a process needs."""
+
+    def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        self._starting = False
+        self._initialized = False
+        self._hooks = True
+        self._config: Settings | None = None
+        self._models: Models | None = None
+        self._tools: Toolkit | None = None
+        self._session: JsonSessions | None = None
+        self._app: AgentApp | None = None
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether `initialize` has completed, `on_startup` included."""
+        return self._initialized
+
+    @property
+    def config(self) -> Settings:
+        """The checked content of agentapp.yaml."""
+        return _there(self._config, "config")
+
+    @property
+    def models(self) -> Models:
+        """The model slots: `runtime.models.<name>`."""
+        return _there(self._models, "models")
+
+    @property
+    def tools(self) -> Toolkit:
+        """A Toolkit for the project's agents; each agent works on a clone of its own."""
+        return _there(self._tools, "tools")
+
+    @property
+    def session(self) -> JsonSessions:
+        """The store of session state."""
+        return _there(self._session, "session")
+
+    @property
+    def app(self) -> AgentApp:
+        """The project's App."""
+        return _there(self._app, "app")
+
+    async def initialize(
+        self,
+        config_path: str | os.PathLike[str] = "agentapp.yaml",
+        project_path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Start a project: configuration, models, Toolkit, sessions, App, `on_startup`.
+
+        A relative `config_path` is looked for in `project_path`, which is the current folder unless
+        given. What starts here is stopped with `shutdown`.
+        Raises: RuntimeError when already initialized; OSError for an unreadable file;
+        SettingsError for its content; BootError for the rest.
+        """
+        project, file, text = await asyncio.to_thread(_read, config_path, project_path or ".")
+        await self.start(load(text, source=str(file), env=os.environ), project)
+
+    async def start(self, settings: Settings, project: Path, *, hooks: bool = True) -> None:
+        """What `initialize` does once the configuration is read; after a failure nothing is left.
+
+        Without `hooks`, `on_startup` is not called: a look whether the project could start.
+        Raises: RuntimeError when already initialized; BootError.
+        """
+        if self._starting or self._initialized:
+            raise RuntimeError(
+                "runtime is already initialized (a worker does it before app.py is imported); "
+                "call runtime.shutdown() before initializing it again"
+            )
+        self._starting = True
+        try:
+            await self._start(settings, project, hooks)
+        except BaseException:
+            await self._release()
+            raise
+        self._starting, self._initialized, self._hooks = False, True, hooks
+
+    async def _start(self, settings: Settings, project: Path, hooks: bool) -> None:
+        _refuse_unsupported(settings)
+        check_installation(frozenset(each.provider for each in settings.models.values()))
+        compat = seam()
+        compat.adapt(settings.agentscope.permission_mode)
+        self._config = settings
+        self._models = build_models(settings.models)
+        self._tools = compat.new_toolkit()
+        self._session = JsonSessions(project / settings.session.save_dir, compat.MAJOR)
+        await self._session.open()
+        self._app = load_app(project)
+        try:
+            if hooks:
+                await self._app.on_startup()
+        except Exception as error:
+            where = author_line(error, project) or str(project / "app.py")
+            raise BootError(
+                f"{where}: App.on_startup() raised {type(error).__name__}: {error}\n"
+                f"{author_traceback(error, project)}",
+                permanent=False,
+            ) from error
+
+    async def shutdown(self) -> None:
+        """Stop: `on_shutdown`, then the rest in reverse order; does nothing when not initialized.
+
+        What `on_shutdown` raises is raised here, after everything else has been stopped.
+        """
+        if not self._initialized or self._app is None:
+            return
+        self._initialized = False
+        try:
+            if self._hooks:
+                await self._app.on_shutdown()
+        finally:
+            await self._release()
+
+    async def _release(self) -> None:
+        session, models = self._session, self._models
+        self._forget()
+        if session is not None:
+            await session.close()
+        if models is not None:
+            await close_models(models)
+
+
+def _read(config: str | os.PathLike[str], project: str | os.PathLike[str]) -> tuple[Path, Path, str]:
+    """The project's absolute path, that of its configuration, and the text of that."""
+    folder = Path(project).resolve()
+    file = folder / config
+    return folder, file, file.read_text(encoding="utf-8")
+
+
+def _there(value: _T | None, name: str) -> _T:
+    if value is None:
+        raise RuntimeError(
+            f"runtime.{name} is not there before the runtime is initialized: a worker does that "
+            "before it imports app.py; elsewhere, call `await runtime.initialize()` first"
+        )
+    return value
+
+
+def _refuse_unsupported(settings: Settings) -> None:
+    if settings.mcp_servers:
+        names = ", ".join(settings.mcp_servers)
+        raise BootError(
+            f"mcp_servers: this version does not connect MCP servers yet; configured: {names}",
+            permanent=True,
+        )
+    if settings.session.backend != "json":
+        raise BootError(
+            f"session.backend: this version does not store sessions in "
+            f"{settings.session.backend} yet; use json",
+            permanent=True,
+        )
+
+
+runtime = Runtime()

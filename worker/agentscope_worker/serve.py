@@ -1,0 +1,182 @@
+"""The turns of a worker: a stream is opened, the App is called, what it yields leaves, one terminal frame.
+
+The supervisor opens the next turn of a session only when the one before has ended, so that nothing here
+needs to know of sessions. Each turn is one task; its end, however it comes, is told in one place.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import orjson
+
+from agentscope_protocol.connection import Event, Responder, Writable
+from agentscope_protocol.errors import Code
+from agentscope_protocol.frames import MAX_ANSWER, Cancel, CancelReason, Form, Open, Ping
+from agentscope_protocol.link import Link
+from agentscope_worker import host, messages
+from agentscope_worker.runtime import AgentApp, SessionContext
+from agentscope_worker.watchdog import LoopLag
+
+log = logging.getLogger(__name__)
+
+FAIR_SHARE: Final = 256
+"""Messages that an App which never waits may yield before the other turns get the loop: about 2 ms."""
+
+
+class TooLarge(Exception):
+    """The App's answer does not fit; the message is for the client."""
+
+
+class _Turn:
+    """One open stream."""
+
+    def __init__(self, opened: Open) -> None:
+        self.opened: Final = opened
+        self.cancelled = False  # AgentScope swallows CancelledError in places; this does not forget
+        self.writable: asyncio.Future[None] | None = None
+
+
+class Server:
+    """Answers the streams of one link with an App."""
+
+    def __init__(self, app: AgentApp, link: Link[Responder]) -> None:
+        self._app: Final = app
+        self._link: Final = link
+        self._responder: Final = link.connection
+        self._turns: dict[int, _Turn] = {}
+        self._tasks: dict[int, asyncio.Task[bytes]] = {}
+        self._lag: Final = LoopLag()
+
+    def on_event(self, event: Event) -> None:
+        """Take one event of the link."""
+        match event:
+            case Open(stream):
+                turn = _Turn(event)
+                task = asyncio.get_running_loop().create_task(self._answer(turn), name=event.run_id)
+                self._turns[stream], self._tasks[stream] = turn, task
+                task.add_done_callback(lambda task: self._over(turn, task))
+            case Cancel(stream, reason):
+                self._cancel(stream, reason)
+            case Writable(stream):
+                turn = self._turns[stream]
+                if turn.writable is not None and not turn.writable.done():
+                    turn.writable.set_result(None)
+            case Ping(nonce):
+                self._responder.pong(nonce, self._lag.worst_ms())
+            case _:
+                pass
+
+    async def cancel_all(self) -> None:
+        """End all turns, and wait for their ends; the supervisor bounds the wait."""
+        for stream in list(self._turns):
+            self._cancel(stream, CancelReason.DRAINING)
+        while self._tasks:
+            await asyncio.wait(self._tasks.values())
+            await asyncio.sleep(0)  # the callbacks of the tasks run after those who wait for them
+
+    def _cancel(self, stream: int, reason: int) -> None:
+        turn = self._turns.get(stream)
+        if turn is not None and not turn.cancelled:
+            turn.cancelled = True
+            log.info("turn %s is cancelled (%s)", turn.opened.run_id, _reason(reason))
+            self._tasks[stream].cancel()
+
+    # -- one turn ---------------------------------------------------------------------------
+
+    async def _answer(self, turn: _Turn) -> bytes:
+        """Run the App; returns the payload of End."""
+        opened = turn.opened
+        body = orjson.loads(opened.body)
+        message = messages.read(body["message"])
+        context = SessionContext(
+            opened.session_id, body.get("metadata", {}), run_id=opened.run_id, trace=dict(opened.headers)
+        )
+        answers = await host.start_answer(self._app, message, context)
+        try:
+            if opened.form == Form.WHOLE:
+                return await self._collect(turn, answers)
+            await self._stream(turn, answers)
+            return b""
+        except asyncio.CancelledError:
+            await _tell_cancelled(answers)
+            raise
+        finally:
+            close = getattr(answers, "aclose", None)
+            if close is not None:  # its `finally` runs now, not when the collector finds it
+                await close()
+
+    async def _stream(self, turn: _Turn, answers: AsyncIterator[Any]) -> None:
+        stream, prefix, number = turn.opened.stream, turn.opened.run_id.encode(), 0
+        send, write = self._responder.send, messages.write
+        async for answer in answers:
+            data = write(answer)
+            if turn.cancelled:  # it went on although it was told to stop
+                return
+            event = b"id: %b-%d\ndata: %b\n\n" % (prefix, number, data)
+            if len(event) > MAX_ANSWER:
+                raise TooLarge(f"a message of {len(event)} bytes is over the limit of {MAX_ANSWER}")
+            number += 1
+            has_credit = send(stream, event)
+            self._link.flush_soon()
+            if not has_credit:
+                turn.writable = asyncio.get_running_loop().create_future()
+                await turn.writable
+            elif number % FAIR_SHARE == 0:
+                await asyncio.sleep(0)
+
+    async def _collect(self, turn: _Turn, answers: AsyncIterator[Any]) -> bytes:
+        collected, size = [], 0
+        async for answer in answers:
+            if turn.cancelled:
+                return b""
+            size += len(messages.write(answer))
+            if size > MAX_ANSWER:
+                raise TooLarge(f'an answer of over {MAX_ANSWER} bytes needs "stream": true')
+            collected.append(answer)
+        return messages.join(collected)
+
+    def _over(self, turn: _Turn, task: asyncio.Task[bytes]) -> None:
+        """A turn's task has ended: tell it, once, whatever the end was."""
+        stream = turn.opened.stream
+        del self._turns[stream], self._tasks[stream]
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if self._responder.closed:
+            return
+        if turn.cancelled:
+            if error is not None and not isinstance(error, asyncio.CancelledError):
+                log.error("the App raised while its turn %s was cancelled", task.get_name(), exc_info=error)
+            self._responder.fail(stream, Code.CANCELLED, "cancelled")
+        elif error is None:
+            self._responder.end(stream, task.result())
+        elif isinstance(error, messages.BadMessage):
+            self._responder.fail(stream, Code.BAD_MESSAGE, str(error))
+        else:
+            log.error("the App raised in turn %s", task.get_name(), exc_info=error)
+            self._responder.fail(stream, Code.APP_ERROR, _text(error))
+        self._link.flush_soon()
+
+
+async def _tell_cancelled(answers: AsyncIterator[Any]) -> None:
+    """Let an App that waits in a `yield`, for its client to read, see the CancelledError that it would see
+    in any other wait. On one that has ended nothing happens."""
+    throw = getattr(answers, "athrow", None)
+    if throw is not None:
+        with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
+            await throw(asyncio.CancelledError())
+
+
+def _text(error: BaseException) -> str:
+    """What the client is told: the exception's own text, or its kind if it has none."""
+    if isinstance(error, asyncio.CancelledError):
+        return "the App's turn was cancelled from within"
+    return str(error) or type(error).__name__
+
+
+def _reason(reason: int) -> str:
+    try:
+        return CancelReason(reason).name.lower()
+    except ValueError:  # a newer supervisor's
+        return f"reason {reason}"
