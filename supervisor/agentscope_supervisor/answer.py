@@ -1,0 +1,145 @@
+"""The answer to one turn on its way to one client: from the link's bytes to the client's socket.
+
+The link writes straight to the client's transport: no task and no queue for an event. What the client's
+socket does not take is not given back to the worker as credit, so a client that reads slowly stops its own
+stream, and this holds at most the credit of one stream. `front_door` makes it, waits on it and ends it;
+`worker_link` feeds it; `daemon` settles it, once.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from agentscope_protocol.frames import Form
+from agentscope_supervisor import sse
+from agentscope_supervisor.outcomes import Failure
+
+Grant = Callable[[int], None]
+"""Tells the worker's link that so many bytes left for the client."""
+
+
+class Outlet(Protocol):
+    """The client's side of a stream, as the front door provides it."""
+
+    def write(self, data: bytes) -> None:
+        """Send; never raises, whatever became of the client."""
+
+    def is_full(self) -> bool:
+        """Whether the client's socket takes less than is sent."""
+
+
+class Answer:
+    """One turn's answer. All methods run on the event loop; none blocks or raises."""
+
+    def __init__(self, run_id: str, form: Form, now: float) -> None:
+        self.run_id: Final = run_id
+        self.form: Final = form
+        self.started_at: Final = now
+        self.worker: str | None = None  # "<slot>.<generation>" that has taken the turn
+        self.settled = False
+        self.failure: Failure | None = None
+        self.whole = b"[]"  # Form.WHOLE: the JSON array of messages
+        self.events = 0  # that came from the worker
+        self.last_write = now
+        self._early: list[bytes] = []  # came before the outlet was there
+        self._outlet: Outlet | None = None
+        self._abandoned = False
+        self._owed = 0  # bytes written that the client's socket has not taken
+        self._grant: Grant | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    # -- the worker's side ------------------------------------------------------------------
+
+    def take(self, worker: str, grant: Grant) -> None:
+        """A worker has been handed the turn."""
+        self.worker, self._grant = worker, grant
+
+    def data(self, count: int, payload: bytes, now: float) -> bool:
+        """Events came; returns whether the client has taken them. If not, `grant` is called later."""
+        self.events += count
+        if self._abandoned:
+            return True
+        self._write(payload, now)
+        if self._outlet is not None and not self._outlet.is_full():
+            return True
+        self._owed += len(payload)
+        self._wake()
+        return False
+
+    def settle(self, failure: Failure | None, now: float) -> None:
+        """The turn is over. Called once, last."""
+        assert not self.settled, "a turn is settled once"
+        self.settled, self.failure, self._grant = True, failure, None
+        if self.form is Form.EVENTS and (failure is None or self.streaming or self._early):
+            tail, number = b"", self.events
+            if failure is not None:
+                tail, number = sse.error(self.run_id, number, failure), number + 1
+            self._write(tail + sse.done(self.run_id, number), now)
+        self._wake()
+
+    # -- the client's side ------------------------------------------------------------------
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the client has been given a status, so that errors must be events."""
+        return self._outlet is not None
+
+    @property
+    def is_error(self) -> bool:
+        """Settled with a failure before there was anything to send: the client gets a status."""
+        return self.failure is not None and not self.streaming and not self._early
+
+    def buffered(self) -> bytes:
+        """What has come while there was no outlet."""
+        return b"".join(self._early)
+
+    def begin(self, outlet: Outlet, now: float) -> None:
+        """The status is out: what has come goes to the client, and from now on directly."""
+        early, self._early = self._early, []
+        self._outlet = outlet
+        if early:
+            self._write(b"".join(early), now)
+
+    def say(self, comment: bytes, now: float) -> None:
+        """Send a comment, unless the client is behind already. If nothing was sent yet, the stream begins."""
+        if self._outlet is None or not self._outlet.is_full():
+            self._write(comment, now)
+            self._wake()
+
+    def abandon(self) -> None:
+        """The client has left: what still comes is dropped, and the worker is not held back."""
+        self._abandoned = True
+        self._outlet = None
+        self._early.clear()
+        self.repay()
+
+    def repay(self) -> None:
+        """The client's socket has taken everything: give the worker its credit."""
+        owed, self._owed = self._owed, 0
+        if owed and self._grant is not None:
+            self._grant(owed)
+
+    @property
+    def owes(self) -> bool:
+        """Whether `repay` is due once the client's socket has room."""
+        return self._owed > 0
+
+    async def changed(self) -> None:
+        """Wait until something came, or the turn was settled."""
+        if not self.settled:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _write(self, data: bytes, now: float) -> None:
+        self.last_write = now
+        if self._outlet is not None:
+            self._outlet.write(data)
+        elif not self._abandoned:
+            self._early.append(data)

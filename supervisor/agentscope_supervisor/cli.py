@@ -1,0 +1,320 @@
+"""The commands. Each reads what it needs, does its work elsewhere, and turns the outcome into an exit status.
+
+Exit statuses: 0 stopped as asked, 1 unexpected, 2 wrong usage, 75 worth another try (port in use, runtime
+directory), 78 the configuration or the App cannot work.
+"""
+
+import asyncio
+import errno
+import gc
+import json
+import logging
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from agentscope_protocol import settings as settings_module
+from agentscope_protocol.settings import Settings, SettingsError
+from agentscope_supervisor import __version__, instance, logs, signals
+from agentscope_supervisor.fleet import EX_CONFIG, EX_TEMPFAIL
+from agentscope_supervisor.project import CONFIG_FILE, Overrides, Project, ProjectError, without_effect
+
+log = logging.getLogger(__name__)
+
+Command = Callable[..., Any]
+
+
+class WorkersType(click.ParamType[int | str]):
+    """A number of workers, or auto."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "auto":
+            return "auto"
+        return int(click.IntRange(1, 256).convert(value, param, ctx))
+
+
+def _project_argument(command: Command) -> Command:
+    return click.argument("project", type=click.Path(path_type=Path), default=Path())(command)
+
+
+def _config_option(command: Command) -> Command:
+    text = f"Configuration, relative to PROJECT.  [default: {CONFIG_FILE}]"
+    option = click.option("--config", type=click.Path(path_type=Path), default=Path(CONFIG_FILE), help=text)
+    return option(command)
+
+
+def _run_options(command: Command) -> Command:
+    """What `agentscope run` and `agentscope-supervisor start` share."""
+    for decorate in (
+        click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True),
+        click.option("--no-platform", is_flag=True, help="No heartbeats, whatever the file says."),
+        _config_option,
+        click.option("--port", type=click.IntRange(0, 65535), help="0: any free port. Wins over the file."),
+        _project_argument,
+    ):
+        command = decorate(command)
+    return command
+
+
+def _instance_options(command: Command) -> Command:
+    """How a running instance is told from others."""
+    directory = click.Path(path_type=Path, file_okay=False)
+    for decorate in (
+        click.option("--name", help="Of the instance.  [default: the folder's name]"),
+        click.option("--runtime-dir", type=directory, help="Lock and address of the instance."),
+    ):
+        command = decorate(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="agentscope-supervisor")
+def main() -> None:
+    """Host AgentScope apps: many sessions, streamed answers, on worker processes that may fail."""
+    signals.ignore_early()
+
+
+@main.command()
+@_run_options
+@click.option("--host", help="Address to listen on. Wins over the file.")
+@click.option("--workers", type=WorkersType(), help="Worker processes, or auto: one for each CPU.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@_instance_options
+def start(
+    project: Path,
+    port: int | None,
+    config: Path,
+    no_platform: bool,
+    log_level: str,
+    host: str | None,
+    workers: int | str | None,
+    log_format: logs.LogFormat,
+    name: str | None,
+    runtime_dir: Path | None,
+) -> NoReturn:
+    """Host the app in PROJECT (a folder; default: this one) until told to stop."""
+    logs.set_up(log_format, log_level)
+    overrides = Overrides(host, port, workers, no_platform)
+    _start(Project(project.resolve(), config, overrides), name, runtime_dir)
+
+
+main.add_command(start, "run")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="agentscope-supervisor")
+def developer() -> None:
+    """Run AgentScope apps on this machine. All commands: agentscope-supervisor."""
+    signals.ignore_early()
+
+
+@developer.command("run")
+@_run_options
+def run(project: Path, port: int | None, config: Path, no_platform: bool, log_level: str) -> NoReturn:
+    """Run the app in PROJECT (a folder; default: this one) with one worker."""
+    logs.set_up("text", log_level)
+    _start(Project(project.resolve(), config, Overrides(None, port, 1, no_platform)), None, None)
+
+
+def agentscope() -> None:
+    """Entry of the command `agentscope`, a name that agentscope-runtime installs too.
+
+    With that package here, and no project of ours named, the command is handed to it.
+    """
+    if not _is_ours(sys.argv[1:]):
+        for entry in metadata.entry_points(group="console_scripts", name="agentscope"):
+            if entry.dist is not None and entry.dist.name != "agentscope-supervisor":
+                sys.exit(entry.load()())
+    developer()
+
+
+def _is_ours(arguments: list[str]) -> bool:
+    words = [Path(word) for word in arguments[1:] if not word.startswith("-")]
+    return arguments[:1] == ["run"] and any((folder / CONFIG_FILE).exists() for folder in [Path(), *words])
+
+
+@main.command()
+@_project_argument
+@_config_option
+def check(project: Path, config: Path) -> NoReturn:
+    """Check configuration, requirements and app.py without starting anything. Exit status 0 or 78."""
+    from agentscope_supervisor.workforce import worker_command
+
+    folder = project.resolve()
+    settings = _settings(Project(folder, config))
+    keys = list(without_effect(settings))
+    if keys:
+        click.echo(f"note: without effect in this version: {', '.join(keys)}")
+    ended = subprocess.run(
+        [*worker_command(settings), "--check", str(folder)],
+        cwd=folder,
+        input=settings_module.dump(settings),
+        check=False,
+    )
+    if ended.returncode == 0:
+        click.echo(f"{folder.name}: all is well")
+        sys.exit(0)
+    sys.exit(EX_CONFIG)
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def new(path: Path) -> None:
+    """Make a new project in PATH that runs offline."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise click.UsageError(f"{path} exists and is not an empty folder")
+    path.mkdir(parents=True, exist_ok=True)
+    for source in (resources.files("agentscope_supervisor") / "template").iterdir():
+        (path / source.name.removesuffix(".template")).write_text(source.read_text("utf-8"), "utf-8")
+    click.echo(f"made {path}; run it with\n\n    agentscope-supervisor run {shlex.quote(str(path))}\n")
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of agentapp.yaml."""
+    click.echo(json.dumps(settings_module.json_schema(), indent=2))
+
+
+@main.command(options_metavar="[PROJECT] -s SESSION TEXT")
+@click.argument("words", nargs=-1, required=True, metavar="")
+@click.option("-s", "--session", required=True, help="Session id; the same one goes on with its history.")
+@_config_option
+@_instance_options
+def invoke(
+    words: tuple[str, ...], session: str, config: Path, name: str | None, runtime_dir: Path | None
+) -> None:
+    """Send TEXT to the running instance of PROJECT (default: this folder) and print the answer."""
+    if len(words) > 2:
+        raise click.UsageError("give the text as one argument, in quotes")
+    project, text = Path(words[0] if len(words) == 2 else "."), words[-1]
+    import aiohttp
+
+    from agentscope_supervisor import talk
+
+    address = _find(name, runtime_dir, project)
+    token = _settings(Project(Path(address.project), config)).server.auth_token
+
+    async def converse() -> None:
+        url = f"http://{_reachable(address.host)}:{address.port}"
+        secret = token.get_secret_value() if token is not None else None
+        async for part in talk.invoke(url, session, text, secret):
+            click.echo(part, nl=False)
+        click.echo()
+
+    try:
+        asyncio.run(converse())
+    except talk.Answered as error:
+        raise click.ClickException(str(error)) from None
+    except aiohttp.ClientError as error:
+        raise click.ClickException(f"the instance {address.name!r} does not answer: {error}") from None
+
+
+# -- inside ---------------------------------------------------------------------------------
+
+
+def _fail(status: int, message: str) -> NoReturn:
+    click.echo(f"agentscope-supervisor: {message}", err=True)
+    sys.exit(status)
+
+
+def _settings(project: Project) -> Settings:
+    try:
+        return project.read_settings()
+    except (ProjectError, SettingsError) as error:
+        _fail(EX_CONFIG, f"the configuration cannot be used\n{error}")
+
+
+def _find(name: str | None, runtime_dir: Path | None, project: Path) -> instance.Address:
+    """The running instance that a command means: by name, by project, or the only one."""
+    root = instance.runtime_dir(runtime_dir, os.environ, os.getuid())
+    found = instance.running(root)
+    if name is not None:
+        matching = [address for address in found if address.name == name]
+    else:
+        matching = [address for address in found if address.project == str(project.resolve())] or found
+    if len(matching) == 1:
+        return matching[0]
+    if not found:
+        raise click.ClickException(f"no instance is running (looked in {root / instance.PROGRAM})")
+    names = ", ".join(address.name for address in found)
+    raise click.UsageError(f"say which instance with --name; running: {names}")
+
+
+def _reachable(host: str) -> str:
+    """An address to connect to for one that was listened on."""
+    if host in ("0.0.0.0", "::"):
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
+
+
+def _start(project: Project, name: str | None, runtime_dir: Path | None) -> NoReturn:
+    """Run one instance to its end."""
+    settings = _settings(project)
+    for key in without_effect(settings):
+        log.warning("this version does not act on a configured key", extra={"key": key})
+    try:
+        called = instance.name_of(name, project.folder)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    # First the name, then the port, then workers: who cannot have the first two starts no process.
+    try:
+        claim = instance.Instance(instance.runtime_dir(runtime_dir, os.environ, os.getuid()), called)
+        sock = _bind(settings.server.host, settings.server.port)
+        host, port = sock.getsockname()[:2]
+        claim.publish(instance.Address(os.getpid(), host, port, called, str(project.folder), __version__))
+    except instance.InstanceError as error:
+        _fail(EX_TEMPFAIL, str(error))
+    log.info(
+        "listening",
+        extra={"url": f"http://{_reachable(host)}:{port}", "instance": called, "pid": os.getpid()},
+    )
+    status = _serve(project, settings, sock)
+    claim.close()
+    sys.exit(status)
+
+
+def _serve(project: Project, settings: Settings, sock: socket.socket) -> int:
+    import uvloop
+
+    from agentscope_supervisor.daemon import Daemon
+
+    async def live() -> tuple[int, str]:
+        daemon = Daemon(project, settings)
+        return await daemon.run(sock), daemon.failure
+
+    # Nothing that was imported or built until here ever becomes garbage.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        status, failure = runner.run(live())
+    if status and failure:
+        click.echo(f"\nagentscope-supervisor: the app cannot start\n\n{failure}", err=True)
+    return status
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        temporary = error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
+        why = f"cannot listen on {host} port {port}: {error.strerror or error}"
+        if error.errno == errno.EADDRINUSE:
+            why += "; give another with --port, or 0 for any free one"
+        _fail(EX_TEMPFAIL if temporary else EX_CONFIG, why)
+    return sock

@@ -1,0 +1,313 @@
+"""The supervisor itself: decisions and shells put together. One event at a time, in one place.
+
+Whatever happens (a request, the end of a turn, an exit, a signal, a timer) goes through one queue and becomes
+a call of `fleet` or `ledger`; the commands that come back are carried out here, in order, before the next
+event is looked at. Nothing calls back into a decision. The bytes of answers do not come this way: they go
+from `worker_link` to `answer` directly.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final
+
+from agentscope_protocol import settings as settings_module
+from agentscope_protocol.errors import Code
+from agentscope_protocol.frames import CancelReason
+from agentscope_protocol.settings import Settings, SettingsError
+from agentscope_supervisor import __version__, fleet, ledger, lifecycle, routing, signals
+from agentscope_supervisor.answer import Answer
+from agentscope_supervisor.front_door import FrontDoor
+from agentscope_supervisor.invocation import Invocation
+from agentscope_supervisor.ledger import Turn
+from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
+from agentscope_supervisor.project import Project, ProjectError
+from agentscope_supervisor.workforce import Process, Workforce, status_name
+
+log = logging.getLogger(__name__)
+
+SWEEP_EVERY: Final = 0.5  # seconds between two looks for turns that have taken too long
+
+
+class Daemon:
+    """One running instance. `run` is its whole life; to be made on the event loop that runs it."""
+
+    def __init__(self, project: Project, settings: Settings) -> None:
+        self._loop: Final = asyncio.get_running_loop()
+        self._project: Final = project
+        self._settings: Final = settings
+        self._queue: Final[deque[Callable[[], None]]] = deque()
+        self._handling = False
+        self._editions: Final = {1: settings_module.dump(settings)}  # settings snapshots
+        slots = worker_count(settings)
+        self._fleet: Final = fleet.Fleet(slots, settings.supervisor.start_deadline, settings.supervisor.soak)
+        self._ledger: Final = ledger.Ledger(_limits(settings), slots)
+        self._workforce: Final = Workforce(settings, project.folder, self, self._post)
+        self._open: Final[dict[int, tuple[Invocation, Answer]]] = {}  # by number of the turn
+        self._fleet_timer: asyncio.TimerHandle | None = None
+        self._sweeping = False
+        self._started_at: Final = self._loop.time()
+        self._finished: Final[asyncio.Future[int]] = self._loop.create_future()
+        self.failure = ""
+        """Why the instance could not start, as its worker told it; for a person."""
+
+    async def run(self, sock: socket.socket) -> int:
+        """Serve on a bound socket until stopped; returns the exit status."""
+        signals.install(
+            {
+                signal.SIGTERM: partial(self._post, self._stop),
+                signal.SIGINT: partial(self._post, self._stop),
+                signal.SIGHUP: partial(self._post, self._reload),
+                signal.SIGQUIT: self._workforce.dump_stacks,
+            }
+        )
+        door = FrontDoor(self._settings.server, self)
+        await door.listen(sock)
+        self._post(lambda: self._carry_out(self._fleet.start(self._loop.time())))
+        try:
+            return await self._finished
+        finally:
+            self._carry_out_turns(self._ledger.close())
+            await door.close()
+
+    # -- Desk: what the front door asks -----------------------------------------------------
+
+    def submit(self, request: Invocation, answer: Answer) -> Turn | Failure:
+        turn, commands = self._ledger.accept(
+            answer.run_id,
+            request.session_id,
+            routing.slot_of(request.session_id, self._fleet.size),
+            len(request.body),
+            request.principal,
+            request.on_busy or self._settings.sessions.on_busy,
+            self._loop.time(),
+        )
+        if isinstance(turn, Turn):
+            self._open[turn.number] = request, answer
+            self._post(lambda: self._carry_out_turns(commands))
+            self._sweep_soon()
+        return turn
+
+    def leave(self, turn: Turn) -> None:
+        if turn.number in self._open and self._settings.sessions.on_disconnect == "cancel":
+            gone = CancelReason.CLIENT_GONE
+            self._post(lambda: self._carry_out_turns(self._ledger.cancel(turn, gone, self._loop.time())))
+
+    def ahead(self, turn: Turn) -> int:
+        return self._ledger.ahead(turn)
+
+    def interrupt(self, *, session_id: str | None, run_id: str | None) -> int:
+        count, commands = self._ledger.interrupt(self._loop.time(), session_id=session_id, run_id=run_id)
+        self._post(lambda: self._carry_out_turns(commands))
+        return count
+
+    def health(self) -> dict[str, Any]:
+        platform = self._settings.platform
+        return {
+            "status": self._status(),
+            "instance_id": platform.instance_id if platform is not None else None,
+            "uptime": round(self._loop.time() - self._started_at, 3),
+            "version": __version__,
+            "workers": [
+                {
+                    "slot": process.slot,
+                    "generation": process.generation,
+                    "pid": process.child.pid if process.child is not None else None,
+                    "state": process.state.name.lower(),
+                    "turns": self._ledger.on_process(process.number),
+                }
+                for process in self._workforce
+            ],
+            "turns": {"open": len(self._ledger), "accepted": self._ledger.total},
+        }
+
+    def unready(self) -> Failure | None:
+        if self._fleet.stopping:
+            return refusal(ErrorCode.DRAINING, "the instance is stopping")
+        if self._fleet.serving() == 0:
+            return refusal(ErrorCode.NOT_READY, "no worker is ready")
+        return None
+
+    def _status(self) -> str:
+        if self._fleet.stopping:
+            return "draining"
+        if not self._fleet.ever_ready:
+            return "starting"
+        serving = self._fleet.serving()
+        if serving == 0:
+            return "unhealthy"
+        return "healthy" if serving == self._fleet.size else "degraded"
+
+    # -- Overseer: what happens to processes and their turns ----------------------------------
+
+    def became_ready(self, process: Process) -> None:
+        first = not self._fleet.ever_ready
+        self._carry_out(self._fleet.ready(process.number, self._loop.time()))
+        if first and self._fleet.ever_ready:
+            log.info("instance is ready", extra={"slots": self._fleet.size})
+
+    def left_ready(self, process: Process) -> None:
+        if self._ledger.assigned(process.slot) == process.number:
+            self._carry_out_turns(self._ledger.assign(process.slot, None, self._loop.time()))
+
+    def out_of_time(self, process: Process) -> None:
+        self._carry_out_turns(self._ledger.cut(process.number, self._loop.time()))
+
+    def is_idle(self, process: Process) -> bool:
+        return self._ledger.on_process(process.number) == 0
+
+    def exited(self, process: Process, status: int) -> None:
+        told = {"worker": process.label, "status": status_name(status)}
+        if process.number in self._fleet.leaving:
+            log.info("worker ended", extra=told)
+        else:
+            log.error("worker died", extra=told)
+        commands = self._fleet.gone(process.number, status, self._loop.time(), random.random())
+        if process.failure:
+            if any(isinstance(command, fleet.Finished) for command in commands):
+                self.failure = process.failure
+            else:
+                log.error("worker did not start: %s", process.failure, extra={"worker": process.label})
+        self._carry_out(commands)
+
+    def ended(self, turn: Turn, whole: bytes) -> None:
+        entry = self._open.get(turn.number)
+        if entry is not None:
+            entry[1].whole = whole
+        self._carry_out_turns(self._ledger.ended(turn))
+
+    def failed(self, turn: Turn, code: Code, message: str) -> None:
+        self._carry_out_turns(self._ledger.failed(turn, code, message))
+
+    # -- the queue --------------------------------------------------------------------------
+
+    def _post(self, event: Callable[[], None]) -> None:
+        """Handle an event now, or after those that are being handled."""
+        self._queue.append(event)
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._queue:
+                self._queue.popleft()()
+        finally:
+            self._handling = False
+
+    # -- carrying out -----------------------------------------------------------------------
+
+    def _carry_out(self, commands: Iterable[fleet.Command]) -> None:
+        for command in commands:
+            match command:
+                case fleet.Spawn(edition=edition):
+                    self._workforce.start(command, self._editions[edition])
+                case fleet.Retire(number, reason):
+                    process = self._workforce[number]
+                    log.info("worker retires", extra={"worker": process.label, "reason": reason})
+                    self._workforce.step(process, lifecycle.Retired())
+                case fleet.Assign(slot, assigned):
+                    self._carry_out_turns(self._ledger.assign(slot, assigned, self._loop.time()))
+                case fleet.RolloutEnded(edition, failure):
+                    self._rollout_ended(edition, failure)
+                case fleet.Finished(status):
+                    if not self._finished.done():
+                        self._finished.set_result(status)
+        self._arm_fleet_timer()
+
+    def _carry_out_turns(self, commands: Iterable[ledger.Command]) -> None:
+        for command in commands:
+            match command:
+                case ledger.Hand(turn, number):
+                    self._workforce.link(number).hand(turn, *self._open[turn.number])
+                case ledger.Cancel(turn, number, reason):
+                    self._workforce.link(number).cancel(turn, reason)
+                case ledger.Settle(turn, failure):
+                    _, answer = self._open.pop(turn.number)
+                    answer.settle(failure, self._loop.time())
+                case ledger.Idle(number):
+                    self._workforce.step_number(number, lifecycle.Drained())
+                case ledger.Distrust(turn, number):
+                    label = self._workforce[number].label
+                    log.error(
+                        "turn ignores its cancellation; its worker is replaced",
+                        extra={"worker": label, "run": turn.run_id},
+                    )
+                    self._carry_out(self._fleet.replace(number))
+
+    def _rollout_ended(self, edition: int, failure: str) -> None:
+        if failure:
+            log.error("rollout failed, the old workers go on", extra={"edition": edition, "reason": failure})
+            return
+        log.info("rollout done", extra={"edition": edition})
+        for older in [each for each in self._editions if each < edition]:
+            del self._editions[older]
+
+    # -- signals and timers -------------------------------------------------------------------
+
+    def _stop(self) -> None:
+        if not self._workforce.stopping:
+            log.info("stopping", extra={"turns": len(self._ledger)})
+            self._workforce.stopping = True
+            self._carry_out_turns(self._ledger.drain())
+            self._carry_out(self._fleet.stop("the instance stops"))
+            return
+        log.warning("stopping at once", extra={"turns": len(self._ledger)})
+        for process in list(self._workforce):
+            self._carry_out_turns(self._ledger.cut(process.number, self._loop.time()))
+            self._workforce.step(process, lifecycle.Condemned())
+
+    def _reload(self) -> None:
+        try:
+            settings = self._project.read_settings()
+        except (ProjectError, SettingsError) as error:
+            log.error("reload refused, the old configuration goes on: %s", error)
+            return
+        edition = max(self._editions) + 1
+        self._editions[edition] = settings_module.dump(settings)
+        log.info("reloading", extra={"edition": edition})
+        self._carry_out(self._fleet.roll(edition, self._loop.time()))
+
+    def _sweep_soon(self) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_EVERY, self._post, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = False
+        self._carry_out_turns(self._ledger.expire(self._loop.time()))
+        if len(self._ledger):
+            self._sweep_soon()
+
+    def _arm_fleet_timer(self) -> None:
+        if self._fleet_timer is not None:
+            self._fleet_timer.cancel()
+            self._fleet_timer = None
+        due = self._fleet.next_due
+        if due is not None:
+            tick = partial(self._post, lambda: self._carry_out(self._fleet.tick(self._loop.time())))
+            self._fleet_timer = self._loop.call_at(due, tick)
+
+
+def worker_count(settings: Settings) -> int:
+    """`supervisor.workers`, with `auto` resolved to the CPUs that this process may use."""
+    workers = settings.supervisor.workers
+    if isinstance(workers, int):
+        return workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _limits(settings: Settings) -> ledger.Limits:
+    return ledger.Limits(
+        max_turns=settings.server.max_turns,
+        max_inflight=settings.supervisor.max_inflight,
+        max_queue=settings.sessions.max_queue,
+        max_turns_per_principal=settings.server.max_turns_per_principal,
+        request_timeout=settings.server.request_timeout,
+        start_timeout=settings.supervisor.start_timeout,
+        cancel_grace=settings.sessions.cancel_grace,
+    )

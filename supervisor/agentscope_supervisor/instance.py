@@ -1,0 +1,130 @@
+"""The place of a running instance in the file system: its directory, its lock, and where it listens.
+
+    <runtime dir>/agentscope-supervisor/<name>/lock            held while the instance runs
+                                              /instance.json   how to reach it
+
+The lock is the kernel's (flock), so that a crash leaves nothing that must be cleaned up, and no pid is ever
+believed. Commands that talk to a running instance find it here.
+"""
+
+import fcntl
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+PROGRAM: Final = "agentscope-supervisor"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class InstanceError(Exception):
+    """The directory cannot be used, or another instance is there. Worth another try later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """How to reach a running instance; the content of instance.json."""
+
+    pid: int
+    host: str
+    port: int
+    name: str
+    project: str
+    version: str
+
+
+def runtime_dir(option: Path | None, env: Mapping[str, str], uid: int) -> Path:
+    """The runtime directory: the option, else what the system gives, else a temporary one of the user."""
+    if option is not None:
+        return option
+    for variable in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
+        if env.get(variable):
+            return Path(env[variable].split(":")[0])
+    return Path("/run") if uid == 0 else Path(tempfile.gettempdir()) / f"{PROGRAM}-{uid}"
+
+
+def name_of(option: str | None, project: Path) -> str:
+    """The name of an instance. Raises: ValueError if it cannot be a file name everywhere."""
+    if option is None:
+        return re.sub(r"[^A-Za-z0-9._-]", "-", project.resolve().name).lstrip("._-")[:64] or "app"
+    if not _NAME.fullmatch(option):
+        raise ValueError(f"{option!r} is no instance name: use letters, digits, '.', '_' and '-', at most 64")
+    return option
+
+
+class Instance:
+    """The claim of one running instance on its name. Held until `close`, or until the process ends."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        """Raises: InstanceError."""
+        self.directory: Final = root / PROGRAM / name
+        self.name: Final = name
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise InstanceError(f"cannot write the runtime directory: {error}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            running = read(self.directory)
+            who = f" (pid {running.pid}, port {running.port})" if running is not None else ""
+            raise InstanceError(
+                f"an instance named {name!r} is already running{who}; choose another --name or --runtime-dir"
+            ) from None
+        self._file.unlink(missing_ok=True)
+
+    @property
+    def _file(self) -> Path:
+        return self.directory / "instance.json"
+
+    def publish(self, address: Address) -> None:
+        """Say where the instance listens. Raises: InstanceError."""
+        temporary = self.directory / ".instance.json"
+        try:
+            temporary.write_text(json.dumps(asdict(address)) + "\n")
+            temporary.replace(self._file)
+        except OSError as error:
+            raise InstanceError(f"cannot write the runtime directory: {error}") from None
+
+    def close(self) -> None:
+        """Give the name back."""
+        self._file.unlink(missing_ok=True)
+        os.close(self._lock)
+
+
+def read(directory: Path) -> Address | None:
+    """Where the instance of this directory says that it listens; None if nothing readable is there."""
+    try:
+        return Address(**json.loads((directory / "instance.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def running(root: Path) -> list[Address]:
+    """The instances that hold their lock, below this runtime directory."""
+    found = []
+    for directory in sorted((root / PROGRAM).glob("*/")):
+        address = read(directory)
+        if address is not None and _is_locked(directory / "lock"):
+            found.append(address)
+    return found
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False

@@ -1,0 +1,59 @@
+"""What only some kernels can do, behind one face: how the end of a child is noticed.
+
+Linux: a pidfd, which names one process for ever and is readable when it has ended. Elsewhere, or where a
+sandbox forbids it: a thread that waits. Chosen once, at import; the environment variable
+AGENTSCOPE_SUPERVISOR_PORTABLE=1 forces the second, for tests. (That a worker dies with its supervisor is
+arranged in the worker.)
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Final
+
+
+def _has_pidfds() -> bool:
+    if os.environ.get("AGENTSCOPE_SUPERVISOR_PORTABLE") == "1" or not sys.platform.startswith("linux"):
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    return True
+
+
+OnExit = Callable[[int], None]
+"""Gets the exit code, or minus the signal number."""
+
+
+def on_exit_pidfd(child: subprocess.Popen[bytes], callback: OnExit) -> None:
+    """Call `callback` on the running loop when the child has ended; it is reaped then. Raises: OSError."""
+    loop = asyncio.get_running_loop()
+    fd = os.pidfd_open(child.pid)
+
+    def readable() -> None:
+        status = child.poll()
+        if status is not None:
+            loop.remove_reader(fd)
+            os.close(fd)
+            callback(status)
+
+    loop.add_reader(fd, readable)
+
+
+def on_exit_thread(child: subprocess.Popen[bytes], callback: OnExit) -> None:
+    """The same with a thread that waits: for kernels without pidfds."""
+    loop = asyncio.get_running_loop()
+
+    def wait() -> None:
+        status = child.wait()
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(callback, status)
+
+    threading.Thread(target=wait, name=f"wait-{child.pid}", daemon=True).start()
+
+
+on_exit: Final = on_exit_pidfd if _has_pidfds() else on_exit_thread

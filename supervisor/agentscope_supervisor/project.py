@@ -1,0 +1,94 @@
+"""A project folder as the commands see it: its configuration with what the command line changes.
+
+Reads agentapp.yaml; never imports the App. `cli` uses it for every command that takes PROJECT.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final
+
+from agentscope_protocol import settings as settings_module
+from agentscope_protocol.settings import Settings
+
+CONFIG_FILE: Final = "agentapp.yaml"
+
+# Keys that are read and checked, and that this version does not act on yet: named in a warning at the
+# start where a file sets them, so that nobody relies on them. Each line goes when its part comes.
+NOT_ACTED_ON: Final = (
+    "platform.*",
+    "tracing.*",
+    "server.header_timeout",
+    "server.max_connections",
+    "server.metrics",
+    "server.console",
+    "sessions.replay_max_mb",
+    "sessions.replay_ttl",
+    "sessions.idempotency_ttl",
+    "sessions.idle_after",
+    "sessions.retry_on_crash",
+    "supervisor.unresponsive_timeout",
+    "supervisor.max_memory_mb",
+    "supervisor.max_turns",
+    "supervisor.preload",
+    "supervisor.on_platform_restart",
+)
+
+
+class ProjectError(Exception):
+    """The folder or its file cannot be read; the text is for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the command line sets over the file; None leaves the file's value."""
+
+    host: str | None = None
+    port: int | None = None
+    workers: int | str | None = None
+    no_platform: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A folder with an App. `config` is relative to `folder`."""
+
+    folder: Path
+    config: Path = Path(CONFIG_FILE)
+    overrides: Overrides = Overrides()
+
+    def read_settings(self) -> Settings:
+        """The settings of the file as it is now. Raises: ProjectError, SettingsError."""
+        path = self.folder / self.config
+        if not self.folder.is_dir():
+            raise ProjectError(f"{self.folder}: there is no such folder")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ProjectError(f"{path}: there is no such file; an empty one is enough to begin") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ProjectError(f"{path}: cannot be read: {error}") from None
+        return self._overridden(settings_module.load(text, source=str(self.config), env=os.environ))
+
+    def _overridden(self, settings: Settings) -> Settings:
+        asked = self.overrides
+        server = {
+            key: value for key, value in (("host", asked.host), ("port", asked.port)) if value is not None
+        }
+        supervisor = {"workers": asked.workers} if asked.workers is not None else {}
+        changed: dict[str, object] = {
+            "server": settings.server.model_copy(update=server),
+            "supervisor": settings.supervisor.model_copy(update=supervisor),
+        }
+        if asked.no_platform:
+            changed["platform"] = None
+        return settings.model_copy(update=changed)
+
+
+def without_effect(settings: Settings) -> Iterator[str]:
+    """The keys that the file sets and this version does not act on."""
+    for key in sorted(settings_module.chosen_keys(settings)):
+        if any(fnmatchcase(key, pattern) for pattern in NOT_ACTED_ON):
+            yield key

@@ -1,0 +1,31 @@
+"""Signals of the supervisor. The handlers run on the event loop and only tell the daemon.
+
+TERM, INT: stop, a second one at once. HUP: reload. QUIT: the stacks of the supervisor, here, and of the
+workers, which `daemon` asks.
+"""
+
+import asyncio
+import faulthandler
+import signal
+from collections.abc import Callable, Mapping
+from typing import Final
+
+Handlers = Mapping[signal.Signals, Callable[[], None]]
+
+IGNORED_AT_START: Final = (signal.SIGHUP,)
+"""Signals whose default action would end a supervisor that has not installed its handlers yet."""
+
+
+def ignore_early() -> None:
+    """To be called first thing in the process."""
+    for number in IGNORED_AT_START:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def install(handlers: Handlers) -> None:
+    """Call each handler on the running loop when its signal comes."""
+    loop = asyncio.get_running_loop()
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+    # In C and chained before the handler above: it works while the loop is stuck, which is when one asks.
+    faulthandler.register(signal.SIGQUIT, all_threads=True, chain=True)

@@ -1,0 +1,99 @@
+"""The supervisor's end of the link to one worker: which stream is which turn, and whose answer.
+
+It carries: turns out, bytes of answers in. It decides nothing; what happened goes to `daemon` through the
+callbacks of `Reports`. Data is the hot path: from the socket to the client's answer in one call.
+"""
+
+import asyncio
+import socket
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Final, Protocol
+
+from agentscope_protocol.connection import Event, Requester
+from agentscope_protocol.errors import Code
+from agentscope_protocol.frames import CancelReason, Data, End, Fail, Notice
+from agentscope_protocol.link import Link
+from agentscope_supervisor.answer import Answer
+from agentscope_supervisor.invocation import Invocation
+from agentscope_supervisor.ledger import Turn
+
+
+class Reports(Protocol):
+    """Who is told what happened on a link. Nothing here may raise."""
+
+    def noticed(self, process: int, word: str, detail: str) -> None: ...
+
+    def ended(self, turn: Turn, whole: bytes) -> None: ...
+
+    def failed(self, turn: Turn, code: Code, message: str) -> None: ...
+
+    def link_lost(self, process: int, reason: str) -> None: ...
+
+
+class WorkerLink:
+    """The link to `process`. `label`: what clients see of it, "<slot>.<generation>"."""
+
+    def __init__(
+        self, process: int, label: str, greeting: Mapping[str, str | int | bytes], reports: Reports
+    ) -> None:
+        self._process: Final = process
+        self._label: Final = label
+        self._reports: Final = reports
+        self._requester: Final = Requester(greeting)
+        self._link: Final[Link[Requester]] = Link(self._requester, self._on_event, self._on_lost)
+        self._loop: Final = asyncio.get_running_loop()
+        self._streams: dict[int, tuple[Turn, Answer]] = {}
+        self._stream_of: dict[int, int] = {}  # by number of the turn
+
+    async def connect(self, sock: socket.socket) -> None:
+        """Take over a connected socket; to be called once, first."""
+        await self._loop.create_connection(lambda: self._link, sock=sock)
+
+    def hand(self, turn: Turn, invocation: Invocation, answer: Answer) -> None:
+        """Send a turn to the worker. Raises: LocalProtocolError if the link is closed."""
+        stream = self._requester.open(
+            turn.session_id, turn.run_id, invocation.body, invocation.form, invocation.headers
+        )
+        self._streams[stream] = turn, answer
+        self._stream_of[turn.number] = stream
+        answer.take(self._label, partial(self._consumed, stream))
+        self._link.flush_soon()
+
+    def cancel(self, turn: Turn, reason: CancelReason) -> None:
+        """Ask for the end of a turn; nothing happens if it is over."""
+        stream = self._stream_of.get(turn.number)
+        if stream is not None:
+            self._requester.cancel(stream, reason)
+            self._link.flush_soon()
+
+    def close(self, reason: str) -> None:
+        """Drop the link; what is open on it fails."""
+        self._link.close(reason)
+
+    def _consumed(self, stream: int, size: int) -> None:
+        self._requester.consumed(stream, size)
+        self._link.flush_soon()
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case Data(stream, count, payload):
+                if self._streams[stream][1].data(count, payload, self._loop.time()):
+                    self._requester.consumed(stream, len(payload))
+            case End(stream, payload):
+                self._reports.ended(self._over(stream), payload)
+            case Fail(stream, code, message):
+                self._reports.failed(self._over(stream), code, message)
+            case Notice(word, detail):
+                self._reports.noticed(self._process, word, detail)
+
+    def _on_lost(self, reason: str, unfinished: Sequence[Event]) -> None:
+        # First, so that a turn that never left is not handed to this process again.
+        self._reports.link_lost(self._process, reason)
+        for event in unfinished:
+            self._on_event(event)
+
+    def _over(self, stream: int) -> Turn:
+        turn, _ = self._streams.pop(stream)
+        del self._stream_of[turn.number]
+        return turn

@@ -1,0 +1,273 @@
+"""The running worker processes: each with its life, its link and its one deadline.
+
+`fleet` says which processes should exist and `lifecycle` what a process may do next; this carries both out.
+Decides nothing itself. What happens is posted to the daemon's queue and comes back to the daemon through
+`Overseer`, in one place and in order.
+"""
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from agentscope_protocol.errors import Code
+from agentscope_protocol.settings import Settings
+from agentscope_supervisor import fleet, lifecycle, spawn
+from agentscope_supervisor.ledger import Turn
+from agentscope_supervisor.lifecycle import Command, State
+from agentscope_supervisor.worker_link import WorkerLink
+
+log = logging.getLogger(__name__)
+output_log = logging.getLogger("worker")
+
+LAST_WORDS: Final = 0.05
+"""Seconds between the exit of a worker and the end of its link: what it wrote last is still in the socket.
+Its end is normally seen at once; this is for a link that a grandchild holds open."""
+
+Post = Callable[[Callable[[], None]], None]
+"""Puts an event into the daemon's queue."""
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """One worker process. `number` is our id of it and never reused."""
+
+    number: int
+    slot: int
+    generation: int
+    since: float  # monotonic, when it entered its state
+    state: State = State.STARTING
+    child: spawn.Child | None = None
+    link: WorkerLink | None = None
+    timer: asyncio.TimerHandle | None = None
+    failure: str = ""  # what it said, or printed last, when its start failed
+
+    @property
+    def label(self) -> str:
+        """Its name for people: "<slot>.<generation>"."""
+        return f"{self.slot}.{self.generation}"
+
+
+class Overseer(Protocol):
+    """Who is told what happens to processes, from the queue; and what is asked of the turns."""
+
+    def became_ready(self, process: Process) -> None: ...
+
+    def left_ready(self, process: Process) -> None: ...
+
+    def out_of_time(self, process: Process) -> None: ...
+
+    def is_idle(self, process: Process) -> bool: ...
+
+    def exited(self, process: Process, status: int) -> None: ...
+
+    def ended(self, turn: Turn, whole: bytes) -> None: ...
+
+    def failed(self, turn: Turn, code: Code, message: str) -> None: ...
+
+
+class Workforce:
+    """All worker processes of the instance, by number."""
+
+    def __init__(self, settings: Settings, project: Path, overseer: Overseer, post: Post) -> None:
+        self._settings: Final = settings
+        self._project: Final = project
+        self._overseer: Final = overseer
+        self._post: Final = post
+        self._loop: Final = asyncio.get_running_loop()
+        self._processes: dict[int, Process] = {}
+        self._connecting: set[asyncio.Task[None]] = set()
+        self.stopping = False  # the instance stops: draining has a deadline
+
+    def __iter__(self) -> Iterator[Process]:
+        return iter(self._processes.values())
+
+    def __getitem__(self, number: int) -> Process:
+        return self._processes[number]
+
+    def link(self, number: int) -> WorkerLink:
+        """The link of a process that has been started."""
+        link = self._processes[number].link
+        assert link is not None, "turns go to processes that are ready"
+        return link
+
+    # -- commands ---------------------------------------------------------------------------
+
+    def start(self, command: fleet.Spawn, snapshot: bytes) -> None:
+        """Start a process with this settings snapshot."""
+        process = Process(command.process, command.slot, command.generation, self._loop.time())
+        self._processes[process.number] = process
+        log.info("worker starts", extra={"worker": process.label})
+        try:
+            process.child = spawn.spawn(
+                worker_command(self._settings),
+                self._project,
+                lambda line: output_log.info(line, extra={"worker": process.label}),
+                lambda status: self._post(lambda: self._exited(process, status)),
+            )
+        except OSError as error:
+            process.failure = f"the worker process cannot be started: {error}"
+            self._post(lambda: self._exited(process, fleet.EX_TEMPFAIL))
+            return
+        greeting: Mapping[str, str | int | bytes] = {
+            "settings": snapshot,
+            "project": str(self._project),
+            "slot": process.slot,
+            "generation": process.generation,
+        }
+        process.link = WorkerLink(process.number, process.label, greeting, self)
+        # Kept, because the loop itself holds tasks only weakly. It cannot fail: the socket is connected.
+        task = self._loop.create_task(process.link.connect(process.child.socket))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+        self._arm(process)
+
+    def step(self, process: Process, event: lifecycle.Event) -> None:
+        """Take one step in the life of a process, and do what it asks for."""
+        before = process.state
+        process.state, commands = lifecycle.step(before, event)
+        if process.state is not before:
+            process.since = self._loop.time()
+            self._arm(process)
+            if before is State.READY:
+                self._overseer.left_ready(process)
+        for command in commands:
+            self._do(process, command)
+        if process.state is State.DRAINING and self._overseer.is_idle(process):
+            self.step(process, lifecycle.Drained())
+
+    def step_number(self, number: int, event: lifecycle.Event) -> None:
+        """The same by number; nothing happens if the process is gone."""
+        process = self._processes.get(number)
+        if process is not None:
+            self.step(process, event)
+
+    def dump_stacks(self) -> None:
+        """Have every worker print its stacks into its output."""
+        for process in self._processes.values():
+            if process.child is not None:
+                process.child.signal(signal.SIGQUIT)
+
+    # -- Reports: what links tell -------------------------------------------------------------
+
+    def noticed(self, number: int, word: str, detail: str) -> None:
+        match word:
+            case "ready":
+                self._post(lambda: self._became_ready(number))
+            case "failed":
+                self._processes[number].failure = _told(detail)
+            case _:
+                pass  # of a newer worker
+
+    def ended(self, turn: Turn, whole: bytes) -> None:
+        self._post(lambda: self._overseer.ended(turn, whole))
+
+    def failed(self, turn: Turn, code: Code, message: str) -> None:
+        self._post(lambda: self._overseer.failed(turn, code, message))
+
+    def link_lost(self, number: int, reason: str) -> None:
+        def lost() -> None:
+            process = self._processes.get(number)
+            if process is not None:
+                if process.state in (State.READY, State.DRAINING):
+                    log.warning("link lost", extra={"worker": process.label, "reason": reason})
+                self.step(process, lifecycle.LinkLost())
+
+        self._post(lost)
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _became_ready(self, number: int) -> None:
+        process = self._processes.get(number)
+        if process is not None and process.state is State.STARTING:
+            seconds = round(self._loop.time() - process.since, 2)
+            log.info("worker is ready", extra={"worker": process.label, "seconds": seconds})
+            self.step(process, lifecycle.Ready())
+            self._overseer.became_ready(process)
+
+    def _exited(self, process: Process, status: int) -> None:
+        before = process.state
+        if process.child is not None:
+            process.child.output.close()
+        self.step(process, lifecycle.Exited())
+        if before is State.STARTING and not process.failure:
+            lines = process.child.output.last_lines if process.child is not None else ()
+            told = f"the worker ended at its start with {status_name(status)}"
+            process.failure = "\n".join([told, *lines])
+        del self._processes[process.number]
+        self._overseer.exited(process, status)
+
+    def _do(self, process: Process, command: Command) -> None:
+        child = process.child
+        match command:
+            case Command.CANCEL_TURNS:
+                self._overseer.out_of_time(process)
+            case Command.TERMINATE if child is not None:
+                child.signal(signal.SIGTERM)
+            case Command.KILL if child is not None:
+                child.kill()
+            case Command.CLOSE_LINK if process.link is not None:
+                self._loop.call_later(LAST_WORDS, process.link.close, "the worker has ended")
+
+    def _arm(self, process: Process) -> None:
+        """Set the one deadline of the state that a process is in."""
+        if process.timer is not None:
+            process.timer.cancel()
+            process.timer = None
+        seconds = self._deadline(process.state)
+        if seconds is not None:
+            expired = lifecycle.Expired(process.state)
+            process.timer = self._loop.call_later(
+                seconds, lambda: self._post(lambda: self._expired(process, expired))
+            )
+
+    def _deadline(self, state: State) -> float | None:
+        supervisor = self._settings.supervisor
+        match state:
+            case State.STARTING:
+                return supervisor.start_timeout
+            case State.DRAINING if self.stopping:
+                return supervisor.drain_timeout
+            case State.STOPPING:
+                return supervisor.stop_timeout
+            case _:
+                return None
+
+    def _expired(self, process: Process, expired: lifecycle.Expired) -> None:
+        if process.state is expired.armed_in:
+            state = process.state.name.lower()
+            log.warning("deadline passed", extra={"worker": process.label, "state": state})
+            if process.state is State.STARTING:
+                seconds = self._settings.supervisor.start_timeout
+                process.failure = f"the worker was not ready within supervisor.start_timeout: {seconds:g} s"
+        self.step(process, expired)
+
+
+def worker_command(settings: Settings) -> Sequence[str]:
+    """The command of a worker, but for the arguments that `spawn` adds."""
+    # -P: the project folder must not shadow what the worker itself imports; it gets its place later.
+    return [settings.supervisor.python or sys.executable, "-P", "-m", "agentscope_worker"]
+
+
+def status_name(status: int) -> str:
+    """An exit status for people: `exit 1`, `SIGKILL`."""
+    if status >= 0:
+        return f"exit {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:  # a real-time signal
+        return f"signal {-status}"
+
+
+def _told(detail: str) -> str:
+    """The message of a `failed` notice."""
+    try:
+        told: dict[str, Any] = json.loads(detail)
+        return str(told["message"])
+    except (ValueError, KeyError, TypeError):
+        return detail
