@@ -1,0 +1,65 @@
+# Needs Python 3.11 or newer with pip, and make. Uses uv in place of pip where uv is on PATH.
+PYTHON ?= python3
+VENV   ?= .venv
+EXTRAS ?= test
+BIN    := $(VENV)/bin
+
+# A minimal Debian has no ensurepip, so the environment is made without pip and filled from outside.
+ifeq ($(shell command -v uv),)
+INSTALL := $(PYTHON) -m pip --python $(BIN)/python install -q --disable-pip-version-check
+else
+INSTALL := uv pip install -q --python $(BIN)/python
+endif
+
+# The tests that touch no process and no socket, and the modules that they must cover whole.
+PURE_TESTS := tests/protocol tests/supervisor tests/worker
+
+.PHONY: help demo demo-llm test test-v1 check format mutants dist clean
+
+help:             ## this list
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.ready      ## host the echo project on two workers, ask it something, stay up
+	$(BIN)/python examples/demo.py examples/echo
+
+demo-llm: $(VENV)/.ready  ## the same with a project that asks a model (a small server on this machine)
+	$(BIN)/python examples/demo.py --with-model-server examples/chat
+
+test: $(VENV)/.ready      ## everything: lint, types, walls, pure tests, real processes
+	$(MAKE) --no-print-directory check
+	$(BIN)/python -m pytest -q tests/integration tests/faults $(ARGS)
+
+test-v1:          ## the tests of the worker and of the whole on AgentScope 1.x
+	$(MAKE) --no-print-directory .venv-v1/.ready VENV=.venv-v1 EXTRAS=test,v1
+	.venv-v1/bin/python -m pytest -q tests/worker tests/integration $(ARGS)
+
+check: $(VENV)/.ready $(VENV)/.lint   ## format, lint, types, walls, pure tests; the gate of each commit
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/coverage run -m pytest -q $(PURE_TESTS) $(ARGS)
+	$(BIN)/python tests/purity.py
+
+format: $(VENV)/.lint     ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+mutants: $(VENV)/.ready   ## plant a fixed list of bugs and show that the tests catch each
+	$(BIN)/python tests/mutants.py $(ARGS)
+
+$(VENV)/.ready: pyproject.toml worker/shim/agentscope/runtime.py
+	$(PYTHON) -m venv --without-pip $(VENV)
+	$(INSTALL) -e '.[$(EXTRAS)]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.ready
+	$(INSTALL) -e '.[$(EXTRAS),lint]'
+	@touch $@
+
+dist: $(VENV)/.ready      ## wheel and sdist into dist/
+	$(INSTALL) build
+	$(BIN)/python -m build --installer pip
+
+clean:            ## remove what make made
+	rm -rf .venv .venv-* dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage

@@ -1,0 +1,107 @@
+"""What the tests of whole instances share: projects, instances, and the check that nothing is left of them.
+
+An instance is dear (seconds), so most tests use `shared`, one for the whole run; a test that hurts its
+instance starts its own with `start_instance`. Both are ended, and looked at, when the test is over.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import projects
+from tests.harness.instance import Instance
+from tests.harness.waiting import wait_until
+
+StartInstance = Callable[..., Instance]
+
+_SHARED_QUEUE = 3  # waiting turns of a session of the shared instance; few, so that a test can fill it
+
+_instances = pytest.StashKey[list[Instance]]()
+
+
+@pytest.fixture
+def make_project(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a copy of the scripted App with sections of agentapp.yaml as keyword arguments."""
+
+    def make(name: str = "project", **sections: Any) -> Path:
+        return projects.scripted(tmp_path / name, **sections)
+
+    return make
+
+
+@pytest.fixture
+def new_instance(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[StartInstance]:
+    """Makes instances, not started, of a project; they end with the test, however they stand then."""
+    with ExitStack() as stack:
+        made = request.node.stash.setdefault(_instances, [])
+
+        def make(project: Path, **options: Any) -> Instance:
+            instance = stack.enter_context(Instance(project, tmp_path / "instance", **options))
+            made.append(instance)
+            return instance
+
+        yield make
+
+
+@pytest.fixture
+def start_instance(new_instance: StartInstance, make_project: Callable[..., Path]) -> StartInstance:
+    """Starts an instance, of a project or of the scripted App with sections of agentapp.yaml."""
+
+    def start(project: Path | None = None, *, workers: int = 2, **sections: Any) -> Instance:
+        return new_instance(project or make_project(**sections), workers=workers).start()
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def start_module_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartInstance]:
+    """As `start_instance`, for one that all tests of a module use; end with the module."""
+    with ExitStack() as stack:
+
+        def start(*, workers: int = 2, **sections: Any) -> Instance:
+            folder = tmp_path_factory.mktemp("module")
+            project = projects.scripted(folder / "project", **sections)
+            return stack.enter_context(Instance(project, folder, workers=workers)).start()
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def _shared_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    folder = tmp_path_factory.mktemp("shared")
+    project = projects.scripted(
+        folder / "project",
+        server={"keepalive_interval": 1},
+        sessions={"max_queue": _SHARED_QUEUE},
+    )
+    with Instance(project, folder) as instance:
+        yield instance.start()
+
+
+@pytest.fixture
+def shared(_shared_instance: Instance) -> Iterator[Instance]:
+    """An instance of two workers that all tests use and none may hurt.
+
+    Afterwards every turn of the test must have ended, and no worker may have been lost.
+    """
+    before = _shared_instance.ready_workers()
+    yield _shared_instance
+    wait_until(lambda: _shared_instance.health()["turns"]["open"] == 0, 10.0, "every turn has ended")
+    assert _shared_instance.ready_workers() == before
+    assert len(before) == 2
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the log of each instance that a failed test used."""
+    report = yield
+    if report.failed:
+        used = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Instance)]
+        for instance in used + item.stash.get(_instances, []):
+            report.sections.append((f"log of instance {instance.name}", instance.last_log_lines))
+    return report

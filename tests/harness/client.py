@@ -1,0 +1,372 @@
+"""An HTTP client that hides nothing: each byte of a request is the test's, each byte of an answer is seen.
+
+Written on bare sockets, because a client library would repair what a test sends, retry, pool, and join what
+arrives. `call` is one request on a connection of its own, `Stream` one streamed turn with the arrival time
+of each event; `Connection` is for tests of HTTP itself. What events must look like: `events`.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from tests.harness.events import Event, Parser, assert_whole_stream
+
+ANSWER_WITHIN: Final = 30.0  # seconds; a test that expects a slower answer says so
+LIMIT: Final = 1 << 20  # bytes that a reader holds: enough for any head; more is read as it comes
+
+_numbers = itertools.count(1)
+
+
+def new_session(word: str = "session") -> str:
+    """A session id that no other test uses."""
+    return f"{word}-{next(_numbers)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Status line and headers of an answer; names in lower case."""
+
+    version: str
+    status: int
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A whole answer. `seconds`: from the first byte of the request to the last of the answer."""
+
+    head: Head
+    body: bytes
+    seconds: float
+
+    @property
+    def status(self) -> int:
+        return self.head.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self.head.headers
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        """The code of the error that it tells."""
+        code: str = self.json["error"]["code"]
+        return code
+
+
+class Connection:
+    """One TCP connection to an instance. Use as an async context manager."""
+
+    def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
+        """`receive_buffer`: bytes that the kernel and this side hold unread, about; None: as usual."""
+        self._port = port
+        self._receive_buffer = receive_buffer
+        self.reader: asyncio.StreamReader
+        self.writer: asyncio.StreamWriter
+
+    async def __aenter__(self) -> Self:
+        sock = socket.socket()
+        sock.setblocking(False)
+        if self._receive_buffer is not None:  # before the connection: the window is agreed on then
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._port))
+        except BaseException:
+            sock.close()
+            raise
+        limit = self._receive_buffer or LIMIT
+        self.reader, self.writer = await asyncio.open_connection(sock=sock, limit=limit)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        """Leave without a word."""
+        self.writer.transport.abort()
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes as they are. A peer that has closed already is no error: its answer tells why."""
+        with contextlib.suppress(ConnectionError):
+            self.writer.write(data)
+            await self.writer.drain()
+
+    async def head(self) -> Head:
+        """Read the head of the next answer. Raises: asyncio.IncompleteReadError at a premature end."""
+        raw = await self.reader.readuntil(b"\r\n\r\n")
+        status_line, *lines = raw.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+        version, status, *_ = status_line.split(" ", 2)
+        headers = {}
+        for line in lines:
+            name, value = line.split(":", 1)
+            assert name.lower() not in headers, f"a header came twice: {name}"
+            headers[name.lower()] = value.strip()
+        return Head(version, int(status), headers)
+
+    async def body(self, head: Head) -> AsyncIterator[bytes]:
+        """Read the body that follows `head`, piece by piece as it arrives.
+
+        Raises: asyncio.IncompleteReadError when it ends before its framing says so.
+        """
+        if head.headers.get("transfer-encoding") == "chunked":
+            while size := int(await self.reader.readuntil(b"\r\n"), 16):
+                chunk = await self.reader.readexactly(size + 2)
+                assert chunk.endswith(b"\r\n")
+                yield chunk[:-2]
+            assert await self.reader.readexactly(2) == b"\r\n"
+        elif "content-length" in head.headers:
+            left = int(head.headers["content-length"])
+            while left:
+                piece = await self.reader.read(min(left, LIMIT))
+                if not piece:
+                    raise asyncio.IncompleteReadError(b"", left)
+                left -= len(piece)
+                yield piece
+        else:
+            while piece := await self.reader.read(LIMIT):
+                yield piece
+
+    async def answer(self, *, has_body: bool = True) -> Response:
+        """Read one whole answer. `has_body`: false for the answer to a HEAD request."""
+        began = time.monotonic()
+        head = await self.head()
+        body = b"".join([piece async for piece in self.body(head)]) if has_body else b""
+        return Response(head, body, time.monotonic() - began)
+
+    def has_arrived(self) -> bool:
+        """Whether bytes have arrived that were not read yet, as far as the loop has seen."""
+        return len(self.reader._buffer) > 0  # type: ignore[attr-defined]  # there is no public way
+
+    async def is_closed(self, within: float = ANSWER_WITHIN) -> bool:
+        """Whether the peer closes, with nothing more to say, in time."""
+        try:
+            return await asyncio.wait_for(self.reader.read(1), within) == b""
+        except ConnectionError:
+            return True
+        except TimeoutError:
+            return False
+
+
+def request(
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    version: str = "HTTP/1.1",
+) -> bytes:
+    """The bytes of a request; Content-Length is added where there is a body and no framing in `headers`."""
+    fields = {"Host": "test", **(headers or {})}
+    if body is not None and not {"Content-Length", "Transfer-Encoding"} & set(fields):
+        fields["Content-Length"] = str(len(body))
+    lines = [f"{method} {path} {version}", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
+
+
+def chunked(body: bytes, size: int = 65536) -> bytes:
+    """A body in chunked transfer coding, its end included."""
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+async def call(
+    port: int,
+    method: str,
+    path: str,
+    *,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    within: float = ANSWER_WITHIN,
+) -> Response:
+    """One request on a connection of its own. The answer is read while the body is still being sent."""
+    began = time.monotonic()
+    async with asyncio.timeout(within), Connection(port) as connection:
+        sending = asyncio.create_task(connection.send(request(method, path, body, headers)))
+        try:
+            answer = await connection.answer(has_body=method != "HEAD")
+        finally:
+            sending.cancel()
+            await asyncio.wait([sending])
+    return Response(answer.head, answer.body, time.monotonic() - began)
+
+
+def turn_body(session: str | None, script: object, **fields: Any) -> bytes:
+    """The body of a turn. `script`: steps of tests/apps/scripted as a list, or a text, or a whole message."""
+    if isinstance(script, dict):
+        message = script
+    else:
+        message = {"content": script if isinstance(script, str) else json.dumps(script)}
+    whole = {"message": message, **fields}
+    if session is not None:
+        whole["session_id"] = session
+    return json.dumps(whole).encode()
+
+
+JSON: Final = {"Content-Type": "application/json"}
+
+
+async def invoke(
+    port: int,
+    session: str,
+    script: object,
+    *,
+    headers: Mapping[str, str] | None = None,
+    within: float = ANSWER_WITHIN,
+    **fields: Any,
+) -> Response:
+    """A turn with `stream: false`: its one JSON answer, or its error."""
+    body = turn_body(session, script, **{"stream": False, **fields})
+    return await call(port, "POST", "/invoke", body=body, headers={**JSON, **(headers or {})}, within=within)
+
+
+async def session_in(port: int, slot: int) -> str:
+    """A new session that is pinned to this slot; found by asking, as a client would."""
+    while True:
+        session = new_session(f"slot{slot}")
+        response = await invoke(port, session, "where am I?")
+        if response.headers["x-agentscope-worker"].split(".")[0] == str(slot):
+            return session
+
+
+async def stop(port: int, **what: str) -> int:
+    """`POST /stop`; returns how many turns were stopped."""
+    response = await call(port, "POST", "/stop", body=json.dumps(what).encode(), headers=JSON)
+    assert (response.status, response.json["status"]) == (200, "success")
+    stopped: int = response.json["stopped"]
+    return stopped
+
+
+class Stream:
+    """One streamed turn. Use as an async context manager; leaving it closes the connection.
+
+    The request is sent on entry; `begun` waits for the head, `until` and `whole` read events.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        session: str,
+        script: object,
+        *,
+        headers: Mapping[str, str] | None = None,
+        receive_buffer: int | None = None,
+        **fields: Any,
+    ) -> None:
+        body = turn_body(session, script, **fields)
+        self._request = request("POST", "/invoke", body, {**JSON, **(headers or {})})
+        self._connection = Connection(port, receive_buffer=receive_buffer)
+        self._parser = Parser()
+        self._head: Head | None = None
+        self._pieces: AsyncIterator[bytes]
+        self.raw = b""
+
+    async def __aenter__(self) -> Self:
+        await self._connection.__aenter__()
+        await self._connection.send(self._request)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Close the connection without reading on."""
+        self._connection.abort()
+
+    @property
+    def events(self) -> list[Event]:
+        """Those that have arrived and were read."""
+        return self._parser.events
+
+    @property
+    def comments(self) -> list[str]:
+        """The comments that have arrived and were read."""
+        return [comment.text for comment in self._parser.comments]
+
+    @property
+    def head(self) -> Head:
+        """Known after `begun`."""
+        assert self._head is not None
+        return self._head
+
+    @property
+    def run_id(self) -> str:
+        """Known after `begun`."""
+        return self.head.headers["x-run-id"]
+
+    @property
+    def worker(self) -> str:
+        """The worker that the head names."""
+        return self.head.headers["x-agentscope-worker"]
+
+    async def begun(self, within: float = ANSWER_WITHIN) -> Self:
+        """Wait for the head, which must be that of a stream."""
+        async with asyncio.timeout(within):
+            if self._head is None:
+                self._head = await self._connection.head()
+                self._pieces = self._connection.body(self._head)
+        assert self._head.status == 200, f"{self._head.status} instead of a stream"
+        assert self._head.headers["content-type"] == "text/event-stream; charset=utf-8"
+        return self
+
+    def has_arrived(self) -> bool:
+        """Whether bytes have arrived that were not read yet."""
+        return bool(self._connection.has_arrived())
+
+    async def until(self, events: int = 0, comments: int = 0, within: float = ANSWER_WITHIN) -> Self:
+        """Read until so many events and comments are there. Raises: AssertionError at an earlier end."""
+        await self.begun(within)
+        async with asyncio.timeout(within):
+            while len(self.events) < events or len(self.comments) < comments:
+                assert await self._read(), f"the stream ended after {len(self.events)} events"
+        return self
+
+    async def to_end(self, within: float = ANSWER_WITHIN) -> Self:
+        """Read to the end of the stream, whatever it holds."""
+        await self.begun(within)
+        async with asyncio.timeout(within):
+            while await self._read():
+                pass
+        self._parser.finish()
+        return self
+
+    async def whole(self, error: str | None = None, within: float = ANSWER_WITHIN) -> list[Event]:
+        """Read to the end; the events, checked, without the done event and the error event.
+
+        `error`: the code of the error that the stream must tell; None: none.
+        """
+        await self.to_end(within)
+        assert_whole_stream(self.events, self.run_id, error)
+        return self.events[: -1 if error is None else -2]
+
+    async def refused(self, within: float = ANSWER_WITHIN) -> Response:
+        """Read the answer that came in place of a stream."""
+        async with asyncio.timeout(within):
+            response = await self._connection.answer()
+        assert response.status >= 400, f"status {response.status} is no refusal"
+        return response
+
+    async def _read(self) -> bool:
+        piece = await anext(self._pieces, b"")
+        self.raw += piece
+        self._parser.feed(piece, time.monotonic())
+        return bool(piece)
+
+
+async def streamed(port: int, session: str, script: object, **fields: Any) -> list[Event]:
+    """The events of a turn that goes well, without the done event."""
+    async with Stream(port, session, script, **fields) as stream:
+        return await stream.whole()
+
+
+async def texts(port: int, session: str, script: object, **fields: Any) -> list[str]:
+    """The texts of a turn that goes well, one for each event."""
+    return [event.text for event in await streamed(port, session, script, **fields)]

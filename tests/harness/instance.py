@@ -1,0 +1,263 @@
+"""One real supervisor with its workers, started and ended by a test.
+
+An `Instance` owns its processes: every process that descends from it carries a mark in its environment, so
+that even those which lost their parent are found. It knows of HTTP only what it takes to see that the
+instance is ready; talking to it is the business of `tests.harness.client`.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import psutil
+
+from tests.harness.waiting import wait_until
+
+COMMAND: Final = Path(sys.executable).with_name("agentscope-supervisor")
+MARK: Final = "TEST_INSTANCE"  # environment variable that all processes of one instance carry
+
+READY_WITHIN: Final = 40.0  # seconds; three or four on an idle machine, of which AgentScope's import is most
+STOP_WITHIN: Final = 20.0  # seconds; above the drain_timeout that the tests configure
+GONE_WITHIN: Final = 2.0  # seconds from the supervisor's end to that of its last worker
+SHOWN_LINES: Final = 150  # last lines of the log in the report of a failed test
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One entry of `workers` in /health."""
+
+    slot: int
+    generation: int
+    pid: int
+    state: str
+
+    @property
+    def label(self) -> str:
+        """What the header X-Agentscope-Worker says."""
+        return f"{self.slot}.{self.generation}"
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a command of the product: ours, without what would point it elsewhere."""
+    ours = {"RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "STATE_DIRECTORY", "NOTIFY_SOCKET", "PYTHONPATH"}
+    return {key: value for key, value in os.environ.items() if key not in ours} | more
+
+
+class Instance:
+    """`agentscope-supervisor start PROJECT …`, from the outside. Use as a context manager."""
+
+    def __init__(
+        self,
+        project: Path,
+        directory: Path,
+        *,
+        name: str = "test",
+        workers: int = 2,
+        port: int = 0,
+        arguments: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """`directory`: for the runtime files and the log; two instances may share it."""
+        self.project: Final = project
+        self.runtime_dir: Final = directory / "run"
+        self.name: Final = name
+        self._mark: Final = uuid.uuid4().hex
+        self._log: Final = directory / f"{name}-{self._mark[:8]}.log"
+        self._command: Final = [
+            *(str(COMMAND), "start", str(project), "--host", "127.0.0.1", "--port", str(port)),
+            *("--workers", str(workers), "--runtime-dir", str(self.runtime_dir), "--name", name),
+            *("--no-platform", "--log-level", "info", "--log-format", "text", *arguments),
+        ]
+        self._variables: Final = dict(variables or {})
+        self.workers_asked: Final = workers
+        self.process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and self.running:
+                assert self.stop() == 0, "an instance that is asked to stop exits with 0"
+        finally:
+            self.destroy()
+
+    # -- life -------------------------------------------------------------------------------
+
+    def launch(self) -> Self:
+        """Start the process; returns at once."""
+        assert self.process is None, "an instance is started once"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(**self._variables, **{MARK: self._mark}),
+            )
+        return self
+
+    def start(self) -> Self:
+        """Start, and wait until every worker is ready."""
+        self.launch().wait_ready()
+        return self
+
+    def wait_listening(self, within: float = 15.0) -> None:
+        """Wait until the instance has published its address. Raises: AssertionError if it ends before."""
+
+        def listening() -> bool:
+            assert self.running, f"the instance ended with {self.status} before it listened"
+            return self._published.exists()
+
+        wait_until(listening, within, "the instance listens")
+
+    def wait_ready(self, within: float = READY_WITHIN) -> None:
+        """Wait for 200 at /readiness, and for all workers."""
+
+        def ready() -> bool:
+            assert self.running, f"the instance ended with {self.status} before it was ready"
+            with contextlib.suppress(urllib.error.URLError):  # not ready, or not even listening
+                self.fetch("/readiness")
+                return len(self.ready_workers()) == self.workers_asked
+            return False
+
+        self.wait_listening()
+        wait_until(ready, within, f"{self.workers_asked} workers are ready")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the supervisor alone."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def wait_exit(self, within: float) -> int:
+        """The exit status of the supervisor. Raises: AssertionError when it does not end."""
+        assert self.process is not None
+        try:
+            return self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the supervisor has not ended within {within:g} s") from None
+
+    def stop(self, within: float = STOP_WITHIN) -> int:
+        """SIGTERM; returns the exit status once it has ended."""
+        self.signal(signal.SIGTERM)
+        return self.wait_exit(within)
+
+    def destroy(self) -> None:
+        """End whatever is left. Raises: AssertionError if the supervisor is gone and a worker is not."""
+        if self.process is None:
+            return
+        if self.running:
+            self.process.kill()
+        self.process.wait()
+        try:
+            wait_until(lambda: not self.processes(), GONE_WITHIN, "no worker outlives its supervisor")
+        finally:
+            for left in self.processes():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    left.kill()
+
+    # -- what can be seen --------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether the supervisor's process is there."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, None while it runs."""
+        return None if self.process is None else self.process.poll()
+
+    @property
+    def pid(self) -> int:
+        """Of the supervisor."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def directory(self) -> Path:
+        """What the instance keeps below its runtime directory."""
+        return self.runtime_dir / "agentscope-supervisor" / self.name
+
+    @property
+    def _published(self) -> Path:
+        return self.directory / "instance.json"
+
+    @property
+    def address(self) -> dict[str, Any]:
+        """The content of instance.json."""
+        value: dict[str, Any] = json.loads(self._published.read_text("utf-8"))
+        return value
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.address["port"])
+
+    @property
+    def log(self) -> str:
+        """All that the instance has printed so far."""
+        return self._log.read_text("utf-8", "replace") if self._log.exists() else ""
+
+    @property
+    def last_log_lines(self) -> str:
+        """The end of the log, for the report of a failed test."""
+        return "\n".join(self.log.splitlines()[-SHOWN_LINES:])
+
+    def fetch(self, path: str) -> dict[str, Any]:
+        """The JSON object at `path`. Raises: urllib.error.HTTPError for 4xx and 5xx."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as response:
+            value: dict[str, Any] = json.load(response)
+        return value
+
+    def health(self) -> dict[str, Any]:
+        """The body of /health, whatever its status."""
+        try:
+            return self.fetch("/health")
+        except urllib.error.HTTPError as error:
+            with error:
+                value: dict[str, Any] = json.load(error)
+            return value
+
+    def workers(self) -> list[Worker]:
+        """The workers that /health names."""
+        entries = self.health()["workers"]
+        return [Worker(e["slot"], e["generation"], e["pid"], e["state"]) for e in entries]
+
+    def ready_workers(self) -> list[Worker]:
+        """Those that take turns, by slot."""
+        ready = [worker for worker in self.workers() if worker.state == "ready"]
+        return sorted(ready, key=lambda worker: worker.slot)
+
+    def processes(self) -> list[psutil.Process]:
+        """Living processes of this instance but for the supervisor, wherever they hang in the tree."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        if process.pid in (self.pid, os.getpid()):
+            return False
+        try:
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            return alive and process.environ().get(MARK) == self._mark
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return False
+
+
+def free_port() -> int:
+    """A TCP port that nothing listened on a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+    return port

@@ -1,0 +1,53 @@
+"""Projects for tests: copies of tests/apps with their own configuration, and broken ones made on the fly."""
+
+import json
+import shutil
+import textwrap
+from pathlib import Path
+from typing import Any, Final
+
+APPS: Final = Path(__file__).parent.parent / "apps"
+
+Section = dict[str, Any]
+
+QUICK_STOP: Final[Section] = {"supervisor": {"drain_timeout": 5, "stop_timeout": 2}}
+"""What every instance of a test has unless it says otherwise: a failed test must not wait for its turns."""
+
+
+def scripted(folder: Path, **sections: Section) -> Path:
+    """A copy of tests/apps/scripted in `folder`, a new one, with these sections of agentapp.yaml."""
+    shutil.copytree(APPS / "scripted", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    configure(folder, **sections)
+    return folder
+
+
+def configure(folder: Path, **sections: Section) -> None:
+    """Write agentapp.yaml."""
+    merged = {name: {**QUICK_STOP.get(name, {}), **sections.get(name, {})} for name in QUICK_STOP | sections}
+    # JSON is YAML: no library needed, nothing lost.
+    (folder / "agentapp.yaml").write_text(json.dumps(merged, indent=2), "utf-8")
+
+
+def hooks(
+    folder: Path, *, startup: list[Section] | None = None, shutdown: list[Section] | None = None
+) -> None:
+    """What the scripted App does in on_startup and on_shutdown."""
+    for name, steps in (("startup", startup), ("shutdown", shutdown)):
+        if steps is not None:
+            (folder / f"{name}.json").write_text(json.dumps(steps), "utf-8")
+
+
+def written(folder: Path, app: str | None, config: str = "") -> Path:
+    """A project of these texts; `app` None: without app.py."""
+    folder.mkdir()
+    if app is not None:
+        (folder / "app.py").write_text(textwrap.dedent(app), "utf-8")
+    (folder / "agentapp.yaml").write_text(textwrap.dedent(config), "utf-8")
+    return folder
+
+
+def journal(path: Path) -> list[dict[str, Any]]:
+    """What the turns that name this file in their metadata have written down, in order."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]

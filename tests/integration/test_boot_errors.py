@@ -1,0 +1,256 @@
+"""Projects that cannot work: status 78 within five seconds, one message that says where, nothing retried.
+
+And those that may work at the next try: on_startup is tried again, until `start_deadline`.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.harness.instance import COMMAND, Instance, environment
+from tests.harness.projects import hooks, written
+
+TOLD_WITHIN: Final = 5.0  # seconds
+CANNOT_WORK: Final = 78
+TRY_LATER: Final = 75
+
+GOOD_APP: Final = """
+    from agentscope.runtime import AgentApp
+
+    class App(AgentApp):
+        async def __call__(self, msg, ctx):
+            yield msg
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A command that has ended: its status and all that it printed."""
+
+    status: int
+    output: str
+    seconds: float
+
+
+def command(*arguments: str | Path, cwd: Path | None = None, **variables: str) -> Ended:
+    """Run a command of the product to its end."""
+    began = time.monotonic()
+    ran = subprocess.run(
+        [COMMAND, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=cwd,
+        env=environment(**variables),
+        timeout=30,
+        check=False,
+    )
+    return Ended(ran.returncode, ran.stdout.decode(), time.monotonic() - began)
+
+
+def start(project: Path, tmp_path: Path, **variables: str) -> Ended:
+    ended = command("start", project, "--port", "0", "--runtime-dir", tmp_path / "run", **variables)
+    print(f"ended with {ended.status} after {ended.seconds:.1f} s\n{ended.output}")
+    return ended
+
+
+def counting_python(tmp_path: Path) -> tuple[Path, Callable[[], int]]:
+    """An interpreter for the workers, and how often it was started."""
+    interpreter, count = tmp_path / "python", tmp_path / "starts"
+    interpreter.write_text(f'#!/bin/sh\necho start >> "{count}"\nexec "{sys.executable}" "$@"\n', "utf-8")
+    interpreter.chmod(0o755)
+    return interpreter, lambda: len(count.read_text("utf-8").splitlines()) if count.exists() else 0
+
+
+# -- the App ---------------------------------------------------------------------------------------
+
+BROKEN_APPS: Final[dict[str, tuple[str | None, list[str]]]] = {
+    "missing": (None, ["app.py", "App"]),
+    "without App": ("x = 1\n", ["app.py", "App"]),
+    "App of another base": ("class App:\n    pass\n", ["app.py", "line 1", "AgentApp"]),
+    "App is a function": ("x = 1\ndef App(msg, ctx):\n    pass\n", ["app.py", "line 2", "AgentApp"]),
+    "syntax error": ("x = 1\ny = 2\ndef broken(:\n    pass\n", ["app.py", "line 3", "SyntaxError"]),
+    "raises on import": (
+        'import os\n\n\nraise RuntimeError("no such luck")\n',
+        ["app.py", "line 4", "no such luck"],
+    ),
+    "imports what is missing": (
+        "import os\nimport no_such_module_at_all\n",
+        ["app.py", "line 2", "no_such_module_at_all"],
+    ),
+    "exits on import": ("import sys\nsys.exit(0)\n", ["app.py", "line 2", "SystemExit"]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_APPS)
+def test_f20_app_that_cannot_be_loaded(tmp_path: Path, name: str) -> None:
+    source, words = BROKEN_APPS[name]
+    interpreter, starts = counting_python(tmp_path)
+    project = written(tmp_path / "project", source, f"supervisor: {{python: {interpreter}, workers: 2}}")
+    ended = start(project, tmp_path)
+    assert ended.status == CANNOT_WORK
+    assert ended.seconds < TOLD_WITHIN
+    for word in words:
+        assert word in ended.output
+    assert starts() == 1, "nothing is tried twice, and no other slot is started"
+    assert ended.output.count("Traceback") <= 1
+    assert "agentscope_worker" not in ended.output.lower(), "only the author's own frames are shown"
+    assert ended.output.count("the app cannot start") <= 1
+
+
+@pytest.mark.parametrize("name", ["missing", "syntax error", "raises on import"])
+def test_check_says_the_same_of_the_app(tmp_path: Path, name: str) -> None:
+    source, words = BROKEN_APPS[name]
+    ended = command("check", written(tmp_path / "project", source))
+    assert ended.status == CANNOT_WORK
+    for word in words:
+        assert word in ended.output
+
+
+def test_a_message_is_told_once(tmp_path: Path) -> None:
+    project = written(tmp_path / "project", 'raise RuntimeError("a" + "b" + "c")\n')
+    ended = start(project, tmp_path)
+    said = [line for line in ended.output.splitlines() if "app.py, line 1" in line and "abc" in line]
+    assert len(said) == 1, said
+
+
+# -- agentapp.yaml -----------------------------------------------------------------------------------
+
+BROKEN_CONFIGS: Final[dict[str, tuple[str, list[str]]]] = {
+    "unknown key": ("server:\n  prot: 8080\n", ["agentapp.yaml:2", "server.prot", "did you mean", "port"]),
+    "unknown section": ("\n\nservers: {}\n", ["agentapp.yaml:3", "servers", "did you mean", "server"]),
+    "unset variable": (
+        "models:\n  main:\n    provider: openai\n    model: x\n    api_key: ${NO_SUCH_VARIABLE}\n",
+        ["agentapp.yaml:5", "models.main.api_key", "NO_SUCH_VARIABLE"],
+    ),
+    "unset variable in a header": (
+        "mcp_servers:\n  a:\n    url: http://localhost\n    transport: sse\n"
+        "    headers:\n      X-Key: ${NO_SUCH_VARIABLE}\n",
+        ["agentapp.yaml:6", "mcp_servers.a.headers.X-Key", "NO_SUCH_VARIABLE"],
+    ),
+    "wrong type": ("server:\n  port: many\n", ["agentapp.yaml:2", "server.port", "many"]),
+    "below its bound": ("server:\n  port: -1\n", ["agentapp.yaml:2", "server.port", "-1"]),
+    "negative duration": ("sessions:\n  cancel_grace: -5\n", ["agentapp.yaml:2", "sessions.cancel_grace"]),
+    "no worker": ("supervisor: {workers: 0}\n", ["agentapp.yaml:1", "supervisor.workers"]),
+    "not among the choices": (
+        "sessions:\n  on_busy: maybe\n",
+        ["agentapp.yaml:2", "sessions.on_busy", "maybe", "queue", "reject"],
+    ),
+    "unknown provider": (
+        "models:\n  main: {provider: nobody, model: x}\n",
+        ["agentapp.yaml:2", "models.main.provider", "nobody", "openai"],
+    ),
+    "missing key": ("models:\n  main:\n    provider: openai\n", ["agentapp.yaml", "models.main.model"]),
+    "no YAML": ("server: {port: 1\n", ["agentapp.yaml"]),
+    "tab": ("server:\n\tport: 1\n", ["agentapp.yaml:2"]),
+    "a list": ("- server\n", ["agentapp.yaml"]),
+    "a word": ("hello\n", ["agentapp.yaml"]),
+    "duplicate key": ("server: {port: 1}\nserver: {port: 2}\n", ["agentapp.yaml:2", "server"]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_CONFIGS)
+def test_configuration_that_cannot_be_used(tmp_path: Path, name: str) -> None:
+    text, words = BROKEN_CONFIGS[name]
+    interpreter, starts = counting_python(tmp_path)
+    project = written(tmp_path / "project", GOOD_APP)
+    (project / "agentapp.yaml").write_text(text, "utf-8")
+    ended = start(project, tmp_path, PATH=f"{interpreter.parent}:/usr/bin:/bin")
+    assert ended.status == CANNOT_WORK
+    assert ended.seconds < TOLD_WITHIN
+    for word in words:
+        assert word in ended.output, word
+    assert "Traceback" not in ended.output
+    assert starts() == 0
+    assert not list((tmp_path).glob("run/*/*/instance.json")), "it never listened"
+    checked = command("check", project)
+    assert checked.status == CANNOT_WORK
+    for word in words:
+        assert word in checked.output, word
+
+
+def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
+    text = """
+        server:
+          prot: 1
+          port: -1
+        sessions:
+          on_busy: maybe
+        models:
+          main:
+            provider: openai
+            model: x
+            api_key: ${NO_SUCH_VARIABLE}
+    """
+    ended = start(written(tmp_path / "project", GOOD_APP, text), tmp_path)
+    assert ended.status == CANNOT_WORK
+    for word in ("server.prot", "server.port", "sessions.on_busy", "NO_SUCH_VARIABLE"):
+        assert word in ended.output
+
+
+def test_secrets_are_not_in_errors(tmp_path: Path) -> None:
+    text = "models: {main: {provider: nobody, model: x, api_key: '${KEY}'}}\nserver: {auth_token: ['${KEY}']}"
+    ended = start(written(tmp_path / "project", GOOD_APP, text), tmp_path, KEY="hush-hush")
+    assert ended.status == CANNOT_WORK
+    assert "hush-hush" not in ended.output
+
+
+@pytest.mark.parametrize("project", ["nowhere", "a-file", "empty-folder"])
+def test_what_is_no_project(tmp_path: Path, project: str) -> None:
+    (tmp_path / "a-file").touch()
+    (tmp_path / "empty-folder").mkdir()
+    ended = start(tmp_path / project, tmp_path)
+    assert ended.status in (2, CANNOT_WORK)
+    assert project in ended.output
+    assert "Traceback" not in ended.output
+
+
+def test_another_configuration_file_by_option(tmp_path: Path) -> None:
+    project = written(tmp_path / "project", GOOD_APP, "nonsense: 1")
+    (project / "other.yaml").write_text("", "utf-8")
+    assert command("check", project, "--config", "other.yaml").status == 0
+    ended = command("check", project, "--config", "missing.yaml")
+    assert ended.status == CANNOT_WORK
+    assert "missing.yaml" in ended.output
+
+
+# -- on_startup --------------------------------------------------------------------------------------
+
+
+def test_f23_on_startup_that_raises_twice_and_then_works(
+    start_instance: Callable[..., Instance], make_project: Callable[..., Path], tmp_path: Path
+) -> None:
+    project, tries = make_project(), tmp_path / "tries"
+    raises: dict[str, Any] = {"raise": "database is away", "only_first": 2, "counted_in": str(tries)}
+    hooks(project, startup=[raises])
+    instance = start_instance(project, workers=1)
+    assert len(tries.read_text("utf-8").splitlines()) == 3
+    assert "database is away" in instance.log
+
+
+def test_f23_on_startup_that_always_raises_ends_at_the_start_deadline(
+    make_project: Callable[..., Path], tmp_path: Path
+) -> None:
+    project, tries = make_project(supervisor={"start_deadline": 4, "workers": 2}), tmp_path / "tries"
+    hooks(project, startup=[{"note": str(tries)}, {"raise": "database is away"}])
+    ended = start(project, tmp_path)
+    assert ended.status == TRY_LATER
+    assert "database is away" in ended.output
+    assert len(tries.read_text("utf-8").splitlines()) >= 2, "it was tried again"
+    assert ended.seconds < 15
+
+
+def test_f22_on_startup_that_hangs_is_ended_by_start_timeout(
+    make_project: Callable[..., Path], tmp_path: Path
+) -> None:
+    project = make_project(supervisor={"start_timeout": 3, "start_deadline": 3})
+    hooks(project, startup=[{"sleep": 600}])
+    ended = start(project, tmp_path)
+    assert ended.status == TRY_LATER
+    assert ended.seconds < 15

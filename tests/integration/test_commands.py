@@ -1,0 +1,238 @@
+"""The commands as a person types them: what they print, and with which status they end."""
+
+import json
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.harness.client import texts
+from tests.harness.instance import COMMAND, Instance, environment, free_port
+from tests.harness.projects import written
+from tests.harness.waiting import wait_until
+
+AGENTSCOPE: Final = COMMAND.with_name("agentscope")
+WRONG_USAGE: Final = 2
+
+
+def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; what it prints is kept."""
+    return subprocess.run(
+        arguments,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment(),
+        timeout=30,
+        check=False,
+    )
+
+
+# -- usage ---------------------------------------------------------------------------------------------
+
+
+def test_help_names_every_command() -> None:
+    shown = run(COMMAND, "--help")
+    assert shown.returncode == 0
+    for name in ("start", "run", "check", "new", "schema", "invoke"):
+        assert re.search(rf"^  {name}\b", shown.stdout, re.MULTILINE), name
+
+
+def test_help_names_every_option_of_start() -> None:
+    shown = run(COMMAND, "start", "--help")
+    assert shown.returncode == 0
+    for option in (
+        *("--port", "--config", "--no-platform", "--log-level", "--host", "--workers"),
+        *("--log-format", "--runtime-dir", "--name"),
+    ):
+        assert option in shown.stdout
+    shown = run(AGENTSCOPE, "run", "--help")
+    assert shown.returncode == 0
+    for option in ("--port", "--config", "--no-platform", "--log-level"):
+        assert option in shown.stdout
+    assert "--workers" not in shown.stdout
+
+
+def test_version() -> None:
+    shown = run(COMMAND, "--version")
+    assert shown.returncode == 0
+    assert re.search(r"\d+\.\d+", shown.stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["strat"],
+        ["start", "--prot", "1"],
+        ["start", "--port", "many"],
+        ["start", "--port", "70000"],
+        ["start", "--workers", "0"],
+        ["start", "--workers", "some"],
+        ["start", "--log-level", "loud"],
+        ["start", "--log-format", "xml"],
+        ["start", "a", "b"],
+        ["start", "--name", "../x"],
+        ["new"],
+        ["invoke", "text"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_status_2(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "agentapp.yaml").touch()
+    ended = run(COMMAND, *arguments, cwd=tmp_path)
+    assert ended.returncode == WRONG_USAGE, ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+# -- check, new, schema ---------------------------------------------------------------------------------
+
+
+def test_check_of_a_good_project(make_project: Callable[..., Path]) -> None:
+    ended = run(COMMAND, "check", make_project())
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_check_looks_at_requirements(make_project: Callable[..., Path]) -> None:
+    project = make_project()
+    (project / "requirements.txt").write_text("# ours\npytest>=1\nno-such-package-here==1.0\naiohttp<1\n")
+    ended = run(COMMAND, "check", project)
+    told = ended.stdout + ended.stderr
+    assert ended.returncode == 78
+    assert "no-such-package-here" in told
+    assert "aiohttp<1" in told
+    assert "pip install" in told
+    assert "pytest" not in told.replace("pytest-of", ""), "what is there is not mentioned"
+
+
+def test_check_starts_nothing(tmp_path: Path) -> None:
+    app = """
+        from agentscope.runtime import AgentApp
+
+        class App(AgentApp):
+            async def on_startup(self):
+                open("started", "w").close()
+
+            async def __call__(self, msg, ctx):
+                yield msg
+    """
+    project = written(tmp_path / "project", app)
+    assert run(COMMAND, "check", project).returncode == 0
+    assert not (project / "started").exists()
+
+
+def test_new_project_runs_and_answers_offline(tmp_path: Path, new_instance: Callable[..., Instance]) -> None:
+    made = run(COMMAND, "new", tmp_path / "fresh")
+    assert made.returncode == 0, made.stderr
+    assert {path.name for path in (tmp_path / "fresh").iterdir()} == {
+        "agentapp.yaml",
+        "app.py",
+        "requirements.txt",
+    }
+    instance = new_instance(tmp_path / "fresh", workers=1).start()
+    answer = run(
+        COMMAND, "invoke", "--runtime-dir", instance.runtime_dir, "--name", "test", "-s", "me", "hello there"
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip()
+
+
+def test_new_does_not_touch_what_is_there(tmp_path: Path) -> None:
+    project = written(tmp_path / "project", "mine")
+    ended = run(COMMAND, "new", project)
+    assert ended.returncode != 0
+    assert (project / "app.py").read_text() == "mine"
+
+
+def test_schema_is_json() -> None:
+    shown = run(COMMAND, "schema")
+    assert shown.returncode == 0
+    schema = json.loads(shown.stdout)
+    assert {"models", "server", "sessions", "supervisor"} <= set(schema["properties"])
+
+
+# -- invoke -----------------------------------------------------------------------------------------------
+
+
+def test_invoke_streams_the_answer(shared: Instance) -> None:
+    reach = ("--runtime-dir", shared.runtime_dir, "--name", shared.name)
+    answer = run(COMMAND, "invoke", *reach, "-s", "shell", "good morning")
+    assert (answer.returncode, answer.stdout.strip()) == (0, "good morning")
+    # With one instance running, its name is not needed; the project folder finds it too.
+    answer = run(
+        COMMAND, "invoke", shared.project, "--runtime-dir", shared.runtime_dir, "-s", "shell", "again"
+    )
+    assert (answer.returncode, answer.stdout.strip()) == (0, "again")
+
+
+def test_invoke_tells_an_error(shared: Instance) -> None:
+    reach = ("--runtime-dir", shared.runtime_dir, "--name", shared.name)
+    for script in ('[{"raise": "out of luck"}]', '[{"say": "x"}, {"raise": "out of luck"}]'):
+        answer = run(COMMAND, "invoke", *reach, "-s", "shell", script)
+        assert answer.returncode == 1
+        assert "out of luck" in answer.stderr
+        assert "Traceback" not in answer.stderr
+
+
+def test_invoke_without_an_instance(tmp_path: Path) -> None:
+    (tmp_path / "agentapp.yaml").touch()
+    ended = run(COMMAND, "invoke", "--runtime-dir", tmp_path, "-s", "x", "hello", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "no instance" in ended.stderr
+
+
+# -- agentscope run ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def developer(make_project: Callable[..., Path], tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """`agentscope run` in the project folder: its port and its log."""
+    project, port, log = make_project(supervisor={"workers": 2}), free_port(), tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [AGENTSCOPE, "run", "--port", str(port), "--log-level", "debug"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=project,
+            env=environment(XDG_RUNTIME_DIR=str(tmp_path)),
+        )
+    try:
+        wait_until(lambda: process.poll() is not None or "is ready" in log.read_text(), 30, "it is ready")
+        yield port, log
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_agentscope_run_is_the_developers_form(developer: tuple[int, Path]) -> None:
+    port, log = developer
+    assert await texts(port, "me", "hello") == ["hello"]
+    assert str(port) in log.read_text()
+    assert "worker=1." not in log.read_text(), "one worker, whatever the file says"
+
+
+# -- logs ---------------------------------------------------------------------------------------------------
+
+
+async def test_json_logs_are_one_object_a_line(
+    new_instance: Callable[..., Instance], make_project: Callable[..., Path]
+) -> None:
+    project = make_project()
+    arguments = ("--log-format", "json", "--log-level", "debug")
+    instance = new_instance(project, workers=1, arguments=arguments).start()
+    assert await texts(instance.port, "me", [{"print": 'a "quoted" line'}, {"say": "secret words"}]) == [
+        "secret words"
+    ]
+    assert instance.stop() == 0
+    lines = [json.loads(line) for line in instance.log.splitlines()]
+    assert len(lines) > 3
+    assert all(isinstance(line, dict) for line in lines)
+    assert any('a "quoted" line' in str(line.values()) for line in lines)
+    assert "secret words" not in instance.log, "messages are never logged"

@@ -1,0 +1,82 @@
+"""The commands that README begins with: the demos answer, stay up, and end when asked."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE = 90.0  # seconds; two cold starts of AgentScope on a busy machine
+
+
+@pytest.fixture
+def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running demo and all that it printed until it stays up."""
+    arguments = [sys.executable, "examples/demo.py", "--port", "0", *request.param]
+    output = (tmp_path / "output").open("w+")
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=output, stderr=output, text=True)
+    try:
+        deadline = time.monotonic() + DEADLINE
+        while "curl -N" not in (text := (tmp_path / "output").read_text()):
+            assert process.poll() is None, text
+            assert time.monotonic() < deadline, text
+            time.sleep(0.05)
+        yield process, text
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+        output.close()
+
+
+@pytest.mark.parametrize(
+    "demo, said",
+    [
+        (["examples/echo", "--message", "one two"], r"Turn \d+: one two\n"),
+        (["examples/chat", "--message", "one two", "--with-model-server"], r"Echo: one two\n"),
+    ],
+    indirect=["demo"],
+    ids=["echo", "chat"],
+)
+def test_a_demo_answers_and_stays_up(demo: tuple[subprocess.Popen[str], str], said: str) -> None:
+    process, text = demo
+    assert re.search(said, text), text
+    match = re.search(r"curl -N (\S+)/invoke", text)
+    assert match is not None
+    with urllib.request.urlopen(f"{match[1]}/health") as response:
+        health = json.load(response)
+    assert health["status"] == "healthy"
+    workers = [worker["pid"] for worker in health["workers"]]
+    assert len(workers) == 2
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_new_project_passes_its_check(tmp_path: Path) -> None:
+    program = str(Path(sys.executable).with_name("agentscope-supervisor"))
+    made = subprocess.run(
+        [program, "new", str(tmp_path / "mine")], capture_output=True, text=True, check=True
+    )
+    assert "agentscope-supervisor run" in made.stdout
+    checked = subprocess.run(
+        [program, "check", str(tmp_path / "mine")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=dict(os.environ),
+    )
+    assert checked.returncode == 0, checked.stderr
+    again = subprocess.run(
+        [program, "new", str(tmp_path / "mine")], capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 2
+    assert "not an empty folder" in again.stderr
