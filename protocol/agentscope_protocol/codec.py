@@ -40,7 +40,7 @@ _ARRAY4, _U64, _U32, _BIN32 = 0x94, 0xCF, 0xCE, 0xC6
 _MAX_TAG: Final = 0x7F
 
 # A fail message is the text of an exception; what is longer helps nobody.
-MAX_MESSAGE: Final = 16 * 1024  # characters
+MAX_MESSAGE: Final = 8 * 1024  # characters; escaped they are at most six times as many bytes
 
 
 def header(tag: int, stream: int, number: int, length: int) -> bytes:

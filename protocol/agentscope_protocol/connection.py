@@ -67,7 +67,7 @@ class _Connection(ABC):
         return output
 
     def notice(self, word: str, detail: str = "") -> None:
-        """Send a word about the life of the process."""
+        """Send a word about the life of the process. Raises: LocalProtocolError if it is too long."""
         self._send(Notice(word, detail))
 
     def receive(self, data: bytes) -> Iterator[Event]:

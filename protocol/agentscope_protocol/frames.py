@@ -30,7 +30,11 @@ MAX_ANSWER: Final = 16 * 1024 * 1024
 """Bytes of one message of an answer, or of a whole answer asked for with `stream: false`."""
 
 MAX_WORDS: Final = 1024 * 1024
-"""Bytes of the payload of any other frame; the largest is the settings snapshot in Hello."""
+"""Bytes of the payload of a frame not named in MAX_PAYLOAD; the largest is the settings snapshot in Hello."""
+
+MAX_FEW_WORDS: Final = 64 * 1024
+"""Bytes of what a worker says in plain words: it is decoded here, and 64 KiB of hostile msgpack takes less
+than 10 ms of the supervisor's loop."""
 
 MAX_STREAM: Final = 2**64 - 1
 MAX_NUMBER: Final = 2**32 - 1
@@ -56,6 +60,9 @@ MAX_PAYLOAD: Final[Mapping[int, int]] = {
     # Events are gathered while credit lasts, and the last of them may overdraw it.
     Tag.DATA: INITIAL_CREDIT + MAX_ANSWER,
     Tag.END: MAX_ANSWER,
+    Tag.FAIL: MAX_FEW_WORDS,
+    Tag.PONG: MAX_FEW_WORDS,
+    Tag.NOTICE: MAX_FEW_WORDS,
 }
 """Bytes a payload may have, by tag; MAX_WORDS where the tag is not listed, or not known to us."""
 

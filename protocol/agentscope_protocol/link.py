@@ -34,6 +34,7 @@ class Link(asyncio.Protocol, Generic[End]):
     ) -> None:
         self.connection: End = connection
         self.congested = False
+        self.peer_gone = False  # the peer's end is closed: it reads nothing any more
         self._on_event = on_event
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -45,6 +46,15 @@ class Link(asyncio.Protocol, Generic[End]):
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
+
+    def flush_early(self) -> None:
+        """Write now what is first sent in a turn of the event loop, and the rest when the turn is over.
+
+        What an App says before it blocks the loop, or dies, has left then; a burst costs one write more.
+        """
+        if not self._flush_due:
+            self.flush()
+        self.flush_soon()
 
     def flush(self) -> None:
         """Write what has been sent now."""
@@ -84,9 +94,12 @@ class Link(asyncio.Protocol, Generic[End]):
         self.flush()
 
     def eof_received(self) -> None:
+        self.peer_gone = True
         self.close("the peer closed the link")
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # After our own `close` the peer may still read what was sent before.
+        self.peer_gone = self.peer_gone or not self.connection.closed
         self.close("the link broke" if exc is None else f"the link broke: {exc}")
 
     def pause_writing(self) -> None:

@@ -241,6 +241,26 @@ def test_a_handler_that_closes_does_not_lose_a_terminal_of_that_read(run: Run) -
     run(scenario())
 
 
+def test_what_is_first_sent_in_a_turn_can_leave_at_once(run: Run) -> None:
+    """An App that blocks the loop, or dies, after its first message has sent that message."""
+
+    async def scenario() -> None:
+        shell, transport = recorded(Requester({}))
+        writes = len(transport.writes)
+        for word in ("a", "b", "c"):
+            shell.link.connection.notice(word)
+            shell.link.flush_early()
+        assert len(transport.writes) == writes + 1, "the first, and not the others"
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert len(transport.writes) == writes + 2, "the others together"
+        shell.link.connection.notice("d")
+        shell.link.flush_early()
+        assert len(transport.writes) == writes + 3
+
+    run(scenario())
+
+
 def test_writing_after_the_end_is_harmless(run: Run) -> None:
     async def scenario() -> None:
         shell, raw = await attached(Requester({}))
@@ -262,7 +282,7 @@ def test_writing_to_a_peer_that_is_gone_loses_the_link_once(run: Run) -> None:
         shell, raw = await attached(Requester({}))
         raw.close()
         for _ in range(3):  # the loop has not yet been told that the socket is closed
-            shell.link.connection.notice("shutdown", "x" * 100_000)
+            shell.link.connection.notice("shutdown", "x" * 60_000)
             shell.link.flush()
         await shell.until(lambda: shell.lost)
         shell.link.connection.notice("shutdown")
@@ -287,11 +307,11 @@ def test_a_peer_that_does_not_read_makes_the_link_congested(
         sent = 0
         while not link.congested:
             assert sent < 4 * WRITE_HIGH_WATER, "no bound"
-            link.connection.notice("shutdown", "x" * 200_000)
-            sent += 200_000
+            link.connection.notice("shutdown", "x" * 60_000)
+            sent += 60_000
             link.flush()
         assert sent > WRITE_HIGH_WATER
-        await raw.read(1 + sent // 200_000)
+        await raw.read(1 + sent // 60_000)
         await resumed.wait()
         assert not link.congested
         link.close("done")

@@ -1,6 +1,6 @@
 """Entry of a worker process: link, settings, App, turns, end.
 
-    argv: the supervisor's pid, the descriptor of the link
+    argv: the supervisor's pid, the descriptor of the link, that of the page of life signs
 
 The supervisor's greeting brings the settings snapshot; nothing is read from agentapp.yaml here, so that a
 file edited meanwhile changes nothing. Exit status: 0 stopped as asked, 78 the project cannot work as it is,
@@ -22,12 +22,16 @@ from typing import Final
 from agentscope_protocol.connection import Event, Responder
 from agentscope_protocol.frames import Hello
 from agentscope_protocol.link import Link
+from agentscope_protocol.page import LifePage
 from agentscope_worker import watchdog
 
 log = logging.getLogger(__name__)
 
 EX_CONFIG: Final = 78  # sysexits.h
 EX_LOST: Final = 70  # sysexits.h, EX_SOFTWARE: the supervisor went away
+
+MAX_TOLD: Final = 8 * 1024
+"""Characters of the report of a failed start: a long traceback fits, and so does it in one frame."""
 
 CHATTY: Final = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "mcp")
 """Libraries that log a line for each call at INFO."""
@@ -42,7 +46,7 @@ def main() -> None:
         from agentscope_worker.check import check
 
         sys.exit(check(Path(sys.argv[2]), sys.stdin.buffer.read()))
-    supervisor, descriptor = int(sys.argv[1]), int(sys.argv[2])
+    supervisor, link, page = map(int, sys.argv[1:4])
     watchdog.die_with(supervisor)
     watchdog.tell_stacks()
     # A terminal's Ctrl-C reaches the supervisor, which ends its workers in order.
@@ -53,14 +57,14 @@ def main() -> None:
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        status = runner.run(_work(socket.socket(fileno=descriptor)))
+        status = runner.run(_work(socket.socket(fileno=link), watchdog.map_page(page)))
     # Threads of libraries (exporters, pools) must not keep a worker that has ended its work.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
-async def _work(sock: socket.socket) -> int:
+async def _work(sock: socket.socket, page: LifePage) -> int:
     """The life of a worker; returns its exit status."""
     # Heavy imports come after the kernel knows that we die with the supervisor.
     from agentscope_protocol import settings as settings_module
@@ -78,9 +82,9 @@ async def _work(sock: socket.socket) -> int:
     try:
         runtime = await host.boot(settings_module.restore(snapshot), Path(project))
     except host.BootError as error:
-        worker.notice("failed", json.dumps({"message": error.message}))
+        worker.notice("failed", json.dumps({"message": error.message[:MAX_TOLD]}))
         return EX_CONFIG if error.permanent else 1
-    server = Server(runtime.app, worker.link)
+    server = Server(runtime.app, worker.link, watchdog.LifeSigns(page))
     worker.serve(server.on_event)
     # What has been imported and built lives as long as the process: the collector need not visit it.
     gc.collect()

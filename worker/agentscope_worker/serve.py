@@ -18,7 +18,7 @@ from agentscope_protocol.frames import MAX_ANSWER, Cancel, CancelReason, Form, O
 from agentscope_protocol.link import Link
 from agentscope_worker import host, messages
 from agentscope_worker.runtime import AgentApp, SessionContext
-from agentscope_worker.watchdog import LoopLag
+from agentscope_worker.watchdog import LifeSigns
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +42,19 @@ class _Turn:
 class Server:
     """Answers the streams of one link with an App."""
 
-    def __init__(self, app: AgentApp, link: Link[Responder]) -> None:
+    def __init__(self, app: AgentApp, link: Link[Responder], life: LifeSigns) -> None:
         self._app: Final = app
         self._link: Final = link
         self._responder: Final = link.connection
         self._turns: dict[int, _Turn] = {}
         self._tasks: dict[int, asyncio.Task[bytes]] = {}
-        self._lag: Final = LoopLag()
+        self._life: Final = life
 
     def on_event(self, event: Event) -> None:
         """Take one event of the link."""
         match event:
             case Open(stream):
+                self._life.begin(stream)
                 turn = _Turn(event)
                 task = asyncio.get_running_loop().create_task(self._answer(turn), name=event.run_id)
                 self._turns[stream], self._tasks[stream] = turn, task
@@ -65,7 +66,7 @@ class Server:
                 if turn.writable is not None and not turn.writable.done():
                     turn.writable.set_result(None)
             case Ping(nonce):
-                self._responder.pong(nonce, self._lag.worst_ms())
+                self._responder.pong(nonce, self._life.worst_lag_ms())
             case _:
                 pass
 
@@ -120,7 +121,7 @@ class Server:
                 raise TooLarge(f"a message of {len(event)} bytes is over the limit of {MAX_ANSWER}")
             number += 1
             has_credit = send(stream, event)
-            self._link.flush_soon()
+            self._link.flush_early()
             if not has_credit:
                 turn.writable = asyncio.get_running_loop().create_future()
                 await turn.writable
