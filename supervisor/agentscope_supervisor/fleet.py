@@ -136,6 +136,13 @@ class Fleet:
                 slot.start_at = now
         return commands + self.tick(now)
 
+    def unready(self, process: int) -> None:
+        """A process that was ready is on its way out, by whatever cause; `gone` will follow."""
+        for slot in self.slots:
+            if slot.incoming == process:
+                slot.swap_at = None
+                del self.ready_since[process]
+
     def gone(self, process: int, status: int, now: float, chance: float) -> list[Command]:
         """A process was reaped. `status`: exit code, or minus the signal. `chance`: uniform in [0, 1)."""
         since = self.ready_since.pop(process, None)

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,15 +69,13 @@ class Instance:
             self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise InstanceError(f"cannot write the runtime directory: {error}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _lock(self._lock):
             os.close(self._lock)
             running = read(self.directory)
             who = f" (pid {running.pid}, port {running.port})" if running is not None else ""
             raise InstanceError(
                 f"an instance named {name!r} is already running{who}; choose another --name or --runtime-dir"
-            ) from None
+            )
         self._file.unlink(missing_ok=True)
 
     @property
@@ -96,6 +95,18 @@ class Instance:
         """Give the name back."""
         self._file.unlink(missing_ok=True)
         os.close(self._lock)
+
+
+def _lock(fd: int) -> bool:
+    """Take the lock, if no instance holds it; a command that looks whether one does has it for a moment."""
+    for _ in range(5):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return True
+    return False
 
 
 def read(directory: Path) -> Address | None:

@@ -83,7 +83,8 @@ TABLE: Final[dict[tuple[State, type[Event]], Step]] = {
     # Nothing to save, and a start can block for long: there is no reason to be patient.
     (_S.STARTING, Retired): _KILL,
     (_S.STARTING, Condemned): _KILL,
-    (_S.STARTING, LinkLost): _KILL,
+    # It is exiting, and its exit status says why it could not start: a kill would take its place.
+    (_S.STARTING, LinkLost): (_S.STOPPING, ()),
     (_S.STARTING, Expired): _KILL,
     (_S.READY, Retired): (_S.DRAINING, ()),
     (_S.READY, Condemned): _KILL,

@@ -37,7 +37,7 @@ class World(RuleBasedStateMachine):
         self.now = 0.0
         self.spawned: dict[int, Spawn] = {}  # all that ever were
         self.alive: set[int] = set()
-        self.ready: set[int] = set()  # alive, and said so
+        self.ready: dict[int, float] = {}  # alive, and said so then
         self.told: set[int] = set()  # alive, and retired
         self.assigned: list[int | None] = []
         self.generations: list[int] = []
@@ -87,10 +87,13 @@ class World(RuleBasedStateMachine):
                     assert self.assigned[slot] in (dead, None)
                     self.assigned[slot] = None
                 case Assign(slot, process):
-                    assert process in self.ready - self.told
+                    assert process in self.ready.keys() - self.told
                     assert self.spawned[process].slot == slot
+                    if self.assigned[slot] is not None:
+                        assert self.now - self.ready[process] >= SOAK, "it has not soaked"
                     self.assigned[slot] = process
                 case RolloutEnded(edition, failure):
+                    assert not failure or (dead is not None and self.spawned[dead].edition == edition)
                     self.rollout_ended(edition, failure)
                 case Finished(status):
                     assert not self.alive
@@ -111,19 +114,22 @@ class World(RuleBasedStateMachine):
         return [slot.current for slot in self.fleet.slots if slot.current is not None]
 
     def starting(self) -> list[int]:
-        return sorted(self.alive - self.ready - self.told)
+        return sorted(self.alive - self.ready.keys() - self.told)
 
     # -- what happens -----------------------------------------------------------------------
 
     def becomes_ready(self, process: int) -> None:
-        self.ready.add(process)
+        self.ready[process] = self.now
         self.ever_ready |= not self.stopped
         self.do(self.fleet.ready(process, self.now))
 
     def dies(self, process: int, status: int, chance: float) -> None:
-        for of in (self.alive, self.ready, self.told):
-            of.discard(process)
+        hopeless = status == EX_CONFIG and not (self.ever_ready or self.stopped or self.rolling)
+        self.alive.discard(process)
+        self.told.discard(process)
+        self.ready.pop(process, None)
         self.do(self.fleet.gone(process, status, self.now, chance), dead=process)
+        assert self.finished == EX_CONFIG or not hopeless
         if self.finished is not None and not self.stopped:
             assert not self.ever_ready, "gave up although it had worked once"
             assert self.finished == (EX_CONFIG if status == EX_CONFIG else EX_TEMPFAIL)
@@ -158,7 +164,7 @@ class World(RuleBasedStateMachine):
         self.dies(process, status, 0.0)
 
     @precondition(lambda self: self.finished is None)
-    @rule(seconds=st.sampled_from([0.1, SOAK / 2, SOAK, 31.0, 100.0]))
+    @rule(seconds=st.sampled_from([0.125, SOAK / 2, SOAK, 31.0, 100.0]))
     def time_passes(self, seconds: float) -> None:
         due = self.fleet.next_due
         self.now += seconds
@@ -171,6 +177,18 @@ class World(RuleBasedStateMachine):
     def the_timer_fires(self) -> None:
         self.now = max(self.now, self.fleet.next_due or 0.0)
         self.do(self.fleet.tick(self.now))
+
+    @precondition(lambda self: self.finished is None)
+    @rule()
+    def all_goes_well_for_a_while(self) -> None:
+        steps = 0
+        while steps < 100 and (self.starting() or self.fleet.next_due is not None):
+            self.all_become_ready()
+            self.now = max(self.now, self.fleet.next_due or 0.0)
+            self.do(self.fleet.tick(self.now))
+            steps += 1
+        assert self.fleet.next_due is None
+        assert not self.rolling
 
     @precondition(lambda self: self.finished is None)
     @rule()
@@ -214,7 +232,7 @@ class World(RuleBasedStateMachine):
         assert len(owned) == len(set(owned))
         assert self.fleet.leaving == self.told
         assert set(owned) == self.alive - self.told
-        assert self.fleet.ready_since.keys() == self.ready
+        assert self.fleet.ready_since == self.ready
 
     @invariant()
     def at_most_one_is_incoming(self) -> None:
@@ -226,7 +244,8 @@ class World(RuleBasedStateMachine):
             for slot in self.fleet.slots[: self.size if self.ever_ready else 1]:
                 due = slot.start_at is not None
                 assert (slot.current is not None or slot.incoming is not None) is not due
-                assert slot.swap_at is None or slot.incoming in self.ready
+                assert (slot.swap_at is not None) is (slot.incoming in self.ready)
+                assert slot.current is not None or slot.swap_at is None, "a slot without turns waits"
 
     @invariant()
     def whoever_can_serve_a_slot_does(self) -> None:
@@ -235,7 +254,7 @@ class World(RuleBasedStateMachine):
                 slot.current if slot.current in self.ready else None for slot in self.fleet.slots
             ]
             assert self.fleet.serving() == sum(process is not None for process in self.assigned)
-        assert {process for process in self.assigned if process is not None} <= self.ready - self.told
+        assert {process for process in self.assigned if process is not None} <= self.ready.keys() - self.told
 
     @invariant()
     def it_says_what_it_does(self) -> None:
@@ -257,12 +276,8 @@ class World(RuleBasedStateMachine):
 
     def comes_to_rest(self) -> None:
         """Once nothing fails any more, each slot is served, by the edition that is known to be good."""
-        while self.starting() or self.fleet.next_due is not None:
-            self.all_become_ready()
-            self.now = max(self.now, self.fleet.next_due or 0.0)
-            self.do(self.fleet.tick(self.now))
+        self.all_goes_well_for_a_while()
         assert None not in self.assigned
-        assert not self.rolling
         assert self.fleet.edition == self.good
         editions = {self.spawned[process].edition for process in self.alive - self.told}
         assert self.mixed or editions == {self.good}
@@ -387,6 +402,18 @@ def test_a_rollout_that_fails_half_way_takes_back_what_it_has_replaced() -> None
     assert fleet.tick(16.0) == [Assign(0, 5), Retire(3, "replaced"), RolloutEnded(1, "")]
 
 
+def test_a_rollout_that_fails_goes_back_to_what_the_one_before_it_has_brought() -> None:
+    fleet = serving(2)
+    fleet.roll(2, 10.0)
+    fleet.ready(3, 10.0)
+    fleet.tick(12.0)
+    fleet.ready(4, 12.0)
+    assert fleet.tick(14.0)[-1] == RolloutEnded(2, "")
+    fleet.roll(3, 20.0)
+    fleet.gone(5, 1, 21.0, 0.0)
+    assert (fleet.edition, fleet.rolling, fleet.serving()) == (2, False, 2)
+
+
 def test_a_way_back_that_fails_too_is_told_and_leaves_things_as_they_are() -> None:
     fleet = serving(2)
     fleet.roll(2, 10.0)
@@ -506,3 +533,18 @@ World.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestWorld = World.TestCase
+
+
+def test_a_replacement_that_fails_while_it_soaks_never_gets_the_slot() -> None:
+    """Its link is lost, the kernel has not reported its end yet, and the soak time passes between."""
+    fleet = Fleet(1, DEADLINE, SOAK)
+    fleet.start(0.0)
+    fleet.ready(1, 1.0)
+    fleet.roll(2, 2.0)
+    fleet.ready(2, 3.0)
+    fleet.unready(1)
+    fleet.unready(2)
+    assert fleet.next_due is None
+    assert fleet.tick(3.0 + SOAK) == []
+    assert RolloutEnded(2, "the new process of slot 0 ended with status -9") in fleet.gone(2, -9, 9.0, 0.0)
+    assert fleet.slots[0].current == 1

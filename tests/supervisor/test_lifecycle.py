@@ -64,10 +64,16 @@ def test_the_diagram_is_the_order_of_the_states() -> None:
     assert diagram.split(" -> ") == [state.name for state in sorted(State)]
 
 
-@pytest.mark.parametrize("state", [State.STARTING, State.READY, State.DRAINING])
+@pytest.mark.parametrize("state", [State.READY, State.DRAINING])
 @pytest.mark.parametrize("event", [LinkLost(), Condemned()])
 def test_what_cannot_be_trusted_is_killed(state: State, event: Event) -> None:
     assert step(state, event) == (State.KILLING, (Command.KILL,))
+
+
+def test_a_start_that_closes_its_link_may_exit_with_its_own_status() -> None:
+    """Killed at once, a worker that says that the App cannot work would end with SIGKILL instead of 78."""
+    assert step(State.STARTING, LinkLost()) == (State.STOPPING, ())
+    assert step(State.STARTING, Condemned()) == (State.KILLING, (Command.KILL,))
 
 
 @pytest.mark.parametrize("event", [Retired(), Expired(State.STARTING)])
