@@ -25,6 +25,7 @@ from agentscope_protocol import settings as settings_module
 from agentscope_protocol.settings import Settings, SettingsError
 from agentscope_supervisor import __version__, instance, logs, signals
 from agentscope_supervisor.fleet import EX_CONFIG, EX_TEMPFAIL
+from agentscope_supervisor.front_door import BACKLOG
 from agentscope_supervisor.project import CONFIG_FILE, Overrides, Project, ProjectError, without_effect
 
 log = logging.getLogger(__name__)
@@ -311,6 +312,7 @@ def _bind(host: str, port: int) -> socket.socket:
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
+        sock.listen(BACKLOG)
     except OSError as error:
         temporary = error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
         why = f"cannot listen on {host} port {port}: {error.strerror or error}"

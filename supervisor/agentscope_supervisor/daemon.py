@@ -28,6 +28,7 @@ from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
 from agentscope_supervisor.project import Project, ProjectError
+from agentscope_supervisor.pulse import Pulse
 from agentscope_supervisor.workforce import Process, Workforce, status_name
 
 log = logging.getLogger(__name__)
@@ -67,12 +68,14 @@ class Daemon:
                 signal.SIGQUIT: self._workforce.dump_stacks,
             }
         )
+        pulse = Pulse(self._settings.supervisor.unresponsive_timeout, self._workforce, self._post)
         door = FrontDoor(self._settings.server, self)
         await door.listen(sock)
         self._post(lambda: self._carry_out(self._fleet.start(self._loop.time())))
         try:
             return await self._finished
         finally:
+            pulse.stop()
             self._carry_out_turns(self._ledger.close())
             await door.close()
 
@@ -153,6 +156,7 @@ class Daemon:
             log.info("instance is ready", extra={"slots": self._fleet.size})
 
     def left_ready(self, process: Process) -> None:
+        self._fleet.unready(process.number)
         if self._ledger.assigned(process.slot) == process.number:
             self._carry_out_turns(self._ledger.assign(process.slot, None, self._loop.time()))
 
@@ -163,17 +167,17 @@ class Daemon:
         return self._ledger.on_process(process.number) == 0
 
     def exited(self, process: Process, status: int) -> None:
-        told = {"worker": process.label, "status": status_name(status)}
-        if process.number in self._fleet.leaving:
-            log.info("worker ended", extra=told)
-        else:
-            log.error("worker died", extra=told)
+        asked = process.number in self._fleet.leaving
         commands = self._fleet.gone(process.number, status, self._loop.time(), random.random())
-        if process.failure:
-            if any(isinstance(command, fleet.Finished) for command in commands):
-                self.failure = process.failure
-            else:
-                log.error("worker did not start: %s", process.failure, extra={"worker": process.label})
+        told = {"worker": process.label, "status": status_name(status)}
+        if asked:
+            log.info("worker ended", extra=told)
+        elif not process.failure:
+            log.error("worker died", extra=told)
+        elif any(isinstance(command, fleet.Finished) for command in commands):
+            self.failure = process.failure
+        else:
+            log.error("worker did not start: %s", process.failure, extra=told)
         self._carry_out(commands)
 
     def ended(self, turn: Turn, whole: bytes) -> None:
@@ -223,19 +227,18 @@ class Daemon:
         for command in commands:
             match command:
                 case ledger.Hand(turn, number):
-                    self._workforce.link(number).hand(turn, *self._open[turn.number])
+                    self._workforce.hand(number, turn, *self._open[turn.number])
                 case ledger.Cancel(turn, number, reason):
-                    self._workforce.link(number).cancel(turn, reason)
+                    self._workforce.cancel(number, turn, reason)
                 case ledger.Settle(turn, failure):
                     _, answer = self._open.pop(turn.number)
                     answer.settle(failure, self._loop.time())
                 case ledger.Idle(number):
                     self._workforce.step_number(number, lifecycle.Drained())
                 case ledger.Distrust(turn, number):
-                    label = self._workforce[number].label
                     log.error(
                         "turn ignores its cancellation; its worker is replaced",
-                        extra={"worker": label, "run": turn.run_id},
+                        extra={"slot": turn.slot, "run": turn.run_id},
                     )
                     self._carry_out(self._fleet.replace(number))
 
@@ -252,7 +255,7 @@ class Daemon:
     def _stop(self) -> None:
         if not self._workforce.stopping:
             log.info("stopping", extra={"turns": len(self._ledger)})
-            self._workforce.stopping = True
+            self._workforce.stop()
             self._carry_out_turns(self._ledger.drain())
             self._carry_out(self._fleet.stop("the instance stops"))
             return

@@ -1,4 +1,4 @@
-"""What only some kernels can do, behind one face: how the end of a child is noticed.
+"""What only some kernels can do, behind one face: how the end of a child is noticed, and shared memory.
 
 Linux: a pidfd, which names one process for ever and is readable when it has ended. Elsewhere, or where a
 sandbox forbids it: a thread that waits. Chosen once, at import; the environment variable
@@ -10,6 +10,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -23,6 +24,21 @@ def _has_pidfds() -> bool:
     except OSError:
         return False
     return True
+
+
+def shared_file(size: int) -> int:
+    """The descriptor of an unnamed file of `size` zero bytes, for two processes to map. Raises: OSError."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("agentscope-life", os.MFD_CLOEXEC)
+    else:
+        fd, path = tempfile.mkstemp()
+        os.unlink(path)
+    try:
+        os.truncate(fd, size)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 OnExit = Callable[[int], None]

@@ -29,7 +29,6 @@ NOT_ACTED_ON: Final = (
     "sessions.idempotency_ttl",
     "sessions.idle_after",
     "sessions.retry_on_crash",
-    "supervisor.unresponsive_timeout",
     "supervisor.max_memory_mb",
     "supervisor.max_turns",
     "supervisor.preload",

@@ -7,6 +7,7 @@ this process needs no code between fork and exec. Its output comes through one p
 
 import asyncio
 import contextlib
+import mmap
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from agentscope_protocol.page import PAGE_SIZE, LifePage
 from agentscope_supervisor import kernel
 
 MAX_LINE: Final = 16 * 1024
@@ -38,12 +40,13 @@ OnLine = Callable[[str], None]
 
 
 class Child:
-    """One running worker process. `socket` is our end of its link, connected."""
+    """One running worker process. `socket` is our end of its link, connected; `page` its signs of life."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], ours: socket.socket, output: "Output") -> None:
-        self.pid: Final = popen.pid
+    def __init__(self, pid: int, ours: socket.socket, output: "Output", page: LifePage) -> None:
+        self.pid: Final = pid
         self.socket: Final = ours
         self.output: Final = output
+        self.page: Final = page
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process; nothing happens if it has ended."""
@@ -109,46 +112,47 @@ class Output:
 
 
 def spawn(command: Sequence[str], project: Path, on_line: OnLine, on_exit: kernel.OnExit) -> Child:
-    """Start `command` in the project folder, with two more arguments: our pid, and the descriptor of its
-    end of the link.
+    """Start `command` in the project folder, with three more arguments: our pid, the descriptor of its end
+    of the link, and that of its page.
 
     Called on the event loop: the fork takes a millisecond or two, and the parent-death signal is tied to
     the thread that forks, which must live as long as this process.
 
-    Raises: OSError if the process cannot be started.
+    Raises: OSError if the process cannot be started; nothing is left open then.
     """
-    ours, theirs = socket.socketpair()
-    read_end, write_end = os.pipe()
-    environment = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
-    environment["PYTHONUNBUFFERED"] = "1"
-    # One thread for each CPU in each worker, made by numpy's import, helps no App and costs memory.
-    environment.setdefault("OPENBLAS_NUM_THREADS", "1")
-    try:
+    with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs_only:
+        ours, theirs = socket.socketpair()
+        undo.callback(ours.close)
+        theirs_only.callback(theirs.close)
+        read_end, write_end = os.pipe()
+        undo.callback(os.close, read_end)
+        theirs_only.callback(os.close, write_end)
+        page = kernel.shared_file(PAGE_SIZE)
+        theirs_only.callback(os.close, page)
+        life = LifePage(mmap.mmap(page, PAGE_SIZE))
+        inherited = (theirs.fileno(), page)
         popen = subprocess.Popen(
-            [*command, str(os.getpid()), str(theirs.fileno())],
+            [*command, str(os.getpid()), *map(str, inherited)],
             cwd=project,
-            env=environment,
+            env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=write_end,
             stderr=write_end,
-            pass_fds=(theirs.fileno(),),
+            pass_fds=inherited,
             start_new_session=True,
             umask=0o077,
         )
-    except OSError:
-        ours.close()
-        os.close(read_end)
-        raise
-    finally:
-        theirs.close()
-        os.close(write_end)
-    ours.setblocking(False)
-    try:
+        undo.callback(popen.wait)
+        undo.callback(popen.kill)
+        ours.setblocking(False)
         kernel.on_exit(popen, on_exit)
-    except OSError:  # no descriptor left
-        popen.kill()
-        popen.wait()
-        ours.close()
-        os.close(read_end)
-        raise
-    return Child(popen, ours, Output(read_end, on_line))
+        undo.pop_all()
+    return Child(popen.pid, ours, Output(read_end, on_line), life)
+
+
+def _environment() -> dict[str, str]:
+    environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
+    environment["PYTHONUNBUFFERED"] = "1"
+    # One thread for each CPU in each worker, made by numpy's import, helps no App and costs memory.
+    environment.setdefault("OPENBLAS_NUM_THREADS", "1")
+    return environment

@@ -14,6 +14,7 @@ from agentscope_protocol.connection import Event, Requester
 from agentscope_protocol.errors import Code
 from agentscope_protocol.frames import CancelReason, Data, End, Fail, Notice
 from agentscope_protocol.link import Link
+from agentscope_protocol.page import LifePage
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.ledger import Turn
@@ -35,10 +36,16 @@ class WorkerLink:
     """The link to `process`. `label`: what clients see of it, "<slot>.<generation>"."""
 
     def __init__(
-        self, process: int, label: str, greeting: Mapping[str, str | int | bytes], reports: Reports
+        self,
+        process: int,
+        label: str,
+        greeting: Mapping[str, str | int | bytes],
+        page: LifePage,
+        reports: Reports,
     ) -> None:
         self._process: Final = process
         self._label: Final = label
+        self._page: Final = page
         self._reports: Final = reports
         self._requester: Final = Requester(greeting)
         self._link: Final[Link[Requester]] = Link(self._requester, self._on_event, self._on_lost)
@@ -67,9 +74,14 @@ class WorkerLink:
             self._requester.cancel(stream, reason)
             self._link.flush_soon()
 
-    def close(self, reason: str) -> None:
-        """Drop the link; what is open on it fails."""
-        self._link.close(reason)
+    @property
+    def closed(self) -> bool:
+        return self._requester.closed
+
+    def worker_ended(self) -> None:
+        """The process is gone: drop the link; what is open on it fails."""
+        self._link.peer_gone = True
+        self._link.close("the worker has ended")
 
     def _consumed(self, stream: int, size: int) -> None:
         self._requester.consumed(stream, size)
@@ -90,7 +102,12 @@ class WorkerLink:
     def _on_lost(self, reason: str, unfinished: Sequence[Event]) -> None:
         # First, so that a turn that never left is not handed to this process again.
         self._reports.link_lost(self._process, reason)
+        begun = self._page.begun
         for event in unfinished:
+            # A turn that waited unread in the socket of a worker that reads no more was never begun: it is
+            # as if it had not been sent. The page outlives the worker, so this is certain.
+            if isinstance(event, Fail) and self._link.peer_gone and event.stream > begun:
+                event = Fail(event.stream, Code.UNSENT, event.message)
             self._on_event(event)
 
     def _over(self, stream: int) -> Turn:

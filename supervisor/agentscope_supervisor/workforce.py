@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from agentscope_protocol.errors import Code
+from agentscope_protocol.frames import CancelReason
+from agentscope_protocol.page import LifePage
 from agentscope_protocol.settings import Settings
 from agentscope_supervisor import fleet, lifecycle, spawn
+from agentscope_supervisor.answer import Answer
+from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.lifecycle import Command, State
 from agentscope_supervisor.worker_link import WorkerLink
@@ -45,7 +49,15 @@ class Process:
     child: spawn.Child | None = None
     link: WorkerLink | None = None
     timer: asyncio.TimerHandle | None = None
+    ready_at: float | None = None  # monotonic; None: never
     failure: str = ""  # what it said, or printed last, when its start failed
+    condemned: str = ""  # why it is killed, if we decided that
+    status: int | None = None  # exit code, or minus the signal, once it has ended
+
+    @property
+    def page(self) -> LifePage | None:
+        """Its signs of life."""
+        return self.child.page if self.child is not None else None
 
     @property
     def label(self) -> str:
@@ -82,7 +94,7 @@ class Workforce:
         self._loop: Final = asyncio.get_running_loop()
         self._processes: dict[int, Process] = {}
         self._connecting: set[asyncio.Task[None]] = set()
-        self.stopping = False  # the instance stops: draining has a deadline
+        self._stopping = False
 
     def __iter__(self) -> Iterator[Process]:
         return iter(self._processes.values())
@@ -90,11 +102,17 @@ class Workforce:
     def __getitem__(self, number: int) -> Process:
         return self._processes[number]
 
-    def link(self, number: int) -> WorkerLink:
-        """The link of a process that has been started."""
+    def hand(self, number: int, turn: Turn, invocation: Invocation, answer: Answer) -> None:
+        """Give a turn to a process that is ready."""
         link = self._processes[number].link
         assert link is not None, "turns go to processes that are ready"
-        return link
+        link.hand(turn, invocation, answer)
+
+    def cancel(self, number: int, turn: Turn, reason: CancelReason) -> None:
+        """Ask a process to end a turn; nothing happens if it is gone."""
+        process = self._processes.get(number)
+        if process is not None and process.link is not None:
+            process.link.cancel(turn, reason)
 
     # -- commands ---------------------------------------------------------------------------
 
@@ -120,7 +138,7 @@ class Workforce:
             "slot": process.slot,
             "generation": process.generation,
         }
-        process.link = WorkerLink(process.number, process.label, greeting, self)
+        process.link = WorkerLink(process.number, process.label, greeting, process.child.page, self)
         # Kept, because the loop itself holds tasks only weakly. It cannot fail: the socket is connected.
         task = self._loop.create_task(process.link.connect(process.child.socket))
         self._connecting.add(task)
@@ -146,6 +164,18 @@ class Workforce:
         process = self._processes.get(number)
         if process is not None:
             self.step(process, event)
+
+    @property
+    def stopping(self) -> bool:
+        """The instance stops: draining has a deadline."""
+        return self._stopping
+
+    def stop(self) -> None:
+        """From now on draining has a deadline, for those too that drain already."""
+        self._stopping = True
+        for process in self._processes.values():
+            if process.state is State.DRAINING:
+                self._arm(process)
 
     def dump_stacks(self) -> None:
         """Have every worker print its stacks into its output."""
@@ -177,6 +207,7 @@ class Workforce:
                 if process.state in (State.READY, State.DRAINING):
                     log.warning("link lost", extra={"worker": process.label, "reason": reason})
                 self.step(process, lifecycle.LinkLost())
+                self._bury(process)
 
         self._post(lost)
 
@@ -187,20 +218,31 @@ class Workforce:
         if process is not None and process.state is State.STARTING:
             seconds = round(self._loop.time() - process.since, 2)
             log.info("worker is ready", extra={"worker": process.label, "seconds": seconds})
+            process.ready_at = self._loop.time()
             self.step(process, lifecycle.Ready())
             self._overseer.became_ready(process)
 
     def _exited(self, process: Process, status: int) -> None:
-        before = process.state
+        """The kernel reported the end: what the worker said last may still be in the socket."""
+        process.status = status
+        if process.link is None or process.link.closed:
+            self._bury(process)
+        else:
+            self._loop.call_later(LAST_WORDS, self._post, lambda: self._bury(process))
+
+    def _bury(self, process: Process) -> None:
+        """The process has ended and all that it said is read."""
+        if process.number not in self._processes or process.status is None:
+            return
+        self.step(process, lifecycle.Exited())
+        del self._processes[process.number]
         if process.child is not None:
             process.child.output.close()
-        self.step(process, lifecycle.Exited())
-        if before is State.STARTING and not process.failure:
+        if process.ready_at is None and not process.failure:
             lines = process.child.output.last_lines if process.child is not None else ()
-            told = f"the worker ended at its start with {status_name(status)}"
+            told = f"the worker ended at its start with {status_name(process.status)}"
             process.failure = "\n".join([told, *lines])
-        del self._processes[process.number]
-        self._overseer.exited(process, status)
+        self._overseer.exited(process, process.status)
 
     def _do(self, process: Process, command: Command) -> None:
         child = process.child
@@ -212,7 +254,7 @@ class Workforce:
             case Command.KILL if child is not None:
                 child.kill()
             case Command.CLOSE_LINK if process.link is not None:
-                self._loop.call_later(LAST_WORDS, process.link.close, "the worker has ended")
+                process.link.worker_ended()
 
     def _arm(self, process: Process) -> None:
         """Set the one deadline of the state that a process is in."""
@@ -231,7 +273,7 @@ class Workforce:
         match state:
             case State.STARTING:
                 return supervisor.start_timeout
-            case State.DRAINING if self.stopping:
+            case State.DRAINING if self._stopping:
                 return supervisor.drain_timeout
             case State.STOPPING:
                 return supervisor.stop_timeout

@@ -16,7 +16,7 @@ import pytest
 from tests.harness.instance import COMMAND, Instance, environment
 from tests.harness.projects import hooks, written
 
-TOLD_WITHIN: Final = 5.0  # seconds
+TOLD_WITHIN: Final = 10.0  # seconds; alone on two cores it takes 1.5, beside other work three times as long
 CANNOT_WORK: Final = 78
 TRY_LATER: Final = 75
 
@@ -38,7 +38,7 @@ class Ended:
     seconds: float
 
 
-def command(*arguments: str | Path, cwd: Path | None = None, **variables: str) -> Ended:
+def command(*arguments: str | Path, **variables: str) -> Ended:
     """Run a command of the product to its end."""
     began = time.monotonic()
     ran = subprocess.run(
@@ -46,7 +46,6 @@ def command(*arguments: str | Path, cwd: Path | None = None, **variables: str) -
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        cwd=cwd,
         env=environment(**variables),
         timeout=30,
         check=False,

@@ -5,8 +5,9 @@ import itertools
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -36,6 +37,11 @@ async def workers_of(instance: Instance, sessions: list[str]) -> dict[str, str]:
             return response.headers["x-agentscope-worker"]
 
     return dict(zip(sessions, await asyncio.gather(*map(ask, sessions)), strict=True))
+
+
+def has_open_turns(instance: Instance, count: int) -> bool:
+    """Whether so many turns run and wait, all sessions together."""
+    return bool(instance.health()["turns"]["open"] == count)
 
 
 # -- routing ------------------------------------------------------------------------------------
@@ -88,9 +94,9 @@ async def test_sessions_of_one_worker_run_at_the_same_time(shared: Instance, tmp
 async def test_turns_of_a_session_run_in_order_and_never_overlap(shared: Instance, tmp_path: Path) -> None:
     session, path = new_session(), tmp_path / "journal"
     gate = tmp_path / "gate"
-    script = [{"say": "x"}, {"sleep": 0.05}]
+    script: list[dict[str, Any]] = [{"say": "x"}, {"sleep": 0.05}]
 
-    def turn(label: int, steps: list[dict[str, object]]) -> Stream:
+    def turn(label: int, steps: list[dict[str, Any]]) -> Stream:
         return Stream(shared.port, session, steps, metadata={"journal": str(path), "label": label})
 
     async with AsyncExitStack() as stack:
@@ -99,7 +105,7 @@ async def test_turns_of_a_session_run_in_order_and_never_overlap(shared: Instanc
         waiting = []
         for label in (1, 2, 3):  # one by one, so that their order of arrival is known
             waiting.append(await stack.enter_async_context(turn(label, script)))
-            await eventually(lambda n=label: shared.health()["turns"]["open"] == n + 1, 5, "it has arrived")
+            await eventually(partial(has_open_turns, shared, label + 1), 5, "it has arrived")
         gate.touch()
         await asyncio.gather(first.whole(), *(stream.whole() for stream in waiting))
     words = [(line["label"], line["word"]) for line in journal(path)]
@@ -120,7 +126,7 @@ async def test_the_queue_of_a_session_is_bounded(shared: Instance, tmp_path: Pat
     async with Stream(shared.port, session, [{"say": "x"}, {"wait_for": str(gate)}]) as first:
         await first.until(events=1)
         waiting = [asyncio.create_task(texts(shared.port, session, f"w{n}")) for n in range(limit)]
-        await eventually(lambda: shared.health()["turns"]["open"] == limit + 1, 5, "they wait")
+        await eventually(partial(has_open_turns, shared, limit + 1), 5, "they wait")
         refused = await invoke(shared.port, session, "one too many")
         assert (refused.status, refused.code) == (429, "TOO_MANY_REQUESTS")
         assert int(refused.headers["retry-after"]) > 0
@@ -147,11 +153,12 @@ async def test_reject_refuses_a_second_turn(shared: Instance, tmp_path: Path) ->
 
 async def test_interrupt_ends_the_running_turn_and_then_runs(shared: Instance, tmp_path: Path) -> None:
     session, path = new_session(), tmp_path / "journal"
-    noted = {"metadata": {"journal": str(path), "label": "first"}}
-    async with Stream(shared.port, session, [{"say": "x"}, {"sleep": 60}], **noted) as first:
+    first_noted, second_noted = ({"journal": str(path), "label": label} for label in ("first", "second"))
+    script = [{"say": "x"}, {"sleep": 60}]
+    async with Stream(shared.port, session, script, metadata=first_noted) as first:
         await first.until(events=1)
-        second = {"metadata": {"journal": str(path), "label": "second"}}
-        assert await texts(shared.port, session, "mine", on_busy="interrupt", **second) == ["mine"]
+        answer = await texts(shared.port, session, "mine", on_busy="interrupt", metadata=second_noted)
+        assert answer == ["mine"]
         assert [event.text for event in await first.whole(error="INTERRUPTED")] == ["x"]
     words = [(line["label"], line["word"]) for line in journal(path)]
     assert words == [("first", "begin"), ("first", "cancelled"), ("second", "begin"), ("second", "end")]
@@ -179,7 +186,7 @@ async def test_on_busy_may_be_configured(rejecting: Instance, tmp_path: Path) ->
         await first.until(events=1)
         assert (await invoke(port, session, "second")).code == "SESSION_BUSY"
         queued = asyncio.create_task(texts(port, session, "third", on_busy="queue"))
-        await eventually(lambda: rejecting.health()["turns"]["open"] == 2, 5, "it waits")
+        await eventually(partial(has_open_turns, rejecting, 2), 5, "it waits")
         gate.touch()
         await first.whole()
         assert await queued == ["third"]

@@ -29,9 +29,9 @@ from agentscope_supervisor.ledger import (
 )
 from agentscope_supervisor.outcomes import ErrorCode, Failure, of_worker
 
-SESSIONS: Final = ("s0", "s1", "s2", "s3")
+SESSIONS: Final = ("s0", "s1", "s2")
 PRINCIPALS: Final = ("ann", "bob")
-SIZES: Final = (10, MAX_HELD_BODIES // 4)
+SIZES: Final = (10, 10, MAX_HELD_BODIES // 4)
 ENDINGS: Final = {
     CancelReason.CLIENT_GONE: ErrorCode.INTERRUPTED,
     CancelReason.TIMEOUT: ErrorCode.TIMEOUT,
@@ -79,14 +79,14 @@ class World(RuleBasedStateMachine):
 
     @initialize(
         slots=st.integers(1, 2),
-        most=st.sampled_from([None, 5]),
+        most=st.sampled_from([None, 2]),
         request_timeout=st.sampled_from([0.0, 30.0]),
-        up=st.booleans(),
+        up=st.sampled_from([True, True, False]),
     )
     def begin(self, slots: int, most: int | None, request_timeout: float, up: bool) -> None:
         self.limits = Limits(
-            max_turns=10,
-            max_inflight=8,
+            max_turns=6,
+            max_inflight=5,
             max_queue=2,
             max_turns_per_principal=most,
             request_timeout=request_timeout,
@@ -264,10 +264,11 @@ class World(RuleBasedStateMachine):
     def a_process_takes_over(self, slot: int) -> None:
         self.assign(slot, next(self.processes))
 
-    @rule(data=st.data())
-    def a_slot_loses_its_process(self, data: st.DataObject) -> None:
-        """It may live on for a while, with its turns."""
-        self.assign(data.draw(st.integers(0, len(self.assigned) - 1)), None)
+    @rule(data=st.data(), really=st.sampled_from([False, True]))
+    def a_slot_loses_its_process(self, data: st.DataObject, really: bool) -> None:
+        """It may live on for a while, with its turns. The loss may be told again."""
+        if really:
+            self.assign(data.draw(st.integers(0, len(self.assigned) - 1)), None)
 
     @precondition(lambda self: self.held())
     @rule(data=st.data())
@@ -309,7 +310,7 @@ class World(RuleBasedStateMachine):
 
     # -- time, and the end --------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([0.5, 4.9, 5.0, 10.0, 31.0]))
+    @rule(seconds=st.sampled_from([0.5, 5.0, 9.5, 10.0, 31.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         told: dict[Turn, ErrorCode | None] = {}
@@ -689,7 +690,9 @@ def test_stop_of_a_session_hands_over_nothing_that_it_is_about_to_end() -> None:
     hit, commands = book.ledger.interrupt(1.0, session_id="a")
     assert hit == 3
     assert {turn for turn, *_ in settled(commands)} == set(waiting)
-    assert commands[-1] == Cancel(running, 1, CancelReason.INTERRUPTED)
+    assert [c for c in commands if not isinstance(c, Settle)] == [
+        Cancel(running, 1, CancelReason.INTERRUPTED)
+    ]
     assert other.state is State.RUNNING
 
 
@@ -738,7 +741,7 @@ def test_close_tells_everybody_who_is_left() -> None:
 
 @pytest.mark.parametrize("word", ["end", "fail", "cancel"])
 def test_what_is_said_of_a_turn_after_close_is_ignored(word: str) -> None:
-    """A second stop closes the ledger while workers still run: their links have last words."""
+    """The link of a worker whose child holds it open ends after the instance has."""
     book = Book()
     turn, _ = book.submit()
     book.ledger.close()
@@ -754,7 +757,7 @@ def test_what_is_said_of_a_turn_after_close_is_ignored(word: str) -> None:
 # -- the machine, last: what an example finds is told faster and more plainly --------------------
 
 World.TestCase.settings = settings(
-    max_examples=200,
+    max_examples=250,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
