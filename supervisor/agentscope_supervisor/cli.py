@@ -82,7 +82,6 @@ def _instance_options(command: Command) -> Command:
 @click.version_option(__version__, prog_name="agentscope-supervisor")
 def main() -> None:
     """Host AgentScope apps: many sessions, streamed answers, on worker processes that may fail."""
-    signals.ignore_early()
 
 
 @main.command()
@@ -116,7 +115,6 @@ main.add_command(start, "run")
 @click.version_option(__version__, prog_name="agentscope-supervisor")
 def developer() -> None:
     """Run AgentScope apps on this machine. All commands: agentscope-supervisor."""
-    signals.ignore_early()
 
 
 @developer.command("run")
@@ -260,6 +258,7 @@ def _reachable(host: str) -> str:
 
 def _start(project: Project, name: str | None, runtime_dir: Path | None) -> NoReturn:
     """Run one instance to its end."""
+    signals.prepare()
     settings = _settings(project)
     for key in without_effect(settings):
         log.warning("this version does not act on a configured key", extra={"key": key})

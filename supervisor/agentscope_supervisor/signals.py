@@ -7,6 +7,7 @@ workers, which `daemon` asks.
 import asyncio
 import faulthandler
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -16,10 +17,12 @@ IGNORED_AT_START: Final = (signal.SIGHUP,)
 """Signals whose default action would end a supervisor that has not installed its handlers yet."""
 
 
-def ignore_early() -> None:
-    """To be called first thing in the process."""
+def prepare() -> None:
+    """What signals mean until `install`; to be called first thing in the process, on its main thread."""
     for number in IGNORED_AT_START:
         signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):  # there is nothing to stop yet
+        signal.signal(number, lambda *_: sys.exit(0))
 
 
 def install(handlers: Handlers) -> None:

@@ -36,6 +36,9 @@ _NOT_INHERITED: Final = (
     "WATCHDOG_PID",
 )
 
+# What a terminal would act on must not reach one through the log.
+_ESCAPED: Final = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)] if code != 0x09}
+
 OnLine = Callable[[str], None]
 
 
@@ -99,6 +102,7 @@ class Output:
     def _emit(self, line: bytes) -> None:
         for at in range(0, max(len(line), 1), MAX_LINE):
             text = line[at : at + MAX_LINE].decode("utf-8", "backslashreplace").rstrip("\r")
+            text = text.translate(_ESCAPED)
             self.last_lines.append(text)
             self._on_line(text)
 
