@@ -29,6 +29,9 @@ from tests.harness.waiting import eventually, wait_until
 
 TRY_LATER: Final = 75
 SILENT: Final = [{"say": "x"}, {"sleep": 600}]
+# The events of one turn of the loop leave together, at its end: the pause lets the first one out.
+BLOCKED: Final = [{"say": "x"}, {"sleep": 0.01}, {"block": 600}]
+DEAF: Final = [{"say": "x"}, {"deaf": 600}]
 
 
 def assert_none_left(instance: Instance) -> None:
@@ -150,7 +153,7 @@ async def assert_refuses(port: int) -> None:
     assert (late.status, late.code) == (503, "DRAINING")
 
 
-@pytest.mark.parametrize("script", [SILENT, [{"say": "x"}, {"deaf": 600}], [{"say": "x"}, {"block": 600}]])
+@pytest.mark.parametrize("script", [SILENT, DEAF, BLOCKED], ids=["silent", "deaf", "blocked"])
 async def test_f29_turn_that_does_not_finish_is_cut_at_the_deadline(
     start_instance: Callable[..., Instance], script: list[object]
 ) -> None:
@@ -174,7 +177,7 @@ async def test_f30_second_sigterm_ends_at_once(start_instance: Callable[..., Ins
     instance = start_instance(supervisor={"drain_timeout": 60, "stop_timeout": 60})
     async with (
         Stream(instance.port, new_session(), SILENT) as silent,
-        Stream(instance.port, new_session(), [{"say": "x"}, {"block": 600}]) as blocked,
+        Stream(instance.port, new_session(), BLOCKED) as blocked,
     ):
         await silent.until(events=1)
         await blocked.until(events=1)
@@ -211,11 +214,15 @@ def test_f24_f25_on_shutdown_that_hangs_or_raises(
 # -- SIGQUIT ------------------------------------------------------------------------------------------
 
 
-async def test_f31_sigquit_shows_stacks_and_goes_on(start_instance: Callable[..., Instance]) -> None:
+async def test_f31_sigquit_shows_stacks_and_goes_on(
+    start_instance: Callable[..., Instance], tmp_path: Path
+) -> None:
     instance = start_instance()
     before = instance.ready_workers()
-    async with Stream(instance.port, new_session(), [{"say": "x"}, {"block": 1.5}, {"say": "y"}]) as stream:
-        await stream.until(events=1)
+    begun = tmp_path / "begun"
+    script = [{"say": "x"}, {"sleep": 0.01}, {"note": str(begun)}, {"block": 1.5}, {"say": "y"}]
+    async with Stream(instance.port, new_session(), script) as stream:
+        await eventually(begun.exists, 5, "it is about to block")
         instance.signal(signal.SIGQUIT)
         await eventually(lambda: instance.log.count("(most recent call first)") >= 3, 5, "three stacks")
         log = instance.log
@@ -233,12 +240,10 @@ async def test_f31_sigquit_shows_stacks_and_goes_on(start_instance: Callable[...
 async def test_f32_no_worker_outlives_its_supervisor(
     start_instance: Callable[..., Instance], state: str
 ) -> None:
-    instance = start_instance(workers=1 if state != "idle" else 2)
+    instance = start_instance(workers=1)
     workers = instance.processes()
     assert len(workers) == len(instance.ready_workers())
-    script = {"blocked": [{"say": "x"}, {"block": 600}]}.get(
-        state, [{"say": "x", "times": 9999, "every": 0.001}]
-    )
+    script = BLOCKED if state == "blocked" else [{"say": "x", "times": 9999, "every": 0.001}]
     async with Stream(instance.port, new_session(), script) as stream:
         await stream.until(events=1)
         if state == "idle":
@@ -316,9 +321,8 @@ def test_f34_what_an_earlier_instance_left(
     (instance.directory / "instance.json").write_text(json.dumps(stale))
     (instance.directory / ".instance.json").write_text('{"pid":')
     (instance.directory / "lock").write_text(str(os.getpid()))
-    instance.launch()
-    wait_until(lambda: instance.address["pid"] == instance.pid, 10, "it has published its own address")
-    instance.wait_ready()
+    instance.start()
+    assert instance.address["project"] == str(instance.project)
 
 
 @pytest.mark.parametrize("what", ["a file", "no directory to write in"])
@@ -327,7 +331,8 @@ def test_runtime_directory_that_cannot_be_written(
 ) -> None:
     instance = new_instance(make_project())
     if what == "a file":
-        instance.runtime_dir.touch()
+        instance.runtime_dir.mkdir()
+        (instance.runtime_dir / "agentscope-supervisor").touch()
     else:
         instance.runtime_dir.symlink_to("/proc/self/nothing")
     instance.launch()

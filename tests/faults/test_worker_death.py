@@ -98,8 +98,8 @@ async def test_f01_f02_kill_in_the_middle_of_a_stream(mortal: Instance) -> None:
 async def test_f03_kill_before_the_first_event(mortal: Instance, tmp_path: Path) -> None:
     """Nothing was sent, so that the answer is a status; the App has begun, so that nothing is repeated."""
     session, path = await session_in(mortal.port, 1), tmp_path / "journal"
-    fields = {"metadata": {"journal": str(path)}}
-    async with Stream(mortal.port, session, [{"sleep": 60}], **fields) as stream:
+    noted = {"journal": str(path)}
+    async with Stream(mortal.port, session, [{"sleep": 60}], metadata=noted) as stream:
         await eventually(lambda: journal(path), 5, "the turn runs")
         os.kill(worker_in(mortal, 1).pid, signal.SIGKILL)
         response = await stream.refused(within=TOLD_WITHIN * NOISE)
@@ -111,7 +111,7 @@ async def test_f03_kill_before_the_first_event(mortal: Instance, tmp_path: Path)
 
 async def test_f04_segmentation_fault(mortal: Instance) -> None:
     session = await session_in(mortal.port, 0)
-    async with Stream(mortal.port, session, [{"say": "one"}, {"segfault": 1}]) as stream:
+    async with Stream(mortal.port, session, [{"say": "one"}, {"sleep": 0.01}, {"segfault": 1}]) as stream:
         assert [event.text for event in await stream.whole(error="WORKER_LOST")] == ["one"]
     assert await texts(mortal.port, session, "next") == ["next"]
     assert "SIGSEGV" in mortal.log
@@ -131,7 +131,9 @@ async def test_f05_app_that_exits(mortal: Instance, status: int) -> None:
 @pytest.mark.parametrize("kind", ["SystemExit", "KeyboardInterrupt"])
 async def test_f05_app_that_raises_what_ends_a_program(mortal: Instance, kind: str) -> None:
     session = await session_in(mortal.port, 1)
-    async with Stream(mortal.port, session, [{"say": "one"}, {"raise": "now", "kind": kind}]) as stream:
+    async with Stream(
+        mortal.port, session, [{"say": "one"}, {"sleep": 0.01}, {"raise": "now", "kind": kind}]
+    ) as stream:
         await stream.to_end()
         error = stream.events[-2].error
         assert error is not None
@@ -179,7 +181,7 @@ async def test_f21_app_that_breaks_later(
     start_instance: Callable[..., Instance], make_project: Callable[..., Path]
 ) -> None:
     """One slot cannot come back, because its files are broken now: the other serves, and mending helps."""
-    project = make_project(supervisor={"start_timeout": 3})
+    project = make_project(supervisor={"start_timeout": 6})
     instance = start_instance(project)
     port, app = instance.port, project / "app.py"
     there, lost = await session_in(port, 0), await session_in(port, 1)

@@ -119,7 +119,9 @@ class Instance:
 
         def listening() -> bool:
             assert self.running, f"the instance ended with {self.status} before it listened"
-            return self._published.exists()
+            with contextlib.suppress(FileNotFoundError):
+                return bool(self.address["pid"] == self.pid)  # not that of one that was killed
+            return False
 
         wait_until(listening, within, "the instance listens")
 

@@ -242,7 +242,7 @@ def test_f23_on_startup_that_always_raises_ends_at_the_start_deadline(
     assert ended.status == TRY_LATER
     assert "database is away" in ended.output
     assert len(tries.read_text("utf-8").splitlines()) >= 2, "it was tried again"
-    assert ended.seconds < 15
+    assert ended.seconds < 30
 
 
 def test_f22_on_startup_that_hangs_is_ended_by_start_timeout(
@@ -252,4 +252,4 @@ def test_f22_on_startup_that_hangs_is_ended_by_start_timeout(
     hooks(project, startup=[{"sleep": 600}])
     ended = start(project, tmp_path)
     assert ended.status == TRY_LATER
-    assert ended.seconds < 15
+    assert ended.seconds < 30

@@ -1,0 +1,42 @@
+"""What an App prints: never a reason to stop, always readable, never without bound (F75, F76, F77)."""
+
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+
+from tests.harness.client import new_session, texts
+from tests.harness.instance import Instance
+from tests.harness.waiting import wait_until
+
+LINES: Final = 200_000
+LINE: Final = "x" * 99
+
+
+@pytest.fixture(scope="module")
+def printing(start_module_instance: Callable[..., Instance]) -> Instance:
+    return start_module_instance(workers=1)
+
+
+async def test_f76_app_that_prints_twenty_megabytes(printing: Instance) -> None:
+    assert await texts(printing.port, new_session(), [{"print": LINE, "times": LINES}, {"say": "done"}]) == [
+        "done"
+    ]
+    assert await texts(printing.port, new_session(), "next") == ["next"]
+
+
+async def test_f77_output_that_is_no_text(printing: Instance) -> None:
+    script = [{"write_bytes": 300}, {"print": "\x1b[31mred\x1b[0m"}, {"print": "marker"}, {"say": "done"}]
+    assert await texts(printing.port, new_session(), script) == ["done"]
+    wait_until(lambda: "marker" in printing.log, 5, "what follows is logged")
+    assert "\ufffd" not in printing.log, "the log is UTF-8, whatever was printed"
+    controls = {letter for letter in printing.log if letter < " "} - {"\n", "\t"}
+    assert controls == set(), "what steers a terminal is written as an escape"
+
+
+async def test_f77_line_of_ten_megabytes(printing: Instance) -> None:
+    assert await texts(printing.port, new_session(), [{"write_bytes": 10_000_000}, {"say": "done"}]) == [
+        "done"
+    ]
+    longest = max(len(line) for line in printing.log.splitlines())
+    assert longest < 200_000, "a line is cut, so that what reads the log lives"

@@ -1,0 +1,76 @@
+"""SIGHUP: new processes with the new files, while every turn that runs goes on (F40, F46)."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.harness.client import Stream, invoke, new_session, texts
+from tests.harness.instance import Instance
+from tests.harness.projects import configure
+from tests.harness.waiting import eventually
+
+
+def generations(instance: Instance) -> list[int]:
+    return [worker.generation for worker in instance.ready_workers()]
+
+
+async def test_f40_reload_cuts_no_turn_and_refuses_none(
+    start_instance: Callable[..., Instance], tmp_path: Path
+) -> None:
+    instance = start_instance(supervisor={"soak": 0.1})
+    gate, done = tmp_path / "gate", asyncio.Event()
+    answered = 0
+
+    async def load(session: str) -> None:
+        nonlocal answered
+        expected = 0
+        while not done.is_set():
+            response = await invoke(instance.port, session, [{"count": 1}])
+            assert response.status == 200, response.body
+            expected += 1
+            assert f'"{expected}"' in response.body.decode(), "no turn is lost or run twice"
+            answered += 1
+            await asyncio.sleep(0.01)
+
+    async with (
+        Stream(
+            instance.port, new_session(), [{"say": "old"}, {"wait_for": str(gate)}, {"pid": 1}]
+        ) as running,
+        asyncio.TaskGroup() as group,
+    ):
+        await running.until(events=1)
+        for _ in range(8):
+            group.create_task(load(new_session("load")))
+        instance.signal(signal.SIGHUP)
+        await eventually(lambda: generations(instance) == [2, 2], 30, "both are replaced")
+        done.set()
+        gate.touch()
+        old = await running.whole()
+        assert old[1].text not in {str(worker.pid) for worker in instance.ready_workers()}
+    assert answered > 8
+    await eventually(lambda: len(instance.workers()) == 2, 10, "the old ones have ended")
+
+
+async def test_f46_reload_of_a_broken_file_changes_nothing(start_instance: Callable[..., Instance]) -> None:
+    instance = start_instance(workers=1)
+    before = instance.ready_workers()
+    (instance.project / "agentapp.yaml").write_text("server:\n  prot: 1\n", "utf-8")
+    instance.signal(signal.SIGHUP)
+    await eventually(lambda: "server.prot" in instance.log, 5, "the error is told")
+    assert "agentapp.yaml:2" in instance.log
+    assert instance.ready_workers() == before
+    assert await texts(instance.port, new_session(), "as before") == ["as before"]
+    configure(instance.project, supervisor={"soak": 0.1})
+    instance.signal(signal.SIGHUP)
+    await eventually(lambda: generations(instance) == [2], 15, "the mended file is taken")
+
+
+async def test_f41_reload_of_a_broken_app_keeps_the_old_one(start_instance: Callable[..., Instance]) -> None:
+    instance = start_instance(workers=1, supervisor={"soak": 0.1})
+    before = instance.ready_workers()
+    (instance.project / "app.py").write_text("raise RuntimeError('half an upload')\n", "utf-8")
+    instance.signal(signal.SIGHUP)
+    await eventually(lambda: "half an upload" in instance.log, 15, "the error is told")
+    await eventually(lambda: instance.workers() == before, 10, "the old one serves on, alone")
+    assert await texts(instance.port, new_session(), "as before") == ["as before"]
