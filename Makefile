@@ -14,7 +14,7 @@ endif
 # The tests that touch no process and no socket, and the modules that they must cover whole.
 PURE_TESTS := tests/protocol tests/supervisor tests/worker
 
-.PHONY: help demo demo-llm test test-v1 check format mutants dist clean
+.PHONY: help demo demo-llm test test-v1 check format mutants redis dist clean
 
 help:             ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -29,11 +29,11 @@ test: $(VENV)/.ready      ## everything: lint, types, walls, pure tests, real pr
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest -q tests/integration tests/faults $(ARGS)
 
-test-v1:          ## the tests of the worker and of the whole on AgentScope 1.x
+test-v1: redis    ## the tests of the worker and of the whole on AgentScope 1.x
 	$(MAKE) --no-print-directory .venv-v1/.ready VENV=.venv-v1 EXTRAS=test,v1
 	.venv-v1/bin/python -m pytest -q tests/worker tests/integration $(ARGS)
 
-check: $(VENV)/.ready $(VENV)/.lint   ## format, lint, types, walls, pure tests; the gate of each commit
+check: $(VENV)/.ready $(VENV)/.lint redis  ## format, lint, types, walls, pure tests; the gate of each commit
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -44,6 +44,14 @@ check: $(VENV)/.ready $(VENV)/.lint   ## format, lint, types, walls, pure tests;
 format: $(VENV)/.lint     ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The session store is tested on a real Redis. Debian would start one of its own (but not in RUNLEVEL 1).
+# Where this cannot install it, the tests that need it fail and say what to do.
+redis:            ## redis-server for the tests, where it is missing and apt may install it
+	@command -v redis-server >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive && apt-get update -qq \
+	  && apt-get install -y -qq --no-install-recommends redis-server; } >/dev/null 2>&1 \
+	  || echo "redis-server is not on PATH and cannot be installed from here; install it for the tests" >&2
 
 mutants: $(VENV)/.ready   ## plant a fixed list of bugs and show that the tests catch each
 	$(BIN)/python tests/mutants.py $(ARGS)

@@ -5,7 +5,7 @@ another name.
 """
 
 import textwrap
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from agentscope_protocol.settings import Settings
 from agentscope_worker.runtime import runtime
 from tests.fakes.openai_server import OpenAIServer
+from tests.harness.redis_server import RedisServer
 
 MINIMAL_APP = """
     from agentscope.runtime import AgentApp
@@ -55,6 +56,28 @@ async def start(write_project: Callable[..., Path]) -> AsyncIterator[Callable[..
 
     yield begin
     await runtime.shutdown()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis that all tests use, each leaving it empty, and none may hurt."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server.start()
+    server.kill()
+
+
+@pytest.fixture
+def own_redis_server(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
+    """Starts a Redis of the test's own, with more of its options."""
+    started: list[RedisServer] = []
+
+    def start(*arguments: str) -> RedisServer:
+        started.append(RedisServer(tmp_path, *arguments))
+        return started[-1].start()
+
+    yield start
+    for server in started:
+        server.kill()
 
 
 def openai(server: OpenAIServer, **more: Any) -> Mapping[str, Any]:

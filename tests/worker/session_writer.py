@@ -1,21 +1,20 @@
 """Saves one session over and over, for the tests that need another process or a death.
 
-    python -m tests.worker.session_writer DIRECTORY SESSION SIZE
+    python -m tests.worker.session_writer json|redis WHERE SESSION SIZE
 
-prints a line once it has saved for the first time. SIZE is the number of characters of the state;
-each state holds one number throughout, so that a torn or mixed one is told.
+prints a line once it has saved for the first time. WHERE is a directory or a URL, SIZE the number of
+items of the state; each state holds one number throughout, so that a torn or mixed one is told.
 """
 
 import asyncio
 import sys
-from pathlib import Path
 
-from agentscope_worker.runtime.session_json import JsonSessions
+from tests.worker.session_contract import make
 from tests.worker.values import Value
 
 
-async def main(directory: Path, session: str, size: int) -> None:
-    sessions = JsonSessions(directory, 2)
+async def main(kind: str, where: str, session: str, size: int) -> None:
+    sessions = make(kind, where)
     await sessions.open()
     number = 0
     while True:
@@ -26,4 +25,4 @@ async def main(directory: Path, session: str, size: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))

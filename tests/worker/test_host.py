@@ -102,11 +102,7 @@ class TestBoot:
         servers = {"mcp_servers": {"search": {"url": "http://127.0.0.1:9/sse"}}}
         with pytest.raises(BootError, match=r"does not connect MCP servers yet; .*search") as mcp:
             await host.boot(Settings.model_validate(servers), write_project())
-        store = {"session": {"backend": "redis", "redis_url": "redis://127.0.0.1"}}
-        with pytest.raises(BootError, match=r"session.backend: .*redis yet; use json") as redis:
-            await host.boot(Settings.model_validate(store), write_project())
         assert mcp.value.permanent
-        assert redis.value.permanent
         traced = {"tracing": {"endpoint": "http://127.0.0.1:9/v1/traces"}}
         await host.boot(Settings.model_validate(traced), write_project())
 

@@ -12,13 +12,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from agentscope_protocol.settings import Settings, load
+from agentscope_protocol.settings import SessionStoreSettings, Settings, load
 from agentscope_worker.runtime.application import AgentApp
 from agentscope_worker.runtime.boot_error import BootError
 from agentscope_worker.runtime.compat import check_installation, seam
 from agentscope_worker.runtime.loading import author_line, author_traceback, load_app
 from agentscope_worker.runtime.models import Models, build_models, close_models
 from agentscope_worker.runtime.session_json import JsonSessions
+from agentscope_worker.runtime.session_redis import RedisSessions
+from agentscope_worker.runtime.session_store import SessionStore
 
 if TYPE_CHECKING:
     from agentscope.tool import Toolkit
@@ -39,7 +41,7 @@ class Runtime:
         self._config: Settings | None = None
         self._models: Models | None = None
         self._tools: Toolkit | None = None
-        self._session: JsonSessions | None = None
+        self._session: SessionStore | None = None
         self._app: AgentApp | None = None
 
     @property
@@ -63,7 +65,7 @@ class Runtime:
         return _there(self._tools, "tools")
 
     @property
-    def session(self) -> JsonSessions:
+    def session(self) -> SessionStore:
         """The store of session state."""
         return _there(self._session, "session")
 
@@ -114,7 +116,7 @@ class Runtime:
         self._config = settings
         self._models = build_models(settings.models)
         self._tools = compat.new_toolkit()
-        self._session = JsonSessions(project / settings.session.save_dir, compat.MAJOR)
+        self._session = _session_store(settings.session, project, compat.MAJOR)
         await self._session.open()
         self._app = load_app(project)
         try:
@@ -167,17 +169,18 @@ def _there(value: _T | None, name: str) -> _T:
     return value
 
 
+def _session_store(settings: SessionStoreSettings, project: Path, major: int) -> SessionStore:
+    if settings.backend == "json":
+        return JsonSessions(project / settings.save_dir, major)
+    assert settings.redis_url is not None, "the settings require it for this backend"
+    return RedisSessions(settings.redis_url.get_secret_value(), major)
+
+
 def _refuse_unsupported(settings: Settings) -> None:
     if settings.mcp_servers:
         names = ", ".join(settings.mcp_servers)
         raise BootError(
             f"mcp_servers: this version does not connect MCP servers yet; configured: {names}",
-            permanent=True,
-        )
-    if settings.session.backend != "json":
-        raise BootError(
-            f"session.backend: this version does not store sessions in "
-            f"{settings.session.backend} yet; use json",
             permanent=True,
         )
 

@@ -1,0 +1,118 @@
+"""The media on which the contract of the session store is tested, and what a test does behind its back."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import redis.asyncio
+
+from agentscope_worker.runtime import session_redis
+from agentscope_worker.runtime.session_json import JsonSessions
+from agentscope_worker.runtime.session_redis import RedisSessions
+from agentscope_worker.runtime.session_store import SessionStore
+
+
+class Medium(ABC):
+    """One empty place to store in. `kind` and `where` name it to another process."""
+
+    kind: str
+    where: str
+
+    def store(self, major: int = 2) -> SessionStore:
+        """A store on it, as a worker with that major of AgentScope has it."""
+        return make(self.kind, self.where, major)
+
+    @abstractmethod
+    async def contents(self) -> list[bytes]:
+        """What is stored for all sessions."""
+
+    @abstractmethod
+    async def spoil(self, content: bytes) -> None:
+        """Put `content` in place of the one session that is stored."""
+
+    @abstractmethod
+    async def aside(self) -> list[bytes]:
+        """What was damaged and is kept aside."""
+
+    @abstractmethod
+    async def leftovers(self) -> list[str]:
+        """What saves have left behind, beside the sessions."""
+
+    async def close(self) -> None:  # noqa: B027 - optional, not abstract
+        """Let go of it."""
+
+
+class Files(Medium):
+    def __init__(self, directory: Path) -> None:
+        self.kind, self.where, self._directory = "json", str(directory), directory
+
+    async def contents(self) -> list[bytes]:
+        return self._read("*.json")
+
+    async def spoil(self, content: bytes) -> None:
+        (file,) = self._directory.glob("*.json")
+        file.write_bytes(content)
+
+    async def aside(self) -> list[bytes]:
+        return self._read("*.corrupt")
+
+    async def leftovers(self) -> list[str]:
+        return [path.name for path in self._directory.glob(".tmp-*")]
+
+    def _read(self, pattern: str) -> list[bytes]:
+        return [path.read_bytes() for path in sorted(self._directory.glob(pattern))]
+
+
+class Keys(Medium):
+    def __init__(self, url: str) -> None:
+        self.kind, self.where = "redis", url
+        self._redis: Any = redis.asyncio.Redis.from_url(url)
+
+    async def contents(self) -> list[bytes]:
+        return [await self._redis.get(name) for name in await self._names(":corrupt:", there=False)]
+
+    async def spoil(self, content: bytes) -> None:
+        (name,) = await self._names(":corrupt:", there=False)
+        await self._redis.set(name, content)
+
+    async def aside(self) -> list[bytes]:
+        return [await self._redis.get(name) for name in await self._names(":corrupt:", there=True)]
+
+    async def leftovers(self) -> list[str]:
+        return [
+            name.decode() for name in await self._redis.keys() if session_redis.PREFIX not in name.decode()
+        ]
+
+    async def close(self) -> None:
+        await self._redis.flushall()
+        await self._redis.aclose()
+
+    async def _names(self, word: str, *, there: bool) -> list[str]:
+        names = sorted(name.decode() for name in await self._redis.keys(session_redis.PREFIX + "*"))
+        return [name for name in names if (word in name) == there]
+
+
+def make(kind: str, where: str, major: int = 2) -> SessionStore:
+    """The store of that kind; not opened."""
+    return JsonSessions(Path(where), major) if kind == "json" else RedisSessions(where, major)
+
+
+def slow_down(store: SessionStore, seconds: float) -> None:
+    """Let each write of this store take that much longer."""
+    write = store._write
+
+    async def slow(*arguments: Any) -> None:
+        await asyncio.sleep(seconds)
+        await write(*arguments)
+
+    store._write = slow  # type: ignore[method-assign]
+
+
+def refuse_writes(store: SessionStore, error: OSError) -> None:
+    """Let each write of this store fail."""
+
+    async def fail(*_: object) -> None:
+        raise error
+
+    store._write = fail  # type: ignore[method-assign]

@@ -1,0 +1,163 @@
+"""Session state in a Redis: one key per session, replaced as a whole.
+
+What it guarantees. A value is never torn: it is written by one SET in a transaction. In this process
+the saves of a session follow each other (`session_store`). Between processes the last save wins, and
+none is applied late: each watches the key (WATCH) from before it sends its value until the server
+has stored it, so that a save which was given up, because its server stalled or its process was
+killed, cannot arrive after a later one and undo it. A watched key that changed is tried again, up to
+`WITHIN`. How long a stored value lasts is the server's configuration (`appendonly`, `maxmemory`,
+replication): with `noeviction` a full server refuses a save, and what was stored stays.
+
+A Redis that cannot be reached does not keep a worker from starting: it is logged, and each save and
+load raises ConnectionError or TimeoutError (both OSError, as those of a disk are) until it is back.
+The keys have one prefix and hold nothing of a project's name: projects that share a server need a
+database each (`redis://host:6379/1`). No message here may hold the URL, which has the password.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import random
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from agentscope_worker.runtime.boot_error import BootError, pip_install
+from agentscope_worker.runtime.session_store import Key, SessionStore
+
+log = logging.getLogger(__name__)
+
+PREFIX = "agentscope-supervisor:session:"
+
+CONNECT_WITHIN = 2.0  # seconds; a Redis is near, and an App's turn waits
+ANSWER_WITHIN = 5.0  # seconds for one command; the largest state takes one or two
+WITHIN = 10.0  # seconds for a whole save or load, with what is tried again
+_CONNECTIONS = 32  # at once; a command takes a millisecond, so that more would only wait in the server
+_PAUSE = 0.02  # seconds, at most, before a save that met another is tried again
+
+
+class RedisSessions(SessionStore):
+    """The keys of one database. A state is in the server's memory when a save returns."""
+
+    def __init__(self, url: str, major: int) -> None:
+        """Opens no connection. Raises: BootError, if the client library is missing or refuses `url`."""
+        super().__init__(major)
+        try:
+            import redis.asyncio
+            from redis import exceptions
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
+        except ImportError as error:
+            raise BootError(
+                f"session.backend: redis needs the package redis, which cannot be imported: {error}. "
+                f"To install it: {pip_install('redis>=5.0.1')}",
+                permanent=True,
+            ) from error
+        self._errors = exceptions
+        self._where = _without_credentials(url)
+        try:
+            self._pool = redis.asyncio.BlockingConnectionPool.from_url(
+                url,
+                max_connections=_CONNECTIONS,
+                timeout=ANSWER_WITHIN,  # for a free connection
+                socket_connect_timeout=CONNECT_WITHIN,
+                socket_timeout=ANSWER_WITHIN,
+                # Trying again is decided here, where the time for a whole save is known.
+                retry=Retry(NoBackoff(), 0),
+            )
+        except (ValueError, TypeError):  # their texts may repeat the URL
+            raise BootError(
+                "session.redis_url: the redis client cannot use it; expected "
+                "redis://[user:password@]host[:port][/database], rediss:// or unix://",
+                permanent=True,
+            ) from None
+        # Any: some of its methods have no annotations, and `mypy --strict` refuses to call them.
+        self._redis: Any = redis.asyncio.Redis(connection_pool=self._pool)
+
+    async def open(self) -> None:
+        """Look whether the server is there; if not, that is logged, not raised."""
+        try:
+            async with self._bounded():
+                await self._redis.ping()
+        except OSError as error:
+            log.error("sessions cannot be saved or loaded until this is mended: %s", error)
+
+    async def close(self) -> None:
+        """Wait for the saves that are still being written, and close the connections."""
+        await super().close()
+        await self._redis.aclose()
+        await self._pool.disconnect()
+
+    async def _write(self, key: Key, data: bytes) -> None:
+        name = PREFIX + key.name
+        async with self._bounded():
+            while True:
+                try:
+                    async with self._redis.pipeline() as transaction:
+                        await transaction.watch(name)
+                        transaction.multi()
+                        transaction.set(name, data)
+                        await transaction.execute()
+                        return
+                except self._errors.WatchError:  # another process's save, or a connection that broke
+                    await asyncio.sleep(random.random() * _PAUSE)
+
+    async def _read(self, key: Key) -> bytes | None:
+        async with self._bounded():
+            return await self._get(self._redis, PREFIX + key.name)
+
+    async def _set_aside(self, key: Key, damaged: bytes) -> str | None:
+        name = PREFIX + key.name
+        aside = f"{name}:corrupt:{time.time_ns()}"
+        async with self._bounded():
+            with contextlib.suppress(self._errors.WatchError):
+                async with self._redis.pipeline() as transaction:
+                    await transaction.watch(name)
+                    if await self._get(transaction, name) == damaged:
+                        transaction.multi()
+                        transaction.rename(name, aside)
+                        await transaction.execute()
+                        return aside
+        return None
+
+    def _place(self, key: Key) -> str:
+        return f"{PREFIX}{key.name} in {self._where}"
+
+    async def _get(self, client: Any, name: str) -> bytes | None:
+        try:
+            data: bytes | None = await client.get(name)
+        except self._errors.ResponseError as error:
+            if str(error).startswith("WRONGTYPE"):
+                return b""  # a list or a hash: somebody else's, and no session
+            raise
+        return data
+
+    @contextlib.asynccontextmanager
+    async def _bounded(self) -> AsyncIterator[None]:
+        """Turn the client's errors into OSError, and end after `WITHIN`."""
+        errors = self._errors
+        try:
+            async with asyncio.timeout(WITHIN):
+                yield
+        except (TimeoutError, errors.TimeoutError):
+            raise TimeoutError(f"the session store {self._where} did not answer in time") from None
+        except errors.OutOfMemoryError:
+            raise OSError(errno.ENOSPC, f"the session store {self._where} is full (maxmemory)") from None
+        except (errors.RedisError, OSError) as error:
+            # In a transaction the text begins with the command, and that has the state in it.
+            cause = str(error).rpartition("of pipeline caused error: ")[2]
+            raise ConnectionError(f"the session store {self._where} cannot be used: {cause}") from None
+
+
+def _without_credentials(url: str) -> str:
+    """Scheme, host, port and path of `url`: neither user nor password, and no query."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port is not None else ""
+    except ValueError:
+        return "redis"
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
