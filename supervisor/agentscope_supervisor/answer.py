@@ -36,6 +36,7 @@ class Answer:
         self.form: Final = form
         self.started_at: Final = now
         self.worker: str | None = None  # "<slot>.<generation>" that has taken the turn
+        self.taken_at: float | None = None  # when it did
         self.settled = False
         self.failure: Failure | None = None
         self.whole = b"[]"  # Form.WHOLE: the JSON array of messages
@@ -50,9 +51,9 @@ class Answer:
 
     # -- the worker's side ------------------------------------------------------------------
 
-    def take(self, worker: str, grant: Grant) -> None:
+    def take(self, worker: str, grant: Grant, now: float) -> None:
         """A worker has been handed the turn."""
-        self.worker, self._grant = worker, grant
+        self.worker, self._grant, self.taken_at = worker, grant, now
 
     def data(self, count: int, payload: bytes, now: float) -> bool:
         """Events came; returns whether the client has taken them. If not, `grant` is called later."""

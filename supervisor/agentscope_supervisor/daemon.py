@@ -29,6 +29,7 @@ from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
 from agentscope_supervisor.project import Project, ProjectError
 from agentscope_supervisor.pulse import Pulse
+from agentscope_supervisor.tracing import Tracing
 from agentscope_supervisor.workforce import Process, Workforce, status_name
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,9 @@ class Daemon:
             }
         )
         pulse = Pulse(self._settings.supervisor.unresponsive_timeout, self._workforce, self._post)
-        door = FrontDoor(self._settings.server, self)
+        traced = self._settings.tracing
+        tracing = Tracing(traced.endpoint, self._project.folder.name) if traced is not None else None
+        door = FrontDoor(self._settings.server, self, tracing)
         await door.listen(sock)
         self._post(lambda: self._carry_out(self._fleet.start(self._loop.time())))
         try:
@@ -78,6 +81,8 @@ class Daemon:
             pulse.stop()
             self._carry_out_turns(self._ledger.close())
             await door.close()
+            if tracing is not None:
+                await tracing.close()
 
     # -- Desk: what the front door asks -----------------------------------------------------
 

@@ -28,6 +28,7 @@ from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.invocation import Invocation, Refused, invalid, json_object
 from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.outcomes import RETRY_LATER, ErrorCode, Failure
+from agentscope_supervisor.tracing import RequestTrace, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -140,9 +141,10 @@ class _Outlet:
 
 
 class FrontDoor:
-    """The HTTP server. `settings` and `desk` are all that it knows of the instance."""
+    """The HTTP server. `settings` and `desk` are all that it knows of the instance. `tracing`: None, off."""
 
-    def __init__(self, settings: ServerSettings, desk: Desk) -> None:
+    def __init__(self, settings: ServerSettings, desk: Desk, tracing: Tracing | None = None) -> None:
+        self._tracing: Final = tracing
         self._desk: Final = desk
         self._keepalive: Final = settings.keepalive_interval
         self._principal: Final = settings.principal
@@ -194,6 +196,8 @@ class FrontDoor:
             raise Refused(Failure(ErrorCode.METHOD_NOT_ALLOWED, message))
         match path:
             case "/invoke":
+                if self._tracing is not None:
+                    return await self._traced_invoke(self._tracing, request, headers)
                 return await self._invoke(request, headers)
             case "/stop":
                 return await self._stop(request, headers)
@@ -230,19 +234,42 @@ class FrontDoor:
         stopped = self._desk.interrupt(session_id=session_id, run_id=run_id)
         return json_response({"status": "success", "stopped": stopped}, 200, headers)
 
-    async def _invoke(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
+    async def _traced_invoke(
+        self, tracing: Tracing, request: web.BaseRequest, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        trace = tracing.request(request.headers)
+        try:
+            response = await self._invoke(request, headers, trace)
+            trace.status = response.status
+            return response
+        except Refused as refused:
+            trace.status, trace.failure = refused.failure.status, refused.failure
+            raise
+        except web.HTTPRequestEntityTooLarge:
+            trace.failure = self._too_large()
+            trace.status = trace.failure.status
+            raise
+        finally:
+            tracing.record(trace)
+
+    async def _invoke(
+        self, request: web.BaseRequest, headers: dict[str, str], trace: RequestTrace | None = None
+    ) -> web.StreamResponse:
+        sent = {name: request.headers[name] for name in _TRACE_HEADERS if name in request.headers}
         asked = invocation.read(
             await self._body(request),
             header_session=request.headers.get("X-Session-Id"),
             accepts_json="application/json" in request.headers.get("Accept", ""),
             token=hashlib.sha256(request.headers.get("Authorization", "").encode()).hexdigest()[:16],
             principal=self._principal,
-            headers={name: request.headers[name] for name in _TRACE_HEADERS if name in request.headers},
+            headers=trace.headers if trace is not None else sent,
         )
         answer = Answer(uuid.uuid4().hex, asked.form, self._loop.time())
         turn = self._desk.submit(asked, answer)
         if isinstance(turn, Failure):
             raise Refused(turn)
+        if trace is not None:
+            trace.accepted(answer)
         headers["X-Run-Id"] = answer.run_id
         try:
             return await self._deliver(request, answer, turn, headers)

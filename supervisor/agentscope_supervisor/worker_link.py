@@ -64,7 +64,7 @@ class WorkerLink:
         )
         self._streams[stream] = turn, answer
         self._stream_of[turn.number] = stream
-        answer.take(self._label, partial(self._consumed, stream))
+        answer.take(self._label, partial(self._consumed, stream), self._loop.time())
         self._link.flush_soon()
 
     def cancel(self, turn: Turn, reason: CancelReason) -> None:

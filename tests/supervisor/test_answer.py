@@ -39,7 +39,7 @@ class Turn:
     def __init__(self, form: Form = Form.EVENTS) -> None:
         self.granted: list[int] = []
         self.answer = Answer(RUN, form, now=100.0)
-        self.answer.take("0.1", self.granted.append)
+        self.answer.take("0.1", self.granted.append, 0.0)
 
     def begin(self) -> Client:
         client = Client()

@@ -80,7 +80,8 @@ async def _work(sock: socket.socket, page: LifePage) -> int:
     assert isinstance(snapshot, bytes)
     assert isinstance(project, str)
     try:
-        runtime = await host.boot(settings_module.restore(snapshot), Path(project))
+        worker_label = "{slot!s}.{generation!s}".format_map(hello.items)
+        runtime = await host.boot(settings_module.restore(snapshot), Path(project), worker=worker_label)
     except host.BootError as error:
         worker.notice("failed", json.dumps({"message": error.message[:MAX_TOLD]}))
         return EX_CONFIG if error.permanent else 1

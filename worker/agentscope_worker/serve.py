@@ -17,7 +17,7 @@ from agentscope_protocol.errors import Code
 from agentscope_protocol.frames import MAX_ANSWER, Cancel, CancelReason, Form, Open, Ping
 from agentscope_protocol.link import Link
 from agentscope_worker import host, messages
-from agentscope_worker.runtime import AgentApp, SessionContext
+from agentscope_worker.runtime import AgentApp, SessionContext, tracing
 from agentscope_worker.watchdog import LifeSigns
 
 log = logging.getLogger(__name__)
@@ -88,12 +88,17 @@ class Server:
     # -- one turn ---------------------------------------------------------------------------
 
     async def _answer(self, turn: _Turn) -> bytes:
-        """Run the App; returns the payload of End."""
+        """Run the App, in the trace that the request belongs to; returns the payload of End."""
+        opened = turn.opened
+        with tracing.turn(opened.run_id, opened.session_id, opened.headers, lambda: turn.cancelled) as trace:
+            return await self._run(turn, trace)
+
+    async def _run(self, turn: _Turn, trace: dict[str, str]) -> bytes:
         opened = turn.opened
         body = orjson.loads(opened.body)
         message = messages.read(body["message"])
         context = SessionContext(
-            opened.session_id, body.get("metadata", {}), run_id=opened.run_id, trace=dict(opened.headers)
+            opened.session_id, body.get("metadata", {}), run_id=opened.run_id, trace=trace
         )
         answers = await host.start_answer(self._app, message, context)
         try:

@@ -8,6 +8,7 @@ be needed on 2.x. What a patch changes is documented at the function that makes 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import copy
 import functools
 import inspect
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import agentscope
 from agentscope import formatter as formatters
 from agentscope import message as blocks
 from agentscope import model as models
@@ -181,6 +183,15 @@ def adapt(permission_mode: str) -> None:
     # 1.x has no tool permissions, so that there is nothing to set.
     _dashscope_urls.clear()
     _patch()
+
+
+def trace(on: bool) -> None:
+    # AgentScope keeps this in a context variable, whose value other tasks do not see; its default they do.
+    agentscope._config._trace_enabled = contextvars.ContextVar("trace_enabled", default=on)
+
+
+def traces_model_call() -> bool:
+    return True
 
 
 def _one_at_a_time(call: Callable[..., Any]) -> Callable[..., Any]:

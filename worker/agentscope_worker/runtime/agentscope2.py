@@ -61,6 +61,7 @@ _NOT_METADATA = {"metadata"}  # for pydantic's `exclude`
 # The toolkits made here, for `runtime.tools`; an agent that is given one works on a clone.
 _shared_toolkits: weakref.WeakSet[Any] = weakref.WeakSet()
 _permission_mode = PermissionMode.BYPASS  # of agents made from now on; see `adapt`
+_tracing = False  # of agents made from now on; see `trace`
 
 
 def message_class() -> Any:
@@ -180,6 +181,20 @@ def _patch() -> None:
     Agent.stream = stream
 
 
+def trace(on: bool) -> None:
+    # What agents do when this is off again depends on OpenTelemetry's provider: they ask for it each time.
+    global _tracing
+    _tracing = on
+
+
+def traces_model_call() -> bool:
+    # The middleware of an agent has a span around its call of the model; nothing else on 2.x has.
+    from opentelemetry.trace import get_current_span
+
+    attributes = getattr(get_current_span(), "attributes", None) or {}
+    return attributes.get("gen_ai.operation.name") == "chat"
+
+
 def _lenient(init: Callable[..., None]) -> Callable[..., None]:
     """`Msg("name", "text", "user")` as on 1.x: positional arguments, and text for a text block."""
 
@@ -205,7 +220,7 @@ def _lenient(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def _unattended(init: Callable[..., None]) -> Callable[..., None]:
-    """Agent with the configured permission mode, and its own clone of `runtime.tools`.
+    """Agent with the configured permission mode, its own clone of `runtime.tools`, and spans.
 
     2.x waits for a person's permission before most tools, and nobody is there. A mode that the
     author has set is kept. Structured output adds and removes a tool of the agent's toolkit, so
@@ -219,12 +234,22 @@ def _unattended(init: Callable[..., None]) -> Callable[..., None]:
         toolkit = call.arguments.get("toolkit")
         if isinstance(toolkit, Toolkit) and toolkit in _shared_toolkits:
             call.arguments["toolkit"] = _clone(toolkit)
+        if _tracing:
+            call.arguments["middlewares"] = _with_tracing(call.arguments.get("middlewares") or [])
         init(*call.args, **call.kwargs)
         permissions = self.state.permission_context
         if permissions.mode is PermissionMode.DEFAULT:
             permissions.mode = _permission_mode
 
     return __init__
+
+
+def _with_tracing(middlewares: list[Any]) -> list[Any]:
+    from agentscope.middleware import TracingMiddleware
+
+    if any(isinstance(each, TracingMiddleware) for each in middlewares):
+        return middlewares
+    return [TracingMiddleware(), *middlewares]  # the outermost, so that it sees what the others do
 
 
 async def reply(agent: Any, *args: Any, **kwargs: Any) -> Any:

@@ -23,7 +23,8 @@ class SessionContext:
         session_id: The conversation, 1 to 256 characters.
         metadata: What the caller sent beside the message, such as a user id.
         run_id: This turn; empty in an author's own tests.
-        trace: The caller's W3C trace headers (`traceparent`, `tracestate`), as far as it sent any.
+        trace: W3C trace headers (`traceparent`, `tracestate`), to be sent on to what the App asks: of this
+            turn where tracing is on, else the caller's, as far as it sent any.
     """
 
     session_id: str

@@ -57,6 +57,12 @@ class AgentScope(Protocol):
     def new_toolkit(self) -> Any:
         """An empty Toolkit whose agents each work on a clone of it."""
 
+    def trace(self, on: bool) -> None:
+        """Let AgentScope make spans of its agents, models and tools in all tasks, or none."""
+
+    def traces_model_call(self) -> bool:
+        """Whether AgentScope itself makes the span of a model call that is made here and now."""
+
     def adapt(self, permission_mode: str) -> None:
         """Give AgentScope's classes what the documented API has and they lack.
 

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from agentscope_protocol.settings import ModelSettings
+from agentscope_worker.runtime import tracing
 from agentscope_worker.runtime.boot_error import BootError, pip_install
 from agentscope_worker.runtime.compat import seam
 
@@ -147,7 +148,7 @@ class Slot:
         """
         cancels = _cancels()
         prompt = await seam().prompt(self._model, messages)
-        response = await self._model(prompt, *args, **kwargs)
+        response = await tracing.model_call(self._model, lambda: self._model(prompt, *args, **kwargs))
         _raise_if_cancelled(cancels)
         return response if not isinstance(response, AsyncGenerator) else await _begun(response)
 

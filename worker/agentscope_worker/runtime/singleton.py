@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from agentscope_protocol.settings import SessionStoreSettings, Settings, load
+from agentscope_worker.runtime import tracing
 from agentscope_worker.runtime.application import AgentApp
 from agentscope_worker.runtime.boot_error import BootError
 from agentscope_worker.runtime.compat import check_installation, seam
@@ -89,10 +90,13 @@ class Runtime:
         project, file, text = await asyncio.to_thread(_read, config_path, project_path or ".")
         await self.start(load(text, source=str(file), env=os.environ), project)
 
-    async def start(self, settings: Settings, project: Path, *, hooks: bool = True) -> None:
+    async def start(
+        self, settings: Settings, project: Path, *, hooks: bool = True, worker: str = "0.0"
+    ) -> None:
         """What `initialize` does once the configuration is read; after a failure nothing is left.
 
-        Without `hooks`, `on_startup` is not called: a look whether the project could start.
+        Without `hooks`, `on_startup` is not called: a look whether the project could start. `worker`:
+        who this is in traces, "<slot>.<generation>".
         Raises: RuntimeError when already initialized; BootError.
         """
         if self._starting or self._initialized:
@@ -102,18 +106,20 @@ class Runtime:
             )
         self._starting = True
         try:
-            await self._start(settings, project, hooks)
+            await self._start(settings, project, hooks, worker)
         except BaseException:
             await self._release()
             raise
         self._starting, self._initialized, self._hooks = False, True, hooks
 
-    async def _start(self, settings: Settings, project: Path, hooks: bool) -> None:
+    async def _start(self, settings: Settings, project: Path, hooks: bool, worker: str) -> None:
         _refuse_unsupported(settings)
         check_installation(frozenset(each.provider for each in settings.models.values()))
         compat = seam()
         compat.adapt(settings.agentscope.permission_mode)
         self._config = settings
+        if settings.tracing is not None and hooks:
+            tracing.start(settings.tracing.endpoint, project.name, worker)
         self._models = build_models(settings.models)
         self._tools = compat.new_toolkit()
         self._session = _session_store(settings.session, project, compat.MAJOR)
@@ -151,6 +157,7 @@ class Runtime:
             await session.close()
         if models is not None:
             await close_models(models)
+        await tracing.stop()
 
 
 def _read(config: str | os.PathLike[str], project: str | os.PathLike[str]) -> tuple[Path, Path, str]:

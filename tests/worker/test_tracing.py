@@ -1,0 +1,120 @@
+"""Spans of a worker: of turns and of direct model calls, sent in time or given up in time."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from agentscope_worker.runtime import runtime, tracing
+from tests.fakes.openai_server import OpenAIServer
+from tests.fakes.otlp_sink import OtlpSink, Span
+from tests.worker.agents import MAJOR, question
+from tests.worker.conftest import openai
+
+CALLER = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+async def sink() -> AsyncIterator[OtlpSink]:
+    async with OtlpSink() as running:
+        yield running
+
+
+def never() -> bool:
+    return False
+
+
+async def sent(sink: OtlpSink) -> list[Span]:
+    """All spans, the last ones included."""
+    await runtime.shutdown()
+    return sink.spans
+
+
+def test_without_tracing_the_callers_headers_are_passed_on() -> None:
+    with tracing.turn("run", "session", CALLER, never) as headers:
+        assert headers == CALLER
+
+
+async def test_the_headers_of_a_turn_are_its_own(start: Start, sink: OtlpSink) -> None:
+    await start(tracing={"endpoint": sink.endpoint})
+    with tracing.turn("run", "session", {**CALLER, "tracestate": "a=1"}, never) as headers:
+        pass
+    (span,) = await sent(sink)
+    assert headers == {"traceparent": f"00-{span.trace_id}-{span.span_id}-01", "tracestate": "a=1"}
+    assert span.parent_id == "00f067aa0ba902b7"
+
+
+async def test_turns_say_how_they_ended(start: Start, sink: OtlpSink) -> None:
+    await start(tracing={"endpoint": sink.endpoint})
+    with tracing.turn("well", "s", {}, never):
+        pass
+    with tracing.turn("swallowed", "s", {}, lambda: True):
+        pass
+    with pytest.raises(asyncio.CancelledError), tracing.turn("cancelled", "s", {}, lambda: True):
+        raise asyncio.CancelledError
+    with pytest.raises(KeyError), tracing.turn("failed", "s", {}, never):
+        raise KeyError("x")
+    spans = {span.attributes["agentscope.run_id"]: span for span in await sent(sink)}
+    outcomes = {run: span.attributes["agentscope.outcome"] for run, span in spans.items()}
+    assert outcomes == {"well": "ok", "swallowed": "cancelled", "cancelled": "cancelled", "failed": "error"}
+    assert spans["failed"].attributes["error.type"] == "KeyError"
+    assert [run for run, span in spans.items() if span.error] == ["failed"]
+    assert len({span.attributes["agentscope.session"] for span in spans.values()}) == 1
+
+
+async def test_a_second_start_sends_to_its_own_endpoint(start: Start, sink: OtlpSink) -> None:
+    async with OtlpSink() as other:
+        for each in (sink, other):
+            await start(tracing={"endpoint": each.endpoint})
+            with tracing.turn("run", "s", {}, never):
+                pass
+            await sent(each)
+            assert [span.name for span in each.spans] == ["turn"]
+
+
+async def test_the_end_does_not_wait_long_for_an_endpoint_that_hangs(
+    start: Start, sink: OtlpSink, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink.hangs = True
+    await start(tracing={"endpoint": sink.endpoint})
+    with tracing.turn("run", "s", {}, never):
+        pass
+    began = time.monotonic()
+    await runtime.shutdown()
+    assert time.monotonic() - began < tracing.FLUSH_WITHIN + 0.5
+    assert "the last spans are lost" in caplog.text
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_model_call_has_a_span(
+    start: Start, server: OpenAIServer, sink: OtlpSink, stream: bool
+) -> None:
+    await start(models={"main": openai(server, stream=stream)}, tracing={"endpoint": sink.endpoint})
+    async for _ in runtime.models.main.stream([question("hi there")]):
+        pass
+    with pytest.raises(Exception, match="fail 400"):
+        await runtime.models.main([question("fail 400")])
+    spans = [span for span in await sent(sink) if span.name == "chat gpt-4"]
+    assert [span.error for span in spans] == [False, True]
+    assert spans[0].attributes["gen_ai.usage.output_tokens"] == 3
+
+
+async def test_a_stream_that_is_left_or_never_read_has_one_too(
+    start: Start, server: OpenAIServer, sink: OtlpSink
+) -> None:
+    server.delay = 0.01
+    await start(models={"main": openai(server)}, tracing={"endpoint": sink.endpoint})
+    async with aclosing(runtime.models.main.stream([question("one two three")])) as chunks:
+        async for _ in chunks:
+            break
+    await runtime.models.main([question("warm up")])  # never read
+    await asyncio.sleep(0.05)  # what was dropped is closed by a task of the loop
+    spans = [span for span in await sent(sink) if span.name.startswith("chat")]
+    assert len(spans) == 2
+    if MAJOR == 2:  # 1.x takes the reader's leaving for an error
+        assert not [span for span in spans if span.error]
