@@ -1,5 +1,7 @@
 """The supervisor's spans of one request, and the bounds of what waits to be sent."""
 
+import asyncio
+
 import pytest
 
 from agentscope_protocol.frames import Form
@@ -78,8 +80,9 @@ async def test_what_waits_to_be_sent_is_bounded(monkeypatch: pytest.MonkeyPatch)
         sender.record(sender.request({}))
     assert len(sender._queue) == 3
     assert sender._dropped == 2
-    sender._queue.clear()
-    await sender.close()
+    assert sender._sending is not None
+    sender._sending.cancel()
+    await asyncio.wait([sender._sending])
 
 
 def test_headers_for_the_endpoint_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentscope_worker.runtime import session_redis
+from agentscope_worker.runtime import runtime, session_redis
 from agentscope_worker.runtime.boot_error import BootError
 from agentscope_worker.runtime.session_redis import PREFIX, RedisSessions
 from agentscope_worker.runtime.session_store import SessionStateError
@@ -217,9 +217,13 @@ def test_a_url_that_the_client_refuses_is_not_repeated(url: str) -> None:
 async def test_the_runtime_takes_the_configured_store(
     start: Callable[..., Any], redis_server: RedisServer
 ) -> None:
-    from agentscope_worker.runtime import runtime
-
     await start(session={"backend": "redis", "redis_url": redis_server.url})
     await runtime.session.save_session_state("s", value=Value(1))
     assert await runtime.session.load_session_state("s") == {"value": {"value": 1}}
     await runtime.session._redis.flushall()  # type: ignore[attr-defined]
+
+
+async def test_a_worker_starts_without_its_redis(start: Callable[..., Any]) -> None:
+    await start(session={"backend": "redis", "redis_url": f"redis://127.0.0.1:{free_port()}"})
+    with pytest.raises(ConnectionError, match="cannot be used"):
+        await runtime.session.load_session_state("s")

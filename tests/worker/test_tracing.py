@@ -1,6 +1,7 @@
 """Spans of a worker: of turns and of direct model calls, sent in time or given up in time."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -78,8 +79,10 @@ async def test_a_second_start_sends_to_its_own_endpoint(start: Start, sink: Otlp
 
 
 async def test_the_end_does_not_wait_long_for_an_endpoint_that_hangs(
-    start: Start, sink: OtlpSink, caplog: pytest.LogCaptureFixture
+    start: Start, sink: OtlpSink, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tracing, "FLUSH_WITHIN", 0.2)
+    monkeypatch.setattr(tracing, "SEND_WITHIN", 0.5)
     sink.hangs = True
     await start(tracing={"endpoint": sink.endpoint})
     with tracing.turn("run", "s", {}, never):
@@ -88,6 +91,9 @@ async def test_the_end_does_not_wait_long_for_an_endpoint_that_hangs(
     await runtime.shutdown()
     assert time.monotonic() - began < tracing.FLUSH_WITHIN + 0.5
     assert "the last spans are lost" in caplog.text
+    for thread in threading.enumerate():
+        if thread.name == "last spans":
+            await asyncio.to_thread(thread.join)
 
 
 @pytest.mark.parametrize("stream", [True, False])
