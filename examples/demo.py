@@ -74,7 +74,7 @@ def free_port() -> int:
 def model_server() -> Iterator[str]:
     """The tests' model server; yields its base URL."""
     root = Path(__file__).resolve().parent.parent
-    command = [sys.executable, "-m", "tests.fakes.openai_server", "--port", "0", "--delay", "0.05"]
+    command = [sys.executable, "-m", "tests.fakes.model_server", "--port", "0", "--delay", "0.05"]
     server = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None

@@ -13,7 +13,7 @@ import pytest
 
 from agentscope_protocol.settings import Settings
 from agentscope_worker.runtime import runtime
-from tests.fakes.openai_server import OpenAIServer
+from tests.fakes.model_server import ModelServer
 from tests.harness.redis_server import RedisServer
 
 MINIMAL_APP = """
@@ -26,8 +26,8 @@ MINIMAL_APP = """
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[OpenAIServer]:
-    async with OpenAIServer() as running:
+async def server() -> AsyncIterator[ModelServer]:
+    async with ModelServer() as running:
         yield running
 
 
@@ -80,7 +80,7 @@ def own_redis_server(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
         server.kill()
 
 
-def openai(server: OpenAIServer, **more: Any) -> Mapping[str, Any]:
+def openai(server: ModelServer, **more: Any) -> Mapping[str, Any]:
     """Settings of a slot that asks the model server."""
     return {
         "provider": "openai",

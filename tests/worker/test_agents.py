@@ -8,7 +8,7 @@ import pytest
 from agentscope.message import Msg
 
 from agentscope_worker.runtime import runtime
-from tests.fakes.openai_server import OpenAIServer
+from tests.fakes.model_server import ModelServer
 from tests.worker.agents import (
     MAJOR,
     add_tool,
@@ -28,7 +28,7 @@ LONG = "word " * 300
 
 
 @pytest.fixture
-async def agent(start: Any, server: OpenAIServer) -> Any:
+async def agent(start: Any, server: ModelServer) -> Any:
     await start(models={"main": openai(server)})
     return make_agent()
 
@@ -49,13 +49,13 @@ async def test_cumulative_gives_snapshots(agent: Any) -> None:
     assert list(dict.fromkeys(texts)) == ["Echo:", "Echo: one", "Echo: one two"]
 
 
-async def test_a_model_that_does_not_stream(start: Any, server: OpenAIServer) -> None:
+async def test_a_model_that_does_not_stream(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server, stream=False)})
     texts = [text_of(chunk) async for chunk in make_agent().stream(question("one two"))]
     assert texts == ["Echo: one two"]
 
 
-async def test_a_tool_call_and_its_result_come_once_and_whole(start: Any, server: OpenAIServer) -> None:
+async def test_a_tool_call_and_its_result_come_once_and_whole(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server)})
     await add_tool(look)
     chunks = [c async for c in make_agent().stream(question('call look {"word": "it"}'))]
@@ -90,7 +90,7 @@ async def test_two_requests_to_one_agent_do_not_meet(agent: Any) -> None:
     ]
 
 
-async def test_two_agents_reply_at_the_same_time(agent: Any, server: OpenAIServer) -> None:
+async def test_two_agents_reply_at_the_same_time(agent: Any, server: ModelServer) -> None:
     server.delay = 0.02
     other = make_agent("Saturday")
 
@@ -108,7 +108,7 @@ async def test_an_error_of_the_model_is_raised_and_the_agent_goes_on(agent: Any)
     assert text_of(await agent(question("hello"))) == "Echo: hello"
 
 
-async def test_cancelled_at_once_when_it_waits_for_its_turn(agent: Any, server: OpenAIServer) -> None:
+async def test_cancelled_at_once_when_it_waits_for_its_turn(agent: Any, server: ModelServer) -> None:
     server.delay = 0.02
     first = asyncio.create_task(anext(agent.stream(question(LONG))))
     await until(lambda: server.streaming)
@@ -119,7 +119,7 @@ async def test_cancelled_at_once_when_it_waits_for_its_turn(agent: Any, server: 
 
 
 async def test_memory_is_written_before_the_app_sees_the_cancellation(
-    agent: Any, server: OpenAIServer
+    agent: Any, server: ModelServer
 ) -> None:
     server.delay = 0.01
     seen: list[list[tuple[str, str]]] = []
@@ -149,7 +149,7 @@ async def test_memory_is_written_before_the_app_sees_the_cancellation(
     assert text_of(await agent(question("hello"))) == "Echo: hello"
 
 
-async def test_a_timeout_around_a_stream_is_raised(agent: Any, server: OpenAIServer) -> None:
+async def test_a_timeout_around_a_stream_is_raised(agent: Any, server: ModelServer) -> None:
     server.delay = 0.01
     with pytest.raises(TimeoutError):
         await drain_for(0.1, agent.stream(question(LONG)))
@@ -159,7 +159,7 @@ async def test_a_timeout_around_a_stream_is_raised(agent: Any, server: OpenAISer
 
 
 async def test_leaving_the_loop_stops_the_agent_and_keeps_what_it_said(
-    agent: Any, server: OpenAIServer
+    agent: Any, server: ModelServer
 ) -> None:
     server.delay = 0.01
     chunks = agent.stream(question(LONG))
@@ -172,7 +172,7 @@ async def test_leaving_the_loop_stops_the_agent_and_keeps_what_it_said(
 
 
 async def test_a_reader_that_stops_reading_stops_the_agent_when_cancelled(
-    agent: Any, server: OpenAIServer
+    agent: Any, server: ModelServer
 ) -> None:
     """The agent is far ahead and waits for its reader; what it said is in its memory all the same."""
     chunks = agent.stream(question("word " * 1000))
@@ -186,7 +186,7 @@ async def test_a_reader_that_stops_reading_stops_the_agent_when_cancelled(
     assert text_of(await agent(question("hello"))) == "Echo: hello"
 
 
-async def test_cancelled_in_a_tool(start: Any, server: OpenAIServer) -> None:
+async def test_cancelled_in_a_tool(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server)})
     running, stopped = asyncio.Event(), asyncio.Event()
 
@@ -214,7 +214,7 @@ async def test_cancelled_in_a_tool(start: Any, server: OpenAIServer) -> None:
     assert text_of(await agent(question("hello"))) == "Echo: hello"
 
 
-async def test_an_agent_in_its_own_tool_does_not_wait_for_itself(start: Any, server: OpenAIServer) -> None:
+async def test_an_agent_in_its_own_tool_does_not_wait_for_itself(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server)})
     agents: list[Any] = []
 
@@ -228,9 +228,7 @@ async def test_an_agent_in_its_own_tool_does_not_wait_for_itself(start: Any, ser
     await drain_for(10, agents[0].stream(question('call again {"word": "x"}')))
 
 
-async def test_a_save_after_leaving_the_loop_has_what_the_agent_said(
-    agent: Any, server: OpenAIServer
-) -> None:
+async def test_a_save_after_leaving_the_loop_has_what_the_agent_said(agent: Any, server: ModelServer) -> None:
     """The body of the loop raises, so that nothing closes the stream before `finally` saves."""
     server.delay = 0.01
 
@@ -249,7 +247,7 @@ async def test_a_save_after_leaving_the_loop_has_what_the_agent_said(
     assert remembered(restored)[1][1].startswith("Echo: word")
 
 
-async def test_a_save_in_the_middle_of_a_reply_does_not_wait(agent: Any, server: OpenAIServer) -> None:
+async def test_a_save_in_the_middle_of_a_reply_does_not_wait(agent: Any, server: ModelServer) -> None:
     server.delay = 0.01
     chunks = agent.stream(question(LONG))
     await anext(chunks)
@@ -258,7 +256,7 @@ async def test_a_save_in_the_middle_of_a_reply_does_not_wait(agent: Any, server:
     await chunks.aclose()
 
 
-async def test_a_dropped_stream_leaves_no_task(agent: Any, server: OpenAIServer) -> None:
+async def test_a_dropped_stream_leaves_no_task(agent: Any, server: ModelServer) -> None:
     server.delay = 0.01
     before = len(asyncio.all_tasks())
     async for _ in agent.stream(question(LONG)):
@@ -280,14 +278,14 @@ async def test_msg_as_the_guide_writes_it() -> None:
 
 @pytest.mark.skipif(MAJOR == 1, reason="1.x has no tool permissions")
 class TestPermissions:
-    async def test_tools_run_unattended_by_default(self, start: Any, server: OpenAIServer) -> None:
+    async def test_tools_run_unattended_by_default(self, start: Any, server: ModelServer) -> None:
         await start(models={"main": openai(server)})
         await add_tool(look)
         reply = await make_agent()(question('call look {"word": "it"}'))
         assert text_of(reply) == "Echo: found it"
 
     async def test_a_parked_agent_says_so_and_takes_the_next_message(
-        self, start: Any, server: OpenAIServer
+        self, start: Any, server: ModelServer
     ) -> None:
         await start(models={"main": openai(server)}, agentscope={"permission_mode": "default"})
         await add_tool(look)
@@ -297,7 +295,7 @@ class TestPermissions:
         texts = [text_of(chunk) async for chunk in agent.stream(question("hello"))]
         assert "".join(texts) == "Echo: hello"
 
-    async def test_a_parked_agent_that_was_stored_recovers(self, start: Any, server: OpenAIServer) -> None:
+    async def test_a_parked_agent_that_was_stored_recovers(self, start: Any, server: ModelServer) -> None:
         await start(models={"main": openai(server)}, agentscope={"permission_mode": "default"})
         await add_tool(look)
         agent, restored = make_agent(), make_agent()
@@ -306,7 +304,7 @@ class TestPermissions:
         await runtime.session.load_session_state("s", agent=restored)
         assert text_of(await restored(question("hello"))) == "Echo: hello"
 
-    async def test_what_the_author_has_set_is_kept(self, start: Any, server: OpenAIServer) -> None:
+    async def test_what_the_author_has_set_is_kept(self, start: Any, server: ModelServer) -> None:
         from agentscope.permission import PermissionContext, PermissionMode
         from agentscope.state import AgentState
 

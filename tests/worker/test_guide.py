@@ -10,7 +10,7 @@ import pytest
 from agentscope_protocol.settings import Settings
 from agentscope_worker import host, messages
 from agentscope_worker.runtime import SessionContext, runtime
-from tests.fakes.openai_server import OpenAIServer
+from tests.fakes.model_server import ModelServer
 from tests.worker.agents import MAJOR, add_tool, text_of
 from tests.worker.conftest import openai
 
@@ -218,7 +218,7 @@ class App(AgentApp):
 
 
 @pytest.fixture
-def models(server: OpenAIServer) -> dict[str, Any]:
+def models(server: ModelServer) -> dict[str, Any]:
     return {"main": openai(server), "assistant": openai(server)}
 
 
@@ -242,7 +242,7 @@ async def test_simple(start: Any, models: Any) -> None:
 
 
 @only_1x
-async def test_react_agent_with_tools(start: Any, models: Any, server: OpenAIServer) -> None:
+async def test_react_agent_with_tools(start: Any, models: Any, server: ModelServer) -> None:
     async def look(word: str) -> str:
         return f"found {word}"
 
@@ -259,7 +259,7 @@ async def test_react_agent_with_tools(start: Any, models: Any, server: OpenAISer
 
 
 @only_1x
-async def test_several_agents(start: Any, models: Any, server: OpenAIServer) -> None:
+async def test_several_agents(start: Any, models: Any, server: ModelServer) -> None:
     await start(SEVERAL, models=models)
     first, *rest = await ask("work")
     assert text_of(first) == "Plan: Echo: work"
@@ -268,7 +268,7 @@ async def test_several_agents(start: Any, models: Any, server: OpenAIServer) -> 
 
 
 @only_1x
-async def test_state_of_memory_and_toolkit(start: Any, models: Any, server: OpenAIServer) -> None:
+async def test_state_of_memory_and_toolkit(start: Any, models: Any, server: ModelServer) -> None:
     await start(STATE, models=models)
     assert await ask_text("one") == "Echo: one"
     assert await ask_text("two") == "Echo: two"
@@ -289,7 +289,7 @@ async def test_error_handling(start: Any, models: Any) -> None:
     assert msg.metadata == {"error": True}
 
 
-async def test_hooks_and_metadata(start: Any, models: Any, server: OpenAIServer) -> None:
+async def test_hooks_and_metadata(start: Any, models: Any, server: ModelServer) -> None:
     await start(HOOKS, models=models)
     assert server.requests[0].body["messages"][0]["role"] == "system"
     (msg,) = await ask("x", user_id="ann", tenant_id="enterprise")
@@ -299,7 +299,7 @@ async def test_hooks_and_metadata(start: Any, models: Any, server: OpenAIServer)
 
 @pytest.fixture
 async def example(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: OpenAIServer
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: ModelServer
 ) -> AsyncIterator[Callable[[str], Any]]:
     """Starts a copy of one of the examples, so that its sessions are not stored beside it."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-example")
@@ -320,7 +320,7 @@ async def test_example_echo(example: Any) -> None:
     assert await ask_text("hello", "other") == "Turn 1: hello"
 
 
-async def test_example_chat(example: Any, server: OpenAIServer) -> None:
+async def test_example_chat(example: Any, server: ModelServer) -> None:
     await example("chat")
     assert await ask_text("hello there") == "Echo: hello there"
     assert server.requests[0].headers["Authorization"] == "Bearer sk-example"

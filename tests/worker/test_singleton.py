@@ -8,7 +8,7 @@ import pytest
 from agentscope_protocol.settings import Settings, SettingsError
 from agentscope_worker.runtime import runtime
 from agentscope_worker.runtime.singleton import Runtime
-from tests.fakes.openai_server import OpenAIServer
+from tests.fakes.model_server import ModelServer
 
 Write = Callable[..., Path]
 
@@ -97,7 +97,7 @@ async def test_problems_of_the_file_are_its_own(write_project: Write, tmp_path: 
     assert not runtime.is_initialized
 
 
-async def test_connections_are_closed_at_the_end(write_project: Write, server: OpenAIServer) -> None:
+async def test_connections_are_closed_at_the_end(write_project: Write, server: ModelServer) -> None:
     slot = {"provider": "openai", "model": "m", "api_key": "k", "base_url": server.base_url}
     await runtime.start(Settings.model_validate({"models": {"main": slot}}), write_project())
     async for _ in runtime.models.main.stream([]):

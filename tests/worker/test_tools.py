@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from agentscope_worker.runtime import runtime
-from tests.fakes.openai_server import OpenAIServer
+from tests.fakes.model_server import ModelServer
 from tests.worker.agents import MAJOR, add_tool, make_agent, question, text_of, until
 from tests.worker.conftest import openai
 
@@ -38,7 +38,7 @@ async def tool_names(agent: Any) -> set[str]:
     return {schema["function"]["name"] for schema in schemas}
 
 
-async def test_a_structured_output_survives_other_replies(start: Any, server: OpenAIServer) -> None:
+async def test_a_structured_output_survives_other_replies(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server)})
     server.delay = 0.1
     asking = asyncio.create_task(ask_for_an_answer(make_agent(), "7"))
@@ -47,7 +47,7 @@ async def test_a_structured_output_survives_other_replies(start: Any, server: Op
     assert await asking == {"number": 7}
 
 
-async def test_each_agent_has_its_own_tools(start: Any, server: OpenAIServer) -> None:
+async def test_each_agent_has_its_own_tools(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server)})
     await add_tool(first)
     one, other = make_agent(), make_agent()
@@ -58,14 +58,14 @@ async def test_each_agent_has_its_own_tools(start: Any, server: OpenAIServer) ->
     assert one.toolkit is not runtime.tools
 
 
-async def test_tools_of_the_project_work_in_a_clone(start: Any, server: OpenAIServer) -> None:
+async def test_tools_of_the_project_work_in_a_clone(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server)})
     await add_tool(first)
     reply = await make_agent()(question('call first {"word": "x"}'))
     assert text_of(reply) == "Echo: first"
 
 
-async def test_a_toolkit_of_the_authors_own_is_taken_as_it_is(start: Any, server: OpenAIServer) -> None:
+async def test_a_toolkit_of_the_authors_own_is_taken_as_it_is(start: Any, server: ModelServer) -> None:
     from agentscope.tool import Toolkit
 
     await start(models={"main": openai(server)})

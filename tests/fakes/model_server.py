@@ -1,0 +1,221 @@
+"""A small model server that speaks five providers' wire formats, for tests and for apps made offline.
+
+It echoes the last user text, word by word where the request asks for a stream, whole otherwise. What
+the user writes is the script:
+
+    call NAME {"json": "arguments"}    the model calls that tool, then echoes what the tool returned
+    fail STATUS                        the request is answered with that status
+    delay SECONDS TEXT                 "Echo: TEXT", with so long a pause before each word
+    anything else                      "Echo: " and the text
+
+It checks nothing, neither keys nor models, and never speaks to anybody else. Run it as
+
+    python -m tests.fakes.model_server --port 9000 --delay 0.05
+
+and point the slots of a project at it; any `api_key` and `model` will do:
+
+    provider: openai       base_url: http://127.0.0.1:9000/v1
+    provider: anthropic    base_url: http://127.0.0.1:9000
+    provider: dashscope    base_url: http://127.0.0.1:9000/compatible-mode/v1   (AgentScope 2.x)
+                           base_url: http://127.0.0.1:9000/api/v1               (AgentScope 1.x)
+    provider: gemini       base_url: http://127.0.0.1:9000
+    provider: ollama       base_url: http://127.0.0.1:9000
+
+SIGINT and SIGTERM end it. How the formats look is in `wire_formats`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import re
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from tests.fakes.wire_formats import Answer, Anthropic, Call, DashScope, Gemini, Ollama, OpenAI, WireFormat
+
+PROVIDERS: Final = ("openai", "anthropic", "dashscope", "gemini", "ollama")
+
+_BASE_PATHS: Final = {"openai": "/v1", "dashscope": "/compatible-mode/v1"}
+_DASHSCOPE_1: Final = "/api/v1"  # AgentScope 1.x uses DashScope's own client
+_ROUTES: Final[tuple[tuple[str, WireFormat], ...]] = (
+    ("/v1/chat/completions", OpenAI()),
+    ("/compatible-mode/v1/chat/completions", OpenAI()),
+    ("/v1/messages", Anthropic()),
+    ("/api/v1/services/aigc/{group}/generation", DashScope()),
+    (r"/{version:v1\w*}/models/{model}:{action:generateContent|streamGenerateContent}", Gemini()),
+    ("/api/chat", Ollama()),
+)
+
+_CALL = re.compile(r"call (\w+) (\{.*\})", re.DOTALL)
+_FAIL = re.compile(r"fail (\d{3})")
+_DELAY = re.compile(r"delay (\d+(?:\.\d+)?) (.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it came in."""
+
+    method: str
+    path: str
+    headers: CIMultiDictProxy[str]
+    body: dict[str, Any]
+
+
+@dataclass
+class ModelServer:
+    """The server; `async with ModelServer() as server` runs it on a free port.
+
+    Attributes:
+        delay: Seconds before each word; a whole answer waits for all of its words.
+        requests: What was asked, in order.
+        streaming: Requests that are being answered now, streams or not.
+        cut_off: Requests that the client left before the end of their answer.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    delay: float = 0.0
+    requests: list[Request] = field(default_factory=list)
+    streaming: int = 0
+    cut_off: int = 0
+
+    def __post_init__(self) -> None:
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def base_url(self) -> str:
+        """That of OpenAI."""
+        return self.url("openai")
+
+    def url(self, provider: str, major: int = 2) -> str:
+        """The `base_url` of a provider's slot, on a major of AgentScope."""
+        path = _DASHSCOPE_1 if (provider, major) == ("dashscope", 1) else _BASE_PATHS.get(provider, "")
+        return f"http://{self.host}:{self.port}{path}"
+
+    @property
+    def connections(self) -> int:
+        """Open connections, idle ones included."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        return len(self._runner.server.connections)
+
+    async def __aenter__(self) -> ModelServer:
+        app = web.Application()
+        for path, wire in _ROUTES:
+            app.router.add_post(path, _handler(self, wire))
+        # A client that leaves must end its answer here, to be counted.
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self.host, self.port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._runner is not None
+        await self._runner.cleanup()
+
+    async def answer(self, request: web.Request, wire: WireFormat) -> web.StreamResponse:
+        """Take down a request in this format, and answer it."""
+        try:
+            body = await request.json()
+            role, text = _last_said(wire, body)
+        except (ValueError, LookupError, TypeError) as error:
+            problem = f"this is no request in this format: {error!r}"
+            return web.json_response(wire.error(400, problem), status=400)
+        self.requests.append(Request(request.method, request.path, request.headers, body))
+        if failure := _FAIL.fullmatch(text):
+            status = int(failure[1])
+            return web.json_response(wire.error(status, text), status=status)
+        delay = self.delay
+        if slowly := _DELAY.fullmatch(text):
+            delay, text = float(slowly[1]), slowly[2]
+        answer = _answer(request.match_info.get("model") or wire.model(body), role, text)
+        with self._counted():
+            if wire.streams(body, request.path, request.headers):
+                return await _stream(request, delay, wire.stream_type, wire.pieces(answer, body))
+            await asyncio.sleep(delay * len(answer.words))
+            return web.json_response(wire.whole(answer))
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.streaming += 1
+        try:
+            yield
+        except (asyncio.CancelledError, ConnectionError):
+            self.cut_off += 1
+            raise
+        finally:
+            self.streaming -= 1
+
+
+def _handler(server: ModelServer, wire: WireFormat) -> Any:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await server.answer(request, wire)
+
+    return handle
+
+
+async def _stream(
+    request: web.Request, delay: float, content_type: str, pieces: Iterator[bytes]
+) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": content_type})
+    await response.prepare(request)
+    for piece in pieces:
+        await asyncio.sleep(delay)
+        await response.write(piece)
+    return response
+
+
+def _last_said(wire: WireFormat, body: dict[str, Any]) -> tuple[str, str]:
+    """Role and text of the last message of a user or a tool."""
+    for message in reversed(list(wire.said(body))):
+        # AgentScope 2.x tells the time so, and what it wants of a structured output.
+        texts = [text for text in message.texts if not text.startswith("<system-reminder>")]
+        if message.role in ("user", "tool") and texts:
+            return message.role, "".join(texts)
+    return "user", ""
+
+
+def _answer(model: str, role: str, text: str) -> Answer:
+    if role == "user" and (match := _CALL.fullmatch(text)):
+        with contextlib.suppress(json.JSONDecodeError):
+            call = Call(match[1], match[2])
+            if isinstance(call.input, dict):
+                return Answer(model, call=call)
+    return Answer(model, tuple(re.findall(r"\s*\S+", f"Echo: {text}")))
+
+
+async def _serve(host: str, port: int, delay: float) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    async with ModelServer(host, port, delay) as server:
+        for provider in PROVIDERS:
+            print(f"{provider:<12}{server.url(provider)}", flush=True)
+        print(f"{'dashscope 1.x':<12} {server.url('dashscope', 1)}", flush=True)
+        await stopped.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0: any free port; the URLs are printed")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds before each word")
+    options = parser.parse_args()
+    asyncio.run(_serve(options.host, options.port, options.delay))
+
+
+if __name__ == "__main__":
+    main()

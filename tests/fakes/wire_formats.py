@@ -1,0 +1,324 @@
+"""How five providers word a question and an answer: pure functions over JSON, for `model_server`.
+
+Each `WireFormat` reads what was said out of a request's body, and writes one answer whole or as the
+pieces of a stream. It holds as much of a format as the providers' own clients need to be content, text
+and tool calls, and no more. What is said in answer, and when, is the server's business.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a tool that the model asks for; `arguments` is a JSON object as text."""
+
+    name: str
+    arguments: str
+
+    @property
+    def id(self) -> str:
+        return f"call_{self.name}"
+
+    @property
+    def input(self) -> Json:
+        value: Json = json.loads(self.arguments)
+        return value
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says: words, each with the space before it, or a call."""
+
+    model: str
+    words: tuple[str, ...] = ()
+    call: Call | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.words)
+
+
+@dataclass(frozen=True)
+class Said:
+    """One message of a request; `role` is user, tool or another."""
+
+    role: str
+    texts: tuple[str, ...]
+
+
+class WireFormat(ABC):
+    """One provider's way to ask and to answer over HTTP."""
+
+    stream_type: ClassVar[str] = "text/event-stream"
+
+    @abstractmethod
+    def said(self, body: Json) -> Iterator[Said]:
+        """The messages of a request, in order."""
+
+    @abstractmethod
+    def whole(self, answer: Answer) -> Json:
+        """The body of an answer that is not streamed."""
+
+    @abstractmethod
+    def pieces(self, answer: Answer, body: Json) -> Iterator[bytes]:
+        """What the stream that `body` asks for writes: about one piece for a word, each complete."""
+
+    @abstractmethod
+    def error(self, status: int, text: str) -> Json:
+        """The body of an error."""
+
+    def model(self, body: Json) -> str:
+        """The model that a request names in its body."""
+        return str(body.get("model", ""))
+
+    def streams(self, body: Json, path: str, headers: Any) -> bool:
+        """Whether a request wants a stream."""
+        return bool(body.get("stream"))
+
+
+class OpenAI(WireFormat):
+    """Chat completions, also those of DashScope's compatible mode."""
+
+    def said(self, body: Json) -> Iterator[Said]:
+        for message in body["messages"]:
+            yield Said(message["role"], _texts(message.get("content")))
+
+    def whole(self, answer: Answer) -> Json:
+        message: Json = {"role": "assistant", "content": answer.text or None}
+        if answer.call:
+            message["tool_calls"] = [_openai_call(answer.call)]
+        choice = {"index": 0, "message": message, "finish_reason": _openai_reason(answer)}
+        return _completion(answer, "chat.completion", [choice]) | {"usage": _openai_usage(answer)}
+
+    def pieces(self, answer: Answer, body: Json) -> Iterator[bytes]:
+        deltas: list[Json] = [{"role": "assistant", "content": ""}, *({"content": w} for w in answer.words)]
+        if answer.call:
+            deltas = [{"role": "assistant", "tool_calls": [_openai_call(answer.call)]}]
+        kind = "chat.completion.chunk"
+        for delta in deltas:
+            yield _event(_completion(answer, kind, [{"index": 0, "delta": delta}]))
+        end = {"index": 0, "delta": {}, "finish_reason": _openai_reason(answer)}
+        yield _event(_completion(answer, kind, [end]))
+        if (body.get("stream_options") or {}).get("include_usage"):
+            yield _event(_completion(answer, kind, []) | {"usage": _openai_usage(answer)})
+        yield b"data: [DONE]\n\n"
+
+    def error(self, status: int, text: str) -> Json:
+        return {"error": {"message": text, "type": "invalid_request_error", "code": None}}
+
+
+class Anthropic(WireFormat):
+    """Messages, with named events."""
+
+    def said(self, body: Json) -> Iterator[Said]:
+        for message in body["messages"]:
+            content = message["content"]
+            results = [] if isinstance(content, str) else [b for b in content if b["type"] == "tool_result"]
+            if results:
+                yield Said("tool", tuple(itertools.chain(*(_texts(each.get("content")) for each in results))))
+            if texts := _texts(content):
+                yield Said(message["role"], texts)
+
+    def whole(self, answer: Answer) -> Json:
+        block: Json = {"type": "text", "text": answer.text}
+        if answer.call:
+            block = self._tool_use(answer.call, answer.call.input)
+        return self._message(answer, [block], self._reason(answer))
+
+    def pieces(self, answer: Answer, body: Json) -> Iterator[bytes]:
+        begun: Json = {"type": "text", "text": ""}
+        deltas: list[Json] = [{"type": "text_delta", "text": word} for word in answer.words]
+        if answer.call:
+            begun = self._tool_use(answer.call, {})
+            deltas = [{"type": "input_json_delta", "partial_json": answer.call.arguments}]
+        yield self._named("message_start", {"message": self._message(answer, [], None)}) + self._named(
+            "content_block_start", {"index": 0, "content_block": begun}
+        )
+        for delta in deltas:
+            yield self._named("content_block_delta", {"index": 0, "delta": delta})
+        end = {"delta": {"stop_reason": self._reason(answer), "stop_sequence": None}}
+        yield (
+            self._named("content_block_stop", {"index": 0})
+            + self._named("message_delta", {**end, "usage": {"output_tokens": len(answer.words)}})
+            + self._named("message_stop", {})
+        )
+
+    def error(self, status: int, text: str) -> Json:
+        return {"type": "error", "error": {"type": "api_error", "message": text}}
+
+    def _message(self, answer: Answer, content: list[Json], reason: str | None) -> Json:
+        return {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": answer.model,
+            "content": content,
+            "stop_reason": reason,
+            "stop_sequence": None,
+            "usage": {"input_tokens": 1, "output_tokens": len(answer.words)},
+        }
+
+    def _tool_use(self, call: Call, given: Json) -> Json:
+        return {"type": "tool_use", "id": call.id, "name": call.name, "input": given}
+
+    def _reason(self, answer: Answer) -> str:
+        return "tool_use" if answer.call else "end_turn"
+
+    def _named(self, kind: str, fields: Json) -> bytes:
+        return f"event: {kind}\n".encode() + _event({"type": kind, **fields})
+
+
+class DashScope(WireFormat):
+    """DashScope's own generation; a header asks for the stream, which tells what is new."""
+
+    def said(self, body: Json) -> Iterator[Said]:
+        for message in body["input"]["messages"]:
+            yield Said(message["role"], _texts(message.get("content")))
+
+    def streams(self, body: Json, path: str, headers: Any) -> bool:
+        return headers.get("X-DashScope-SSE") == "enable"
+
+    def whole(self, answer: Answer) -> Json:
+        return self._output(answer, answer.text, _openai_reason(answer))
+
+    def pieces(self, answer: Answer, body: Json) -> Iterator[bytes]:
+        for number, word in enumerate(answer.words or ("",)):
+            yield self._numbered(number, self._output(answer, word, "null"))
+        end = Answer(answer.model, answer.words)  # without the call, which would be called twice
+        yield self._numbered(len(answer.words), self._output(end, "", _openai_reason(answer)))
+
+    def error(self, status: int, text: str) -> Json:
+        return {"code": "Failed", "message": text, "request_id": "1"}
+
+    def _output(self, answer: Answer, text: str, reason: str) -> Json:
+        message: Json = {"role": "assistant", "content": text}
+        if answer.call:
+            message["tool_calls"] = [_openai_call(answer.call)]
+        words = len(answer.words)
+        return {
+            "request_id": "1",
+            "output": {"choices": [{"finish_reason": reason, "message": message}]},
+            "usage": {"input_tokens": 1, "output_tokens": words, "total_tokens": words + 1},
+        }
+
+    def _numbered(self, number: int, output: Json) -> bytes:
+        return f"id:{number}\nevent:result\n:HTTP_STATUS/200\n".encode() + _event(output)
+
+
+class Gemini(WireFormat):
+    """generateContent and streamGenerateContent; model and stream are told by the path."""
+
+    def said(self, body: Json) -> Iterator[Said]:
+        for content in body["contents"]:
+            parts = content["parts"]
+            results = [part["functionResponse"]["response"] for part in parts if "functionResponse" in part]
+            if results:
+                yield Said("tool", tuple(str(value) for each in results for value in each.values()))
+            if texts := tuple(part["text"] for part in parts if "text" in part):
+                yield Said(content.get("role", "user"), texts)
+
+    def streams(self, body: Json, path: str, headers: Any) -> bool:
+        return path.endswith(":streamGenerateContent")
+
+    def whole(self, answer: Answer) -> Json:
+        part: Json = {"text": answer.text}
+        if answer.call:
+            part = {"functionCall": {"name": answer.call.name, "args": answer.call.input}}
+        return self._candidate(answer, part) | {"usageMetadata": self._usage(answer)}
+
+    def pieces(self, answer: Answer, body: Json) -> Iterator[bytes]:
+        for word in answer.words[:-1]:
+            yield _event(self._candidate(answer, {"text": word}))
+        last = Answer(answer.model, answer.words[-1:], answer.call)
+        yield _event(self.whole(last) | {"usageMetadata": self._usage(answer)})
+
+    def error(self, status: int, text: str) -> Json:
+        return {"error": {"code": status, "message": text, "status": "FAILED"}}
+
+    def _candidate(self, answer: Answer, part: Json) -> Json:
+        content = {"role": "model", "parts": [part]}
+        return {"candidates": [{"index": 0, "content": content}], "modelVersion": answer.model}
+
+    def _usage(self, answer: Answer) -> Json:
+        words = len(answer.words)
+        return {"promptTokenCount": 1, "candidatesTokenCount": words, "totalTokenCount": words + 1}
+
+
+class Ollama(WireFormat):
+    """/api/chat: one JSON object per line, a stream unless the request says otherwise."""
+
+    stream_type = "application/x-ndjson"
+
+    def said(self, body: Json) -> Iterator[Said]:
+        for message in body["messages"]:
+            yield Said(message["role"], _texts(message.get("content")))
+
+    def streams(self, body: Json, path: str, headers: Any) -> bool:
+        return bool(body.get("stream", True))
+
+    def whole(self, answer: Answer) -> Json:
+        return self._line(answer, answer.text, done=True)
+
+    def pieces(self, answer: Answer, body: Json) -> Iterator[bytes]:
+        for word in answer.words or ("",):
+            yield self._encoded(self._line(answer, word, done=False))
+        end = Answer(answer.model, answer.words)  # without the call, which would be called twice
+        yield self._encoded(self._line(end, "", done=True))
+
+    def error(self, status: int, text: str) -> Json:
+        return {"error": text}
+
+    def _line(self, answer: Answer, text: str, *, done: bool) -> Json:
+        message: Json = {"role": "assistant", "content": text}
+        if answer.call:
+            call = {"name": answer.call.name, "arguments": answer.call.input}
+            message["tool_calls"] = [{"function": call}]
+        line: Json = {
+            "model": answer.model,
+            "created_at": "2000-01-01T00:00:00Z",
+            "message": message,
+            "done": done,
+        }
+        counts = {"done_reason": "stop", "prompt_eval_count": 1, "eval_count": len(answer.words)}
+        return line | counts if done else line
+
+    def _encoded(self, line: Json) -> bytes:
+        return json.dumps(line).encode() + b"\n"
+
+
+def _texts(content: Any) -> tuple[str, ...]:
+    """The texts of a message's content, which is a string, a list of blocks, or nothing."""
+    if isinstance(content, str):
+        return (content,)
+    return tuple(block["text"] for block in content or () if "text" in block)
+
+
+def _event(data: Json) -> bytes:
+    return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+def _completion(answer: Answer, kind: str, choices: list[Json]) -> Json:
+    return {"id": "chatcmpl-1", "object": kind, "created": 0, "model": answer.model, "choices": choices}
+
+
+def _openai_call(call: Call) -> Json:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": 0, "id": call.id, "type": "function", "function": function}
+
+
+def _openai_reason(answer: Answer) -> str:
+    return "tool_calls" if answer.call else "stop"
+
+
+def _openai_usage(answer: Answer) -> Json:
+    words = len(answer.words)
+    return {"prompt_tokens": 1, "completion_tokens": words, "total_tokens": words + 1}
