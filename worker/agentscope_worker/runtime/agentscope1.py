@@ -26,9 +26,8 @@ from agentscope.agent import AgentBase, ReActAgent
 from agentscope.message import Msg
 from agentscope.tool import Toolkit
 
-from agentscope_worker.runtime import lossy_json
+from agentscope_worker.runtime import lossy_json, providers
 from agentscope_worker.runtime.agents import Put, relay, turn_of
-from agentscope_worker.runtime.providers import api_key, gemini_client, ollama_request
 
 if TYPE_CHECKING:
     from agentscope_protocol.settings import ModelSettings
@@ -55,7 +54,6 @@ _DELTA_FIELDS = {"text": "text", "thinking": "thinking"}  # block type -> the fi
 
 # The toolkits made here, for `runtime.tools`; an agent that is given one works on a clone.
 _shared_toolkits: weakref.WeakSet[Any] = weakref.WeakSet()
-_dashscope_urls: set[str | None] = set()  # of the slots since `adapt`
 
 
 def message_class() -> Any:
@@ -77,42 +75,23 @@ def encode(msg: Any) -> bytes:
 
 def make_model(settings: ModelSettings) -> Any:
     provider, url = settings.provider, settings.base_url
-    client: dict[str, Any] = dict(settings.client_kwargs)
-    generate: dict[str, Any] = dict(settings.generate_kwargs)
     arguments: dict[str, Any] = {}
-    if provider == "ollama":
-        generate = ollama_request(settings)
-        arguments |= {"host": url, "options": generate.pop("options", None)}
-        # The model always sends these two as arguments of their own.
-        arguments |= {"keep_alive": generate.pop("keep_alive", "5m")}
-        arguments |= {"enable_thinking": generate.pop("think", None)}
-    else:
-        arguments["api_key"] = api_key(settings)
-    if provider in ("openai", "anthropic") and url:
-        client["base_url"] = url
-    if provider == "gemini":
-        client = gemini_client(settings)
-    if provider == "anthropic" and "max_tokens" in generate:
-        arguments["max_tokens"] = generate.pop("max_tokens")
     if provider == "dashscope":
-        arguments["base_http_api_url"] = _dashscope_url(url)
-        if client:
-            raise ValueError("dashscope takes no client_kwargs on AgentScope 1.x")
+        generate = providers.dashscope_native(settings)
     else:
-        arguments["client_kwargs"] = client
+        generate = providers.request_arguments(settings, settings.generate_kwargs)
+        arguments["client_kwargs"] = client = providers.client_arguments(settings)
+        if provider == "openai" and "organization" in client:  # an argument of the model's own
+            arguments["organization"] = client.pop("organization")
+        if provider in ("openai", "anthropic") and url:
+            client["base_url"] = url
+    if provider == "ollama":
+        arguments["host"] = url
+    else:
+        arguments["api_key"] = providers.api_key(settings)
     return _CLASSES[provider](
         model_name=settings.model, stream=settings.stream, generate_kwargs=generate, **arguments
     )
-
-
-def _dashscope_url(url: str | None) -> str | None:
-    """`url`, when all dashscope slots of this start have the same: the client library keeps one."""
-    _dashscope_urls.add(url)
-    if len(_dashscope_urls) > 1:
-        raise ValueError(
-            "dashscope slots have different base_urls, and on AgentScope 1.x all slots of a process share one"
-        )
-    return url
 
 
 async def prompt(model: Any, messages: Any) -> Any:
@@ -177,12 +156,29 @@ def _patch() -> None:
     AgentBase.stream = stream
     AgentBase.__call__ = _one_at_a_time(AgentBase.__call__)
     ReActAgent.__init__ = _with_defaults(ReActAgent.__init__)
+    anthropic = models.AnthropicChatModel
+    anthropic._parse_anthropic_stream_completion_response = _closing_its_stream(
+        anthropic._parse_anthropic_stream_completion_response
+    )
 
 
 def adapt(permission_mode: str) -> None:
-    # 1.x has no tool permissions, so that there is nothing to set.
-    _dashscope_urls.clear()
-    _patch()
+    _patch()  # 1.x has no tool permissions, so that there is nothing to set
+
+
+def _closing_its_stream(parse: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    """Close the provider's stream with ours: left early, it would go on until the garbage collector
+    finds it, since the client's stream and its iterator hold each other."""
+
+    @functools.wraps(parse)
+    async def parse_and_close(
+        self: Any, start: Any, response: Any, *args: Any, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        async with response:
+            async for each in parse(self, start, response, *args, **kwargs):
+                yield each
+
+    return parse_and_close
 
 
 def trace(on: bool) -> None:

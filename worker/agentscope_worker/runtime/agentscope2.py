@@ -12,7 +12,7 @@ import copy
 import functools
 import inspect
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agentscope import credential as credentials
@@ -25,9 +25,8 @@ from agentscope.permission import PermissionMode
 from agentscope.tool import Toolkit
 from pydantic_core import PydanticSerializationError
 
-from agentscope_worker.runtime import lossy_json
+from agentscope_worker.runtime import lossy_json, providers
 from agentscope_worker.runtime.agents import Put, relay, turn_of
-from agentscope_worker.runtime.providers import api_key, gemini_client, ollama_request
 
 if TYPE_CHECKING:
     from agentscope_protocol.settings import ModelSettings
@@ -56,6 +55,16 @@ _WHOLE_BLOCKS = {
     EventType.TOOL_RESULT_END: "tool_result",
     EventType.DATA_BLOCK_END: "data",
 }
+# Parameters that a model leaves out of its requests unless one of the others is set too.
+_SENT_WITH: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "openai": {"reasoning_effort": ("thinking_enable",), "thinking_enable": ("reasoning_effort",)},
+    "anthropic": {
+        "thinking_budget": ("thinking_enable", "thinking_mode"),
+        "thinking_display": ("thinking_enable", "thinking_mode"),
+    },
+    "gemini": {"thinking_budget": ("thinking_enable",)},
+}
+_OLLAMA_OPTIONS = {"max_tokens", "temperature"}  # the model's own would be lost beside other options
 _NOT_METADATA = {"metadata"}  # for pydantic's `exclude`
 
 # The toolkits made here, for `runtime.tools`; an agent that is given one works on a clone.
@@ -89,18 +98,17 @@ def encode(msg: Any) -> bytes:
 def make_model(settings: ModelSettings) -> Any:
     provider, url = settings.provider, settings.base_url
     model_class, credential_class = _CLASSES[provider]
-    client: dict[str, Any] = dict(settings.client_kwargs)
-    credential: dict[str, Any] = {} if provider == "ollama" else {"api_key": api_key(settings)}
-    if provider == "gemini":
-        client = gemini_client(settings)
-    elif url:
+    client = providers.client_arguments(settings)
+    credential: dict[str, Any] = {}
+    if provider != "ollama":
+        credential["api_key"] = providers.api_key(settings)
+    if provider == "openai" and "organization" in client:  # the model takes it from the credential
+        credential["organization"] = client.pop("organization")
+    if url and provider != "gemini":
         credential["host" if provider == "ollama" else "base_url"] = url
-    arguments: dict[str, Any] = dict(settings.generate_kwargs)
-    if provider == "ollama":
-        arguments = ollama_request(settings)
-    known = model_class.Parameters.model_fields
-    parameters = {name: arguments.pop(name) for name in list(arguments) if name in known}
-    return (_with_arguments(model_class, arguments) if arguments else model_class)(
+    parameters, rest = _parameters(settings, model_class.Parameters.model_fields)
+    request = providers.request_arguments(settings, rest)
+    return (_with_arguments(model_class, request) if request else model_class)(
         credential=credential_class(**credential),
         model=settings.model,
         parameters=model_class.Parameters(**parameters),
@@ -109,14 +117,39 @@ def make_model(settings: ModelSettings) -> Any:
     )
 
 
+def _parameters(settings: ModelSettings, known: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`generate_kwargs` parted into the model's Parameters and what only the provider knows.
+
+    Raises: ValueError for a parameter that the model would not send without another one.
+    """
+    given = settings.generate_kwargs
+    taken = set(known) & given.keys()
+    if settings.provider == "ollama":
+        taken -= _OLLAMA_OPTIONS
+    for name, others in _SENT_WITH.get(settings.provider, {}).items():
+        if given.get(name) and not any(given.get(other) for other in others):
+            if (settings.provider, name) == ("openai", "reasoning_effort"):
+                taken.discard(name)  # which the provider itself takes alone
+                continue
+            raise ValueError(
+                f"generate_kwargs.{name} is sent only together with {' or '.join(others)} on AgentScope 2.x"
+            )
+    parameters = {name: value for name, value in given.items() if name in taken}
+    return parameters, {name: value for name, value in given.items() if name not in taken}
+
+
 def _with_arguments(model_class: type[Any], arguments: dict[str, Any]) -> type[Any]:
     """`model_class` with `arguments` in each request: 2.x drops those its Parameters do not have."""
+    body = arguments.get("extra_body") or {}
 
     async def _call_api(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return await model_class._call_api(self, *args, **{**arguments, **kwargs})
+        given = {**arguments, **kwargs}
+        if body and kwargs.get("extra_body"):  # structured output has one of its own
+            given["extra_body"] = {**body, **kwargs["extra_body"]}
+        return await model_class._call_api(self, *args, **given)
 
-    body = {"_call_api": _call_api, "__module__": model_class.__module__}
-    return type(model_class.__name__, (model_class,), body)
+    members = {"_call_api": _call_api, "__module__": model_class.__module__}
+    return type(model_class.__name__, (model_class,), members)
 
 
 async def prompt(model: Any, messages: Any) -> Any:

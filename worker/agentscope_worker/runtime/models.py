@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from agentscope_protocol.settings import ModelSettings
-from agentscope_worker.runtime import tracing
+from agentscope_worker.runtime import providers, tracing
 from agentscope_worker.runtime.boot_error import BootError, pip_install
 from agentscope_worker.runtime.compat import seam
 
@@ -77,19 +78,24 @@ def _build(name: str, settings: ModelSettings) -> Any:
         ) from error
     except Exception as error:  # whatever a provider's client refuses its arguments with
         raise BootError(
-            f"models.{name}: the {settings.provider} model cannot be made of these settings: {error}",
+            f"models.{name}: the {settings.provider} model cannot be made of these settings: "
+            f"{_reason(error)}",
             permanent=True,
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The text of `error`, without the values that pydantic would show: one may be a secret."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problems = error.errors(include_input=False, include_url=False)
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in problems)
 
 
 async def close_models(models: Models) -> None:
     """Close the connections of all slots, as far as the providers' clients can."""
     for slot in models.values():
-        close = getattr(getattr(slot, "client", None), "close", None)
-        if close is not None:
-            closing = close()
-            if inspect.isawaitable(closing):
-                await closing
+        await providers.close(slot)
 
 
 class Chunk:
