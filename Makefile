@@ -14,10 +14,10 @@ endif
 # The tests that touch no process and no socket, and the modules that they must cover whole.
 PURE_TESTS := tests/protocol tests/supervisor tests/worker
 
-.PHONY: help demo demo-llm test test-v1 check format mutants redis dist clean
+.PHONY: help demo demo-llm test test-v1 provider-table check format mutants redis dist clean
 
 help:             ## this list
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.ready      ## host the echo project on two workers, ask it something, stay up
 	$(BIN)/python examples/demo.py examples/echo
@@ -32,6 +32,10 @@ test: $(VENV)/.ready      ## everything: lint, types, walls, pure tests, real pr
 test-v1: redis    ## the tests of the worker and of the whole on AgentScope 1.x
 	$(MAKE) --no-print-directory .venv-v1/.ready VENV=.venv-v1 EXTRAS=test,v1
 	.venv-v1/bin/python -m pytest -q tests/worker tests/integration $(ARGS)
+
+provider-table: $(VENV)/.ready  ## ask each provider's model on both majors; write README's table of them
+	$(MAKE) --no-print-directory .venv-v1/.ready VENV=.venv-v1 EXTRAS=test,v1
+	$(BIN)/python tests/provider_table.py .venv-v1/bin/python $(BIN)/python
 
 check: $(VENV)/.ready $(VENV)/.lint redis  ## format, lint, types, walls, pure tests; the gate of each commit
 	$(BIN)/ruff format --check .

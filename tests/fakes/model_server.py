@@ -33,6 +33,7 @@ import json
 import re
 import signal
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -54,6 +55,7 @@ _ROUTES: Final[tuple[tuple[str, WireFormat], ...]] = (
     ("/api/chat", Ollama()),
 )
 
+_THREAD_STARTS_WITHIN: Final = 10.0  # seconds; milliseconds on an idle machine
 _CALL = re.compile(r"call (\w+) (\{.*\})", re.DOTALL)
 _FAIL = re.compile(r"fail (\d{3})")
 _DELAY = re.compile(r"delay (\d+(?:\.\d+)?) (.*)", re.DOTALL)
@@ -77,6 +79,7 @@ class ModelServer:
         delay: Seconds before each word; a whole answer waits for all of its words.
         requests: What was asked, in order.
         streaming: Requests that are being answered now, streams or not.
+        most_at_once: The most that `streaming` has been.
         cut_off: Requests that the client left before the end of their answer.
     """
 
@@ -85,6 +88,7 @@ class ModelServer:
     delay: float = 0.0
     requests: list[Request] = field(default_factory=list)
     streaming: int = 0
+    most_at_once: int = 0
     cut_off: int = 0
 
     def __post_init__(self) -> None:
@@ -148,6 +152,7 @@ class ModelServer:
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
         self.streaming += 1
+        self.most_at_once = max(self.most_at_once, self.streaming)
         try:
             yield
         except (asyncio.CancelledError, ConnectionError):
@@ -155,6 +160,27 @@ class ModelServer:
             raise
         finally:
             self.streaming -= 1
+
+
+@contextlib.contextmanager
+def in_thread() -> Iterator[ModelServer]:
+    """A server on a loop of its own, for tests whose loops come and go while it runs."""
+    ready: Future[tuple[ModelServer, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def serve() -> None:
+        stopped = asyncio.Event()
+        async with ModelServer() as server:
+            ready.set_result((server, asyncio.get_running_loop(), stopped))
+            await stopped.wait()
+
+    with ThreadPoolExecutor(1, thread_name_prefix="model-server") as pool:
+        serving = pool.submit(asyncio.run, serve())
+        server, loop, stopped = ready.result(_THREAD_STARTS_WITHIN)
+        try:
+            yield server
+        finally:
+            loop.call_soon_threadsafe(stopped.set)
+            serving.result()
 
 
 def _handler(server: ModelServer, wire: WireFormat) -> Any:

@@ -16,7 +16,12 @@ QUICK_STOP: Final[Section] = {"supervisor": {"drain_timeout": 5, "stop_timeout":
 
 def scripted(folder: Path, **sections: Section) -> Path:
     """A copy of tests/apps/scripted in `folder`, a new one, with these sections of agentapp.yaml."""
-    shutil.copytree(APPS / "scripted", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return copied("scripted", folder, **sections)
+
+
+def copied(app: str, folder: Path, **sections: Section) -> Path:
+    """The same of another of tests/apps."""
+    shutil.copytree(APPS / app, folder, ignore=shutil.ignore_patterns("__pycache__"))
     configure(folder, **sections)
     return folder
 

@@ -13,7 +13,7 @@ import pytest
 
 from agentscope_worker.runtime.compat import check_installation
 from tests.conftest import StartInstance
-from tests.fakes.openai_server import OpenAIServer
+from tests.fakes.model_server import ModelServer
 from tests.fakes.otlp_sink import OtlpSink, Span, tree
 from tests.harness import projects
 from tests.harness.client import JSON, Stream, call, invoke, new_session, stop
@@ -68,7 +68,7 @@ AGENT = {
 @asynccontextmanager
 async def traced(folder: Path, endpoint: str, start: StartInstance) -> AsyncIterator[Instance]:
     """An instance whose App asks an agent with a tool, or the model; it traces to `endpoint`."""
-    async with OpenAIServer() as server:
+    async with ModelServer() as server:
         project = projects.written(folder / "traced", APP.format(imports=AGENT[MAJOR]))
         projects.configure(
             project,

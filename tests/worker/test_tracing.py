@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentscope_worker.runtime import runtime, tracing
-from tests.fakes.openai_server import OpenAIServer
+from tests.fakes.model_server import ModelServer
 from tests.fakes.otlp_sink import OtlpSink, Span
 from tests.worker.agents import MAJOR, question
 from tests.worker.conftest import openai
@@ -98,7 +98,7 @@ async def test_the_end_does_not_wait_long_for_an_endpoint_that_hangs(
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_model_call_has_a_span(
-    start: Start, server: OpenAIServer, sink: OtlpSink, stream: bool
+    start: Start, server: ModelServer, sink: OtlpSink, stream: bool
 ) -> None:
     await start(models={"main": openai(server, stream=stream)}, tracing={"endpoint": sink.endpoint})
     async for _ in runtime.models.main.stream([question("hi there")]):
@@ -111,7 +111,7 @@ async def test_a_model_call_has_a_span(
 
 
 async def test_a_stream_that_is_left_or_never_read_has_one_too(
-    start: Start, server: OpenAIServer, sink: OtlpSink
+    start: Start, server: ModelServer, sink: OtlpSink
 ) -> None:
     server.delay = 0.01
     await start(models={"main": openai(server)}, tracing={"endpoint": sink.endpoint})

@@ -1,0 +1,120 @@
+"""Each provider, streamed and not, asked over HTTP: supervisor, worker, and a model server that looks.
+
+What each call showed on the wire is recorded as properties of its test; `tests/provider_table.py` makes the
+table in README of them.
+"""
+
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.fakes.model_server import PROVIDERS, ModelServer, in_thread
+from tests.fakes.slots import HEADER, expected, slot
+from tests.harness.client import Stream, invoke, new_session, stop, streamed
+from tests.harness.instance import Instance
+from tests.harness.projects import copied
+from tests.harness.waiting import eventually
+
+VERSION: Final = version("agentscope")
+MAJOR: Final = int(VERSION.split(".")[0])
+STREAMS: Final = {"stream": True, "whole": False}
+
+every_provider = pytest.mark.parametrize("provider", PROVIDERS)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ModelServer]:
+    with in_thread() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def instance(server: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    """One worker with a slot for each provider and way."""
+    models = {
+        f"{provider}_{way}": slot(server, provider, MAJOR, stream=stream)
+        for provider in PROVIDERS
+        for way, stream in STREAMS.items()
+    }
+    folder = tmp_path_factory.mktemp("providers")
+    with Instance(copied("models", folder / "project", models=models), folder, workers=1) as running:
+        yield running.start()
+
+
+@every_provider
+@pytest.mark.parametrize("way", STREAMS)
+async def test_a_call_over_http(
+    instance: Instance,
+    server: ModelServer,
+    provider: str,
+    way: str,
+    record_property: Callable[[str, object], None],
+) -> None:
+    server.requests.clear()
+    metadata = {"slot": f"{provider}_{way}"}
+    events = await streamed(instance.port, new_session(provider), "one two", metadata=metadata)
+    assert [event.text for event in events] == {
+        "stream": ["Echo:", " one", " two"],
+        "whole": ["Echo: one two"],
+    }[way]
+    (request,) = server.requests
+    wanted = expected(provider, MAJOR, STREAMS[way])
+    assert wanted.seen_in(request) == wanted
+    seen: dict[str, Any] = {
+        "provider": provider,
+        "agentscope": VERSION,
+        "way": way,
+        "url": request.path,
+        "key": next(name for name in wanted.key_headers if name in request.headers),
+        "header": HEADER,
+        "kwargs": ", ".join(place for place in wanted.body if place != "stream"),
+        "events": len(events),
+    }
+    for name, value in seen.items():
+        record_property(name, value)
+
+
+@every_provider
+@pytest.mark.parametrize("way", STREAMS)
+async def test_a_stopped_turn_leaves_the_provider(
+    instance: Instance, server: ModelServer, provider: str, way: str
+) -> None:
+    before = server.cut_off
+    session = new_session(provider)
+    metadata = {"slot": f"{provider}_{way}"}
+    async with Stream(instance.port, session, "delay 0.05 " + "word " * 200, metadata=metadata) as stream:
+        if STREAMS[way]:
+            await stream.until(events=2)
+        else:
+            await eventually(lambda: server.streaming > 0, 10.0, "the provider is asked")
+        assert await stop(instance.port, session_id=session) == 1
+        if STREAMS[way]:
+            await stream.whole(error="INTERRUPTED")
+        else:
+            assert (await stream.refused()).code == "INTERRUPTED"
+    await eventually(lambda: server.cut_off == before + 1, 5.0, "the provider sees its client leave")
+    assert server.streaming == 0
+
+
+@every_provider
+async def test_an_error_of_the_provider_is_the_turns_error(instance: Instance, provider: str) -> None:
+    metadata = {"slot": f"{provider}_stream"}
+    response = await invoke(instance.port, new_session(provider), "fail 404", metadata=metadata)
+    assert (response.status, response.code) == (500, "APP_ERROR")
+    assert "fail 404" in response.json["error"]["message"]
+
+
+def test_a_client_library_that_is_missing_says_so_at_the_start(tmp_path: Path, server: ModelServer) -> None:
+    """The project hides the library, as an environment without it would."""
+    models = {"main": slot(server, "ollama", MAJOR)}
+    project = copied("models", tmp_path / "project", models=models)
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "ollama.py").write_text("raise ImportError(\"No module named 'ollama'\")\n", "utf-8")
+    with Instance(project, tmp_path, workers=1, variables={"PYTHONPATH": str(hidden)}) as instance:
+        assert instance.launch().wait_exit(40.0) == 78
+        assert "models.main: provider ollama needs the package ollama" in instance.log
+        assert "-m pip install ollama" in instance.log
