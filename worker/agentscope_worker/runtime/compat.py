@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from agentscope_worker.runtime.boot_error import BootError, pip_install
 
@@ -72,25 +74,27 @@ class AgentScope(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Need:
-    """A package that AgentScope 1.x imports without declaring it, or breaks on when it is newer."""
+    """A package that AgentScope imports without declaring it, or breaks on when it is newer."""
 
-    package: str
-    below: int | float | None = None  # first version that does not work, as major.minor
+    requirement: str
     provider: str | None = None  # needed only if a slot uses this provider
 
-    @property
-    def requirement(self) -> str:
-        return self.package if self.below is None else f"{self.package}<{self.below}"
 
+_RELEASES = {1: "agentscope>=1.0.21,<2", 2: "agentscope>=2.0.8,<3"}
+"""What is supported: the releases before do not install or import today."""
 
-_V1_NEEDS = (
-    _Need("mcp", 2),  # 2.0 dropped a name that agentscope.mcp imports
-    _Need("greenlet"),  # sqlalchemy.ext.asyncio, imported by agentscope.memory
-    _Need("tqdm"),  # imported by agentscope.evaluate
-    _Need("openai", 3.25, "openai"),  # streams fail from there on: TypeError on delta.audio
-    _Need("anthropic", 1, "anthropic"),  # 1.0 removed the sampling arguments
-)
-_OLDEST = {1: (1, 0, 21), 2: (2, 0, 8)}  # the releases before do not install or import today
+_NEEDS = {
+    1: (
+        _Need("mcp>=1.13,<2"),  # 2.0 dropped a name that agentscope.mcp imports
+        _Need("greenlet"),  # sqlalchemy.ext.asyncio, imported by agentscope.memory
+        _Need("tqdm"),  # imported by agentscope.evaluate
+        _Need("openai<3.25", "openai"),  # streams fail from there on: TypeError on delta.audio
+        _Need("anthropic<1", "anthropic"),  # 1.0 removed the sampling arguments
+    ),
+    # It declares these itself; what was installed after it may have replaced them.
+    2: (_Need("mcp>=1.13,<2"),),
+}
+_MCP_2_SINCE = "2.0.11"  # this release of AgentScope and later ones want mcp 2
 
 
 def check_installation(providers: frozenset[str] = frozenset()) -> int:
@@ -99,23 +103,27 @@ def check_installation(providers: frozenset[str] = frozenset()) -> int:
     Raises: BootError with the pip line that mends the environment.
     """
     version = _version("agentscope")
-    major = version[0] if version else None
-    if version is None or major not in _OLDEST or version < _OLDEST[major]:
-        found = "is not installed" if version is None else f"{_dotted(version)} is not supported"
+    major = version.major if version else None
+    if version is None or major not in _RELEASES or not _fits(_RELEASES[major], version):
+        found = "is not installed" if version is None else f"{version} is not supported"
+        # Who has an old 1.x has an App for 1.x.
+        extra = f"agentscope-supervisor[v{1 if major == 1 else 2}]"
+        wanted = _RELEASES[1 if major == 1 else 2]
         raise BootError(
             f"AgentScope {found} in this environment; it takes 1.0.21 or later, or 2.0.8 or later."
-            f" To install it: {pip_install('agentscope>=2.0.8,<3')}",
+            f" To mend it: {pip_install(extra, wanted)}",
             permanent=True,
         )
-    if major == 1:
-        missing = [need for need in _V1_NEEDS if not _met(need, providers)]
-        if missing:
-            raise BootError(
-                f"AgentScope {_dotted(version)} does not work with what is installed beside it: "
-                + ", ".join(f"it needs {need.requirement}" for need in missing)
-                + f". To mend it: {pip_install(*(need.requirement for need in missing))}",
-                permanent=True,
-            )
+    needs = () if version >= Version(_MCP_2_SINCE) else _NEEDS[major]
+    unmet = [need.requirement for need in needs if need.provider in (None, *providers)]
+    unmet = [requirement for requirement in unmet if not _is_met(requirement)]
+    if unmet:
+        raise BootError(
+            f"AgentScope {version} does not work with what is installed beside it: "
+            + ", ".join(f"it needs {requirement}" for requirement in unmet)
+            + f". To mend it: {pip_install(*unmet)}",
+            permanent=True,
+        )
     return major
 
 
@@ -134,36 +142,25 @@ def seam() -> AgentScope:
         from agentscope_worker.runtime import agentscope2
 
         return agentscope2
-    except ImportError as error:
+    except Exception as error:  # a package that does not fit may fail in any way
         raise BootError(
-            f"AgentScope {major}.x is installed but cannot be imported: {error}. "
+            f"AgentScope {major}.x is installed but cannot be imported: {type(error).__name__}: {error}. "
             f"To mend it: {pip_install(f'agentscope-supervisor[v{major}]')}",
             permanent=True,
         ) from error
 
 
-def _met(need: _Need, providers: frozenset[str]) -> bool:
-    if need.provider is not None and need.provider not in providers:
-        return True
-    version = _version(need.package)
-    if version is None:
-        return False
-    limit = _numbers(str(need.below)) if need.below is not None else None
-    return limit is None or version < limit
+def _is_met(requirement: str) -> bool:
+    version = _version(Requirement(requirement).name)
+    return version is not None and _fits(requirement, version)
 
 
-def _version(package: str) -> tuple[int, ...] | None:
+def _fits(requirement: str, version: Version) -> bool:
+    return Requirement(requirement).specifier.contains(version, prereleases=True)
+
+
+def _version(package: str) -> Version | None:
     try:
-        return _numbers(importlib.metadata.version(package))
+        return Version(importlib.metadata.version(package))
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: (3, 24, 0) of "3.24.0rc1"."""
-    match = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in match[0].split(".")) if match else (0,)
-
-
-def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))
