@@ -4,6 +4,8 @@ An instance is dear (seconds), so most tests use `shared`, one for the whole run
 instance starts its own with `start_instance`. Both are ended, and looked at, when the test is over.
 """
 
+import os
+import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +21,26 @@ StartInstance = Callable[..., Instance]
 
 _SHARED_QUEUE = 3  # waiting turns of a session of the shared instance; few, so that a test can fill it
 
+_ROOT = Path(__file__).parents[1]
+
 _instances = pytest.StashKey[list[Instance]]()
+
+
+@pytest.fixture
+def python_v1() -> str:
+    """An interpreter with AgentScope 1.x and this package; `make test` sets it up and names it."""
+    python = os.environ.get("TEST_PYTHON_V1", str(_ROOT / ".venv-v1" / "bin" / "python"))
+    if not Path(python).exists():
+        pytest.skip(f"{python} is not there: `make .venv-v1/.ready` makes it")
+    return python
+
+
+@pytest.fixture(params=["1.x", "2.x"])
+def python_of_each_major(request: pytest.FixtureRequest) -> str:
+    """An interpreter with AgentScope 1.x, then this one, which has 2.x."""
+    if request.param == "1.x":
+        return str(request.getfixturevalue("python_v1"))
+    return sys.executable
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ import click
 
 from agentscope_protocol import settings as settings_module
 from agentscope_protocol.settings import Settings, SettingsError
-from agentscope_supervisor import __version__, instance, logs, signals
+from agentscope_supervisor import __version__, instance, interpreter, logs, signals
 from agentscope_supervisor.fleet import EX_CONFIG, EX_TEMPFAIL
 from agentscope_supervisor.front_door import BACKLOG
 from agentscope_supervisor.project import CONFIG_FILE, Overrides, Project, ProjectError, without_effect
@@ -151,11 +151,12 @@ def check(project: Path, config: Path) -> NoReturn:
 
     folder = project.resolve()
     settings = _settings(Project(folder, config))
+    _examine(settings, folder)
     keys = list(without_effect(settings))
     if keys:
         click.echo(f"note: without effect in this version: {', '.join(keys)}")
     ended = subprocess.run(
-        [*worker_command(settings), "--check", str(folder)],
+        [*worker_command(settings, folder), "--check", str(folder)],
         cwd=folder,
         input=settings_module.dump(settings),
         check=False,
@@ -233,6 +234,13 @@ def _settings(project: Project) -> Settings:
         _fail(EX_CONFIG, f"the configuration cannot be used\n{error}")
 
 
+def _examine(settings: Settings, folder: Path) -> None:
+    try:
+        interpreter.examine(settings, folder)
+    except interpreter.InterpreterError as error:
+        _fail(EX_CONFIG, str(error))
+
+
 def _find(name: str | None, runtime_dir: Path | None, project: Path) -> instance.Address:
     """The running instance that a command means: by name, by project, or the only one."""
     root = instance.runtime_dir(runtime_dir, os.environ, os.getuid())
@@ -262,6 +270,7 @@ def _start(project: Project, name: str | None, runtime_dir: Path | None) -> NoRe
     settings = _settings(project)
     for key in without_effect(settings):
         log.warning("this version does not act on a configured key", extra={"key": key})
+    _examine(settings, project.folder)
     try:
         called = instance.name_of(name, project.folder)
     except ValueError as error:

@@ -9,7 +9,6 @@ import asyncio
 import json
 import logging
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from agentscope_protocol.errors import Code
 from agentscope_protocol.frames import CancelReason
 from agentscope_protocol.page import LifePage
 from agentscope_protocol.settings import Settings
-from agentscope_supervisor import fleet, lifecycle, spawn
+from agentscope_supervisor import fleet, interpreter, lifecycle, spawn
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.ledger import Turn
@@ -123,7 +122,7 @@ class Workforce:
         log.info("worker starts", extra={"worker": process.label})
         try:
             process.child = spawn.spawn(
-                worker_command(self._settings),
+                worker_command(self._settings, self._project),
                 self._project,
                 lambda line: output_log.info(line, extra={"worker": process.label}),
                 lambda status: self._post(lambda: self._exited(process, status)),
@@ -290,10 +289,10 @@ class Workforce:
         self.step(process, expired)
 
 
-def worker_command(settings: Settings) -> Sequence[str]:
+def worker_command(settings: Settings, project: Path) -> Sequence[str]:
     """The command of a worker, but for the arguments that `spawn` adds."""
     # -P: the project folder must not shadow what the worker itself imports; it gets its place later.
-    return [settings.supervisor.python or sys.executable, "-P", "-m", "agentscope_worker"]
+    return [interpreter.path_of(settings, project), "-P", "-m", "agentscope_worker"]
 
 
 def status_name(status: int) -> str:

@@ -60,9 +60,11 @@ def start(project: Path, tmp_path: Path, **variables: str) -> Ended:
 
 
 def counting_python(tmp_path: Path) -> tuple[Path, Callable[[], int]]:
-    """An interpreter for the workers, and how often it was started."""
+    """An interpreter for the workers, and how often a worker was started with it."""
     interpreter, count = tmp_path / "python", tmp_path / "starts"
-    interpreter.write_text(f'#!/bin/sh\necho start >> "{count}"\nexec "{sys.executable}" "$@"\n', "utf-8")
+    # A worker is run with -P; what only asks which Python it is, is not.
+    script = f'#!/bin/sh\n[ "$1" = -P ] && echo start >> "{count}"\nexec "{sys.executable}" "$@"\n'
+    interpreter.write_text(script, "utf-8")
     interpreter.chmod(0o755)
     return interpreter, lambda: len(count.read_text("utf-8").splitlines()) if count.exists() else 0
 
