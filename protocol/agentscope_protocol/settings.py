@@ -60,6 +60,7 @@ __all__ = [
     "dump",
     "json_schema",
     "load",
+    "load_slots",
     "restore",
 ]
 
@@ -227,6 +228,44 @@ def load(text: str, *, source: str, env: Mapping[str, str]) -> Settings:
             return settings
     # Outside the except clause: the ValidationError holds secrets and must not become the context.
     raise SettingsError(source, problems)
+
+
+class _Blanks(dict[str, str]):
+    """An environment in which each variable that is not set is empty."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> str:
+        return ""
+
+
+def load_slots(text: str, *, source: str, env: Mapping[str, str]) -> dict[str, str]:
+    """The model slots in the text of an agentapp.yaml: name -> provider.
+
+    For what needs neither secrets nor the rest of the file: a variable that is not set is no problem, and
+    other sections are not looked at. Raises:
+        SettingsError: with every problem of the slots' names and providers, or of the text itself.
+    """
+    document = read(text, _Blanks(env))
+    slots = document.data.get("models", {})
+    if isinstance(slots, dict):
+        slots = {name: _only_provider(slot) for name, slot in slots.items()}
+    problems = document.problems
+    try:
+        settings = Settings.model_validate({"models": slots})
+    except ValidationError as error:
+        problems = problems + translate(error, Settings, document.lines, document.spoiled)
+    else:
+        if not problems:
+            return {name: slot.provider for name, slot in settings.models.items()}
+    raise SettingsError(source, problems)
+
+
+def _only_provider(slot: object) -> object:
+    if not isinstance(slot, dict):
+        return slot
+    return {"model": "any"} | {key: value for key, value in slot.items() if key == "provider"}
 
 
 def dump(settings: Settings) -> bytes:

@@ -23,7 +23,7 @@ import click
 
 from agentscope_protocol import settings as settings_module
 from agentscope_protocol.settings import Settings, SettingsError
-from agentscope_supervisor import __version__, instance, interpreter, logs, signals
+from agentscope_supervisor import __version__, instance, interpreter, logs, signals, stubs
 from agentscope_supervisor.fleet import EX_CONFIG, EX_TEMPFAIL
 from agentscope_supervisor.front_door import BACKLOG
 from agentscope_supervisor.project import CONFIG_FILE, Overrides, Project, ProjectError, without_effect
@@ -183,6 +183,27 @@ def new(path: Path) -> None:
 def schema() -> None:
     """Print the JSON Schema of agentapp.yaml."""
     click.echo(json.dumps(settings_module.json_schema(), indent=2))
+
+
+@main.command()
+@_project_argument
+@_config_option
+def types(project: Path, config: Path) -> None:
+    """Tell type checkers and editors the model slots of PROJECT: stub files in its folder `typings`."""
+    folder = project.resolve()
+    try:
+        written = stubs.write(folder, Project(folder, config).read_slots())
+    except (ProjectError, SettingsError) as error:
+        _fail(EX_CONFIG, f"the configuration cannot be used\n{error}")
+    except (stubs.NotOurs, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    for path in written:
+        click.echo(f"made {path.relative_to(folder)}")
+    if not stubs.mypy_knows(folder):
+        click.echo(
+            "pyright, and editors that use it, find them by themselves; mypy with this in pyproject.toml:"
+            '\n\n    [tool.mypy]\n    mypy_path = "$MYPY_CONFIG_FILE_DIR/typings"\n'
+        )
 
 
 @main.command(options_metavar="[PROJECT] -s SESSION TEXT")

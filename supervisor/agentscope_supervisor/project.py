@@ -59,16 +59,26 @@ class Project:
 
     def read_settings(self) -> Settings:
         """The settings of the file as it is now. Raises: ProjectError, SettingsError."""
+        text = self._text()
+        return self._overridden(settings_module.load(text, source=str(self.config), env=os.environ))
+
+    def read_slots(self) -> dict[str, str]:
+        """The model slots of the file, name -> provider, also where its variables are not set.
+
+        Raises: ProjectError, SettingsError.
+        """
+        return settings_module.load_slots(self._text(), source=str(self.config), env=os.environ)
+
+    def _text(self) -> str:
         path = self.folder / self.config
         if not self.folder.is_dir():
             raise ProjectError(f"{self.folder}: there is no such folder")
         try:
-            text = path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise ProjectError(f"{path}: there is no such file; an empty one is enough to begin") from None
         except (OSError, UnicodeDecodeError) as error:
             raise ProjectError(f"{path}: cannot be read: {error}") from None
-        return self._overridden(settings_module.load(text, source=str(self.config), env=os.environ))
 
     def _overridden(self, settings: Settings) -> Settings:
         asked = self.overrides

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from hypothesis import given
@@ -21,6 +22,7 @@ from agentscope_protocol.settings import (
     dump,
     json_schema,
     load,
+    load_slots,
     restore,
 )
 
@@ -292,6 +294,37 @@ def test_what_is_no_snapshot_is_refused(snapshot: bytes, report: str) -> None:
     assert str(caught.value) == report
 
 
+SLOTS = """\
+models:
+  main: {provider: openai, model: m, api_key: "${NOT_SET}", stream: "${NOT_SET}"}
+  judge: {provider: "${PROVIDER}"}
+server: {port: "${NOT_SET}", prot: 1}
+"""
+
+
+def test_slots_are_told_without_secrets_and_without_the_rest_of_the_file() -> None:
+    assert load_slots(SLOTS, source="f", env={"PROVIDER": "gemini"}) == {"main": "openai", "judge": "gemini"}
+    assert load_slots("", source="f", env={}) == load_slots("models:", source="f", env={}) == {}
+
+
+@pytest.mark.parametrize(
+    "text, report",
+    [
+        ("models: {a: {model: m}}", "f:1: models.a.provider: is required"),
+        ("models: {_a: {provider: openai}}", "f:1: models._a: the name must not begin with _"),
+        ("models: {a: openai}", "f:1: models.a: text is not allowed; must be a mapping"),
+        ("models: [a]", "f:1: models: a list is not allowed; must be a mapping"),
+        ("models: {a: {provider: '${NO}'}}", "f:1: models.a.provider: '' is not allowed; use one of openai"),
+        ("models: {a: {provider: openai}}\nmodels: {}", "f:2: models: is given twice; first on line 1"),
+        ("models: [", "f:1: is not valid YAML"),
+    ],
+)
+def test_slots_that_cannot_be_are_told(text: str, report: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_slots(text, source="f", env={})
+    assert str(caught.value).startswith(report)
+
+
 def test_secrets_are_not_shown() -> None:
     settings = load((CONFIGS / "agentapp.full.yaml").read_text(), source="f", env=ENV)
     for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.model_dump())):
@@ -304,7 +337,6 @@ def test_secrets_are_not_shown() -> None:
 
 @pytest.mark.parametrize("name", ["agentapp.minimal.yaml", "agentapp.full.yaml"])
 def test_the_schema_takes_the_examples(name: str) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     data = yaml.safe_load((CONFIGS / name).read_text())
     jsonschema.Draft202012Validator(json_schema()).validate(data)
 
@@ -323,7 +355,6 @@ def test_the_schema_takes_the_examples(name: str) -> None:
     ],
 )
 def test_the_schema_and_variables(data: object, valid: bool) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     assert jsonschema.Draft202012Validator(json_schema()).is_valid(data) is valid
 
 

@@ -88,6 +88,13 @@ def test_errors_of_the_file_name_it_as_it_was_asked_for(tmp_path: Path) -> None:
         Project(tmp_path, Path("conf/other.yaml")).read_settings()
 
 
+def test_slots_are_read_where_variables_are_not_set(tmp_path: Path) -> None:
+    text = "models: {main: {provider: openai, model: m, api_key: '${NO_SUCH_VARIABLE}'}}"
+    assert project(tmp_path, text).read_slots() == {"main": "openai"}
+    with pytest.raises(ProjectError, match="there is no such folder"):
+        Project(tmp_path / "none").read_slots()
+
+
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     folder = tmp_path / "none"
     with pytest.raises(ProjectError, match=re.escape(f"{folder}: there is no such folder")):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -120,6 +120,8 @@ class Chunk:
 class Slot:
     """One configured model: the AgentScope model for every purpose, and `stream` as a method too."""
 
+    _model: Any
+
     def __init__(self, model: Any) -> None:
         self.__dict__["_model"] = model
 
@@ -127,8 +129,10 @@ class Slot:
     def __class__(self) -> type[Any]:
         return type(self._model)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_model"], name)
+    if not TYPE_CHECKING:  # where slots have types, the model's class is a base, and says what it has
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.__dict__["_model"], name)
 
     def __setattr__(self, name: str, value: object) -> None:
         setattr(self._model, name, bool(value) if name == "stream" else value)
