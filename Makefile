@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV   ?= .venv
 EXTRAS ?= test
 BIN    := $(VENV)/bin
+V1     := .venv-v1
+export TEST_PYTHON_V1 := $(CURDIR)/$(V1)/bin/python
 
 # A minimal Debian has no ensurepip, so the environment is made without pip and filled from outside.
 ifeq ($(shell command -v uv),)
-INSTALL := $(PYTHON) -m pip --python $(BIN)/python install -q --disable-pip-version-check
+INTO = $(PYTHON) -m pip --python $(1)/bin/python install -q --disable-pip-version-check
 else
-INSTALL := uv pip install -q --python $(BIN)/python
+INTO = uv pip install -q --python $(1)/bin/python
 endif
+INSTALL = $(call INTO,$(VENV))
 
 # The tests that touch no process and no socket, and the modules that they must cover whole.
 PURE_TESTS := tests/protocol tests/supervisor tests/worker
@@ -25,17 +28,16 @@ demo: $(VENV)/.ready      ## host the echo project on two workers, ask it someth
 demo-llm: $(VENV)/.ready  ## the same with a project that asks a model (a small server on this machine)
 	$(BIN)/python examples/demo.py --with-model-server examples/chat
 
-test: $(VENV)/.ready      ## everything: lint, types, walls, pure tests, real processes
+test: $(VENV)/.ready $(V1)/.ready  ## everything: lint, types, walls, pure tests, real processes; on AgentScope 2.x and 1.x
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest -q tests/integration tests/faults $(ARGS)
+	$(MAKE) --no-print-directory test-v1
 
-test-v1: redis    ## the tests of the worker and of the whole on AgentScope 1.x
-	$(MAKE) --no-print-directory .venv-v1/.ready VENV=.venv-v1 EXTRAS=test,v1
-	.venv-v1/bin/python -m pytest -q tests/worker tests/integration $(ARGS)
+test-v1: $(V1)/.ready redis     ## the tests of the worker, and of the whole where AgentScope matters, on 1.x
+	$(V1)/bin/python -m pytest -q -m 'not supervisor_only' tests/worker tests/integration $(ARGS)
 
-provider-table: $(VENV)/.ready  ## ask each provider's model on both majors; write README's table of them
-	$(MAKE) --no-print-directory .venv-v1/.ready VENV=.venv-v1 EXTRAS=test,v1
-	$(BIN)/python tests/provider_table.py .venv-v1/bin/python $(BIN)/python
+provider-table: $(VENV)/.ready $(V1)/.ready  ## ask each provider's model on both majors; write README's table of them
+	$(BIN)/python tests/provider_table.py $(V1)/bin/python $(BIN)/python
 
 check: $(VENV)/.ready $(VENV)/.lint redis  ## format, lint, types, walls, pure tests; the gate of each commit
 	$(BIN)/ruff format --check .
@@ -63,6 +65,11 @@ mutants: $(VENV)/.ready   ## plant a fixed list of bugs and show that the tests 
 $(VENV)/.ready: pyproject.toml worker/shim/agentscope/runtime.py
 	$(PYTHON) -m venv --without-pip $(VENV)
 	$(INSTALL) -e '.[$(EXTRAS)]'
+	@touch $@
+
+$(V1)/.ready: pyproject.toml worker/shim/agentscope/runtime.py
+	$(PYTHON) -m venv --without-pip $(V1)
+	$(call INTO,$(V1)) -e '.[test,v1]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.ready

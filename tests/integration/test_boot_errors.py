@@ -16,6 +16,8 @@ import pytest
 from tests.harness.instance import COMMAND, Instance, environment
 from tests.harness.projects import hooks, written
 
+pytestmark = pytest.mark.supervisor_only
+
 TOLD_WITHIN: Final = 10.0  # seconds; alone on two cores it takes 1.5, beside other work three times as long
 CANNOT_WORK: Final = 78
 TRY_LATER: Final = 75

@@ -17,6 +17,8 @@ from tests.harness.instance import Instance, environment
 from tests.harness.projects import hooks
 from tests.harness.waiting import wait_until
 
+pytestmark = pytest.mark.supervisor_only
+
 MAX_RSS_MB: Final = 60  # of a supervisor at rest
 HEALTH_P99: Final = 0.020  # seconds, CONTRACT
 NOISE: Final = 5  # factor that a busy machine is allowed

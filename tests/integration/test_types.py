@@ -14,6 +14,8 @@ from agentscope_supervisor.stubs import CLASSES
 from tests.harness.instance import COMMAND, environment
 from tests.harness.projects import written
 
+pytestmark = pytest.mark.supervisor_only
+
 CONFIG: Final = """
     models:
       main: {provider: openai, model: m, api_key: "${NO_SUCH_VARIABLE}"}
