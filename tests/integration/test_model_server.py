@@ -1,5 +1,6 @@
 """The fake model server as a program of its own, for people who develop apps offline."""
 
+import contextlib
 import http.client
 import json
 import re
@@ -26,10 +27,12 @@ def program() -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def ask(port: int, path: str, body: object) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-    return connection.getresponse()
+@contextlib.contextmanager
+def asked(port: int, path: str, body: object) -> Iterator[http.client.HTTPResponse]:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        with connection.getresponse() as response:
+            yield response
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -49,14 +52,15 @@ def test_it_names_its_urls_answers_and_ends(program: subprocess.Popen[str], numb
     assert matches[0] is not None
     port = int(matches[0][2])
     said = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": False}
-    assert json.load(ask(port, "/api/chat", said))["message"]["content"] == "Echo: hello"
-    refused = ask(port, "/v1/chat/completions", {"no": "messages"})
-    assert refused.status == 400
-    assert "no request in this format" in json.load(refused)["error"]["message"]
+    with asked(port, "/api/chat", said) as answer:
+        assert json.load(answer)["message"]["content"] == "Echo: hello"
+    with asked(port, "/v1/chat/completions", {"no": "messages"}) as refused:
+        assert refused.status == 400
+        assert "no request in this format" in json.load(refused)["error"]["message"]
     endless = {**said, "messages": [{"role": "user", "content": "word " * 10_000}], "stream": True}
-    stream = ask(port, "/v1/chat/completions", endless)
-    assert stream.readline().startswith(b"data: ")
-    program.send_signal(number)
-    assert program.wait(ENDS_WITHIN) == 0
+    with asked(port, "/v1/chat/completions", endless) as stream:
+        assert stream.readline().startswith(b"data: ")
+        program.send_signal(number)
+        assert program.wait(ENDS_WITHIN) == 0
     assert program.stderr is not None
     assert program.stderr.read() == ""

@@ -199,6 +199,21 @@ def test_what_belongs_to_dashscopes_client_is_not_said_twice() -> None:
         build("dashscope", generate_kwargs={"headers": {}}, client_kwargs={"headers": {}})
 
 
+@pytest.mark.skipif(MAJOR == 2, reason="2.x has one path for all of DashScope's models")
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_dashscope_model_that_sees_reaches_its_own_path(
+    start: Any, server: ModelServer, stream: bool
+) -> None:
+    more = {"model": "qwen-vl-max"}
+    await start(models={"main": slot(server, "dashscope", MAJOR, stream=stream) | more})
+    texts = [chunk.text async for chunk in runtime.models.main.stream([question("hello")])]
+    assert "".join(texts) == "Echo: hello"
+    (request,) = server.requests
+    assert request.path == "/api/v1/services/aigc/multimodal-generation/generation"
+    assert request.headers[HEADER] == "blue"
+    assert request.body["parameters"]["seed"] == 7
+
+
 async def test_a_reasoning_effort_alone_reaches_openai(start: Any, server: ModelServer) -> None:
     more = {"generate_kwargs": {"reasoning_effort": "high"}}
     await start(models={"main": slot(server, "openai", MAJOR) | more})
