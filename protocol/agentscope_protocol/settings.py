@@ -68,6 +68,7 @@ _NOT_TEXT = {"enum", "const", "integer", "number", "boolean", "null"}  # words o
 _VARIABLE: dict[str, Any] = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
 
 
+# A URL may hold a key in its query, or a password; so no URL is in the repr of its section.
 class _Section(BaseModel):
     # hide_input: what pydantic prints when code builds a section must not hold a secret either.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -81,7 +82,7 @@ class ModelSettings(_Section):
     )
     model: Text = Field(description="the provider's name of the model")
     api_key: Secret | None = Field(None, description="the provider's key")
-    base_url: HttpUrl | None = Field(None, description="where to reach it; null: provider's own")
+    base_url: HttpUrl | None = Field(None, description="where to reach it; null: provider's own", repr=False)
     stream: bool = Field(True, description="ask the provider for a stream")
     generate_kwargs: FreeMapping = Field({}, description="sampling: temperature, max_tokens, …")
     client_kwargs: FreeMapping = Field({}, description="for the provider's client", repr=False)
@@ -90,7 +91,6 @@ class ModelSettings(_Section):
 class McpServerSettings(_Section):
     """`mcp_servers.<name>`: a server whose tools are in `runtime.tools`."""
 
-    # Its query often holds a key, so the URL is not in the repr.
     url: HttpUrl = Field(description="where the server listens", repr=False)
     transport: Literal["sse", "streamable_http"] = Field("sse", description="what it speaks")
     headers: Headers = Field({}, description="sent with each request; values are secrets")
@@ -118,7 +118,7 @@ class SessionStoreSettings(_Section):
 class PlatformSettings(_Section):
     """`platform`: heartbeat and configuration poll; without the section there are none."""
 
-    endpoint: HttpUrl = Field(description="base URL of the platform's API")
+    endpoint: HttpUrl = Field(description="base URL of the platform's API", repr=False)
     instance_id: Text = Field(description="the platform's name of this instance")
     heartbeat_interval: PositiveSeconds = Field(30, description="s between beats")
     token: Token | None = Field(None, description="sent as Authorization: Bearer")
@@ -127,7 +127,7 @@ class PlatformSettings(_Section):
 class TracingSettings(_Section):
     """`tracing`: export of spans; without the section there is none."""
 
-    endpoint: HttpUrl = Field("http://localhost:4318/v1/traces", description="OTLP over HTTP")
+    endpoint: HttpUrl = Field("http://localhost:4318/v1/traces", description="OTLP over HTTP", repr=False)
 
 
 class ServerSettings(_Section):
