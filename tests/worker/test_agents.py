@@ -149,6 +149,35 @@ async def test_memory_is_written_before_the_app_sees_the_cancellation(
     assert text_of(await agent(question("hello"))) == "Echo: hello"
 
 
+async def test_the_agents_own_interrupt_ends_its_reply_and_not_the_turn(
+    agent: Any, server: ModelServer
+) -> None:
+    """AgentScope 1.x has a method for it; the App goes on with what was said, as it does without us."""
+    if MAJOR == 2:
+        pytest.skip("2.x has no Agent.interrupt")
+    server.delay = 0.01
+    said = ""
+    async for chunk in agent.stream(question(LONG)):
+        said += text_of(chunk)
+        if said == "Echo: word":
+            await agent.interrupt()
+    assert said.startswith("Echo: word")
+    assert len(remembered(agent)) >= 2
+    server.delay = 0
+    assert text_of(await agent(question("hello"))) == "Echo: hello"
+
+
+async def test_a_cancelled_turn_leaves_the_other_turns_alone(agent: Any, server: ModelServer) -> None:
+    """Two sessions with agents of their own on one model; one is stopped in the middle."""
+    server.delay = 0.01
+    other = make_agent("Saturday")
+    going_on = asyncio.create_task(other(question("a " * 60)))
+    with pytest.raises(TimeoutError):
+        await drain_for(0.2, agent.stream(question(LONG)))
+    assert text_of(await going_on) == "Echo: " + "a " * 59 + "a"
+    assert [name for name, _ in remembered(other)] == ["user", "Saturday"]
+
+
 async def test_a_timeout_around_a_stream_is_raised(agent: Any, server: ModelServer) -> None:
     server.delay = 0.01
     with pytest.raises(TimeoutError):

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import pytest
 from pydantic import BaseModel
 
 from agentscope_worker.runtime import runtime
@@ -63,6 +64,51 @@ async def test_tools_of_the_project_work_in_a_clone(start: Any, server: ModelSer
     await add_tool(first)
     reply = await make_agent()(question('call first {"word": "x"}'))
     assert text_of(reply) == "Echo: first"
+
+
+async def test_structured_outputs_at_once_do_not_meet(start: Any, server: ModelServer) -> None:
+    """Each is a tool that is registered, and taken away again, while the others reply."""
+    await start(models={"main": openai(server)})
+    server.delay = 0.02
+    asked = [ask_for_an_answer(make_agent(f"agent {n}"), str(n)) for n in range(8)]
+    assert await asyncio.gather(*asked) == [{"number": n} for n in range(8)]
+    assert await tool_names(make_agent()) == await tool_names(make_agent()), "nothing is left"
+    assert not {"generate_response", "GenerateStructuredOutput"} & await tool_names(make_agent())
+
+
+async def test_the_same_agent_can_be_asked_again(start: Any, server: ModelServer) -> None:
+    await start(models={"main": openai(server)})
+    agent = make_agent()
+    assert await ask_for_an_answer(agent, "1") == {"number": 1}
+    assert text_of(await agent(question("hello"))) == "Echo: hello"
+    assert await ask_for_an_answer(agent, "2") == {"number": 2}
+
+
+async def test_an_agent_that_removes_a_tool_takes_it_from_nobody(start: Any, server: ModelServer) -> None:
+    await start(models={"main": openai(server)})
+    await add_tool(first)
+    one, other = make_agent(), make_agent()
+    if MAJOR == 1:
+        one.toolkit.remove_tool_function("first")
+    else:
+        await one.toolkit.remove_tool("first")
+    assert "first" not in await tool_names(one)
+    assert "first" in await tool_names(other)
+    assert "first" in await tool_names(make_agent())
+
+
+@pytest.mark.skipif(MAJOR == 2, reason="2.x keeps the active groups in the agent's state")
+async def test_groups_of_tools_are_a_sessions_own(start: Any, server: ModelServer) -> None:
+    await start(models={"main": openai(server)})
+    runtime.tools.create_tool_group("more", description="more", active=False)
+    one, other = make_agent(), make_agent()
+    one.toolkit.update_tool_groups(["more"], active=True)
+    await runtime.session.save_session_state("one", agent=one, toolkit=one.toolkit)
+    restored = make_agent()
+    await runtime.session.load_session_state("one", agent=restored, toolkit=runtime.tools)
+    assert restored.toolkit.groups["more"].active
+    for toolkit in (other.toolkit, runtime.tools, make_agent().toolkit):
+        assert not toolkit.groups["more"].active
 
 
 async def test_a_toolkit_of_the_authors_own_is_taken_as_it_is(start: Any, server: ModelServer) -> None:

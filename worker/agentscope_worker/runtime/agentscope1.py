@@ -131,13 +131,21 @@ def holds_more_than_text(response: Any) -> bool:
 
 def new_toolkit() -> Any:
     toolkit = Toolkit()
+    # Its state is which groups of tools are active: an App that saves it with its sessions must not,
+    # by loading one of them, switch the groups of all. Clones have their own, saved with their agents.
+    toolkit.load_state_dict = _keep_state
     _shared_toolkits.add(toolkit)
     return toolkit
+
+
+def _keep_state(state_dict: dict[str, Any], strict: bool = True) -> None:
+    pass
 
 
 def _clone(toolkit: Any) -> Any:
     """A toolkit with the same tools, in which an agent may add, remove and switch its own."""
     clone = copy.copy(toolkit)
+    del clone.load_state_dict
     clone.tools = {name: copy.copy(tool) for name, tool in toolkit.tools.items()}
     clone.groups = {name: copy.copy(group) for name, group in toolkit.groups.items()}
     clone.skills = dict(toolkit.skills)
