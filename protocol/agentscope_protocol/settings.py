@@ -26,7 +26,6 @@ from agentscope_protocol.settings_values import (
     FreeMapping,
     Headers,
     HttpUrl,
-    Identifier,
     Megabytes,
     MegabytesOrZero,
     OnOffAuto,
@@ -36,6 +35,7 @@ from agentscope_protocol.settings_values import (
     RedisUrl,
     Seconds,
     Secret,
+    ServerName,
     SlotName,
     Text,
     Token,
@@ -201,7 +201,7 @@ class Settings(_Section):
     """The whole of agentapp.yaml; `Settings()` is what an empty file means."""
 
     models: dict[SlotName, ModelSettings] = Field({}, description="name -> model")
-    mcp_servers: dict[Identifier, McpServerSettings] = Field({}, description="name -> MCP server")
+    mcp_servers: dict[ServerName, McpServerSettings] = Field({}, description="name -> MCP server")
     session: SessionStoreSettings = Field(default_factory=SessionStoreSettings)
     platform: PlatformSettings | None = None
     tracing: TracingSettings | None = None

@@ -165,6 +165,12 @@ def _identifier(value: str) -> str:
     return value
 
 
+def _server_name(value: str) -> str:
+    if value.startswith("-") or not value.replace("-", "_").isidentifier():
+        raise ValueError("the name must be letters, digits, _ and -, no digit or - first")
+    return value
+
+
 def _slot_name(value: str) -> str:
     if value.startswith("_") or value in _MAPPING_METHODS:
         taken = ", ".join(sorted(_MAPPING_METHODS))
@@ -173,4 +179,5 @@ def _slot_name(value: str) -> str:
 
 
 Identifier = Annotated[str, AfterValidator(_identifier)]
+ServerName = Annotated[str, AfterValidator(_server_name)]  # in names of tools, not in code
 SlotName = Annotated[Identifier, AfterValidator(_slot_name)]  # runtime.models.<name>

@@ -141,6 +141,8 @@ def test_the_minimal_example_is_one_model() -> None:
         ("models.main.generate_kwargs", {"stop": ["a", 1, {"b": None}]}, {"stop": ["a", 1, {"b": None}]}),
         ("models.模型.stream", False, False),
         ("mcp_servers._x.transport", "streamable_http", "streamable_http"),
+        ("mcp_servers.amap-maps.transport", "sse", "sse"),
+        ("mcp_servers.import.transport", "sse", "sse"),
         ("mcp_servers.x.headers", {"X-A": "${P}"}, {"X-A": SecretStr("7")}),
         ("models.main.base_url", "http://[::1]:80/v1", "http://[::1]:80/v1"),
         ("session.redis_url", "unix:///run/redis", SecretStr("unix:///run/redis")),
@@ -157,6 +159,7 @@ def test_accepted(path: str, given: object, value: object) -> None:
 NUMBER, WHOLE = "must be a number", "must be a whole number"
 VISIBLE = "must be visible ASCII characters, at least one, without spaces"
 HTTP = "must be a URL that starts with http:// or https://"
+SERVER_NAME = "the name must be letters, digits, _ and -, no digit or - first"
 IDENTIFIER = "the name must be an identifier: letters, digits and _, no digit first"
 REDIS = "must be a URL that starts with redis://, rediss:// or unix://"
 WORKERS = "must be a whole number from 1 to 256, or auto"
@@ -236,7 +239,9 @@ def test_refused(path: str, given: object, message: str) -> None:
         ({"models": {"keys": MODEL}}, f"models.keys: {TAKEN}"),
         ({"models": {"main": "sk-1"}}, "models.main: text is not allowed; must be a mapping"),
         ({"models": {"main": {"model": "m"}}}, "models.main.provider: is required"),
-        ({"mcp_servers": {"1x": {"url": "http://x"}}}, f"mcp_servers.1x: {IDENTIFIER}"),
+        ({"mcp_servers": {"1x": {"url": "http://x"}}}, f"mcp_servers.1x: {SERVER_NAME}"),
+        ({"mcp_servers": {"-x": {"url": "http://x"}}}, f"mcp_servers.-x: {SERVER_NAME}"),
+        ({"mcp_servers": {"a b": {"url": "http://x"}}}, f"mcp_servers.a b: {SERVER_NAME}"),
         ({"mcp_servers": {"x": {}}}, "mcp_servers.x.url: is required"),
         (
             nested("mcp_servers.x.headers", {"A B": "s"}),
