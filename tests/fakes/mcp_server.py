@@ -1,0 +1,152 @@
+"""A small MCP server on both HTTP transports, for tests and for trying things out.
+
+Its tools: `echo`, `add`, `pid`, `fail` (always an error), `slow` (answers after so many seconds) and
+`grow` (adds a tool, and says so to the client); a tool of any other name answers with the server's
+name. What it was asked is told as JSON at
+`/stats`; tools are added and removed while it runs with `POST /tools` and a JSON list of names. With
+`--token` every request needs `Authorization: Bearer TOKEN`. Run it as
+
+    python -m tests.fakes.mcp_server --transport sse --port 9001
+
+and point a project at the URL that it prints:
+
+    mcp_servers: {tools: {url: "http://127.0.0.1:9001/sse", transport: sse}}
+
+SIGINT and SIGTERM end it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+import uvicorn
+from mcp.server.fastmcp import Context, FastMCP
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+TOOLS: Final = ("echo", "add", "slow", "fail", "pid", "grow")
+PATHS: Final = {"sse": "/sse", "streamable_http": "/mcp"}
+GRACE: Final = 1  # seconds that calls may run on when it is to end
+
+
+class McpServer(FastMCP[None]):
+    """The server: FastMCP with its tools, counting what is asked of it."""
+
+    def __init__(self, name: str, tools: tuple[str, ...] = TOOLS, delay: float = 0.0) -> None:
+        """`delay`: seconds before each answer to a call."""
+        super().__init__(name, log_level="CRITICAL")
+        self._delay = delay
+        self._asked: Counter[str] = Counter()
+        self._running: Counter[str] = Counter()
+        self._offer(tools)
+        self.custom_route("/stats", ["GET"])(self._tell)
+        self.custom_route("/tools", ["POST"])(self._change)
+
+    async def list_tools(self) -> list[Any]:
+        self._asked["list_tools"] += 1
+        return await super().list_tools()
+
+    async def call_tool(self, name: str, arguments: dict[str, Any]) -> Any:
+        self._asked[name] += 1
+        self._running[name] += 1
+        try:
+            await asyncio.sleep(self._delay)
+            return await super().call_tool(name, arguments)
+        finally:
+            self._running[name] -= 1
+
+    def _offer(self, names: tuple[str, ...]) -> None:
+        for tool in self._tool_manager.list_tools():
+            self.remove_tool(tool.name)
+        for name in names:
+            self.add_tool(getattr(self, f"_{name}", self._own_name), name=name, description=f"{name}, a tool")
+
+    async def _echo(self, text: str) -> str:
+        return text
+
+    async def _add(self, a: int, b: int) -> int:
+        return a + b
+
+    async def _slow(self, seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return f"slept {seconds:g} s"
+
+    async def _fail(self, text: str = "no such luck") -> str:
+        raise ValueError(text)
+
+    async def _pid(self) -> str:
+        return str(os.getpid())
+
+    async def _grow(self, name: str, context: Context[Any, Any]) -> str:
+        self.add_tool(self._own_name, name=name)
+        await context.session.send_tool_list_changed()
+        return name
+
+    async def _own_name(self) -> str:
+        return self.name
+
+    async def _tell(self, _: Request) -> Response:
+        return JSONResponse({"asked": dict(self._asked), "running": dict(+self._running)})
+
+    async def _change(self, request: Request) -> Response:
+        self._offer(tuple(await request.json()))
+        return JSONResponse({})
+
+
+class Guarded:
+    """An ASGI application behind a bearer token."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or dict(scope["headers"]).get(b"authorization") == self._expected:
+            await self._app(scope, receive, send)
+            return
+        refusal = JSONResponse({"error": "unauthorized"}, 401, {"WWW-Authenticate": "Bearer"})
+        await refusal(scope, receive, send)
+
+
+class _Announced(uvicorn.Server):
+    """A server that calls `ready` with its port once it listens."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[int], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready(self.servers[0].sockets[0].getsockname()[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--transport", choices=PATHS, default="sse")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0: any free port; its URL is printed")
+    parser.add_argument("--name", default="fake", help="what tools of other names answer")
+    parser.add_argument("--tools", default=",".join(TOOLS), help="names, with commas")
+    parser.add_argument("--token", help="wanted as Authorization: Bearer")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer to a call")
+    options = parser.parse_args()
+    server = McpServer(options.name, tuple(filter(None, options.tools.split(","))), options.delay)
+    app: ASGIApp = server.sse_app() if options.transport == "sse" else server.streamable_http_app()
+    if options.token:
+        app = Guarded(app, options.token)
+    config = uvicorn.Config(
+        app, options.host, options.port, log_level="critical", timeout_graceful_shutdown=GRACE
+    )
+    address = f"http://{options.host}:%d{PATHS[options.transport]}"
+    _Announced(config, lambda port: print(address % port, flush=True)).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""A real MCP server in a process of its own, which a test starts, kills and starts again on its port."""
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Sequence
+from typing import Any, Final, Self
+
+from tests.fakes.mcp_server import PATHS, TOOLS
+from tests.harness.instance import free_port
+
+STOP_WITHIN: Final = 10.0  # seconds
+
+
+class McpProcess:
+    """`python -m tests.fakes.mcp_server`. Use as a context manager; it is not started by that."""
+
+    def __init__(self, transport: str, name: str = "fake", *, token: str = "", delay: float = 0.0) -> None:
+        self.transport: Final = transport
+        self.name: Final = name
+        self.port: Final = free_port()
+        self.tools: Sequence[str] = TOOLS
+        self._token: Final = token
+        self._delay: Final = delay
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}{PATHS[self.transport]}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its entry in `mcp_servers`."""
+        return {"url": self.url, "transport": self.transport}
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def launch(self) -> Self:
+        """Start the process; returns at once."""
+        assert self._process is None, "it runs already"
+        options = {"transport": self.transport, "port": self.port, "name": self.name, "token": self._token}
+        options |= {"delay": self._delay, "tools": ",".join(self.tools)}
+        command = [sys.executable, "-m", "tests.fakes.mcp_server"]
+        command += [f"--{key}={value}" for key, value in options.items()]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        return self
+
+    def start(self) -> Self:
+        """Start it, and wait until it listens."""
+        self.launch()
+        assert self._process is not None
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline().strip() == self.url
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL, if it runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def stop(self) -> str:
+        """SIGTERM; returns what it has printed to standard error."""
+        assert self._process is not None
+        self._process.terminate()
+        _, errors = self._process.communicate(timeout=STOP_WITHIN)
+        self._process = None
+        return errors
+
+    def offer(self, tools: Sequence[str]) -> None:
+        """Change its tools while it runs."""
+        self.tools = tools
+        self._fetch("/tools", json.dumps(tools).encode())
+
+    def asked(self, what: str) -> int:
+        """How often a tool was called since the last start, or `list_tools` asked."""
+        return int(self._fetch("/stats")["asked"].get(what, 0))
+
+    def running(self, tool: str) -> int:
+        """How many calls of a tool are being answered."""
+        return int(self._fetch("/stats")["running"].get(tool, 0))
+
+    def _fetch(self, path: str, body: bytes | None = None) -> Any:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, headers)
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.load(response)
