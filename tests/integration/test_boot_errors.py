@@ -240,7 +240,7 @@ def test_f23_on_startup_that_raises_twice_and_then_works(
 def test_f23_on_startup_that_always_raises_ends_at_the_start_deadline(
     make_project: Callable[..., Path], tmp_path: Path
 ) -> None:
-    project, tries = make_project(supervisor={"start_deadline": 4, "workers": 2}), tmp_path / "tries"
+    project, tries = make_project(supervisor={"start_deadline": 6, "workers": 2}), tmp_path / "tries"
     hooks(project, startup=[{"note": str(tries)}, {"raise": "database is away"}])
     ended = start(project, tmp_path)
     assert ended.status == TRY_LATER

@@ -98,14 +98,6 @@ class TestBoot:
         assert type(started.app).__name__ == "App"
         await started.shutdown()
 
-    async def test_what_this_version_cannot_do_is_said(self, write_project: Write) -> None:
-        servers = {"mcp_servers": {"search": {"url": "http://127.0.0.1:9/sse"}}}
-        with pytest.raises(BootError, match=r"does not connect MCP servers yet; .*search") as mcp:
-            await host.boot(Settings.model_validate(servers), write_project())
-        assert mcp.value.permanent
-        traced = {"tracing": {"endpoint": "http://127.0.0.1:9/v1/traces"}}
-        await host.boot(Settings.model_validate(traced), write_project())
-
 
 class TestAnswer:
     async def test_an_async_generator(self) -> None:

@@ -15,7 +15,7 @@ import inspect
 import os
 import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import agentscope
@@ -23,6 +23,7 @@ from agentscope import formatter as formatters
 from agentscope import message as blocks
 from agentscope import model as models
 from agentscope.agent import AgentBase, ReActAgent
+from agentscope.mcp import MCPToolFunction
 from agentscope.message import Msg
 from agentscope.tool import Toolkit
 
@@ -31,6 +32,7 @@ from agentscope_worker.runtime.agents import Put, relay, turn_of
 
 if TYPE_CHECKING:
     from agentscope_protocol.settings import ModelSettings
+    from agentscope_worker.runtime.mcp_tools import Offer
 
 MAJOR = 1
 
@@ -129,8 +131,45 @@ def holds_more_than_text(response: Any) -> bool:
 # --- tools ----------------------------------------------------------------------------------------
 
 
+class _McpFunction(MCPToolFunction):  # type: ignore[misc]  # 1.x is not typed
+    """A tool of a configured MCP server."""
+
+
+class _Toolkit(Toolkit):  # type: ignore[misc]  # 1.x is not typed
+    """`runtime.tools`, or an agent's clone of it: MCP tools come and go, others have the first right
+    to a name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tools: dict[str, Any]
+        self.offers: Sequence[Offer] = ()
+        self.clones: weakref.WeakSet[_Toolkit] = weakref.WeakSet()
+
+    def register_tool_function(self, *args: Any, **kwargs: Any) -> None:
+        for name in [name for name, tool in self.tools.items() if _is_of_mcp(tool)]:
+            del self.tools[name]
+        try:
+            super().register_tool_function(*args, **kwargs)
+        finally:
+            self.set_offers(self.offers)
+
+    def set_offers(self, offers: Sequence[Offer]) -> None:
+        """Replace all MCP tools by `offers`."""
+        self.offers = offers
+        self.tools = {name: tool for name, tool in self.tools.items() if not _is_of_mcp(tool)}
+        taken = set(self.tools)
+        for offer in offers:
+            for name in offer.names_beside(taken):
+                function = _McpFunction(offer.link.name, offer.tool, True, session=offer.link)
+                super().register_tool_function(function, func_name=name)
+
+
+def _is_of_mcp(tool: Any) -> bool:
+    return isinstance(getattr(tool.original_func, "__self__", None), _McpFunction)
+
+
 def new_toolkit() -> Any:
-    toolkit = Toolkit()
+    toolkit = _Toolkit()
     # Its state is which groups of tools are active: an App that saves it with its sessions must not,
     # by loading one of them, switch the groups of all. Clones have their own, saved with their agents.
     toolkit.load_state_dict = _keep_state
@@ -142,6 +181,11 @@ def _keep_state(state_dict: dict[str, Any], strict: bool = True) -> None:
     pass
 
 
+def publish(toolkit: Any, offers: Sequence[Offer]) -> None:
+    for each in (toolkit, *toolkit.clones):
+        each.set_offers(offers)
+
+
 def _clone(toolkit: Any) -> Any:
     """A toolkit with the same tools, in which an agent may add, remove and switch its own."""
     clone = copy.copy(toolkit)
@@ -151,6 +195,7 @@ def _clone(toolkit: Any) -> Any:
     clone.skills = dict(toolkit.skills)
     clone._middlewares = list(toolkit._middlewares)
     clone._async_tasks, clone._async_results = {}, {}
+    toolkit.clones.add(clone)
     return clone
 
 

@@ -12,7 +12,7 @@ import copy
 import functools
 import inspect
 import weakref
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentscope import credential as credentials
@@ -22,7 +22,7 @@ from agentscope.agent import Agent
 from agentscope.event import EventType, UserInterruptEvent
 from agentscope.message import Msg, TextBlock, ThinkingBlock
 from agentscope.permission import PermissionMode
-from agentscope.tool import Toolkit
+from agentscope.tool import MCPTool, Toolkit
 from pydantic_core import PydanticSerializationError
 
 from agentscope_worker.runtime import lossy_json, providers
@@ -30,6 +30,7 @@ from agentscope_worker.runtime.agents import Put, relay, turn_of
 
 if TYPE_CHECKING:
     from agentscope_protocol.settings import ModelSettings
+    from agentscope_worker.runtime.mcp_tools import Offer
 
 MAJOR = 2
 
@@ -173,10 +174,54 @@ def holds_more_than_text(response: Any) -> bool:
 # --- tools ----------------------------------------------------------------------------------------
 
 
+class _McpTool(MCPTool):  # type: ignore[misc]  # 2.x is not typed
+    """A tool of a configured MCP server, by the name that `runtime.tools` gives it."""
+
+    def __init__(self, offer: Offer, name: str) -> None:
+        super().__init__(offer.link.name, offer.tool, session=offer.link)
+        self.name = name
+
+
+class _Toolkit(Toolkit):  # type: ignore[misc]  # 2.x is not typed
+    """`runtime.tools`, or an agent's clone of it: MCP tools come and go, others have the first right
+    to a name."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.offers: Sequence[Offer] = ()
+        self.clones: weakref.WeakSet[_Toolkit] = weakref.WeakSet()
+
+    async def add_tool(self, *args: Any, **kwargs: Any) -> None:
+        offers = self.offers
+        self.set_offers(())
+        try:
+            await super().add_tool(*args, **kwargs)
+        finally:
+            self.set_offers(offers)
+
+    def set_offers(self, offers: Sequence[Offer]) -> None:
+        """Replace all MCP tools by `offers`."""
+        self.offers = offers
+        taken = {tool.name for group in self.tool_groups for tool in group.tools if not _is_of_mcp(tool)}
+        for group in self.tool_groups:
+            if group.name == "basic":  # new lists: a reply may be reading the old ones
+                group.tools = [tool for tool in group.tools if not _is_of_mcp(tool)]
+                group.tools += [_McpTool(each, name) for each in offers for name in each.names_beside(taken)]
+
+
+def _is_of_mcp(tool: Any) -> bool:
+    return isinstance(tool, _McpTool)
+
+
 def new_toolkit() -> Any:
-    toolkit = Toolkit()
+    toolkit = _Toolkit()
     _shared_toolkits.add(toolkit)
     return toolkit
+
+
+def publish(toolkit: Any, offers: Sequence[Offer]) -> None:
+    for each in (toolkit, *toolkit.clones):
+        each.set_offers(offers)
 
 
 def _clone(toolkit: Any) -> Any:
@@ -187,7 +232,7 @@ def _clone(toolkit: Any) -> Any:
         group.tools = list(group.tools)
         group.mcps = list(group.mcps)
         group.skills_or_loaders = list(group.skills_or_loaders)
-    return Toolkit(
+    clone = _Toolkit(
         tools=basic.tools,
         skills_or_loaders=basic.skills_or_loaders,
         mcps=basic.mcps,
@@ -195,6 +240,9 @@ def _clone(toolkit: Any) -> Any:
         meta_tool_response_template=toolkit.meta_tool_response_template,
         skill_instruction_template=toolkit.skill_instruction_template,
     )
+    clone.offers = toolkit.offers
+    toolkit.clones.add(clone)
+    return clone
 
 
 # --- messages and agents --------------------------------------------------------------------------

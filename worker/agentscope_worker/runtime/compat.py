@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,7 @@ from agentscope_worker.runtime.boot_error import BootError, pip_install
 
 if TYPE_CHECKING:
     from agentscope_protocol.settings import ModelSettings
+    from agentscope_worker.runtime.mcp_tools import Offer
 
 
 class AgentScope(Protocol):
@@ -64,6 +65,12 @@ class AgentScope(Protocol):
 
     def traces_model_call(self) -> bool:
         """Whether AgentScope itself makes the span of a model call that is made here and now."""
+
+    def publish(self, toolkit: Any, offers: Sequence[Offer]) -> None:
+        """Make `offers` the MCP tools of a Toolkit that `new_toolkit` made, and of all its clones.
+
+        A tool of another origin that has one of their names keeps it, whichever came first.
+        """
 
     def adapt(self, permission_mode: str) -> None:
         """Give AgentScope's classes what the documented API has and they lack.

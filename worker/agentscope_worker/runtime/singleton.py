@@ -1,13 +1,14 @@
 """`runtime`: the one object through which a project reaches what its configuration describes.
 
-It owns the order of a start and of a stop, and nothing that is started: models, tools, sessions and
-the App each have a module of their own. It must not talk to a supervisor; a worker starts it through
-`agentscope_worker.host`, an author's test through `initialize`.
+It owns the order of a start and of a stop, and nothing that is started: models, MCP servers,
+sessions and the App each have a module of their own. It must not talk to a supervisor; a worker
+starts it through `agentscope_worker.host`, an author's test through `initialize`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -26,6 +27,8 @@ from agentscope_worker.runtime.session_store import SessionStore
 if TYPE_CHECKING:
     from agentscope.tool import Toolkit
 
+    from agentscope_worker.runtime.mcp_tools import McpServers
+
 _T = TypeVar("_T")
 
 
@@ -42,6 +45,7 @@ class Runtime:
         self._config: Settings | None = None
         self._models: Models | None = None
         self._tools: Toolkit | None = None
+        self._mcp: McpServers | None = None
         self._session: SessionStore | None = None
         self._app: AgentApp | None = None
 
@@ -62,7 +66,10 @@ class Runtime:
 
     @property
     def tools(self) -> Toolkit:
-        """A Toolkit for the project's agents; each agent works on a clone of its own."""
+        """A Toolkit with the tools of all MCP servers; each agent works on a clone of its own.
+
+        The tools of a server that is away now appear when it comes, in the clones too.
+        """
         return _there(self._tools, "tools")
 
     @property
@@ -80,7 +87,7 @@ class Runtime:
         config_path: str | os.PathLike[str] = "agentapp.yaml",
         project_path: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Start a project: configuration, models, Toolkit, sessions, App, `on_startup`.
+        """Start a project: configuration, models, MCP and Toolkit, sessions, App, `on_startup`.
 
         A relative `config_path` is looked for in `project_path`, which is the current folder unless
         given. What starts here is stopped with `shutdown`.
@@ -95,8 +102,9 @@ class Runtime:
     ) -> None:
         """What `initialize` does once the configuration is read; after a failure nothing is left.
 
-        Without `hooks`, `on_startup` is not called: a look whether the project could start. `worker`:
-        who this is in traces, "<slot>.<generation>".
+        Without `hooks` no MCP server is connected and `on_startup` is not called: a look whether
+        the project could start. `worker`: who this is in traces,
+        "<slot>.<generation>".
         Raises: RuntimeError when already initialized; BootError.
         """
         if self._starting or self._initialized:
@@ -113,7 +121,6 @@ class Runtime:
         self._starting, self._initialized, self._hooks = False, True, hooks
 
     async def _start(self, settings: Settings, project: Path, hooks: bool, worker: str) -> None:
-        _refuse_unsupported(settings)
         check_installation(frozenset(each.provider for each in settings.models.values()))
         compat = seam()
         compat.adapt(settings.agentscope.permission_mode)
@@ -122,6 +129,11 @@ class Runtime:
             tracing.start(settings.tracing.endpoint, project.name, worker)
         self._models = build_models(settings.models)
         self._tools = compat.new_toolkit()
+        if hooks and settings.mcp_servers:
+            from agentscope_worker.runtime.mcp_tools import McpServers  # the library costs 0.5 s
+
+            self._mcp = McpServers(settings.mcp_servers, functools.partial(compat.publish, self._tools))
+            await self._mcp.open()
         self._session = _session_store(settings.session, project, compat.MAJOR)
         await self._session.open()
         self._app = load_app(project)
@@ -151,8 +163,10 @@ class Runtime:
             await self._release()
 
     async def _release(self) -> None:
-        session, models = self._session, self._models
+        session, models, mcp = self._session, self._models, self._mcp
         self._forget()
+        if mcp is not None:
+            await mcp.close()
         if session is not None:
             await session.close()
         if models is not None:
@@ -181,15 +195,6 @@ def _session_store(settings: SessionStoreSettings, project: Path, major: int) ->
         return JsonSessions(project / settings.save_dir, major)
     assert settings.redis_url is not None, "the settings require it for this backend"
     return RedisSessions(settings.redis_url.get_secret_value(), major)
-
-
-def _refuse_unsupported(settings: Settings) -> None:
-    if settings.mcp_servers:
-        names = ", ".join(settings.mcp_servers)
-        raise BootError(
-            f"mcp_servers: this version does not connect MCP servers yet; configured: {names}",
-            permanent=True,
-        )
 
 
 runtime = Runtime()
