@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import ignore_patterns
 
 import pytest
 
@@ -19,8 +21,10 @@ DEADLINE = 90.0  # seconds; two cold starts of AgentScope on a busy machine
 
 @pytest.fixture
 def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A running demo and all that it printed until it stays up."""
-    arguments = [sys.executable, "examples/demo.py", "--port", "0", *request.param]
+    """A running demo of a copy of an example, and all that it printed until it stays up."""
+    name, *more = request.param
+    project = shutil.copytree(ROOT / "examples" / name, tmp_path / name, ignore=ignore_patterns("sessions"))
+    arguments = [sys.executable, "examples/demo.py", "--port", "0", str(project), *more]
     output = (tmp_path / "output").open("w+")
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=output, stderr=output, text=True)
     try:
@@ -40,8 +44,8 @@ def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[subpr
 @pytest.mark.parametrize(
     "demo, said",
     [
-        (["examples/echo", "--message", "one two"], r"Turn \d+: one two\n"),
-        (["examples/chat", "--message", "one two", "--with-model-server"], r"Echo: one two\n"),
+        (["echo", "--message", "one two"], r"Turn 1: one two\n"),
+        (["chat", "--message", "one two", "--with-model-server"], r"Echo: one two\n"),
     ],
     indirect=["demo"],
     ids=["echo", "chat"],
