@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from agentscope_worker.runtime import session_store
+from agentscope_worker.runtime import session_redis, session_store
 from agentscope_worker.runtime.session_store import SessionStateError, SessionStore
 from tests.harness.redis_server import RedisServer
 from tests.worker.session_contract import Files, Keys, Medium, refuse_writes, slow_down
@@ -308,6 +308,14 @@ async def test_two_processes_on_one_session(sessions: SessionStore, medium: Medi
     assert await medium.aside() == []
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time enough on a machine that does much else: the torture is about what is stored, not when."""
+    for bound in ("CONNECT_WITHIN", "ANSWER_WITHIN", "WITHIN"):
+        monkeypatch.setattr(session_redis, bound, 60.0)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_torture(sessions: SessionStore, medium: Medium, writer: Writer) -> None:
     """60 concurrent saves, 200 loads and a SIGKILL, 15 times over: nothing torn, no load fails."""
     chance = random.Random(2)
