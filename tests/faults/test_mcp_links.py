@@ -1,6 +1,7 @@
 """A link against real MCP servers, on both transports: all the ways in which a server can be away."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from agentscope_protocol.settings import McpServerSettings
-from agentscope_worker.runtime import mcp_links
+from agentscope_worker.runtime import mcp_connection, mcp_links
 from agentscope_worker.runtime.mcp_links import CallFailed, Link
 from tests.fakes.mcp_server import TOOLS
 from tests.harness.mcp_process import McpProcess
@@ -257,7 +258,7 @@ async def test_cancelling_a_call(shared: McpProcess, make_link: MakeLink) -> Non
 async def test_a_server_that_hangs_is_found_by_a_ping(
     server: McpProcess, make_link: MakeLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_links, "PING_EVERY", 0.1)
+    monkeypatch.setattr(mcp_connection, "PING_EVERY", 0.1)
     link = make_link(server.start(), timeout=1)
     await link.connected.wait()
     os.kill(server.pid, signal.SIGSTOP)
@@ -305,6 +306,24 @@ async def test_stopping_twice_and_before_anything_happened(shared: McpProcess, m
     await links[0].stop()
     await links[1].connected.wait()
     await asyncio.gather(*(link.stop() for link in links), links[1].stop())
+
+
+async def test_stopping_just_as_an_attempt_fails(transport: str) -> None:
+    """Its error has been looked at all the same; asyncio logs a traceback of what nobody looks at."""
+    unseen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
+    settings = McpServerSettings.model_validate({"url": "http://127.0.0.1:9/x", "transport": transport})
+    link = Link("tools", settings, lambda: None)
+    link.start()
+    await asyncio.sleep(0)
+    (attempt,) = (task for task in asyncio.all_tasks() if task.get_name() == "MCP connection to tools")
+    keeper = link._keeper
+    assert keeper is not None
+    attempt.add_done_callback(lambda _, cancel=keeper.cancel: cancel() and None)
+    await asyncio.wait({keeper})
+    del attempt, keeper, link
+    gc.collect()
+    assert unseen == []
 
 
 class Forgetful:

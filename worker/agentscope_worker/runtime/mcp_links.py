@@ -1,9 +1,9 @@
-"""The connection to one MCP server: kept as long as the worker lives, found again when it is lost.
+"""The link to one MCP server: connected as long as the worker lives, and again when it was lost.
 
-It owns the connection's life, the calls that wait for an answer on it, and the words for what went
-wrong. It must not use the client classes of AgentScope, which one dead server can hang or leave
-cancelled for ever, and knows nothing of toolkits; `mcp_tools` (read next) has the names and the
-order of a start. Each attempt to connect is one task, because the scopes that the MCP library opens
+It owns when to connect, what becomes of a call, and what the log says. It must not use the client
+classes of AgentScope, which one dead server can hang or leave cancelled for ever, and knows nothing
+of toolkits; `mcp_tools` (read next) has the names and the order of a start, `mcp_connection` one
+connection. Each attempt to connect is one task, because the scopes that the MCP library opens
 live and die with the task that entered them. Written for mcp 1.x and 2.x, which differ in names.
 """
 
@@ -12,28 +12,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import importlib.metadata
 import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import mcp
-from mcp.client import streamable_http
-from mcp.client.sse import sse_client
 from mcp.types import PaginatedRequestParams, ToolListChangedNotification
 
-if TYPE_CHECKING:
-    import httpx
+from agentscope_worker.runtime.mcp_connection import CLOSED, Connection, without_secrets
 
+if TYPE_CHECKING:
     from agentscope_protocol.settings import McpServerSettings
-elif importlib.metadata.version("mcp").startswith("1."):
-    import httpx
-else:
-    import httpx2 as httpx
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +36,6 @@ REFUSED_DELAY: Final = 60.0  # seconds; a wrong token stays wrong until a person
 STEADY: Final = 2.0  # seconds that a connection must last for the delays to begin anew
 PATIENCE: Final = 15.0  # seconds after a loss that calls wait for the server: about a restart
 EAGER_DELAY: Final = 1.0  # seconds; the longest delay while calls wait
-PING_EVERY: Final = 15.0  # seconds; finds a server that is gone without a word
 CLOSE_WITHIN: Final = 2.0  # seconds for taking leave of a server; it is only a courtesy
 REPEAT_AFTER: Final = 300.0  # seconds until the log tells the same failure again
 MAX_PAGES: Final = 100  # of a server's list of tools: one that never ends must not fill the memory
@@ -52,7 +44,7 @@ _ANSWERED: Final[Any] = getattr(mcp, "McpError", None) or mcp.MCPError  # type: 
 _CLOSED: Final = "Connection closed"  # an error that the library makes itself
 _FORGOTTEN: Final = "Session terminated"  # likewise, of the 404 of a server that was restarted
 _LIBRARY_SAYS: Final = {
-    _CLOSED: "it has closed the connection",
+    _CLOSED: CLOSED,
     _FORGOTTEN: "it has forgotten the session, as after a restart",
 }
 
@@ -83,7 +75,7 @@ class Link:
         self.connected: Final = asyncio.Event()
         self.failure = "it has not answered yet"
         self._changed: Final = changed
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._lost_at = -math.inf
         self._stopped = False
@@ -122,7 +114,7 @@ class Link:
         except _NotSent:
             raise self._unavailable() from None
 
-    async def _available(self) -> _Connection:
+    async def _available(self) -> Connection:
         """The connection, waited for if it was lost a moment ago."""
         patience = self._lost_at + PATIENCE - time.monotonic()
         if patience > 0 and not self.connected.is_set() and not self._stopped:
@@ -132,7 +124,7 @@ class Link:
             raise self._unavailable()
         return self._connection
 
-    async def _call(self, connection: _Connection, name: str, arguments: dict[str, Any] | None) -> Any:
+    async def _call(self, connection: Connection, name: str, arguments: dict[str, Any] | None) -> Any:
         if all(tool.name != name for tool in self.tools):
             # Sent nevertheless, the library would ask for the whole list of tools after it.
             raise CallFailed(f"MCP server {self.name!r} has no tool {name!r} any more")
@@ -140,7 +132,7 @@ class Link:
             try:
                 return await connection.client.call_tool(name, arguments)
             except (anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
-                connection.lose(_LIBRARY_SAYS[_CLOSED])
+                connection.lose(CLOSED)
                 raise _NotSent from error
             except _ANSWERED as error:
                 if error.error.message not in _LIBRARY_SAYS:
@@ -165,7 +157,7 @@ class Link:
         """Connect again and again, until cancelled."""
         failures = 0
         while True:
-            connection = self._connection = _Connection(self.settings, self._on_lost)
+            connection = self._connection = Connection(self.settings, self._on_lost)
             attempt = asyncio.create_task(self._attempt(connection), name=f"MCP connection to {self.name}")
             try:
                 await asyncio.wait({attempt})
@@ -180,7 +172,7 @@ class Link:
             failures = 0 if now - connection.connected_at >= STEADY else failures + 1
             await asyncio.sleep(_delay(failures, connection.refused, now - self._lost_at < PATIENCE))
 
-    async def _attempt(self, connection: _Connection) -> None:
+    async def _attempt(self, connection: Connection) -> None:
         """One connection from its first byte to its last, in a task of its own."""
         _serves_link.set(True)
 
@@ -201,7 +193,7 @@ class Link:
                     connection.lose(self._describe(error))
                     raise
 
-    async def _use(self, connection: _Connection, client: mcp.ClientSession) -> None:
+    async def _use(self, connection: Connection, client: mcp.ClientSession) -> None:
         """Greet the server, and look after the connection until it is time to leave."""
         await client.initialize()
         tools = await _list_tools(client)
@@ -246,170 +238,12 @@ class Link:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         if error is None:
-            return _LIBRARY_SAYS[_CLOSED]
+            return CLOSED
         if isinstance(error, _ANSWERED) and error.error.message in _LIBRARY_SAYS:
             return _LIBRARY_SAYS[error.error.message]
         if isinstance(error, TimeoutError):
             return f"it did not answer within {self.settings.timeout:g} s"
-        return _without_secrets(f"{type(error).__name__}: {error}", self.settings)
-
-
-class _Connection:
-    """One connection: its HTTP, the calls in flight on it, and why it was lost."""
-
-    def __init__(self, settings: McpServerSettings, on_lost: Callable[[str], None]) -> None:
-        self.lost: str | None = None
-        self.refused = False  # it was lost by an answer that will be the same the next time
-        self.client: Any = None  # the session, once it is connected
-        self.connected_at = math.inf  # monotonic
-        self.scope = anyio.CancelScope()  # of all that the attempt does
-        self.look: Final = asyncio.Event()
-        self.tools_changed = False
-        self._settings: Final = settings
-        self._on_lost: Final = on_lost
-        self._leaving = False
-        self._calls: Final[set[anyio.CancelScope]] = set()
-
-    def lose(self, reason: str) -> None:
-        """Give it up: calls in flight fail now, and the task ends."""
-        if self.lost is None:
-            self.lost = reason
-            self._on_lost(reason)
-            for call in self._calls:
-                call.cancel()
-            self.scope.cancel()
-
-    def leave(self) -> None:
-        """End it in order, from `needs_a_look` on."""
-        self._on_lost("the worker stops")
-        for call in self._calls:
-            call.cancel()
-        self.lost = self.lost or "the worker stops"
-        self._leaving = True
-        self.look.set()
-
-    @contextlib.contextmanager
-    def in_flight(self, call: anyio.CancelScope) -> Iterator[None]:
-        """Have `call` cancelled when the connection is lost."""
-        self._calls.add(call)
-        try:
-            yield
-        finally:
-            self._calls.discard(call)
-
-    async def needs_a_look(self) -> bool:
-        """Wait until something may be wrong or a ping is due; False when it is time to leave."""
-        with anyio.move_on_after(min(PING_EVERY, self._settings.sse_read_timeout / 3)):
-            await self.look.wait()
-        self.look.clear()
-        return not self._leaving
-
-    @contextlib.asynccontextmanager
-    async def streams(self) -> AsyncIterator[Any]:
-        """The two streams of the configured transport, and perhaps more."""
-        url, headers = self._settings.url, self._settings.headers
-        plain = {name: value.get_secret_value() for name, value in headers.items()}
-        bounds = (self._settings.timeout, self._settings.sse_read_timeout)
-        if self._settings.transport == "sse":
-            async with sse_client(url, plain, *bounds, httpx_client_factory=self._http) as streams:
-                yield streams
-        elif hasattr(streamable_http, "streamable_http_client"):
-            async with (
-                self._http(plain, httpx.Timeout(bounds[0], read=bounds[1])) as client,
-                streamable_http.streamable_http_client(url, http_client=client) as streams,
-            ):
-                yield streams
-        else:  # before mcp 1.24
-            async with streamable_http.streamablehttp_client(
-                url, plain, *bounds, httpx_client_factory=self._http
-            ) as streams:
-                yield streams
-
-    def _http(self, headers: Any = None, timeout: Any = None, auth: Any = None) -> httpx.AsyncClient:
-        return _Http(self, headers=headers, timeout=timeout, auth=auth)
-
-    # -- what its HTTP client sees --------------------------------------------------------------
-
-    def on_status(self, method: str, status: int, phrase: str) -> None:
-        """A request was answered with an error."""
-        if method == "POST" and status == 404 and self.client is not None and not self._is_sse:
-            return  # a restarted server, which does not know the session: the caller is told so
-        if method == "POST" or self._is_sse:
-            self.refused = 400 <= status < 500 and status not in (408, 429)
-            hint = "; see headers in agentapp.yaml" if status in (401, 403) else ""
-            self.lose(f"it answers HTTP {status} {phrase}{hint}")
-
-    def on_failure(self, method: str, error: Exception) -> None:
-        """A request was not answered, or its answer broke off."""
-        if method == "POST" or self._is_sse:
-            self.lose(_without_secrets(f"{type(error).__name__}: {error}", self._settings))
-        else:
-            self.look.set()
-
-    def on_end_of_events(self, method: str) -> None:
-        """The server has ended a stream of events, which it does when it stops."""
-        if method == "GET" and self._is_sse:
-            self.lose(_LIBRARY_SAYS[_CLOSED])
-        else:
-            self.look.set()
-
-    @property
-    def _is_sse(self) -> bool:
-        return self._settings.transport == "sse"
-
-
-class _Http(httpx.AsyncClient):
-    """An HTTP client that tells its connection at once what the MCP library keeps to itself.
-
-    The library answers nobody when a stream of events breaks off with a call in flight.
-    """
-
-    def __init__(self, connection: _Connection, **options: Any) -> None:
-        super().__init__(**options)
-        self._connection = connection
-
-    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        try:
-            response = await super().send(request, **options)
-        except httpx.TransportError as error:
-            self._connection.on_failure(request.method, error)
-            raise
-        if response.status_code >= 400:
-            self._connection.on_status(request.method, response.status_code, response.reason_phrase)
-        elif isinstance(response.stream, httpx.AsyncByteStream) and not response.is_stream_consumed:
-            is_events = response.headers.get("content-type", "").startswith("text/event-stream")
-            response.stream = _Body(response.stream, self._connection, request.method, is_events)
-        return response
-
-
-class _Body(httpx.AsyncByteStream):
-    """The body of an answer, watched for its end."""
-
-    def __init__(
-        self, body: httpx.AsyncByteStream, connection: _Connection, method: str, is_events: bool
-    ) -> None:
-        self._body = body
-        self._pieces = aiter(body)
-        self._connection = connection
-        self._method = method
-        self._is_events = is_events
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            return await anext(self._pieces)
-        except httpx.TransportError as error:
-            self._connection.on_failure(self._method, error)
-            raise
-        except StopAsyncIteration:
-            if self._is_events:
-                self._connection.on_end_of_events(self._method)
-            raise
-
-    async def aclose(self) -> None:
-        await self._body.aclose()
+        return without_secrets(f"{type(error).__name__}: {error}", self.settings)
 
 
 async def _list_tools(client: Any) -> tuple[Any, ...]:
@@ -433,18 +267,17 @@ async def _ping(client: Any) -> None:
             raise
 
 
-async def _end(attempt: asyncio.Task[None], connection: _Connection) -> None:
-    """Have `attempt` end, in order if it can within CLOSE_WITHIN."""
-    if attempt.done():
-        return
-    connection.leave()
-    if connection.client is not None:
-        await asyncio.wait({attempt}, timeout=CLOSE_WITHIN)
+async def _end(attempt: asyncio.Task[None], connection: Connection) -> None:
+    """Have `attempt` end, in order if it can within CLOSE_WITHIN; does nothing if it has ended."""
+    if not attempt.done():
+        connection.leave()
+        if connection.client is not None:
+            await asyncio.wait({attempt}, timeout=CLOSE_WITHIN)
     while not attempt.done():
         attempt.cancel()
         await asyncio.wait({attempt})
     if not attempt.cancelled():
-        attempt.exception()  # seen: what it raised while it was stopped concerns nobody
+        attempt.exception()  # seen, or asyncio logs it, also when the wait for it was cancelled
 
 
 def _delay(failures: int, refused: bool, eager: bool) -> float:
@@ -455,13 +288,6 @@ def _delay(failures: int, refused: bool, eager: bool) -> float:
         # 16: enough for every bound, and far from what a float can hold
         longest = min(EAGER_DELAY if eager else MAX_DELAY, FIRST_DELAY * 2 ** min(failures, 16))
     return random.uniform(longest / 2, longest)
-
-
-def _without_secrets(text: str, settings: McpServerSettings) -> str:
-    # Some errors of HTTP clients quote the URL, or the header that cannot be sent.
-    for header in settings.headers.values():
-        text = text.replace(header.get_secret_value() or text, "…")
-    return text.replace(settings.url, "its URL")
 
 
 def _is_not_ours(_: logging.LogRecord) -> bool:
