@@ -244,6 +244,7 @@ def invoke(
 
 
 def _fail(status: int, message: str) -> NoReturn:
+    logs.drain()
     click.echo(f"agentscope-supervisor: {message}", err=True)
     sys.exit(status)
 
@@ -328,6 +329,7 @@ def _serve(project: Project, settings: Settings, sock: socket.socket) -> int:
     gc.set_threshold(50_000, 20, 20)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         status, failure = runner.run(live())
+    logs.drain()
     if status and failure:
         click.echo(f"\nagentscope-supervisor: the app cannot start\n\n{failure}", err=True)
     return status

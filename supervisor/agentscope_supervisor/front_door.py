@@ -100,6 +100,8 @@ class _Server(web.Server):
         self._max_body = max_body
         self._protocol_options: Mapping[str, Any] = {
             "keepalive_timeout": 75.0,
+            # How long the rest of a refused body is read, so that its sender sees the refusal.
+            "lingering_time": 2.0,
             "access_log": None,
             "max_line_size": MAX_LINE,
             "max_field_size": MAX_LINE,

@@ -1,16 +1,25 @@
 """The form of the supervisor's log: text for people, JSON lines for machines, both on stderr.
 
 A record is a constant message with fields given as `extra`. Nothing of prompts, answers or secrets is ever
-among them; what a worker prints is passed on as it is, with its slot and generation.
+among them; what a worker prints is passed on with its slot and generation.
+
+A log that nobody reads, a full pipe, must not stop the supervisor: lines wait in a bounded queue for a
+thread that writes them, and what does not fit is dropped and counted.
 """
 
+import contextlib
 import json
 import logging
-import sys
+import os
+import queue
+import threading
 import time
 from typing import Final, Literal
 
 LogFormat = Literal["text", "json"]
+MAX_WAITING: Final = 2_000
+"""Lines that wait for the log's reader: the burst of a death with its stacks; 32 MB if all are the longest."""
+
 LEVELS: Final = ("debug", "info", "warning", "error")
 
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -49,9 +58,55 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
-def set_up(form: LogFormat, level: str) -> None:
-    """Send the log of this process to stderr. Called once, at the start."""
-    handler = logging.StreamHandler(sys.stderr)
+class WaitingHandler(logging.Handler):
+    """Writes to a descriptor from a thread of its own; whoever logs never waits."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor: Final = descriptor
+        self._lines: Final[queue.Queue[bytes]] = queue.Queue(MAX_WAITING)
+        self._dropped = 0
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record).encode("utf-8", "backslashreplace") + b"\n"
+            if self._dropped:
+                line = b"... %d log lines were dropped: the log is not read\n" % self._dropped + line
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._dropped += 1
+        except Exception:  # a record that cannot be formatted: as all of logging's handlers do
+            self.handleError(record)
+        else:
+            self._dropped = 0
+
+    def drain(self, within: float) -> None:
+        """Wait until all lines are written, for at most so many seconds."""
+        until = time.monotonic() + within
+        while self._lines.unfinished_tasks and time.monotonic() < until:
+            time.sleep(0.005)
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            # A log that has gone away, or is full, is not the instance's end.
+            with contextlib.suppress(OSError):
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+            self._lines.task_done()
+
+
+def drain(within: float = 1.0) -> None:
+    """Before the process ends: wait, for at most so many seconds, until the log is written."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, WaitingHandler):
+            handler.drain(within)
+
+
+def set_up(form: LogFormat, level: str, descriptor: int = 2) -> None:
+    """Send the log of this process to a descriptor, stderr. Called once, at the start."""
+    handler = WaitingHandler(descriptor)
     handler.setFormatter(TextFormatter() if form == "text" else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Our handlers log what matters; aiohttp and asyncio speak only when something is wrong.

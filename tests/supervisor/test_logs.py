@@ -1,15 +1,16 @@
 """The two forms of a log line, to the letter, and where they go."""
 
-import io
 import json
 import logging
+import os
+import re
 import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from agentscope_supervisor.logs import JsonFormatter, LogFormat, TextFormatter, set_up
+from agentscope_supervisor.logs import MAX_WAITING, JsonFormatter, LogFormat, TextFormatter, drain, set_up
 
 AT = 1_768_473_000.25  # 2026-01-15T10:30:00.250Z
 
@@ -75,27 +76,75 @@ def test_a_traceback_follows_in_both_forms() -> None:
     assert entry["exception"].endswith("ValueError: boom")
 
 
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def written(pipe: tuple[int, int]) -> list[str]:
+    """What the log has written."""
+    drain()
+    os.set_blocking(pipe[0], False)
+    return os.read(pipe[0], 1_000_000).decode().splitlines()
+
+
 @pytest.mark.parametrize("form, formatter", [("text", TextFormatter), ("json", JsonFormatter)])
-def test_the_log_goes_to_stderr_in_the_form_that_was_asked_for(
-    form: LogFormat, formatter: type, root: logging.Logger, monkeypatch: pytest.MonkeyPatch
+def test_the_log_goes_to_a_descriptor_in_the_form_that_was_asked_for(
+    form: LogFormat, formatter: type, root: logging.Logger, pipe: tuple[int, int]
 ) -> None:
-    stderr = io.StringIO()
-    monkeypatch.setattr("sys.stderr", stderr)
-    set_up(form, "warning")
+    set_up(form, "warning", pipe[1])
     logging.getLogger("x").info("quiet")
     logging.getLogger("x").warning("loud")
-    assert len(stderr.getvalue().splitlines()) == 1
-    assert "loud" in stderr.getvalue()
+    (line,) = written(pipe)
+    assert "loud" in line
     (handler,) = root.handlers
     assert type(handler.formatter) is formatter
 
 
-def test_libraries_speak_only_when_something_is_wrong(
-    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stderr = io.StringIO()
-    monkeypatch.setattr("sys.stderr", stderr)
-    set_up("text", "debug")
+@pytest.mark.usefixtures("root")
+def test_libraries_speak_only_when_something_is_wrong(pipe: tuple[int, int]) -> None:
+    set_up("text", "debug", pipe[1])
     for name in ("asyncio", "aiohttp.server", "x"):
         logging.getLogger(name).info("hello")
-    assert len(stderr.getvalue().splitlines()) == 1
+    assert len(written(pipe)) == 1
+
+
+@pytest.mark.usefixtures("root")
+def test_a_log_that_nobody_reads_drops_lines_says_how_many_and_never_waits(pipe: tuple[int, int]) -> None:
+    set_up("text", "info", pipe[1])
+    lines = MAX_WAITING + 2_000  # the pipe itself holds some hundred of them
+    for _ in range(lines):
+        logging.getLogger("x").info("y" * 200)
+    drain(within=0.01)
+    read = os.read(pipe[0], 10_000)  # somebody reads at last
+    while read.count(b"\n") < 1_000:
+        read += os.read(pipe[0], 65_536)
+    logging.getLogger("x").info("the last")
+    while b"the last" not in read:
+        read += os.read(pipe[0], 65_536)
+    dropped = [int(count) for count in re.findall(rb"(\d+) log lines were dropped", read)]
+    assert sum(dropped) > 0
+    assert read.count(b"y" * 200) + sum(dropped) == lines
+
+
+@pytest.mark.usefixtures("root")
+def test_a_log_that_has_gone_away_is_not_the_end() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    set_up("text", "info", write_end)
+    logging.getLogger("x").info("to nobody")
+    drain()
+    os.close(write_end)
+
+
+def test_a_record_that_cannot_be_formatted_is_reported_and_not_raised(
+    root: logging.Logger, pipe: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_up("text", "info", pipe[1])
+    root.info("%d", "no number")
+    root.info("next")
+    assert [line.split()[-1] for line in written(pipe)] == ["next"]
+    assert "no number" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import asyncio
 import ctypes
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -93,6 +94,12 @@ async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Ms
                 await asyncio.sleep(0.01)
         case {"block": seconds}:  # the whole worker
             time.sleep(seconds)
+        case {"spin": seconds}:  # Python that computes
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                pass
+        case {"hold": _}:  # C code that keeps the interpreter's lock, for longer than any test lasts
+            re.match(r"(a+)+$", "a" * 40 + "b")
         case {"deaf": seconds}:  # to cancellation
             until = time.monotonic() + seconds
             while time.monotonic() < until:
