@@ -18,7 +18,7 @@ from typing import Final, Literal
 
 LogFormat = Literal["text", "json"]
 MAX_WAITING: Final = 2_000
-"""Lines that wait for the log's reader: the burst of a death with its stacks; 32 MB if all are the longest."""
+"""Lines that wait for the reader of the log: a death with its stacks; 32 MB if all are the longest."""
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 
