@@ -27,6 +27,9 @@ class Outlet(Protocol):
     def is_full(self) -> bool:
         """Whether the client's socket takes less than is sent."""
 
+    def cut(self) -> None:
+        """Drop the connection, and what the client has not read."""
+
 
 class Answer:
     """One turn's answer. All methods run on the event loop; none blocks or raises."""
@@ -106,6 +109,11 @@ class Answer:
         if self._outlet is None or not self._outlet.is_full():
             self._write(comment, now)
             self._wake()
+
+    def cut(self) -> None:
+        """The client has stopped reading for good."""
+        if self._outlet is not None:
+            self._outlet.cut()
 
     def abandon(self) -> None:
         """The client has left: what still comes is dropped, and the worker is not held back."""

@@ -13,12 +13,12 @@ import random
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 
 from agentscope_protocol import settings as settings_module
-from agentscope_protocol.errors import Code
+from agentscope_protocol.errors import Code, LocalProtocolError
 from agentscope_protocol.frames import CancelReason
 from agentscope_protocol.settings import Settings, SettingsError
 from agentscope_supervisor import __version__, fleet, ledger, lifecycle, routing, signals
@@ -46,6 +46,7 @@ class Daemon:
         self._settings: Final = settings
         self._queue: Final[deque[Callable[[], None]]] = deque()
         self._handling = False
+        self._last_edition = 1
         self._editions: Final = {1: settings_module.dump(settings)}  # settings snapshots
         slots = worker_count(settings)
         self._fleet: Final = fleet.Fleet(slots, settings.supervisor.start_deadline, settings.supervisor.soak)
@@ -204,7 +205,10 @@ class Daemon:
         self._handling = True
         try:
             while self._queue:
-                self._queue.popleft()()
+                try:
+                    self._queue.popleft()()
+                except Exception:  # a bug of ours in one event must not be the end of all others
+                    log.exception("event failed")
         finally:
             self._handling = False
 
@@ -232,7 +236,7 @@ class Daemon:
         for command in commands:
             match command:
                 case ledger.Hand(turn, number):
-                    self._workforce.hand(number, turn, *self._open[turn.number])
+                    self._hand(number, turn)
                 case ledger.Cancel(turn, number, reason):
                     self._workforce.cancel(number, turn, reason)
                 case ledger.Settle(turn, failure):
@@ -247,9 +251,18 @@ class Daemon:
                     )
                     self._carry_out(self._fleet.replace(number))
 
+    def _hand(self, number: int, turn: Turn) -> None:
+        try:
+            self._workforce.hand(number, turn, *self._open[turn.number])
+        except LocalProtocolError as error:
+            log.error("turn cannot be sent", extra={"run": turn.run_id, "reason": str(error)})
+            self._post(partial(self.failed, turn, Code.PROTOCOL, "the turn cannot be sent to a worker"))
+
     def _rollout_ended(self, edition: int, failure: str) -> None:
         if failure:
             log.error("rollout failed, the old workers go on", extra={"edition": edition, "reason": failure})
+            if edition != self._fleet.edition:
+                self._editions.pop(edition, None)
             return
         log.info("rollout done", extra={"edition": edition})
         for older in [each for each in self._editions if each < edition]:
@@ -275,7 +288,11 @@ class Daemon:
         except (ProjectError, SettingsError) as error:
             log.error("reload refused, the old configuration goes on: %s", error)
             return
-        edition = max(self._editions) + 1
+        stale = list(_needs_restart(self._settings, settings))
+        if stale:
+            log.warning("these changes need a restart of the instance", extra={"keys": ", ".join(stale)})
+        self._last_edition += 1
+        edition = self._last_edition
         self._editions[edition] = settings_module.dump(settings)
         log.info("reloading", extra={"edition": edition})
         self._carry_out(self._fleet.roll(edition, self._loop.time()))
@@ -307,6 +324,15 @@ def worker_count(settings: Settings) -> int:
     if isinstance(workers, int):
         return workers
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _needs_restart(old: Settings, new: Settings) -> Iterator[str]:
+    """The keys that differ and that the supervisor itself has read at its start."""
+    for section in ("server", "sessions", "supervisor", "platform", "tracing"):
+        before, after = getattr(old, section), getattr(new, section)
+        if before != after:
+            keys = type(before or after).model_fields
+            yield from (f"{section}.{k}" for k in keys if getattr(before, k, None) != getattr(after, k, None))
 
 
 def _limits(settings: Settings) -> ledger.Limits:

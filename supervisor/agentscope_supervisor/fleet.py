@@ -185,14 +185,14 @@ class Fleet:
         return commands + self.tick(now)
 
     def replace(self, process: int) -> list[Command]:
-        """Replace one process as in a rollout; nothing happens if one is under way or it has left."""
+        """Replace one process as in a rollout, or at the end of the one under way; nothing happens if it
+        has left its slot, or is about to."""
+        commands: list[Command] = []
         for index, slot in enumerate(self.slots):
-            if slot.current == process and self._rollout is None and not self.stopping:
-                self._rollout = deque([index])
-                commands: list[Command] = []
+            if slot.current == process and slot.incoming is None:
+                self._rollout = deque([*(self._rollout or ()), index])
                 self._advance(commands)
-                return commands
-        return []
+        return commands
 
     def stop(self, reason: str) -> list[Command]:
         """Retire everything; Finished follows when the last process is gone."""

@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 
 QUEUED_AFTER: Final = 1.0  # seconds of waiting after which a client is told that its turn waits
 SWEEP_EVERY: Final = 0.25  # seconds between two looks at the open answers
+STALLED_AFTER: Final = 30.0
+"""Seconds that a client may take to read the end of its answer; one that has stopped reading for good would
+hold its socket and buffers for ever."""
+
 BACKLOG: Final = 4096  # connections the kernel may hold for us; a burst must not meet a refusal
 MAX_LINE: Final = 16 * 1024  # bytes of a request line or a header; large cookies fit
 
@@ -140,6 +144,10 @@ class _Outlet:
 
     def is_full(self) -> bool:
         return self._request.protocol.writing_paused
+
+    def cut(self) -> None:
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
 
 class FrontDoor:
@@ -257,12 +265,14 @@ class FrontDoor:
     async def _invoke(
         self, request: web.BaseRequest, headers: dict[str, str], trace: RequestTrace | None = None
     ) -> web.StreamResponse:
-        sent = {name: request.headers[name] for name in _TRACE_HEADERS if name in request.headers}
+        # What is no ASCII is no trace context, and would not pass the link.
+        sent = {name: request.headers.get(name, "") for name in _TRACE_HEADERS}
+        sent = {name: value for name, value in sent.items() if value and value.isascii()}
         asked = invocation.read(
             await self._body(request),
             header_session=request.headers.get("X-Session-Id"),
             accepts_json="application/json" in request.headers.get("Accept", ""),
-            token=hashlib.sha256(request.headers.get("Authorization", "").encode()).hexdigest()[:16],
+            token=_fingerprint(request.headers.get("Authorization", "")),
             principal=self._principal,
             headers=trace.headers if trace is not None else sent,
         )
@@ -332,6 +342,8 @@ class FrontDoor:
         now = self._loop.time()
         for answer, turn in self._open.items():
             silent = now - answer.last_write
+            if answer.settled and silent >= STALLED_AFTER:
+                answer.cut()  # all is sent, and the client does not read it
             if answer.form is Form.WHOLE or answer.settled:
                 continue
             if not answer.streaming and answer.worker is None and silent >= QUEUED_AFTER:
@@ -383,6 +395,11 @@ _WELCOME: Final = {
         "liveness": "/liveness",
     },
 }
+
+
+def _fingerprint(credentials: str) -> str:
+    """What stands for a caller where turns are counted."""
+    return hashlib.sha256(credentials.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _whole(turn: Turn, answer: Answer) -> bytes:

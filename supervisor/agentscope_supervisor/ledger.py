@@ -218,8 +218,9 @@ class Ledger:
             return []
         if code is Code.UNSENT and turn.state is State.RUNNING and not self.draining:
             commands: list[Command] = []
-            self._leave_process(turn, commands)
-            turn.state = State.WAITING
+            assert turn.process is not None, "it runs"
+            self._count_off(turn.process, commands)
+            turn.state, turn.process = State.WAITING, None
             self._next(turn.session_id, commands)
             return commands
         return self._terminal(turn, of_worker(code, message))
@@ -339,21 +340,24 @@ class Ledger:
         self._forget(turn, commands)
 
     def _give_up(self, turn: Turn, commands: list[Command]) -> None:
+        """Tell the client, and wait no longer: the process may end although this turn has not. Its session
+        stays held until then, so that the next turn does not run beside it."""
         assert turn.process is not None
         turn.state = State.SETTLED
         commands += [Settle(turn, turn.ending), Distrust(turn, turn.process)]
+        self._count_off(turn.process, commands)
 
     def _terminal(self, turn: Turn, failure: Failure | None) -> list[Command]:
         commands: list[Command] = []
         if turn.state is not State.SETTLED:
+            assert turn.process is not None, "only a turn that was handed over can end"
             commands.append(Settle(turn, turn.ending or failure))
-        self._leave_process(turn, commands)
+            self._count_off(turn.process, commands)
         self._forget(turn, commands)
         return commands
 
-    def _leave_process(self, turn: Turn, commands: list[Command]) -> None:
-        process, turn.process = turn.process, None
-        assert process is not None, "only a turn that was handed over can end"
+    def _count_off(self, process: int, commands: list[Command]) -> None:
+        """One turn less that this process is waited for."""
         left = self._on_process.pop(process) - 1
         if left:
             self._on_process[process] = left

@@ -95,7 +95,8 @@ TABLE: Final[dict[tuple[State, type[Event]], Step]] = {
     (_S.DRAINING, LinkLost): _KILL,
     (_S.STOPPING, Condemned): _KILL,
     (_S.STOPPING, Expired): _KILL,
-    **{(state, Exited): (_S.GONE, (_C.CLOSE_LINK,)) for state in State if state is not _S.GONE},
+    # What it has started does not outlive it.
+    **{(state, Exited): (_S.GONE, (_C.KILL, _C.CLOSE_LINK)) for state in State if state is not _S.GONE},
 }
 
 # What a state may meet and nothing changes. Listed, so that TABLE and IGNORED together hold every pair

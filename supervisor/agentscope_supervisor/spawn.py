@@ -23,6 +23,9 @@ from agentscope_supervisor import kernel
 MAX_LINE: Final = 16 * 1024
 """Bytes of a line of output; what is longer is cut into several. Log shippers cut near here too."""
 
+LAST_READS: Final = 16
+"""Reads of 64 KiB after the end of a worker: a full pipe, its usual size being that of one read, and more."""
+
 KEPT_LINES: Final = 50
 """Last lines of a worker kept for the report of its death: a traceback and what led to it."""
 
@@ -75,11 +78,11 @@ class Output:
         self._loop.add_reader(fd, self._readable)
 
     def close(self) -> None:
-        """Read what is left, and stop."""
-        if self._fd >= 0:
-            while self._readable():
-                pass
-            self._finish()
+        """Read what is left, and stop. Bounded: what the worker started may go on printing into the pipe."""
+        for _ in range(LAST_READS):
+            if self._fd < 0 or not self._readable():
+                break
+        self._finish()
 
     def _readable(self) -> bool:
         """Read once; returns whether there may be more."""

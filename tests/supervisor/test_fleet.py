@@ -482,10 +482,13 @@ def test_a_reload_before_the_first_start_has_worked_is_a_second_chance() -> None
 def test_one_process_is_replaced_like_in_a_rollout_with_the_same_edition() -> None:
     fleet = serving(2)
     assert fleet.replace(2) == [Spawn(3, 1, 2, 1)]
-    assert fleet.replace(1) == [], "one at a time"
+    assert fleet.replace(1) == [], "one at a time, and the other is not forgotten"
+    assert fleet.replace(2) == [], "it is being replaced"
     fleet.ready(3, 10.0)
-    assert fleet.tick(12.0) == [Assign(1, 3), Retire(2, "replaced"), RolloutEnded(1, "")]
+    assert fleet.tick(12.0) == [Assign(1, 3), Retire(2, "replaced"), Spawn(4, 0, 2, 1)]
     assert fleet.replace(2) == [], "it has left"
+    fleet.ready(4, 13.0)
+    assert fleet.tick(15.0) == [Assign(0, 4), Retire(1, "replaced"), RolloutEnded(1, "")]
 
 
 def test_stop_retires_all_and_ends_with_the_last_of_them() -> None:

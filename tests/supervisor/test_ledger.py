@@ -162,7 +162,12 @@ class World(RuleBasedStateMachine):
         known = self.known[turn]
         process, known.on = known.on, None
         assert process is not None
-        return [] if any(other.on == process for other in self.known.values()) else [process]
+        return [] if known.settled or self.is_waited_for(process) else [process]
+
+    def is_waited_for(self, process: int, but: Iterable[Turn] = ()) -> bool:
+        """Whether it has a turn that has not been given up."""
+        given_up = {id(self.known[turn]) for turn in but}
+        return any(k.on == process and not k.settled and id(k) not in given_up for k in self.known.values())
 
     def refusal(
         self, session: str, slot: int, size: int, principal: str, on_busy: OnBusy
@@ -330,7 +335,13 @@ class World(RuleBasedStateMachine):
             elif known.waits and self.assigned[turn.slot] is None:
                 since = max(turn.accepted_at, self.down_since[turn.slot])
                 told |= {turn: ErrorCode.NOT_READY} if self.now - since >= self.limits.start_timeout else {}
-        self.do(self.ledger.expire(self.now), told, cancelled, distrusted)
+        idle = []
+        for number, turn in enumerate(distrusted):
+            process = self.known[turn].on
+            assert process is not None
+            if not self.is_waited_for(process, distrusted[: number + 1]):
+                idle.append(process)
+        self.do(self.ledger.expire(self.now), told, cancelled, distrusted, idle)
 
     @precondition(lambda self: not self.draining)
     @rule(really=st.sampled_from([False] * 6 + [True]))
@@ -352,7 +363,8 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def it_counts_right(self) -> None:
-        turns, held = self.open(), Counter(self.known[turn].on for turn in self.held())
+        held = Counter(self.known[turn].on for turn in self.held() if not self.known[turn].settled)
+        turns = self.open()
         assert len(self.ledger) == len(turns)
         assert self.ledger.total == len(self.known)
         assert self.ledger.running() == held.total()
@@ -659,12 +671,12 @@ def test_a_turn_that_ignores_its_cancellation_is_given_up_and_keeps_its_session(
     assert book.ledger.expire(14.9) == []
     commands = book.ledger.expire(15.0)
     assert settled(commands) == [(turn, ErrorCode.INTERRUPTED, False)]
-    assert commands[1:] == [Distrust(turn, 1)]
+    assert commands[1:] == [Distrust(turn, 1), Idle(1)], "its process may end; nothing else would end it"
     assert book.ledger.expire(1000.0) != commands, "given up once"
     assert book.ledger.cancel(turn, CancelReason.TIMEOUT, 20.0) == []
     assert book.ledger.interrupt(20.0, run_id=turn.run_id) == (0, [])
-    assert book.ledger.failed(turn, Code.LINK_LOST, "") == [Idle(1)]
-    assert waiting.state is State.WAITING
+    assert waiting.state is State.WAITING, "its session is held until it has ended"
+    assert book.ledger.failed(turn, Code.LINK_LOST, "") == []
 
 
 def test_a_turn_above_its_time_is_cancelled_whether_it_runs_or_waits() -> None:

@@ -91,7 +91,11 @@ class Server:
         """Run the App, in the trace that the request belongs to; returns the payload of End."""
         opened = turn.opened
         with tracing.turn(opened.run_id, opened.session_id, opened.headers, lambda: turn.cancelled) as trace:
-            return await self._run(turn, trace)
+            try:
+                return await self._run(turn, trace)
+            except (SystemExit, KeyboardInterrupt) as error:
+                # asyncio would end the worker with it, and with the worker the turns of everybody else.
+                raise RuntimeError(f"the App raised {type(error).__name__}({error})") from error
 
     async def _run(self, turn: _Turn, trace: dict[str, str]) -> bytes:
         opened = turn.opened
@@ -142,7 +146,10 @@ class Server:
             if size > MAX_ANSWER:
                 raise TooLarge(f'an answer of over {MAX_ANSWER} bytes needs "stream": true')
             collected.append(answer)
-        return messages.join(collected)
+        whole = messages.join(collected)
+        if len(whole) > MAX_ANSWER:
+            raise TooLarge(f'an answer of over {MAX_ANSWER} bytes needs "stream": true')
+        return whole
 
     def _over(self, turn: _Turn, task: asyncio.Task[bytes]) -> None:
         """A turn's task has ended: tell it, once, whatever the end was."""
@@ -151,6 +158,11 @@ class Server:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if self._responder.closed:
             return
+        self._tell(turn, task, error)
+        self._link.flush_soon()
+
+    def _tell(self, turn: _Turn, task: asyncio.Task[bytes], error: BaseException | None) -> None:
+        stream = turn.opened.stream
         if turn.cancelled:
             if error is not None and not isinstance(error, asyncio.CancelledError):
                 log.error("the App raised while its turn %s was cancelled", task.get_name(), exc_info=error)
@@ -162,7 +174,6 @@ class Server:
         else:
             log.error("the App raised in turn %s", task.get_name(), exc_info=error)
             self._responder.fail(stream, Code.APP_ERROR, _text(error))
-        self._link.flush_soon()
 
 
 async def _tell_cancelled(answers: AsyncIterator[Any]) -> None:
@@ -178,7 +189,10 @@ def _text(error: BaseException) -> str:
     """What the client is told: the exception's own text, or its kind if it has none."""
     if isinstance(error, asyncio.CancelledError):
         return "the App's turn was cancelled from within"
-    return str(error) or type(error).__name__
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # the author's __str__ can raise anything
+        return type(error).__name__
 
 
 def _reason(reason: int) -> str:
