@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 import sys
 import urllib.error
 import urllib.request
@@ -24,6 +25,8 @@ import psutil
 
 from tests.harness.waiting import wait_until
 
+LOG_QUIET: Final = 0.15  # seconds without a new line after which the log is taken to be complete
+LOG_SETTLES_WITHIN: Final = 2.0  # seconds; an instance that never stops printing is read as it is
 COMMAND: Final = Path(sys.executable).with_name("agentscope-supervisor")
 MARK: Final = "TEST_INSTANCE"  # environment variable that all processes of one instance carry
 
@@ -210,7 +213,12 @@ class Instance:
 
     @property
     def log(self) -> str:
-        """All that the instance has printed so far."""
+        """All that the instance has printed, once nothing more has come for a moment: what workers print
+        passes a pipe and the log's own thread, and may come after the answer to which it belongs."""
+        size, until = -1, time.monotonic() + LOG_SETTLES_WITHIN
+        while self._log.exists() and self._log.stat().st_size != size and time.monotonic() < until:
+            size = self._log.stat().st_size
+            time.sleep(LOG_QUIET)
         return self._log.read_text("utf-8", "replace") if self._log.exists() else ""
 
     @property
