@@ -11,8 +11,8 @@ import os
 import signal
 import socket
 import subprocess
-import time
 import sys
+import time
 import urllib.error
 import urllib.request
 import uuid
