@@ -31,7 +31,7 @@ def python_v1() -> str:
     """An interpreter with AgentScope 1.x and this package; `make test` sets it up and names it."""
     python = os.environ.get("TEST_PYTHON_V1", str(_ROOT / ".venv-v1" / "bin" / "python"))
     if not Path(python).exists():
-        pytest.skip(f"{python} is not there: `make .venv-v1/.ready` makes it")
+        pytest.fail(f"{python} is not there: `make .venv-v1/.ready` makes it")
     return python
 
 

@@ -18,7 +18,7 @@ from tests.harness.projects import hooks, written
 
 pytestmark = pytest.mark.supervisor_only
 
-TOLD_WITHIN: Final = 10.0  # seconds; alone on two cores it takes 1.5, beside other work three times as long
+TOLD_WITHIN: Final = 5.0  # seconds; alone on two cores it takes 1.5
 CANNOT_WORK: Final = 78
 TRY_LATER: Final = 75
 
