@@ -5,29 +5,19 @@ with no other descriptor of ours. It asks the kernel itself to die with the supe
 this process needs no code between fork and exec. Its output comes through one pipe that is always drained.
 """
 
-import asyncio
 import contextlib
 import mmap
 import os
 import signal
 import socket
 import subprocess
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from agentscope_protocol.page import PAGE_SIZE, LifePage
 from agentscope_supervisor import kernel
-
-MAX_LINE: Final = 16 * 1024
-"""Bytes of a line of output; what is longer is cut into several. Log shippers cut near here too."""
-
-LAST_READS: Final = 16
-"""Reads of 64 KiB after the end of a worker: a full pipe, its usual size being that of one read, and more."""
-
-KEPT_LINES: Final = 50
-"""Last lines of a worker kept for the report of its death: a traceback and what led to it."""
+from agentscope_supervisor.output import OnLine, Output
 
 # They speak of this process: systemd's notify socket, its sockets passed on, its watchdog.
 _NOT_INHERITED: Final = (
@@ -39,16 +29,11 @@ _NOT_INHERITED: Final = (
     "WATCHDOG_PID",
 )
 
-# What a terminal would act on must not reach one through the log.
-_ESCAPED: Final = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)] if code != 0x09}
-
-OnLine = Callable[[str], None]
-
 
 class Child:
     """One running worker process. `socket` is our end of its link, connected; `page` its signs of life."""
 
-    def __init__(self, pid: int, ours: socket.socket, output: "Output", page: LifePage) -> None:
+    def __init__(self, pid: int, ours: socket.socket, output: Output, page: LifePage) -> None:
         self.pid: Final = pid
         self.socket: Final = ours
         self.output: Final = output
@@ -63,59 +48,6 @@ class Child:
         """SIGKILL to the process and to those it started; nothing happens if all have ended."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-
-
-class Output:
-    """What a worker prints, line by line."""
-
-    def __init__(self, fd: int, on_line: OnLine) -> None:
-        self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
-        self._fd = fd
-        self._on_line = on_line
-        self._rest = b""
-        self._loop = asyncio.get_running_loop()
-        os.set_blocking(fd, False)
-        self._loop.add_reader(fd, self._readable)
-
-    def close(self) -> None:
-        """Read what is left, and stop. Bounded: what the worker started may go on printing into the pipe."""
-        for _ in range(LAST_READS):
-            if self._fd < 0 or not self._readable():
-                break
-        self._finish()
-
-    def _readable(self) -> bool:
-        """Read once; returns whether there may be more."""
-        try:
-            data = os.read(self._fd, 65536)
-        except BlockingIOError:
-            return False
-        if not data:
-            self._finish()
-            return False
-        *lines, rest = (self._rest + data).split(b"\n")
-        while len(rest) >= MAX_LINE:
-            lines.append(rest[:MAX_LINE])
-            rest = rest[MAX_LINE:]
-        self._rest = rest
-        for line in lines:
-            self._emit(line)
-        return True
-
-    def _emit(self, line: bytes) -> None:
-        for at in range(0, max(len(line), 1), MAX_LINE):
-            text = line[at : at + MAX_LINE].decode("utf-8", "backslashreplace").rstrip("\r")
-            text = text.translate(_ESCAPED)
-            self.last_lines.append(text)
-            self._on_line(text)
-
-    def _finish(self) -> None:
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-            if self._rest:
-                self._emit(self._rest)
 
 
 def spawn(command: Sequence[str], project: Path, on_line: OnLine, on_exit: kernel.OnExit) -> Child:
