@@ -249,7 +249,7 @@ class Daemon:
                         "turn ignores its cancellation; its worker is replaced",
                         extra={"slot": turn.slot, "run": turn.run_id},
                     )
-                    self._carry_out(self._fleet.replace(number))
+                    self._carry_out(self._fleet.replace(number, self._loop.time()))
 
     def _hand(self, number: int, turn: Turn) -> None:
         try:

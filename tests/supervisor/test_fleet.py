@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agentscope_supervisor.fleet import (
+    CANARY_SOAKS,
     EX_CONFIG,
     EX_OK,
     EX_TEMPFAIL,
@@ -17,6 +18,7 @@ from agentscope_supervisor.fleet import (
     Command,
     Finished,
     Fleet,
+    Resize,
     Retire,
     RolloutEnded,
     Spawn,
@@ -24,6 +26,7 @@ from agentscope_supervisor.fleet import (
 from agentscope_supervisor.restarts import RestartPolicy
 
 SOAK: Final = 2.0
+CANARY: Final = SOAK * CANARY_SOAKS
 DEADLINE: Final = 60.0  # of the first start
 STATUSES: Final = st.sampled_from([0, 1, -9, EX_CONFIG])
 CHANCES: Final = st.sampled_from([0.0, 0.5, 1 - 2**-53])
@@ -48,10 +51,12 @@ class World(RuleBasedStateMachine):
         self.rolling = False
         self.stopped = False
         self.finished: int | None = None
+        self.leaves: range = range(0)  # slots that are being taken away
+        self.excused = False  # a turn was blamed for the end of a process in this rollout
 
     @initialize(size=st.integers(1, 4), works=st.sampled_from([True] * 4 + [False]))
     def begin(self, size: int, works: bool) -> None:
-        self.size = size
+        self.size = self.routed = size
         self.assigned, self.generations = [None] * size, [0] * size
         self.fleet = Fleet(size, DEADLINE, SOAK)
         self.do(self.fleet.start(self.now))
@@ -75,17 +80,26 @@ class World(RuleBasedStateMachine):
                     self.spawned[process] = command
                     self.alive.add(process)
                     assert len(self.alive - self.told) <= self.size + 1
+                    self.is_watched(command)
                 case Retire(process):
                     assert process in self.alive - self.told
                     self.told.add(process)
                     if process in self.assigned:
                         assert self.stopped, "retired while it was the one that serves its slot"
                         self.assigned[self.assigned.index(process)] = None
+                case Assign(slot, None) if slot in self.leaves:
+                    assert self.routed <= slot, "sessions must find another slot first"
+                    self.assigned[slot] = None
                 case Assign(slot, None):
                     assert dead is not None
                     assert self.spawned[dead].slot == slot
                     assert self.assigned[slot] in (dead, None)
                     self.assigned[slot] = None
+                case Resize(slots):
+                    assert 1 <= slots <= self.size
+                    assert slots != self.routed
+                    assert None not in self.assigned[self.routed : slots], "added before it can serve"
+                    self.routed = slots
                 case Assign(slot, process):
                     assert process in self.ready.keys() - self.told
                     assert self.spawned[process].slot == slot
@@ -99,6 +113,15 @@ class World(RuleBasedStateMachine):
                     assert not self.alive
                     assert self.fleet.next_due is None
                     self.finished = status
+
+    def is_watched(self, spawn: Spawn) -> None:
+        """The second process of a rollout comes when the first one has been ready for long enough."""
+        replaces = self.fleet.slots[spawn.slot].incoming == spawn.process and spawn.slot > 0
+        if replaces and self.rolling and spawn.edition != self.good and not self.excused:
+            canary = self.fleet.slots[0].current
+            assert canary is not None
+            assert self.spawned[canary].edition == spawn.edition
+            assert self.now - self.ready[canary] >= CANARY
 
     def rollout_ended(self, edition: int, failure: str) -> None:
         assert self.rolling
@@ -123,12 +146,13 @@ class World(RuleBasedStateMachine):
         self.ever_ready |= not self.stopped
         self.do(self.fleet.ready(process, self.now))
 
-    def dies(self, process: int, status: int, chance: float) -> None:
+    def dies(self, process: int, status: int, chance: float, *, blamed: bool = False) -> None:
         hopeless = status == EX_CONFIG and not (self.ever_ready or self.stopped or self.rolling)
         self.alive.discard(process)
         self.told.discard(process)
         self.ready.pop(process, None)
-        self.do(self.fleet.gone(process, status, self.now, chance), dead=process)
+        self.excused |= blamed
+        self.do(self.fleet.gone(process, status, self.now, chance, blamed=blamed), dead=process)
         assert self.finished == EX_CONFIG or not hopeless
         if self.finished is not None and not self.stopped:
             assert not self.ever_ready, "gave up although it had worked once"
@@ -151,6 +175,16 @@ class World(RuleBasedStateMachine):
     def one_dies(self, data: st.DataObject, status: int, chance: float) -> None:
         self.dies(data.draw(st.sampled_from(sorted(self.alive))), status, chance)
 
+    @precondition(lambda self: self.finished is None and bool(self.ready.keys() & self.currents()))
+    @rule(data=st.data())
+    def one_is_killed_by_a_turn(self, data: st.DataObject) -> None:
+        process = data.draw(st.sampled_from(sorted(self.ready.keys() & self.currents())))
+        slot = self.fleet.slots[self.spawned[process].slot]
+        deaths = slot.history.short_lives
+        self.dies(process, -11, 0.0, blamed=True)
+        assert slot.history.short_lives == deaths
+        assert self.stopped or slot.start_at is None, "it is not the slot's fault, and need not wait"
+
     def replacements(self) -> list[int]:
         """The one that has been started to take a slot over, and is not ready yet."""
         return sorted(set(self.starting()) - set(self.currents()))
@@ -169,8 +203,9 @@ class World(RuleBasedStateMachine):
         due = self.fleet.next_due
         self.now += seconds
         commands = self.fleet.tick(self.now)
-        assert bool(commands) is (due is not None and due <= self.now)
+        assert not commands or (due is not None and due <= self.now)
         self.do(commands)
+        assert self.fleet.next_due is None or self.fleet.next_due > self.now
 
     @precondition(lambda self: self.finished is None and self.fleet.next_due is not None)
     @rule()
@@ -195,6 +230,7 @@ class World(RuleBasedStateMachine):
     def a_rollout_is_asked_for(self) -> None:
         edition = next(self.editions)
         self.rolling = not self.stopped
+        self.excused = False
         self.do(self.fleet.roll(edition, self.now))
         assert self.stopped or edition in (self.fleet.edition, self.good)
 
@@ -202,11 +238,27 @@ class World(RuleBasedStateMachine):
     @rule(data=st.data())
     def one_is_to_be_replaced(self, data: st.DataObject) -> None:
         process = data.draw(st.sampled_from(sorted(self.spawned)))
-        heard = process in self.currents() and not self.rolling and not self.stopped
-        self.rolling |= heard
-        commands = self.fleet.replace(process)
-        assert bool(commands) is heard
-        self.do(commands)
+        self.rolling |= any(s.current == process and s.incoming is None for s in self.fleet.slots)
+        self.do(self.fleet.replace(process, self.now))
+        assert self.fleet.replace(process, self.now) == [], "once is enough"
+
+    @precondition(lambda self: self.finished is None)
+    @rule(size=st.integers(1, 4))
+    def more_or_fewer_slots_are_wanted(self, size: int) -> None:
+        if not self.stopped:
+            self.leaves, self.size = range(size, self.size), size
+            for row in (self.assigned, self.generations):
+                row += [None if row is self.assigned else 0] * (size - len(row))  # type: ignore[list-item]
+        self.do(self.fleet.scale(size, self.now))
+        self.leaves = range(0)
+
+    @precondition(lambda self: self.finished is None)
+    @rule(data=st.data())
+    def the_deaths_of_a_slot_are_forgiven(self, data: st.DataObject) -> None:
+        slot = data.draw(st.integers(0, self.size - 1))
+        self.do(self.fleet.reset(slot, self.now))
+        assert not self.fleet.slots[slot].history.breaker_open
+        assert self.fleet.slots[slot].start_at is None
 
     @precondition(lambda self: self.finished is None)
     @rule(really=st.sampled_from([False] * 5 + [True]))
@@ -240,6 +292,8 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def no_slot_is_forgotten(self) -> None:
+        for slot in self.fleet.slots[self.size :]:
+            assert slot.current is slot.incoming is slot.start_at is slot.swap_at is None, "not wanted"
         if self.finished is None and not self.stopped:
             for slot in self.fleet.slots[: self.size if self.ever_ready else 1]:
                 due = slot.start_at is not None
@@ -259,6 +313,7 @@ class World(RuleBasedStateMachine):
     @invariant()
     def it_says_what_it_does(self) -> None:
         assert self.fleet.rolling is self.rolling
+        assert (self.fleet.size, self.fleet.routed) == (self.size, self.routed)
         assert self.fleet.stopping is self.stopped
         assert self.fleet.ever_ready is self.ever_ready
 
@@ -277,7 +332,8 @@ class World(RuleBasedStateMachine):
     def comes_to_rest(self) -> None:
         """Once nothing fails any more, each slot is served, by the edition that is known to be good."""
         self.all_goes_well_for_a_while()
-        assert None not in self.assigned
+        assert None not in self.assigned[: self.size]
+        assert self.routed == self.size
         assert self.fleet.edition == self.good
         editions = {self.spawned[process].edition for process in self.alive - self.told}
         assert self.mixed or editions == {self.good}
@@ -294,6 +350,14 @@ def serving(size: int) -> Fleet:
     for process in range(2, size + 1):
         fleet.ready(process, 1.0)
     return fleet
+
+
+def half_way(fleet: Fleet) -> None:
+    """Bring two slots at rest to edition 2 until time 20, when slot 1 has its new process started."""
+    fleet.roll(2, 9.0)
+    fleet.ready(3, 10.0)
+    fleet.tick(12.0)
+    assert fleet.tick(10.0 + CANARY) == [Spawn(4, 1, 2, 2)]
 
 
 def test_one_slot_starts_first_and_the_others_when_it_is_ready() -> None:
@@ -365,11 +429,13 @@ def test_a_rollout_replaces_one_slot_at_a_time_and_the_new_soaks_before_the_old_
     assert fleet.ready(3, 11.0) == []
     assert fleet.next_due == 13.0
     assert fleet.tick(12.9) == []
-    assert fleet.tick(13.0) == [Assign(0, 3), Retire(1, "replaced"), Spawn(4, 1, 2, 2)]
+    assert fleet.tick(13.0) == [Assign(0, 3), Retire(1, "replaced")]
     assert fleet.gone(1, 0, 14.0, 0.0) == []
-    assert fleet.ready(4, 15.0) == []
-    assert fleet.tick(17.0) == [Assign(1, 4), Retire(2, "replaced"), RolloutEnded(2, "")]
-    assert fleet.gone(2, 0, 18.0, 0.0) == []
+    assert fleet.next_due == 11.0 + CANARY, "the first one is watched for longer"
+    assert fleet.tick(21.0) == [Spawn(4, 1, 2, 2)]
+    assert fleet.ready(4, 22.0) == []
+    assert fleet.tick(24.0) == [Assign(1, 4), Retire(2, "replaced"), RolloutEnded(2, "")]
+    assert fleet.gone(2, 0, 25.0, 0.0) == []
 
 
 def test_a_replacement_that_does_not_start_leaves_the_old_one_serving() -> None:
@@ -391,36 +457,30 @@ def test_a_replacement_that_dies_while_it_soaks_has_failed() -> None:
 
 def test_a_rollout_that_fails_half_way_takes_back_what_it_has_replaced() -> None:
     fleet = serving(2)
-    fleet.roll(2, 10.0)
-    fleet.ready(3, 10.0)
-    fleet.tick(12.0)
-    assert fleet.gone(4, 1, 13.0, 0.0) == [
+    half_way(fleet)
+    assert fleet.gone(4, 1, 21.0, 0.0) == [
         RolloutEnded(2, "the new process of slot 1 ended with status 1"),
         Spawn(5, 0, 3, 1),
     ]
-    fleet.ready(5, 14.0)
-    assert fleet.tick(16.0) == [Assign(0, 5), Retire(3, "replaced"), RolloutEnded(1, "")]
+    fleet.ready(5, 22.0)
+    assert fleet.tick(24.0) == [Assign(0, 5), Retire(3, "replaced"), RolloutEnded(1, "")]
 
 
 def test_a_rollout_that_fails_goes_back_to_what_the_one_before_it_has_brought() -> None:
     fleet = serving(2)
-    fleet.roll(2, 10.0)
-    fleet.ready(3, 10.0)
-    fleet.tick(12.0)
-    fleet.ready(4, 12.0)
-    assert fleet.tick(14.0)[-1] == RolloutEnded(2, "")
-    fleet.roll(3, 20.0)
-    fleet.gone(5, 1, 21.0, 0.0)
+    half_way(fleet)
+    fleet.ready(4, 20.0)
+    assert fleet.tick(22.0)[-1] == RolloutEnded(2, "")
+    fleet.roll(3, 30.0)
+    fleet.gone(5, 1, 31.0, 0.0)
     assert (fleet.edition, fleet.rolling, fleet.serving()) == (2, False, 2)
 
 
 def test_a_way_back_that_fails_too_is_told_and_leaves_things_as_they_are() -> None:
     fleet = serving(2)
-    fleet.roll(2, 10.0)
-    fleet.ready(3, 10.0)
-    fleet.tick(12.0)
-    fleet.gone(4, 1, 13.0, 0.0)
-    assert fleet.gone(5, 1, 14.0, 0.0) == [RolloutEnded(1, "the new process of slot 0 ended with status 1")]
+    half_way(fleet)
+    fleet.gone(4, 1, 21.0, 0.0)
+    assert fleet.gone(5, 1, 22.0, 0.0) == [RolloutEnded(1, "the new process of slot 0 ended with status 1")]
     assert (fleet.edition, fleet.serving(), fleet.rolling) == (1, 2, False)
 
 
@@ -443,7 +503,7 @@ def test_when_the_old_one_dies_the_new_one_need_not_soak() -> None:
     fleet = serving(1)
     fleet.roll(2, 10.0)
     fleet.ready(2, 11.0)
-    assert fleet.gone(1, -9, 12.0, 0.0) == [Assign(0, None), Assign(0, 2), RolloutEnded(2, "")]
+    assert fleet.gone(1, -9, 12.0, 0.0) == [Assign(0, None), Assign(0, 2)]
 
 
 def test_when_the_old_one_dies_before_the_new_one_is_ready_the_new_one_takes_over_when_it_is() -> None:
@@ -451,7 +511,8 @@ def test_when_the_old_one_dies_before_the_new_one_is_ready_the_new_one_takes_ove
     fleet.roll(2, 10.0)
     assert fleet.gone(1, -9, 12.0, 0.0) == [Assign(0, None)]
     assert fleet.next_due is None
-    assert fleet.ready(2, 13.0) == [Assign(0, 2), RolloutEnded(2, "")]
+    assert fleet.ready(2, 13.0) == [Assign(0, 2)]
+    assert fleet.tick(13.0 + CANARY) == [RolloutEnded(2, "")]
 
 
 def test_when_both_die_in_a_rollout_the_slot_goes_on_with_the_good_edition() -> None:
@@ -464,11 +525,79 @@ def test_when_both_die_in_a_rollout_the_slot_goes_on_with_the_good_edition() -> 
     assert fleet.tick(13.5) == [Spawn(3, 0, 3, 1)]
 
 
-def test_a_rollout_passes_over_a_slot_that_is_about_to_start_with_the_new_edition() -> None:
+def test_a_slot_that_waits_to_start_tries_the_new_edition_at_once() -> None:
     fleet = serving(2)
     fleet.gone(1, 1, 2.0, 0.0)
-    assert fleet.roll(2, 2.1) == [Spawn(3, 1, 2, 2)]
-    assert fleet.tick(2.25) == [Spawn(4, 0, 2, 2)]
+    assert fleet.next_due == 2.25
+    assert fleet.roll(2, 2.1) == [Spawn(3, 0, 2, 2)]
+    assert fleet.ready(3, 3.0) == [Assign(0, 3)]
+    assert fleet.tick(3.0 + CANARY) == [Spawn(4, 1, 2, 2)]
+
+
+def test_an_edition_that_fails_in_a_slot_without_a_process_is_taken_back() -> None:
+    fleet = serving(2)
+    fleet.gone(1, 1, 2.0, 0.0)
+    fleet.roll(2, 2.1)
+    failure = "the new process of slot 0 ended with status 1"
+    assert fleet.gone(3, 1, 3.0, 0.0) == [Assign(0, None), RolloutEnded(2, failure)]
+    assert fleet.tick(3.5) == [Spawn(4, 0, 3, 1)]
+
+
+def test_an_edition_that_dies_after_its_soak_is_taken_back() -> None:
+    fleet = serving(2)
+    fleet.roll(2, 10.0)
+    fleet.ready(3, 11.0)
+    fleet.tick(13.0)
+    failure = "the new process of slot 0 ended with status -11"
+    assert fleet.gone(3, -11, 16.0, 0.0) == [Assign(0, None), RolloutEnded(2, failure)]
+    assert (fleet.edition, fleet.serving(), fleet.rolling) == (1, 1, False)
+    assert fleet.tick(16.25) == [Spawn(4, 0, 3, 1)]
+
+
+def test_when_the_first_dies_late_the_replacement_of_the_next_is_not_needed_any_more() -> None:
+    fleet = serving(2)
+    half_way(fleet)
+    failure = "the new process of slot 0 ended with status -11"
+    assert fleet.gone(3, -11, 20.5, 0.0) == [
+        Assign(0, None),
+        RolloutEnded(2, failure),
+        Retire(4, "rolled back"),
+    ]
+    assert fleet.slots[1].current == 2
+
+
+def test_when_the_old_one_and_the_first_of_the_new_are_gone_the_slot_goes_back_at_once() -> None:
+    fleet = serving(2)
+    half_way(fleet)
+    assert fleet.gone(2, -9, 20.25, 0.0) == [Assign(1, None)]
+    failure = "the new process of slot 0 ended with status -11"
+    assert fleet.gone(3, -11, 20.5, 0.0) == [
+        Assign(0, None),
+        RolloutEnded(2, failure),
+        Retire(4, "rolled back"),
+        Spawn(5, 1, 3, 1),
+    ]
+
+
+def test_a_turn_that_kills_the_first_of_the_new_is_not_the_editions_fault() -> None:
+    fleet = serving(2)
+    fleet.roll(2, 10.0)
+    fleet.ready(3, 11.0)
+    fleet.tick(13.0)
+    assert fleet.gone(3, -11, 16.0, 0.0, blamed=True) == [
+        Assign(0, None),
+        Spawn(4, 1, 2, 2),
+        Spawn(5, 0, 3, 2),
+    ]
+
+
+def test_the_deaths_that_a_turn_is_blamed_for_never_open_the_breaker() -> None:
+    fleet, process = serving(1), 1
+    for _ in range(20):
+        assert fleet.gone(process, -11, 2.0, 0.0, blamed=True)[0] == Assign(0, None)
+        process += 1
+        fleet.ready(process, 2.0)
+    assert not fleet.slots[0].history.breaker_open
 
 
 def test_a_reload_before_the_first_start_has_worked_is_a_second_chance() -> None:
@@ -476,26 +605,91 @@ def test_a_reload_before_the_first_start_has_worked_is_a_second_chance() -> None
     fleet.start(0.0)
     assert fleet.roll(2, 1.0) == [Spawn(2, 0, 2, 2)]
     assert fleet.gone(1, EX_CONFIG, 2.0, 0.0) == [Assign(0, None)]
-    assert fleet.ready(2, 3.0) == [Assign(0, 2), RolloutEnded(2, "")]
+    assert fleet.ready(2, 3.0) == [Assign(0, 2)]
+    assert fleet.tick(3.0 + CANARY) == [RolloutEnded(2, "")]
 
 
 def test_one_process_is_replaced_like_in_a_rollout_with_the_same_edition() -> None:
     fleet = serving(2)
-    assert fleet.replace(2) == [Spawn(3, 1, 2, 1)]
-    assert fleet.replace(1) == [], "one at a time, and the other is not forgotten"
-    assert fleet.replace(2) == [], "it is being replaced"
+    assert fleet.replace(2, 9.0) == [Spawn(3, 1, 2, 1)]
+    assert fleet.replace(1, 9.0) == [], "one at a time, and the other is not forgotten"
+    assert fleet.replace(2, 9.0) == [], "it is being replaced"
     fleet.ready(3, 10.0)
     assert fleet.tick(12.0) == [Assign(1, 3), Retire(2, "replaced"), Spawn(4, 0, 2, 1)]
-    assert fleet.replace(2) == [], "it has left"
+    assert fleet.replace(2, 9.0) == [], "it has left"
     fleet.ready(4, 13.0)
     assert fleet.tick(15.0) == [Assign(0, 4), Retire(1, "replaced"), RolloutEnded(1, "")]
+
+
+def test_a_process_that_was_to_be_replaced_and_dies_before_is_only_restarted() -> None:
+    fleet = serving(2)
+    fleet.replace(1, 9.0)
+    fleet.replace(2, 9.0)
+    assert fleet.gone(2, -9, 10.0, 0.0) == [Assign(1, None)]
+    fleet.ready(3, 10.0)
+    assert RolloutEnded(1, "") in fleet.tick(12.0)
+
+
+def test_slots_that_are_added_get_sessions_in_order_and_when_they_can_serve() -> None:
+    fleet = serving(2)
+    assert fleet.scale(4, 10.0) == [Spawn(3, 2, 1, 1), Spawn(4, 3, 1, 1)]
+    assert fleet.ready(4, 11.0) == [Assign(3, 4)]
+    assert fleet.routed == 2
+    assert fleet.ready(3, 12.0) == [Assign(2, 3), Resize(4)]
+
+
+def test_slots_that_are_taken_away_give_their_sessions_up_first() -> None:
+    fleet = serving(3)
+    why = "fewer slots are wanted"
+    assert fleet.scale(1, 10.0) == [
+        Resize(1),
+        Assign(1, None),
+        Retire(2, why),
+        Assign(2, None),
+        Retire(3, why),
+    ]
+    assert fleet.scale(2, 11.0) == [Spawn(4, 1, 2, 1)], "its generation goes on"
+    assert fleet.gone(2, 0, 12.0, 0.0) == []
+    assert fleet.ready(4, 13.0) == [Assign(1, 4), Resize(2)]
+
+
+def test_a_slot_that_is_taken_away_in_its_rollout_does_not_hold_it_up() -> None:
+    fleet = serving(2)
+    half_way(fleet)
+    why = "fewer slots are wanted"
+    assert fleet.scale(1, 20.5) == [
+        Resize(1),
+        Assign(1, None),
+        Retire(2, why),
+        Retire(4, why),
+        RolloutEnded(2, ""),
+    ]
+
+
+def test_slots_that_are_added_before_the_first_start_has_worked_wait_for_it() -> None:
+    fleet = Fleet(1, DEADLINE, SOAK)
+    fleet.start(0.0)
+    assert fleet.scale(2, 1.0) == []
+    assert fleet.ready(1, 2.0) == [Assign(0, 1), Spawn(2, 1, 1, 1)]
+    assert fleet.ready(2, 3.0) == [Assign(1, 2), Resize(2)]
+
+
+def test_a_slot_that_rests_is_started_when_its_deaths_are_forgiven() -> None:
+    fleet, now, process = serving(1), 1.0, 1
+    while not fleet.slots[0].history.breaker_open:
+        fleet.gone(process, 1, now, 0.0)
+        process += 1
+        fleet.tick(now := fleet.next_due or now)
+    fleet.gone(process, 1, now, 0.0)
+    assert fleet.reset(0, now) == [Spawn(process + 1, 0, process + 1, 1)]
+    assert fleet.reset(0, now) == []
 
 
 def test_stop_retires_all_and_ends_with_the_last_of_them() -> None:
     fleet = serving(2)
     fleet.roll(2, 10.0)
     assert fleet.stop("over") == [Retire(1, "over"), Retire(3, "over"), Retire(2, "over")]
-    assert fleet.roll(3, 11.0) == fleet.replace(1) == fleet.stop("again") == []
+    assert fleet.roll(3, 11.0) == fleet.replace(1, 11.0) == fleet.scale(3, 11.0) == fleet.stop("again") == []
     assert fleet.gone(2, 0, 12.0, 0.0) == []
     assert fleet.ready(3, 12.0) == []
     assert fleet.gone(3, EX_CONFIG, 12.0, 0.0) == []
