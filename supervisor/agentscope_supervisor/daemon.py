@@ -34,6 +34,7 @@ from agentscope_supervisor.workforce import Process, Workforce, status_name
 
 log = logging.getLogger(__name__)
 
+MAX_SLOTS: Final = 256  # as `supervisor.workers` has it
 SWEEP_EVERY: Final = 0.5  # seconds between two looks for turns that have taken too long
 
 
@@ -50,7 +51,7 @@ class Daemon:
         self._editions: Final = {1: settings_module.dump(settings)}  # settings snapshots
         slots = worker_count(settings)
         self._fleet: Final = fleet.Fleet(slots, settings.supervisor.start_deadline, settings.supervisor.soak)
-        self._ledger: Final = ledger.Ledger(_limits(settings), slots)
+        self._ledger: Final = ledger.Ledger(_limits(settings), slots, routing.slot_of)
         self._workforce: Final = Workforce(settings, project.folder, self, self._post)
         self._open: Final[dict[int, tuple[Invocation, Answer]]] = {}  # by number of the turn
         self._fleet_timer: asyncio.TimerHandle | None = None
@@ -68,6 +69,8 @@ class Daemon:
                 signal.SIGINT: partial(self._post, self._stop),
                 signal.SIGHUP: partial(self._post, self._reload),
                 signal.SIGQUIT: self._workforce.dump_stacks,
+                signal.SIGTTIN: lambda: self.scale(min(self._fleet.size + 1, MAX_SLOTS)),
+                signal.SIGTTOU: lambda: self.scale(max(self._fleet.size - 1, 1)),
             }
         )
         pulse = Pulse(self._settings.supervisor.unresponsive_timeout, self._workforce, self._post)
@@ -91,7 +94,6 @@ class Daemon:
         turn, commands = self._ledger.accept(
             answer.run_id,
             request.session_id,
-            routing.slot_of(request.session_id, self._fleet.size),
             len(request.body),
             request.principal,
             request.on_busy or self._settings.sessions.on_busy,
@@ -225,6 +227,9 @@ class Daemon:
                     self._workforce.step(process, lifecycle.Retired())
                 case fleet.Assign(slot, assigned):
                     self._carry_out_turns(self._ledger.assign(slot, assigned, self._loop.time()))
+                case fleet.Resize(slots):
+                    log.info("sessions are shared out anew", extra={"slots": slots})
+                    self._carry_out_turns(self._ledger.resize(slots, self._loop.time()))
                 case fleet.RolloutEnded(edition, failure):
                     self._rollout_ended(edition, failure)
                 case fleet.Finished(status):
@@ -296,6 +301,11 @@ class Daemon:
         self._editions[edition] = settings_module.dump(settings)
         log.info("reloading", extra={"edition": edition})
         self._carry_out(self._fleet.roll(edition, self._loop.time()))
+
+    def scale(self, slots: int) -> None:
+        """Have this many slots, at least one; those that are taken away end the turns they have."""
+        log.info("slots are wanted", extra={"slots": slots})
+        self._post(lambda: self._carry_out(self._fleet.scale(slots, self._loop.time())))
 
     def _sweep_soon(self) -> None:
         if not self._sweeping:

@@ -13,6 +13,7 @@ Where to read next: `daemon` carries out the commands; `outcomes` has the codes.
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, Literal
@@ -128,10 +129,14 @@ class _Slot:
 
 @dataclass(slots=True)
 class Ledger:
-    """Owner of the turns. Call one method for each thing that happened, and carry out what it returns."""
+    """Owner of the turns. Call one method for each thing that happened, and carry out what it returns.
+
+    `slot_of`: the slot of a session among so many, as `routing` has it.
+    """
 
     limits: Limits
     slots: int
+    slot_of: Callable[[str, int], int]
     draining: bool = False
     total: int = 0  # turns accepted since the start
     _turns: dict[int, Turn] = field(default_factory=dict)
@@ -168,10 +173,11 @@ class Ledger:
     # -- what happened ----------------------------------------------------------------------
 
     def accept(
-        self, run_id: str, session_id: str, slot: int, size: int, principal: str, on_busy: OnBusy, now: float
+        self, run_id: str, session_id: str, size: int, principal: str, on_busy: OnBusy, now: float
     ) -> tuple[Turn | Failure, list[Command]]:
         """A request came: the turn it has become, or why it is refused."""
         queue = self._sessions.get(session_id)
+        slot = self.slot_of(session_id, self.slots)
         failure = self._refusal(slot, size, principal) or (queue and self._busy(queue, on_busy)) or None
         if failure is not None:
             return failure, []
@@ -208,6 +214,18 @@ class Ledger:
                 self._next(session_id, commands)
         return commands
 
+    def resize(self, slots: int, now: float) -> list[Command]:
+        """Sessions are shared out over `slots` slots from now on. What runs stays where it is; what waits,
+        behind it or for a process, goes with its session."""
+        self.slots = slots
+        self._slots += [_Slot(down_since=now) for _ in range(len(self._slots), slots)]
+        commands: list[Command] = []
+        for session_id, queue in self._sessions.items():
+            for turn in queue:
+                self._place(turn)
+            self._next(session_id, commands)
+        return commands
+
     def ended(self, turn: Turn) -> list[Command]:
         """The App answered to the end."""
         return self._terminal(turn, None) if turn.number in self._turns else []
@@ -221,6 +239,7 @@ class Ledger:
             assert turn.process is not None, "it runs"
             self._count_off(turn.process, commands)
             turn.state, turn.process = State.WAITING, None
+            self._place(turn)
             self._next(turn.session_id, commands)
             return commands
         return self._terminal(turn, of_worker(code, message))
@@ -325,6 +344,15 @@ class Ledger:
         turn.state, turn.process = State.RUNNING, place.process
         self._on_process[place.process] = self.on_process(place.process) + 1
         commands.append(Hand(turn, place.process))
+
+    def _place(self, turn: Turn) -> None:
+        """Where a waiting turn will run, as the sessions are shared out now."""
+        slot = self.slot_of(turn.session_id, self.slots)
+        if turn.state is State.WAITING and turn.slot != slot:
+            self._slots[turn.slot].ready.pop(turn.session_id, None)
+            self._slots[turn.slot].turns -= 1
+            self._slots[slot].turns += 1
+            turn.slot = slot
 
     def _cancel(self, turn: Turn, reason: CancelReason, now: float, commands: list[Command]) -> None:
         if turn.state is State.WAITING:

@@ -38,6 +38,13 @@ ENDINGS: Final = {
     CancelReason.INTERRUPTED: ErrorCode.INTERRUPTED,
     CancelReason.DRAINING: ErrorCode.DRAINING,
 }
+
+
+def slot_of(session: str, slots: int) -> int:
+    """A sharing out that a reader can follow: s0, s1 and s2 take turns, all others are in slot 0."""
+    return SESSIONS.index(session) % slots if session in SESSIONS else 0
+
+
 Told = Mapping[Turn, ErrorCode | None]
 
 
@@ -93,7 +100,7 @@ class World(RuleBasedStateMachine):
             start_timeout=10.0,
             cancel_grace=5.0,
         )
-        self.ledger = Ledger(self.limits, slots)
+        self.ledger = Ledger(self.limits, slots, slot_of)
         self.assigned, self.down_since = [None] * slots, [0.0] * slots
         for slot in range(slots if up else 0):
             self.a_process_takes_over(slot)
@@ -198,11 +205,11 @@ class World(RuleBasedStateMachine):
         principal=st.sampled_from(PRINCIPALS),
     )
     def a_client_submits(self, session: str, on_busy: OnBusy, size: int, principal: str) -> None:
-        slot = SESSIONS.index(session) % len(self.assigned)
+        slot = slot_of(session, self.ledger.slots)
         expected = self.refusal(session, slot, size, principal, on_busy)
         earlier, waiting, running = self.open(session), self.waiting(session), self.running(session)
         run_id = f"run-{len(self.known)}"
-        turn, commands = self.ledger.accept(run_id, session, slot, size, principal, on_busy, self.now)
+        turn, commands = self.ledger.accept(run_id, session, size, principal, on_busy, self.now)
         if isinstance(turn, Failure):
             assert turn.code is expected
             assert commands == []
@@ -274,6 +281,13 @@ class World(RuleBasedStateMachine):
         """It may live on for a while, with its turns. The loss may be told again."""
         if really:
             self.assign(data.draw(st.integers(0, len(self.assigned) - 1)), None)
+
+    @rule(slots=st.integers(1, 3))
+    def sessions_are_shared_out_anew(self, slots: int) -> None:
+        for _ in range(len(self.assigned), slots):
+            self.assigned.append(None)
+            self.down_since.append(self.now)
+        self.do(self.ledger.resize(slots, self.now))
 
     @precondition(lambda self: self.held())
     @rule(data=st.data())
@@ -358,6 +372,7 @@ class World(RuleBasedStateMachine):
             turns = self.open(session)
             assert all(self.known[turn].waits for turn in turns[1:]), "two turns of a session overlap"
             if turns and self.known[turns[0]].waits:
+                assert turns[0].slot == slot_of(session, self.ledger.slots)
                 assert self.assigned[turns[0].slot] is None
                 assert not self.draining
 
@@ -420,7 +435,7 @@ class Book:
             "start_timeout": 60.0,
             "cancel_grace": 10.0,
         }
-        self.ledger = Ledger(Limits(**bounds | limits), 1)
+        self.ledger = Ledger(Limits(**bounds | limits), 1, slot_of)
         self.ledger.assign(0, process, 0.0)
 
     def submit(
@@ -433,14 +448,14 @@ class Book:
         now: float = 0.0,
     ) -> tuple[Turn, list[Command]]:
         number = self.ledger.total + 1
-        turn, commands = self.ledger.accept(f"r{number}", session, 0, size, principal, on_busy, now)
+        turn, commands = self.ledger.accept(f"r{number}", session, size, principal, on_busy, now)
         assert isinstance(turn, Turn)
         return turn, commands
 
     def refused(
         self, session: str = "s", on_busy: OnBusy = "queue", *, size: int = 10, principal: str = "ann"
     ) -> tuple[ErrorCode, int, bool]:
-        failure, commands = self.ledger.accept("r", session, 0, size, principal, on_busy, 0.0)
+        failure, commands = self.ledger.accept("r", session, size, principal, on_busy, 0.0)
         assert isinstance(failure, Failure)
         assert failure.message
         assert commands == []
@@ -555,9 +570,9 @@ def test_the_limit_of_a_principal_is_its_own() -> None:
 
 
 def test_the_limit_of_a_slot_is_its_own() -> None:
-    ledger = Ledger(Book(max_inflight=1).ledger.limits, 2)
-    for slot in (0, 1):
-        turn, _ = ledger.accept("r", f"s{slot}", slot, 1, "ann", "queue", 0.0)
+    ledger = Ledger(Book(max_inflight=1).ledger.limits, 2, slot_of)
+    for session in ("s0", "s1"):
+        turn, _ = ledger.accept("r", session, 1, "ann", "queue", 0.0)
         assert isinstance(turn, Turn)
 
 
@@ -637,6 +652,37 @@ def test_a_session_moves_to_the_new_process_only_after_its_turn_on_the_old_one()
     other, commands = book.submit("b")
     assert commands == [Hand(other, 2)]
     assert book.ledger.ended(old) == [Settle(old, None), Idle(1), Hand(waiting, 2)]
+
+
+def test_when_sessions_are_shared_out_anew_what_runs_stays_and_what_waits_goes() -> None:
+    book = Book()
+    running, _ = book.submit("s1")
+    waiting, _ = book.submit("s1")
+    assert book.ledger.resize(2, 1.0) == []
+    assert book.ledger.assign(1, 7, 1.0) == []
+    assert book.ledger.ended(running) == [Settle(running, None), Idle(1), Hand(waiting, 7)]
+
+
+def test_a_turn_that_waits_for_a_slot_that_is_taken_away_runs_in_another() -> None:
+    book = Book()
+    book.ledger.resize(2, 0.0)
+    turn, commands = book.submit("s1")
+    assert commands == []
+    assert book.ledger.resize(1, 1.0) == [Hand(turn, 1)]
+    assert_slots_count(book.ledger, [1, 0])
+
+
+def test_a_turn_that_never_left_finds_its_slot_as_sessions_are_shared_out_now() -> None:
+    book = Book()
+    book.ledger.resize(2, 0.0)
+    book.ledger.assign(1, 7, 0.0)
+    turn, _ = book.submit("s1")
+    book.ledger.resize(1, 1.0)
+    assert book.ledger.failed(turn, Code.UNSENT, "") == [Idle(7), Hand(turn, 1)]
+
+
+def assert_slots_count(ledger: Ledger, turns: list[int]) -> None:
+    assert [slot.turns for slot in ledger._slots] == turns
 
 
 @pytest.mark.parametrize("reason, code", ENDINGS.items())
