@@ -2,8 +2,8 @@
 
 The link writes straight to the client's transport: no task and no queue for an event. What the client's
 socket does not take is not given back to the worker as credit, so a client that reads slowly stops its own
-stream, and this holds at most the credit of one stream. `front_door` makes it, waits on it and ends it;
-`worker_link` feeds it; `daemon` settles it, once.
+stream, and this holds at most the credit of one stream. `front_door` makes it, `delivery` waits on it and
+sends it; `worker_link` feeds it; `daemon` settles it, once.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """How a turn or a request ends other than well: the codes of the HTTP contract and their statuses. Pure.
 
-`ledger` and `front_door` make Failures, `sse` and `front_door` tell them to the client.
+`ledger` and `front_door` make Failures, `sse` and `responses` tell them to the client.
 """
 
 from collections.abc import Mapping

@@ -1,0 +1,118 @@
+"""The delivery of answers: how the answer to a turn leaves as the response to its request.
+
+A short answer leaves as one response, a long one as a stream that begins with its first event, or with the
+first comment to a client that waits. Decides nothing about the turn; the bytes of a stream do not pass here,
+`answer` writes them to the client's transport.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from agentscope_protocol.frames import Form
+from agentscope_supervisor import sse
+from agentscope_supervisor.answer import Answer
+from agentscope_supervisor.http_protocol import Outlet
+from agentscope_supervisor.ledger import Turn
+from agentscope_supervisor.responses import error_response
+
+QUEUED_AFTER: Final = 1.0  # seconds of waiting after which a client is told that its turn waits
+SWEEP_EVERY: Final = 0.25  # seconds between two looks at the open answers
+STALLED_AFTER: Final = 30.0
+"""Seconds that a client may take to read the end of its answer; one that has stopped reading for good would
+hold its socket and buffers for ever."""
+
+STREAM_HEADERS: Final = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+
+class Delivery:
+    """The answers under way. `keepalive`: seconds of silence after which a stream gets a comment; `ahead`:
+    how many turns of its session come before a waiting turn."""
+
+    def __init__(self, keepalive: float, ahead: Callable[[Turn], int]) -> None:
+        self._keepalive: Final = keepalive
+        self._ahead: Final = ahead
+        self._open: dict[Answer, Turn] = {}
+        self._sweeping = False
+        self._loop: Final = asyncio.get_running_loop()
+
+    async def deliver(
+        self, request: web.BaseRequest, answer: Answer, turn: Turn, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        """Wait for the answer and send it; a stream is sent whole when this returns."""
+        self._open[answer] = turn
+        self._sweep_soon()
+        try:
+            return await self._response(request, answer, turn, headers)
+        finally:
+            del self._open[answer]
+
+    async def _response(
+        self, request: web.BaseRequest, answer: Answer, turn: Turn, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        await answer.changed()
+        if answer.form is Form.WHOLE:
+            while not answer.settled:
+                await answer.changed()
+        if answer.worker is not None:
+            headers["X-Agentscope-Worker"] = answer.worker
+        if answer.is_error:
+            assert answer.failure is not None
+            return error_response(answer.failure, headers)
+        if answer.form is Form.WHOLE:
+            return web.Response(body=_whole(turn, answer), content_type="application/json", headers=headers)
+        headers |= STREAM_HEADERS
+        if answer.settled:  # a short turn: all of it is here, and its length is known
+            return web.Response(body=answer.buffered(), headers=headers)
+        return await self._stream(request, answer, headers)
+
+    async def _stream(
+        self, request: web.BaseRequest, answer: Answer, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        answer.begin(Outlet(request), self._loop.time())
+        while True:
+            if answer.owes:
+                await request.writer.drain()
+                answer.repay()
+            if answer.settled:
+                break
+            await answer.changed()
+        await response.write_eof()
+        return response
+
+    def _sweep_soon(self) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_EVERY, self._sweep)
+
+    def _sweep(self) -> None:
+        """Tell clients that wait in silence that they are not forgotten."""
+        self._sweeping = False
+        now = self._loop.time()
+        for answer, turn in self._open.items():
+            silent = now - answer.last_write
+            if answer.settled and silent >= STALLED_AFTER:
+                answer.cut()  # all is sent, and the client does not read it
+            if answer.form is Form.WHOLE or answer.settled:
+                continue
+            if not answer.streaming and answer.worker is None and silent >= QUEUED_AFTER:
+                answer.say(sse.comment(f"queued {self._ahead(turn)}"), now)
+            elif silent >= self._keepalive:
+                waits = answer.worker is None
+                answer.say(sse.comment(f"queued {self._ahead(turn)}" if waits else "keep-alive"), now)
+        if self._open:
+            self._sweep_soon()
+
+
+def _whole(turn: Turn, answer: Answer) -> bytes:
+    head = orjson.dumps({"session_id": turn.session_id, "run_id": turn.run_id})
+    return b'%b,"messages":%b}' % (head[:-1], answer.whole)

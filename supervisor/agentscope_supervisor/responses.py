@@ -1,0 +1,45 @@
+"""The form of what the supervisor itself answers: JSON, errors, the request's id.
+
+Every answer that is no stream of a turn is made here, so that all have one form. Nothing here knows routes
+or turns; `front_door` and `http_protocol` call it.
+"""
+
+import random
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from agentscope_supervisor import sse
+from agentscope_supervisor.outcomes import RETRY_LATER, ErrorCode, Failure
+
+_SANE_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+def request_id(request: web.BaseRequest) -> str:
+    """The client's X-Request-Id, if it is one that can stand in a log; else a new one."""
+    given = request.headers.get("X-Request-Id", "")
+    return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def json_response(value: object, status: int, headers: Mapping[str, str]) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(value), status=status, content_type="application/json", headers=headers
+    )
+
+
+def error_response(failure: Failure, headers: Mapping[str, str]) -> web.Response:
+    """A failure before the first byte of an answer."""
+    body = {"error": sse.error_object(failure)}
+    response = json_response(body, failure.status, headers)
+    if failure.code is ErrorCode.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    elif failure.code in RETRY_LATER:
+        # Spread, so that those who were refused together do not come back together.
+        response.headers["Retry-After"] = str(random.randint(1, 5))
+    if failure.code in (ErrorCode.DRAINING, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.REQUEST_TIMEOUT):
+        response.force_close()
+    return response
