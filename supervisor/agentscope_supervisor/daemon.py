@@ -27,9 +27,11 @@ from agentscope_supervisor.front_door import FrontDoor
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
+from agentscope_supervisor.poison import Poison
 from agentscope_supervisor.project import Project, ProjectError
 from agentscope_supervisor.pulse import Pulse
 from agentscope_supervisor.tracing import Tracing
+from agentscope_supervisor.wear import Wear
 from agentscope_supervisor.workforce import Process, Workforce, status_name
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,9 @@ class Daemon:
         self._ledger: Final = ledger.Ledger(_limits(settings), slots, routing.slot_of)
         self._workforce: Final = Workforce(settings, project.folder, self, self._post)
         self._open: Final[dict[int, tuple[Invocation, Answer]]] = {}  # by number of the turn
+        self._poison: Final = Poison()
+        self._victims: Final[dict[int, list[tuple[str, bytes]]]] = {}  # turns lost with a process, by number
+        self._wear: Final = Wear(settings.supervisor.max_turns, settings.supervisor.max_memory_mb)
         self._fleet_timer: asyncio.TimerHandle | None = None
         self._sweeping = False
         self._started_at: Final = self._loop.time()
@@ -91,6 +96,10 @@ class Daemon:
     # -- Desk: what the front door asks -----------------------------------------------------
 
     def submit(self, request: Invocation, answer: Answer) -> Turn | Failure:
+        if len(self._poison):
+            refused = self._poison.refusal(request.session_id, request.body, self._loop.time())
+            if refused is not None:
+                return refused
         turn, commands = self._ledger.accept(
             answer.run_id,
             request.session_id,
@@ -175,8 +184,12 @@ class Daemon:
         return self._ledger.on_process(process.number) == 0
 
     def exited(self, process: Process, status: int) -> None:
+        now = self._loop.time()
         asked = process.number in self._fleet.leaving
-        commands = self._fleet.gone(process.number, status, self._loop.time(), random.random())
+        victims = self._victims.pop(process.number, [])
+        blamed = not asked and self._poison.died(victims, now)
+        self._wear.gone(process.number)
+        commands = self._fleet.gone(process.number, status, now, random.random(), blamed=blamed)
         told = {"worker": process.label, "status": status_name(status)}
         if asked:
             log.info("worker ended", extra=told)
@@ -192,10 +205,33 @@ class Daemon:
         entry = self._open.get(turn.number)
         if entry is not None:
             entry[1].whole = whole
+            self._survived(entry[0])
         self._carry_out_turns(self._ledger.ended(turn))
 
     def failed(self, turn: Turn, code: Code, message: str) -> None:
+        entry = self._open.get(turn.number)
+        if entry is not None and turn.process is not None:
+            if code is Code.LINK_LOST:
+                lost = self._victims.setdefault(turn.process, [])
+                lost.append((turn.session_id, entry[0].body))
+            elif code is not Code.UNSENT:
+                self._survived(entry[0])
         self._carry_out_turns(self._ledger.failed(turn, code, message))
+
+    def worn(self, process: Process, why: str) -> None:
+        asked = self._wear.said(process.number, why, self._loop.time())
+        if asked is not None:
+            self._replace(process.number, asked)
+
+    def _survived(self, request: Invocation) -> None:
+        if len(self._poison):
+            self._poison.survived(request.session_id, request.body)
+
+    def _replace(self, number: int, why: str) -> None:
+        """Replace a process that is worn."""
+        worker = self._workforce[number].label
+        log.info("worker is to be replaced", extra={"worker": worker, "reason": why})
+        self._carry_out(self._fleet.replace(number, self._loop.time()))
 
     # -- the queue --------------------------------------------------------------------------
 
@@ -220,6 +256,7 @@ class Daemon:
         for command in commands:
             match command:
                 case fleet.Spawn(edition=edition):
+                    self._wear.started(command.process, random.random())
                     self._workforce.start(command, self._editions[edition])
                 case fleet.Retire(number, reason):
                     process = self._workforce[number]
@@ -259,6 +296,9 @@ class Daemon:
     def _hand(self, number: int, turn: Turn) -> None:
         try:
             self._workforce.hand(number, turn, *self._open[turn.number])
+            worn = self._wear.turn(number, self._loop.time())
+            if worn is not None:
+                self._post(partial(self._replace, number, worn))
         except LocalProtocolError as error:
             log.error("turn cannot be sent", extra={"run": turn.run_id, "reason": str(error)})
             self._post(partial(self.failed, turn, Code.PROTOCOL, "the turn cannot be sent to a worker"))

@@ -32,6 +32,7 @@ class ErrorCode(StrEnum):
     DRAINING = "DRAINING"
     TIMEOUT = "TIMEOUT"
     INTERRUPTED = "INTERRUPTED"
+    POISONED = "POISONED"
 
 
 STATUS: Final[Mapping[ErrorCode, int]] = {
@@ -53,6 +54,7 @@ STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.NOT_READY: 503,
     ErrorCode.OVERLOADED: 503,
     ErrorCode.DRAINING: 503,
+    ErrorCode.POISONED: 503,
     ErrorCode.TIMEOUT: 504,
 }
 

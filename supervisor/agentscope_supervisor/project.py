@@ -29,7 +29,6 @@ NOT_ACTED_ON: Final = (
     "sessions.idle_after",
     "sessions.retry_on_crash",
     "supervisor.max_memory_mb",
-    "supervisor.max_turns",
     "supervisor.preload",
     "supervisor.on_platform_restart",
 )

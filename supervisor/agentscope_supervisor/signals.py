@@ -1,7 +1,7 @@
 """Signals of the supervisor. The handlers run on the event loop and only tell the daemon.
 
-TERM, INT: stop, a second one at once. HUP: reload. TTIN, TTOU: one slot more or fewer. QUIT: the stacks of the supervisor, here, and of the
-workers, which `daemon` asks.
+TERM, INT: stop, a second one at once. HUP: reload. TTIN, TTOU: one slot more or fewer. QUIT: the stacks of
+the supervisor, here, and of the workers, which `daemon` asks.
 """
 
 import asyncio

@@ -75,7 +75,10 @@ class Overseer(Protocol):
 
     def is_idle(self, process: Process) -> bool: ...
 
-    def exited(self, process: Process, status: int) -> None: ...
+    def worn(self, process: Process, why: str) -> None: ...
+
+    def exited(self, process: Process, status: int) -> None:
+        """The last that is heard of a process: its turns have been failed before."""
 
     def ended(self, turn: Turn, whole: bytes) -> None: ...
 
@@ -190,6 +193,8 @@ class Workforce:
                 self._post(lambda: self._became_ready(number))
             case "failed":
                 self._processes[number].failure = _told(detail)
+            case "worn":
+                self._post(lambda: self._worn(number, _told(detail)))
             case _:
                 pass  # of a newer worker
 
@@ -221,6 +226,11 @@ class Workforce:
             self.step(process, lifecycle.Ready())
             self._overseer.became_ready(process)
 
+    def _worn(self, number: int, why: str) -> None:
+        process = self._processes.get(number)
+        if process is not None and process.state is State.READY:
+            self._overseer.worn(process, why)
+
     def _exited(self, process: Process, status: int) -> None:
         """The kernel reported the end: what the worker said last may still be in the socket."""
         process.status = status
@@ -241,7 +251,8 @@ class Workforce:
             lines = process.child.output.last_lines if process.child is not None else ()
             told = f"the worker ended at its start with {status_name(process.status)}"
             process.failure = "\n".join([told, *lines])
-        self._overseer.exited(process, process.status)
+        status = process.status
+        self._post(lambda: self._overseer.exited(process, status))
 
     def _do(self, process: Process, command: Command) -> None:
         child = process.child
@@ -306,7 +317,7 @@ def status_name(status: int) -> str:
 
 
 def _told(detail: str) -> str:
-    """The message of a `failed` notice."""
+    """The message of a `failed` or `worn` notice."""
     try:
         told: dict[str, Any] = json.loads(detail)
         return str(told["message"])

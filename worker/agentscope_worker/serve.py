@@ -6,6 +6,8 @@ needs to know of sessions. Each turn is one task; its end, however it comes, is 
 
 import asyncio
 import contextlib
+import errno
+import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -174,6 +176,8 @@ class Server:
         else:
             log.error("the App raised in turn %s", task.get_name(), exc_info=error)
             self._responder.fail(stream, Code.APP_ERROR, _text(error))
+            if worn := _worn(error):
+                self._responder.notice("worn", json.dumps({"message": worn}))
 
 
 async def _tell_cancelled(answers: AsyncIterator[Any]) -> None:
@@ -193,6 +197,15 @@ def _text(error: BaseException) -> str:
         return str(error) or type(error).__name__
     except Exception:  # the author's __str__ can raise anything
         return type(error).__name__
+
+
+def _worn(error: BaseException) -> str | None:
+    """Why this process should be replaced by a fresh one, if the error says that it lacks what it needs."""
+    if isinstance(error, MemoryError):
+        return "it is out of memory"
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "it is out of file descriptors"
+    return None
 
 
 def _reason(reason: int) -> str:

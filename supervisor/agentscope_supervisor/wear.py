@@ -1,0 +1,65 @@
+"""When is a process due to be replaced although nothing is wrong with it? Pure.
+
+It has had its turns (`supervisor.max_turns`), it is larger than it may be (`supervisor.max_memory_mb`), or it
+says so itself: out of memory, out of descriptors. `fleet` replaces it as in a rollout, without cutting a
+turn. A replacement that fails leaves the old one in its place; it is asked for again after a while.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+JITTER: Final = 0.1  # of max_turns: processes that started together do not all wear out together
+ASK_AGAIN_AFTER: Final = 60.0  # seconds; what could not be replaced a moment ago still cannot
+
+
+@dataclass(slots=True)
+class _Worn:
+    most: float  # turns
+    turns: int = 0
+    asked_at: float | None = None
+
+
+@dataclass(slots=True)
+class Wear:
+    """How far the processes are worn. Each method returns why a process is to be replaced now, or None.
+
+    `max_turns`, `max_memory_mb`: None, no limit.
+    """
+
+    max_turns: int | None
+    max_memory_mb: float | None
+    _processes: dict[int, _Worn] = field(default_factory=dict)
+
+    def started(self, process: int, chance: float) -> None:
+        """`chance`: uniform in [0, 1)."""
+        most = float("inf") if self.max_turns is None else self.max_turns * (1 + JITTER * (2 * chance - 1))
+        self._processes[process] = _Worn(max(most, 1.0))
+
+    def gone(self, process: int) -> None:
+        del self._processes[process]
+
+    def turn(self, process: int, now: float) -> str | None:
+        """It was handed a turn."""
+        worn = self._processes[process]
+        worn.turns += 1
+        if worn.turns < worn.most:
+            return None
+        return self._ask(process, f"it has had {worn.turns} turns, supervisor.max_turns", now)
+
+    def memory(self, process: int, megabytes: float, now: float) -> str | None:
+        """It holds so much memory (proportional set size)."""
+        if self.max_memory_mb is None or megabytes <= self.max_memory_mb or process not in self._processes:
+            return None
+        limit = f"supervisor.max_memory_mb: {self.max_memory_mb:g}"
+        return self._ask(process, f"it holds {megabytes:.0f} MB, over {limit}", now)
+
+    def said(self, process: int, why: str, now: float) -> str | None:
+        """It said itself that it is worn."""
+        return self._ask(process, why, now)
+
+    def _ask(self, process: int, why: str, now: float) -> str | None:
+        worn = self._processes[process]
+        if worn.asked_at is not None and now - worn.asked_at < ASK_AGAIN_AFTER:
+            return None
+        worn.asked_at = now
+        return why
