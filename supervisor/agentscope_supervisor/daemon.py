@@ -57,7 +57,7 @@ class Daemon:
         self._workforce: Final = Workforce(settings, project.folder, self, self._post)
         self._open: Final[dict[int, tuple[Invocation, Answer]]] = {}  # by number of the turn
         self._poison: Final = Poison()
-        self._victims: Final[dict[int, list[tuple[str, bytes]]]] = {}  # turns lost with a process, by number
+        self._blamed: Final[set[int]] = set()  # turns that keep killing were lost with these processes
         self._wear: Final = Wear(settings.supervisor.max_turns, settings.supervisor.max_memory_mb)
         self._fleet_timer: asyncio.TimerHandle | None = None
         self._sweeping = False
@@ -186,8 +186,8 @@ class Daemon:
     def exited(self, process: Process, status: int) -> None:
         now = self._loop.time()
         asked = process.number in self._fleet.leaving
-        victims = self._victims.pop(process.number, [])
-        blamed = not asked and self._poison.died(victims, now)
+        blamed = process.number in self._blamed
+        self._blamed.discard(process.number)
         self._wear.gone(process.number)
         commands = self._fleet.gone(process.number, status, now, random.random(), blamed=blamed)
         told = {"worker": process.label, "status": status_name(status)}
@@ -212,8 +212,10 @@ class Daemon:
         entry = self._open.get(turn.number)
         if entry is not None and turn.process is not None:
             if code is Code.LINK_LOST:
-                lost = self._victims.setdefault(turn.process, [])
-                lost.append((turn.session_id, entry[0].body))
+                if turn.process not in self._fleet.leaving and self._poison.lost(
+                    turn.session_id, entry[0].body, self._loop.time()
+                ):
+                    self._blamed.add(turn.process)
             elif code is not Code.UNSENT:
                 self._survived(entry[0])
         self._carry_out_turns(self._ledger.failed(turn, code, message))

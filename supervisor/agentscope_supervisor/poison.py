@@ -9,7 +9,6 @@ A turn that only happened to run beside the deadly one gets its strike too: noth
 had begun it was. It would take two deaths in a row, and the same message both times, to refuse it.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final
@@ -49,17 +48,14 @@ class Poison:
         """Keys that have strikes; none: nothing can be refused."""
         return len(self._strikes)
 
-    def died(self, victims: Iterable[tuple[str, bytes]], now: float) -> bool:
-        """A worker died by itself with these turns begun, each a session id and a body; returns whether one
-        of them is now known to kill: then the death says nothing of the slot."""
-        known = False
-        for session_id, body in victims:
-            message = self._strike((session_id, digest(body)), now)
-            session = self._strike((session_id, b""), now)
-            known |= message >= STRIKES_OF_MESSAGE or session >= STRIKES_OF_SESSION
-        for key in list(self._strikes)[: max(0, len(self._strikes) - MAX_KEPT)]:
-            del self._strikes[key]
-        return known
+    def lost(self, session_id: str, body: bytes, now: float) -> bool:
+        """A turn was lost with its worker, which died by itself; returns whether it is known now to kill:
+        then the death says nothing of the slot."""
+        message = self._strike((session_id, digest(body)), now)
+        session = self._strike((session_id, b""), now)
+        while len(self._strikes) > MAX_KEPT:
+            del self._strikes[next(iter(self._strikes))]
+        return message >= STRIKES_OF_MESSAGE or session >= STRIKES_OF_SESSION
 
     def survived(self, session_id: str, body: bytes) -> None:
         """A turn of this session has ended and its worker lives."""

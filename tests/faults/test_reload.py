@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.harness.client import Stream, invoke, new_session, texts
 from tests.harness.instance import Instance
-from tests.harness.projects import configure
+from tests.harness.projects import configure, hooks
 from tests.harness.waiting import eventually
 
 
@@ -74,3 +74,19 @@ async def test_f41_reload_of_a_broken_app_keeps_the_old_one(start_instance: Call
     await eventually(lambda: "half an upload" in instance.log, 15, "the error is told")
     await eventually(lambda: instance.workers() == before, 10, "the old one serves on, alone")
     assert await texts(instance.port, new_session(), "as before") == ["as before"]
+
+
+async def test_f42_code_that_falls_over_after_its_soak_gets_no_second_slot(
+    start_instance: Callable[..., Instance],
+) -> None:
+    instance = start_instance(supervisor={"soak": 0.4})
+    before = instance.ready_workers()
+    hooks(instance.project, startup=[{"exit_later": 1.2}])
+    instance.signal(signal.SIGHUP)
+    await eventually(lambda: "rollout failed" in instance.log, 20, "it is watched beyond its soak")
+    hooks(instance.project, startup=[])
+    await eventually(lambda: len(instance.ready_workers()) == 2, 20, "slot 0 is back")
+    assert generations(instance)[0] > 2
+    assert instance.ready_workers()[1] == before[1], "slot 1 was left alone"
+    for session in [new_session() for _ in range(4)]:
+        assert await texts(instance.port, session, "as before") == ["as before"]

@@ -13,6 +13,7 @@ import ctypes
 import json
 import os
 import re
+import resource
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -127,6 +128,10 @@ async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Ms
             os._exit(status)
         case {"exit_later": seconds}:
             asyncio.get_running_loop().call_later(seconds, os._exit, 1)
+        case {"leak_descriptors": most}:  # until there are none left
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            leaked = [os.open(os.devnull, os.O_RDONLY) for _ in range(most)]
+            yield message(f"{len(leaked)} descriptors are open")
         case {"segfault": _}:
             ctypes.string_at(0)
         case _:

@@ -1,0 +1,97 @@
+"""Workers that are worn, replaced without cutting a turn (F17, F18, F50); slots that come and go (F48)."""
+
+import asyncio
+import re
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from tests.harness.client import Stream, invoke, new_session, session_in, texts
+from tests.harness.instance import Instance
+from tests.harness.waiting import eventually
+
+
+class Load:
+    """Sessions that count their turns, one client each, until told to stop; every turn must be answered."""
+
+    def __init__(self, instance: Instance, sessions: int) -> None:
+        self.instance = instance
+        self.answered = 0
+        self._done = asyncio.Event()
+        self._sessions = [new_session("load") for _ in range(sessions)]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> "Load":
+        self._tasks = [asyncio.create_task(self._client(session)) for session in self._sessions]
+        return self
+
+    async def __aexit__(self, *_: Any) -> None:
+        self._done.set()
+        await asyncio.gather(*self._tasks)
+
+    async def _client(self, session: str) -> None:
+        expected = 0
+        while not self._done.is_set():
+            response = await invoke(self.instance.port, session, [{"count": 1}])
+            assert response.status == 200, response.body
+            expected += 1
+            assert f'"{expected}"' in response.body.decode(), "no turn is lost or run twice"
+            self.answered += 1
+            await asyncio.sleep(0.005)
+
+
+def generations(instance: Instance) -> list[int]:
+    return [worker.generation for worker in instance.ready_workers()]
+
+
+async def test_f50_workers_are_replaced_after_their_turns_one_at_a_time(
+    start_instance: Callable[..., Instance],
+) -> None:
+    instance = start_instance(supervisor={"max_turns": 60, "soak": 0.1})
+    most = 0
+    async with Load(instance, 6) as load:
+
+        def both_replaced() -> bool:
+            nonlocal most
+            most = max(most, len(instance.workers()))
+            return min(generations(instance), default=0) >= 2 and len(generations(instance)) == 2
+
+        await eventually(both_replaced, 30, "both have had their turns")
+    assert load.answered >= 2 * 54
+    assert most <= 2 + 2, "one extra, and at most one that drains"
+    assert "supervisor.max_turns" in instance.log
+    starts = re.findall(r"worker starts worker=(\d)\.([2-9])|worker retires worker=(\d)\.", instance.log)
+    assert [bool(slot) for slot, _, _ in starts[:2]] == [True, False], "never two at once"
+
+
+async def test_f18_a_worker_that_is_out_of_descriptors_is_replaced(
+    start_instance: Callable[..., Instance],
+) -> None:
+    instance = start_instance(workers=1, supervisor={"soak": 0.1})
+    failed = await invoke(instance.port, new_session(), [{"leak_descriptors": 64}], stream=False)
+    assert failed.code == "APP_ERROR"
+    assert "Too many open files" in failed.json["error"]["message"]
+    await eventually(lambda: generations(instance) == [2], 20, "a fresh one has taken its place")
+    assert "it is out of file descriptors" in instance.log
+    assert await texts(instance.port, new_session(), "as before") == ["as before"]
+
+
+async def test_f48_slots_come_and_go_under_load(start_instance: Callable[..., Instance]) -> None:
+    instance = start_instance(workers=2)
+    moved = await session_in(instance.port, 1)
+    async with Load(instance, 8) as load:
+        async with Stream(instance.port, moved, [{"say": "on", "times": 60, "every": 0.05}]) as stays:
+            await stays.until(events=1)
+            on = stays.worker
+            instance.signal(signal.SIGTTOU)
+            await eventually(lambda: len(instance.ready_workers()) == 1, 10, "one slot is left")
+            assert (await stays.whole())[-1].text == "on", "its stream ends where it began"
+            assert stays.worker == on
+        after = await invoke(instance.port, moved, [{"say": "now"}])
+        assert after.headers["x-agentscope-worker"] == "0.1"
+        for slots in (2, 3):
+            instance.signal(signal.SIGTTIN)
+            await eventually(lambda n=slots: len(instance.ready_workers()) == n, 20, "one more")
+        before = load.answered
+        await eventually(lambda: load.answered > before + 50, 20, "all go on")
+    assert [(w.slot, w.generation) for w in instance.ready_workers()] == [(0, 1), (1, 2), (2, 1)]
