@@ -17,7 +17,7 @@ INSTALL = $(call INTO,$(VENV))
 # The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
 PURE_TESTS := tests/protocol tests/supervisor
 
-.PHONY: help demo demo-llm test test-v1 provider-table check format mutants redis dist clean
+.PHONY: help demo demo-llm test test-v1 faults provider-table check format mutants redis dist clean
 
 help:             ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -30,11 +30,14 @@ demo-llm: $(VENV)/.ready  ## the same with a project that asks a model (a small 
 
 test: $(VENV)/.ready $(V1)/.ready redis  ## everything: lint, types, walls, pure tests, real processes; on AgentScope 2.x and 1.x
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest -q tests/worker tests/integration tests/faults $(ARGS)
+	$(BIN)/python -m pytest -q -m 'not slow' tests/worker tests/integration tests/faults $(ARGS)
 	$(MAKE) --no-print-directory test-v1
 
 test-v1: $(V1)/.ready redis     ## the tests of the worker, and of the whole where AgentScope matters, on 1.x
 	$(V1)/bin/python -m pytest -q -m 'not supervisor_only' tests/worker tests/integration $(ARGS)
+
+faults: $(VENV)/.ready redis  ## inject every fault of the catalogue, the slow ones too, and print the table of them
+	$(BIN)/python -m tests.fault_table $(ARGS)
 
 provider-table: $(VENV)/.ready $(V1)/.ready  ## ask each provider's model on both majors; write README's table of them
 	$(BIN)/python tests/provider_table.py $(V1)/bin/python $(BIN)/python

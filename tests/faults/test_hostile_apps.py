@@ -57,6 +57,7 @@ async def test_a_turn_that_ends_in_an_odd_way_ends_alone(hostile: Instance, text
     assert hostile.ready_workers() == [worker]
 
 
+@pytest.mark.fault("F38")
 async def test_f38_what_a_worker_has_started_ends_with_it_and_its_output_stops_nothing(
     hostile: Instance,
 ) -> None:

@@ -107,6 +107,7 @@ async def test_calls_and_no_list_of_tools_for_them(shared: McpProcess, make_link
     assert shared.asked("list_tools") - before == 1
 
 
+@pytest.mark.fault("F81")
 async def test_a_server_that_is_down_at_the_start(server: McpProcess, make_link: MakeLink) -> None:
     link = make_link(server)
     await link.tried.wait()
@@ -118,6 +119,7 @@ async def test_a_server_that_is_down_at_the_start(server: McpProcess, make_link:
     assert await said(link, "pid") == str(server.pid)
 
 
+@pytest.mark.fault("F81")
 async def test_a_server_that_accepts_and_never_answers(transport: str, make_link: MakeLink) -> None:
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -137,6 +139,7 @@ async def test_a_server_that_accepts_and_never_answers(transport: str, make_link
         await link.stop()
 
 
+@pytest.mark.fault("F81")
 async def test_a_server_that_is_killed(
     server: McpProcess, shared: McpProcess, make_link: MakeLink, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -234,6 +237,7 @@ async def test_a_call_that_takes_too_long(shared: McpProcess, make_link: MakeLin
     assert shared.asked("list_tools") == lists, "the connection is the same"
 
 
+@pytest.mark.fault("F81")
 async def test_a_slow_server(transport: str, make_link: MakeLink) -> None:
     with McpProcess(transport, delay=0.5) as server:
         link = make_link(server.start())
@@ -255,6 +259,7 @@ async def test_cancelling_a_call(shared: McpProcess, make_link: MakeLink) -> Non
             await said(link, "slow", seconds=2)
 
 
+@pytest.mark.fault("F81")
 async def test_a_server_that_hangs_is_found_by_a_ping(
     server: McpProcess, make_link: MakeLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ def printing(start_module_instance: Callable[..., Instance]) -> Instance:
     return start_module_instance(workers=1)
 
 
+@pytest.mark.fault("F76")
 async def test_f76_app_that_prints_twenty_megabytes(printing: Instance) -> None:
     assert await texts(printing.port, new_session(), [{"print": LINE, "times": LINES}, {"say": "done"}]) == [
         "done"
@@ -30,6 +31,7 @@ async def test_f76_app_that_prints_twenty_megabytes(printing: Instance) -> None:
     assert await texts(printing.port, new_session(), "next") == ["next"]
 
 
+@pytest.mark.fault("F77")
 async def test_f77_output_that_is_no_text(printing: Instance) -> None:
     script = [{"write_bytes": 300}, {"print": "\x1b[31mred\x1b[0m"}, {"print": "marker"}, {"say": "done"}]
     assert await texts(printing.port, new_session(), script) == ["done"]
@@ -39,6 +41,7 @@ async def test_f77_output_that_is_no_text(printing: Instance) -> None:
     assert controls == set(), "what steers a terminal is written as an escape"
 
 
+@pytest.mark.fault("F77")
 async def test_f77_line_of_ten_megabytes(printing: Instance) -> None:
     assert await texts(printing.port, new_session(), [{"write_bytes": 10_000_000}, {"say": "done"}]) == [
         "done"
@@ -47,6 +50,7 @@ async def test_f77_line_of_ten_megabytes(printing: Instance) -> None:
     assert longest < 200_000, "a line is cut, so that what reads the log lives"
 
 
+@pytest.mark.fault("F75")
 async def test_f75_a_log_that_nobody_reads_stops_nothing(
     make_project: Callable[..., Path], tmp_path: Path
 ) -> None:

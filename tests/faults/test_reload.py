@@ -5,6 +5,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.harness.client import Stream, invoke, new_session, texts
 from tests.harness.instance import Instance
 from tests.harness.projects import configure, hooks
@@ -15,6 +17,7 @@ def generations(instance: Instance) -> list[int]:
     return [worker.generation for worker in instance.ready_workers()]
 
 
+@pytest.mark.fault("F40")
 async def test_f40_reload_cuts_no_turn_and_refuses_none(
     start_instance: Callable[..., Instance], tmp_path: Path
 ) -> None:
@@ -52,6 +55,7 @@ async def test_f40_reload_cuts_no_turn_and_refuses_none(
     await eventually(lambda: len(instance.workers()) == 2, 10, "the old ones have ended")
 
 
+@pytest.mark.fault("F46")
 async def test_f46_reload_of_a_broken_file_changes_nothing(start_instance: Callable[..., Instance]) -> None:
     instance = start_instance(workers=1)
     before = instance.ready_workers()
@@ -66,6 +70,7 @@ async def test_f46_reload_of_a_broken_file_changes_nothing(start_instance: Calla
     await eventually(lambda: generations(instance) == [2], 15, "the mended file is taken")
 
 
+@pytest.mark.fault("F41")
 async def test_f41_reload_of_a_broken_app_keeps_the_old_one(start_instance: Callable[..., Instance]) -> None:
     instance = start_instance(workers=1, supervisor={"soak": 0.1})
     before = instance.ready_workers()

@@ -49,6 +49,7 @@ async def has_settled(read: Callable[[], Any], still_for: float = 0.7) -> None:
     await eventually(still, 20, "it has come to rest")
 
 
+@pytest.mark.fault("F57", "F60")
 async def test_f57_f60_one_that_does_not_read_harms_nobody(flooded: Instance, tmp_path: Path) -> None:
     port, path = flooded.port, tmp_path / "journal"
     slow, same_worker, other = [await session_in(port, slot) for slot in (0, 0, 1)]
@@ -74,6 +75,7 @@ async def test_f57_f60_one_that_does_not_read_harms_nobody(flooded: Instance, tm
     assert [line["word"] for line in journal(path)] == ["begin", "end"]
 
 
+@pytest.mark.fault("F57")
 async def test_f57_many_that_do_not_read(flooded: Instance) -> None:
     """Thirty of them: the memory is bounded for each, so that it is bounded."""
     count, before = 30, memory(flooded)
@@ -90,6 +92,7 @@ async def test_f57_many_that_do_not_read(flooded: Instance) -> None:
     await eventually(lambda: flooded.health()["turns"]["open"] == 0, 10, "all turns have ended")
 
 
+@pytest.mark.fault("F64")
 async def test_f64_client_that_leaves_without_having_read(flooded: Instance, tmp_path: Path) -> None:
     """The App waits for credit that will never come: it must be cancelled, not forgotten."""
     path = tmp_path / "journal"
@@ -104,6 +107,7 @@ async def test_f64_client_that_leaves_without_having_read(flooded: Instance, tmp
     assert await texts(flooded.port, session, "next") == ["next"]
 
 
+@pytest.mark.fault("F57")
 async def test_f57_answer_in_one_json_object_is_bounded(flooded: Instance) -> None:
     """Nobody can hold back an answer that is collected first; it has a limit instead."""
     before = memory(flooded)

@@ -42,6 +42,7 @@ def assert_none_left(instance: Instance) -> None:
 
 
 @pytest.mark.parametrize("how", ["sleep", "block"])
+@pytest.mark.fault("F28")
 def test_f28_sigterm_during_start(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path], tmp_path: Path, how: str
 ) -> None:
@@ -58,6 +59,7 @@ def test_f28_sigterm_during_start(
     assert_none_left(instance)
 
 
+@pytest.mark.fault("F39")
 def test_f39_sigterm_as_soon_as_it_listens(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path]
 ) -> None:
@@ -68,6 +70,7 @@ def test_f39_sigterm_as_soon_as_it_listens(
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.2, 0.4, 0.7])
+@pytest.mark.fault("F39")
 def test_f39_sigterm_at_any_time(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path], delay: float
 ) -> None:
@@ -78,6 +81,7 @@ def test_f39_sigterm_at_any_time(
     assert_none_left(instance)
 
 
+@pytest.mark.fault("F39")
 def test_f39_sighup_during_start_is_no_end(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path]
 ) -> None:
@@ -104,6 +108,7 @@ def ignores_hup(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+@pytest.mark.fault("F29")
 async def test_f29_running_turn_finishes(
     start_instance: Callable[..., Instance], make_project: Callable[..., Path], tmp_path: Path, number: int
 ) -> None:
@@ -154,6 +159,7 @@ async def assert_refuses(port: int) -> None:
 
 
 @pytest.mark.parametrize("script", [SILENT, DEAF, BLOCKED], ids=["silent", "deaf", "blocked"])
+@pytest.mark.fault("F29")
 async def test_f29_turn_that_does_not_finish_is_cut_at_the_deadline(
     start_instance: Callable[..., Instance], script: list[object]
 ) -> None:
@@ -173,6 +179,7 @@ async def test_f29_turn_that_does_not_finish_is_cut_at_the_deadline(
     assert_none_left(instance)
 
 
+@pytest.mark.fault("F30")
 async def test_f30_second_sigterm_ends_at_once(start_instance: Callable[..., Instance]) -> None:
     instance = start_instance(supervisor={"drain_timeout": 60, "stop_timeout": 60})
     async with (
@@ -198,6 +205,7 @@ async def test_f30_second_sigterm_ends_at_once(start_instance: Callable[..., Ins
 
 
 @pytest.mark.parametrize("steps", [[{"sleep": 600}], [{"block": 600}], [{"raise": "cannot close"}]])
+@pytest.mark.fault("F24", "F25")
 def test_f24_f25_on_shutdown_that_hangs_or_raises(
     start_instance: Callable[..., Instance], make_project: Callable[..., Path], steps: list[dict[str, object]]
 ) -> None:
@@ -214,6 +222,7 @@ def test_f24_f25_on_shutdown_that_hangs_or_raises(
 # -- SIGQUIT ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F31")
 async def test_f31_sigquit_shows_stacks_and_goes_on(
     start_instance: Callable[..., Instance], tmp_path: Path
 ) -> None:
@@ -237,6 +246,7 @@ async def test_f31_sigquit_shows_stacks_and_goes_on(
 
 
 @pytest.mark.parametrize("state", ["idle", "blocked", "stopped", "streaming"])
+@pytest.mark.fault("F32")
 async def test_f32_no_worker_outlives_its_supervisor(
     start_instance: Callable[..., Instance], state: str
 ) -> None:
@@ -257,6 +267,7 @@ async def test_f32_no_worker_outlives_its_supervisor(
     assert instance.wait_exit(5) == -signal.SIGKILL
 
 
+@pytest.mark.fault("F32")
 def test_f32_after_a_kill_the_same_place_is_free(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path]
 ) -> None:
@@ -272,6 +283,7 @@ def test_f32_after_a_kill_the_same_place_is_free(
 # -- places that are taken ----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F36")
 def test_f36_port_in_use(new_instance: Callable[..., Instance], make_project: Callable[..., Path]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -287,6 +299,7 @@ def test_f36_port_in_use(new_instance: Callable[..., Instance], make_project: Ca
     assert "Traceback" not in instance.log
 
 
+@pytest.mark.fault("F35")
 async def test_f35_second_instance_of_one_name(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path]
 ) -> None:
@@ -304,6 +317,7 @@ async def test_f35_second_instance_of_one_name(
     assert third.port != first.port
 
 
+@pytest.mark.fault("F34")
 def test_f34_what_an_earlier_instance_left(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path]
 ) -> None:

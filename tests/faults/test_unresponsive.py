@@ -22,11 +22,10 @@ def instance(start_instance: Callable[..., Instance]) -> Instance:
 @pytest.mark.parametrize(
     "step, kind",
     [
-        ({"block": 60}, "blocking call"),
-        ({"spin": 60}, "python loop"),
-        ({"hold": 60}, "interpreter lock held"),
+        pytest.param({"block": 60}, "blocking call", marks=pytest.mark.fault("F07"), id="f07"),
+        pytest.param({"spin": 60}, "python loop", marks=pytest.mark.fault("F09"), id="f09"),
+        pytest.param({"hold": 60}, "interpreter lock held", marks=pytest.mark.fault("F08"), id="f08"),
     ],
-    ids=["f07", "f09", "f08"],
 )
 async def test_a_loop_that_stands_is_shown_killed_and_replaced(
     instance: Instance, step: dict[str, int], kind: str
@@ -40,6 +39,7 @@ async def test_a_loop_that_stands_is_shown_killed_and_replaced(
     assert "app.py" in instance.log, "the stacks name the file of the App"
 
 
+@pytest.mark.fault("F06")
 async def test_f06_a_stopped_worker_is_killed_and_replaced(instance: Instance) -> None:
     (worker,) = instance.ready_workers()
     os.kill(worker.pid, signal.SIGSTOP)
@@ -51,6 +51,7 @@ async def test_f06_a_stopped_worker_is_killed_and_replaced(instance: Instance) -
     )
 
 
+@pytest.mark.fault("F10")
 async def test_f10_a_short_block_kills_nobody(instance: Instance) -> None:
     (worker,) = instance.ready_workers()
     for _ in range(3):

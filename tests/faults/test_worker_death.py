@@ -49,6 +49,7 @@ def steady(seconds: float) -> list[dict[str, object]]:
     return [{"say": "tick", "times": int(seconds / TICK), "every": TICK}]
 
 
+@pytest.mark.fault("F01", "F02")
 async def test_f01_f02_kill_in_the_middle_of_a_stream(mortal: Instance) -> None:
     """The whole story of one death, as six clients see it."""
     port, victim = mortal.port, worker_in(mortal, 0)
@@ -95,6 +96,7 @@ async def test_f01_f02_kill_in_the_middle_of_a_stream(mortal: Instance) -> None:
         assert max(gaps) < TICK + 0.5
 
 
+@pytest.mark.fault("F03")
 async def test_f03_kill_before_the_first_event(mortal: Instance, tmp_path: Path) -> None:
     """Nothing was sent, so that the answer is a status; the App has begun, so that nothing is repeated."""
     session, path = await session_in(mortal.port, 1), tmp_path / "journal"
@@ -109,6 +111,7 @@ async def test_f03_kill_before_the_first_event(mortal: Instance, tmp_path: Path)
     assert len(journal(path)) == 1, "a turn that has begun is never run again"
 
 
+@pytest.mark.fault("F04")
 async def test_f04_segmentation_fault(mortal: Instance) -> None:
     session = await session_in(mortal.port, 0)
     async with Stream(mortal.port, session, [{"say": "one"}, {"sleep": 0.01}, {"segfault": 1}]) as stream:
@@ -119,6 +122,7 @@ async def test_f04_segmentation_fault(mortal: Instance) -> None:
 
 
 @pytest.mark.parametrize("status", [0, 78])
+@pytest.mark.fault("F05")
 async def test_f05_app_that_exits(mortal: Instance, status: int) -> None:
     """Also with the status that means at a start that nothing can help: the instance was ready before."""
     slot = 1 if status == 0 else 0
@@ -129,6 +133,7 @@ async def test_f05_app_that_exits(mortal: Instance, status: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["SystemExit", "KeyboardInterrupt"])
+@pytest.mark.fault("F05")
 async def test_f05_app_that_raises_what_ends_a_program(mortal: Instance, kind: str) -> None:
     session = await session_in(mortal.port, 1)
     async with Stream(
@@ -142,6 +147,7 @@ async def test_f05_app_that_raises_what_ends_a_program(mortal: Instance, kind: s
     assert await texts(mortal.port, session, "next") == ["next"]
 
 
+@pytest.mark.fault("F33")
 async def test_f33_no_acknowledged_save_is_lost(start_instance: Callable[..., Instance]) -> None:
     """The worker is killed while it saves, more than once; what a client was told stays true."""
     instance = start_instance(workers=1)
@@ -165,6 +171,7 @@ async def test_f33_no_acknowledged_save_is_lost(start_instance: Callable[..., In
         instance.wait_ready()
 
 
+@pytest.mark.fault("F13")
 async def test_f13_supervisor_that_was_suspended(mortal: Instance) -> None:
     """Stopped for two seconds: no worker is thought dead, and no event is lost."""
     before = mortal.ready_workers()
@@ -177,6 +184,7 @@ async def test_f13_supervisor_that_was_suspended(mortal: Instance) -> None:
     assert mortal.ready_workers() == before
 
 
+@pytest.mark.fault("F21")
 async def test_f21_app_that_breaks_later(
     start_instance: Callable[..., Instance], make_project: Callable[..., Path]
 ) -> None:
@@ -202,6 +210,7 @@ async def test_f21_app_that_breaks_later(
     assert await texts(port, lost, "yes") == ["yes"]
 
 
+@pytest.mark.fault("F26", "F27")
 async def test_f26_f27_workers_that_always_die_after_they_were_ready(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path], tmp_path: Path
 ) -> None:

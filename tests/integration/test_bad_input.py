@@ -156,6 +156,7 @@ async def post(instance: Instance, data: bytes, **headers: str) -> Response:
 
 
 @pytest.mark.parametrize("name", BAD_BODIES)
+@pytest.mark.fault("F71", "F72")
 async def test_f71_f72_bad_body_is_400(shared: Instance, name: str) -> None:
     assert_refused(await post(shared, BAD_BODIES[name]), 400, "INVALID_REQUEST")
 
@@ -173,6 +174,7 @@ async def test_odd_but_allowed_body_is_taken(shared: Instance, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", DOUBTFUL_BODIES)
+@pytest.mark.fault("F72")
 async def test_f72_doubtful_body_is_taken_or_refused(shared: Instance, name: str) -> None:
     response = await post(shared, DOUBTFUL_BODIES[name], Accept="application/json")
     if response.status != 200:
@@ -180,6 +182,7 @@ async def test_f72_doubtful_body_is_taken_or_refused(shared: Instance, name: str
     assert response.seconds < 2
 
 
+@pytest.mark.fault("F71")
 async def test_f71_hostile_session_ids_write_no_file_outside_their_folder(shared: Instance) -> None:
     before = {path for path in shared.project.parent.rglob("*") if "sessions" not in path.parts}
     for session in ("../outside", "/tmp/outside-of-everything", "..", "a/b/c", "NUL", "x" * 256):
@@ -225,11 +228,13 @@ async def test_json_may_say_that_it_is_utf8(shared: Instance, media_type: str) -
     assert (await post(shared, body(), Content_Type=media_type)).status == 200
 
 
+@pytest.mark.fault("F63")
 async def test_f63_body_over_the_limit_is_413(shared: Instance) -> None:
     big = message(content="x" * (20 * MB))
     assert_refused(await post(shared, big), 413, "PAYLOAD_TOO_LARGE")
 
 
+@pytest.mark.fault("F63")
 async def test_f63_announced_body_over_the_limit_is_413_before_it_is_sent(shared: Instance) -> None:
     async with Connection(shared.port) as connection:
         head = {**JSON, "Content-Length": str(20 * MB)}
@@ -237,6 +242,7 @@ async def test_f63_announced_body_over_the_limit_is_413_before_it_is_sent(shared
         assert_refused(await connection.answer(), 413, "PAYLOAD_TOO_LARGE")
 
 
+@pytest.mark.fault("F63")
 async def test_f63_chunked_body_over_the_limit_is_413(shared: Instance) -> None:
     """It has no end: the limit is what ends it."""
     async with Connection(shared.port) as connection:

@@ -92,6 +92,7 @@ BROKEN_APPS: Final[dict[str, tuple[str | None, list[str]]]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN_APPS)
+@pytest.mark.fault("F20")
 def test_f20_app_that_cannot_be_loaded(tmp_path: Path, name: str) -> None:
     source, words = BROKEN_APPS[name]
     interpreter, starts = counting_python(tmp_path)
@@ -226,6 +227,7 @@ def test_another_configuration_file_by_option(tmp_path: Path) -> None:
 # -- on_startup --------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F23")
 def test_f23_on_startup_that_raises_twice_and_then_works(
     start_instance: Callable[..., Instance], make_project: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -237,6 +239,7 @@ def test_f23_on_startup_that_raises_twice_and_then_works(
     assert "database is away" in instance.log
 
 
+@pytest.mark.fault("F23")
 def test_f23_on_startup_that_always_raises_ends_at_the_start_deadline(
     make_project: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -249,6 +252,7 @@ def test_f23_on_startup_that_always_raises_ends_at_the_start_deadline(
     assert ended.seconds < 30
 
 
+@pytest.mark.fault("F22")
 def test_f22_on_startup_that_hangs_is_ended_by_start_timeout(
     make_project: Callable[..., Path], tmp_path: Path
 ) -> None:

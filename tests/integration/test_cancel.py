@@ -106,6 +106,7 @@ async def test_an_app_that_goes_on_after_its_cancellation_is_not_heard(shared: I
 
 
 @pytest.mark.parametrize("script", [SILENT, TALKING, ENDLESS], ids=["silent", "talking", "endless"])
+@pytest.mark.fault("F64")
 async def test_f64_client_that_leaves_cancels_its_turn(
     shared: Instance, tmp_path: Path, script: list[Any]
 ) -> None:
@@ -119,6 +120,7 @@ async def test_f64_client_that_leaves_cancels_its_turn(
     assert took < NOTICED_WITHIN
 
 
+@pytest.mark.fault("F64")
 async def test_f64_client_that_leaves_before_the_first_event(shared: Instance, tmp_path: Path) -> None:
     path = tmp_path / "journal"
     async with Stream(shared.port, new_session(), [{"sleep": 60}], **noted(path)):

@@ -67,6 +67,7 @@ async def test_query_strings_do_not_matter(shared: Instance) -> None:
     assert (await get(shared, "/health?verbose=1")).status == 200
 
 
+@pytest.mark.fault("F07")
 async def test_f07_health_is_quick_while_every_worker_is_blocked(
     start_instance: Callable[..., Instance],
 ) -> None:

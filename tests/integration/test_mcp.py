@@ -97,6 +97,7 @@ class Call:
     text: str
 
 
+@pytest.mark.fault("F81")
 async def test_killed_and_started_again_under_load(
     start_app: Callable[..., Instance], servers: dict[str, McpProcess]
 ) -> None:
@@ -141,6 +142,7 @@ async def test_killed_and_started_again_under_load(
     clean(instance)
 
 
+@pytest.mark.fault("F81")
 async def test_down_at_the_start_and_there_later(
     start_app: Callable[..., Instance], servers: dict[str, McpProcess]
 ) -> None:
@@ -160,6 +162,7 @@ async def test_down_at_the_start_and_there_later(
     clean(instance)
 
 
+@pytest.mark.fault("F81")
 def test_a_required_server_gates_readiness(
     start_app: Callable[..., Instance], servers: dict[str, McpProcess]
 ) -> None:
@@ -173,6 +176,7 @@ def test_a_required_server_gates_readiness(
     clean(instance)
 
 
+@pytest.mark.fault("F81")
 def test_a_required_server_that_never_comes_ends_the_start(
     start_app: Callable[..., Instance], servers: dict[str, McpProcess]
 ) -> None:

@@ -105,6 +105,7 @@ def test_any_split_gives_the_same_frames(frames: list[Frame], places: list[int])
 
 
 @given(hostile_bytes(st.integers(0, 3)), st.lists(st.integers(0, 2000), max_size=4))
+@pytest.mark.fault("F53")
 def test_hostile_bytes_raise_nothing_but_the_remote_error(data: bytes, places: list[int]) -> None:
     reader = FrameReader()
     try:
@@ -116,6 +117,7 @@ def test_hostile_bytes_raise_nothing_but_the_remote_error(data: bytes, places: l
 
 
 @given(st.sampled_from(Tag), st.integers(0, MAX_STREAM), st.integers(0, MAX_NUMBER), st.binary(max_size=80))
+@pytest.mark.fault("F53")
 def test_any_payload_under_any_tag_is_a_frame_or_the_remote_error(
     tag: Tag, stream: int, number: int, payload: bytes
 ) -> None:
@@ -130,6 +132,7 @@ LIMITS = {tag: MAX_PAYLOAD.get(tag, MAX_WORDS) for tag in [*Tag, 99]}
 
 
 @pytest.mark.parametrize("tag,limit", LIMITS.items())
+@pytest.mark.fault("F51")
 def test_a_length_over_the_limit_is_refused_before_a_byte_of_it_is_kept(tag: int, limit: int) -> None:
     head = header(tag, 1, 1, limit)
     reader = FrameReader()

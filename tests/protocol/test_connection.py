@@ -378,6 +378,7 @@ def test_both_ends_greet_first_and_once() -> None:
 
 @pytest.mark.parametrize("end", [Requester, Responder])
 @pytest.mark.parametrize("version", [0, PROTOCOL_VERSION + 1])
+@pytest.mark.fault("F54")
 def test_another_protocol_version_is_refused_by_name(end: Any, version: int) -> None:
     with pytest.raises(RemoteProtocolError, match=f"speaks protocol {version}, we speak {PROTOCOL_VERSION}"):
         receive(end({}), encode(Hello(version, {"new": 1})))
@@ -440,6 +441,7 @@ def test_notices_go_both_ways_and_pings_are_answered() -> None:
 
 
 @pytest.mark.parametrize("frame", [Data(1, 1, b""), End(1), Fail(1, Code.APP_ERROR, "")])
+@pytest.mark.fault("F56")
 def test_an_answer_on_a_stream_that_is_over_is_refused(frame: Frame) -> None:
     ends = Ends.greeted()
     stream = ends.open()
@@ -467,6 +469,7 @@ def test_stream_ids_may_skip() -> None:
 
 
 @pytest.mark.parametrize("frame", [Cancel(2, 1), Credit(2, 1)], ids=["cancel", "credit"])
+@pytest.mark.fault("F55")
 def test_a_frame_for_a_stream_never_opened_is_refused(frame: Frame) -> None:
     ends = Ends.greeted()
     ends.open()
@@ -814,6 +817,7 @@ def test_a_newer_peer_may_send_frames_we_do_not_know_even_before_hello() -> None
     assert receive(ends.requester, unknown + b"".join(ends.responder.take_output()[1:])) == [End(stream)]
 
 
+@pytest.mark.fault("F54")
 def test_a_newer_peer_may_append_fields() -> None:
     ends = Ends()
     hello = encode(Hello(PROTOCOL_VERSION, {"new": 1}))

@@ -122,6 +122,7 @@ def test_a_loop_that_turns_again_has_recovered(ward: Ward) -> None:
     assert ward.kinds() == [Suspect, Recovered, Suspect], "a second time is told again"
 
 
+@pytest.mark.fault("F11")
 def test_who_wants_the_cpu_and_does_not_get_it_is_spared(ward: Ward) -> None:
     ward.pass_time(1)
     for number, worker in ward.workers.items():
@@ -139,6 +140,7 @@ def test_short_blocks_again_and_again_are_nobodys_concern(ward: Ward) -> None:
     assert ward.told == []
 
 
+@pytest.mark.fault("F13")
 def test_nobody_is_judged_for_the_time_that_the_supervisor_was_suspended(ward: Ward) -> None:
     ward.pass_time(10)
     for worker in ward.workers.values():
@@ -176,6 +178,7 @@ def test_who_is_gone_is_forgotten(ward: Ward) -> None:
     assert ward.kinds() == [Suspect, Suspect], "a new process of that number is looked at afresh"
 
 
+@pytest.mark.fault("F59")
 def test_garbage_on_a_page_is_a_counter_that_changes_or_does_not(ward: Ward) -> None:
     pages: list[Callable[[int], Counters]] = [lambda i: Counters(2**64 - 1 - i, 0), lambda _: Counters(0, 0)]
     vitals, late = Vitals(TIMEOUT), []

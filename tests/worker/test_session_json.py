@@ -25,6 +25,7 @@ def files(store: JsonSessions, pattern: str) -> list[Path]:
     return sorted(store._directory.glob(pattern))
 
 
+@pytest.mark.fault("F73")
 async def test_a_full_disk_loses_nothing(sessions: JsonSessions, monkeypatch: pytest.MonkeyPatch) -> None:
     await sessions.save_session_state("s", value=Value(1))
 

@@ -202,6 +202,7 @@ async def test_what_is_stored_says_what_it_is(sessions: SessionStore, medium: Me
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": 1}', b"\xff", b"[" * 100_000])
+@pytest.mark.fault("F74")
 async def test_what_is_damaged_is_kept_aside(sessions: SessionStore, medium: Medium, content: bytes) -> None:
     await sessions.save_session_state("s", value=Value(1))
     await medium.spoil(content)
@@ -230,6 +231,7 @@ async def test_what_was_damaged_and_is_whole_again_is_not_kept_aside(
     assert await medium.aside() == []
 
 
+@pytest.mark.fault("F73")
 async def test_a_failed_save_raises_and_loses_nothing(sessions: SessionStore, medium: Medium) -> None:
     await sessions.save_session_state("s", value=Value(1))
     with pytest.MonkeyPatch.context() as patch:
@@ -316,6 +318,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("patient")
+@pytest.mark.fault("F33")
 async def test_torture(sessions: SessionStore, medium: Medium, writer: Writer) -> None:
     """60 concurrent saves, 200 loads and a SIGKILL, 15 times over: nothing torn, no load fails."""
     chance = random.Random(2)
