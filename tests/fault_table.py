@@ -2,7 +2,8 @@
 
 `make faults`, or `python -m tests.fault_table [pytest's options]` from the root of the repository. The exit
 status is 0 only if every row of the catalogue has a test that really injects it, and each of them has passed
-or has said why it cannot be run here. Options choose tests as usual (`-k f13`); the rows left out are not held against the run.
+or has said why it cannot be run here. Options choose tests as usual (`-k f13`); the rows that they leave out
+are not held against the run.
 """
 
 import sys
