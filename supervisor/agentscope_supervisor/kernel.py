@@ -1,4 +1,4 @@
-"""What only some kernels can do, behind one face: how the end of a child is noticed, and shared memory.
+"""What only some kernels can do, behind one face: how the end of a child is noticed, shared memory, pipes.
 
 Linux: a pidfd, which names one process for ever and is readable when it has ended. Elsewhere, or where a
 sandbox forbids it: a thread that waits. Chosen once, at import; the environment variable
@@ -7,6 +7,8 @@ arranged in the worker.)
 """
 
 import asyncio
+import contextlib
+import fcntl
 import os
 import subprocess
 import sys
@@ -39,6 +41,13 @@ def shared_file(size: int) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def widen_pipe(fd: int, size: int) -> None:
+    """Have a pipe hold `size` bytes. Where the kernel cannot, or will not, it stays as it is."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
 
 
 OnExit = Callable[[int], None]

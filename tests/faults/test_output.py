@@ -2,19 +2,25 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import psutil
 import pytest
 
+from agentscope_supervisor.output import BURST, LINE_COST, RATE
 from tests.harness.client import call, invoke, new_session, texts
 from tests.harness.instance import COMMAND, Instance
+from tests.harness.projects import hooks
 from tests.harness.waiting import wait_until
 
-LINES: Final = 200_000
+NOISE: Final = 3  # factor that a busy machine is allowed
+LINES: Final = 1_000_000
 LINE: Final = "x" * 99
 
 
@@ -24,11 +30,41 @@ def printing(start_module_instance: Callable[..., Instance]) -> Instance:
 
 
 @pytest.mark.fault("F76")
-async def test_f76_app_that_prints_twenty_megabytes(printing: Instance) -> None:
-    assert await texts(printing.port, new_session(), [{"print": LINE, "times": LINES}, {"say": "done"}]) == [
-        "done"
-    ]
-    assert await texts(printing.port, new_session(), "next") == ["next"]
+async def test_f76_app_that_floods_its_output(printing: Instance) -> None:
+    """A hundred megabytes, as fast as print can: all is read, little is logged, no line is uncounted."""
+    supervisor, session = psutil.Process(printing.pid), new_session()
+    busy, began = sum(supervisor.cpu_times()[:2]), time.monotonic()
+    script = [{"print": LINE, "times": LINES}, {"say": "done"}]
+    assert await texts(printing.port, session, script) == ["done"]
+    took = time.monotonic() - began
+    used = sum(supervisor.cpu_times()[:2]) - busy
+    print(f"{LINES * (len(LINE) + 1) / took / 1e6:.0f} MB/s, supervisor at {used / took:.0%} of a CPU")
+    assert used / took < 0.2 * NOISE
+    assert await texts(printing.port, session, "next") == ["next"]
+    wait_until(lambda: logged(printing) + dropped(printing) == LINES, 5, "each line is logged or counted")
+    assert logged(printing) < (BURST + took * RATE) / LINE_COST * 1.5
+    assert 1 <= printing.log.count("lines of output dropped") <= took + 2, "one line a second says so"
+
+
+def logged(instance: Instance) -> int:
+    return instance.log.count(LINE)
+
+
+def dropped(instance: Instance) -> int:
+    return sum(int(number) for number in re.findall(r"(\d+) lines of output dropped", instance.log))
+
+
+@pytest.mark.fault("F76")
+def test_f76_the_last_lines_of_a_flood_are_in_the_report_of_a_death(
+    new_instance: Callable[..., Instance], make_project: Callable[..., Path]
+) -> None:
+    project = make_project(supervisor={"start_deadline": 1})
+    flood = [{"print": LINE, "times": 50_000}, {"print": "my last words"}, {"exit": 3}]
+    hooks(project, startup=flood)
+    instance = new_instance(project, workers=1).launch()
+    assert instance.wait_exit(30) == 75
+    assert "ended at its start with exit 3" in instance.log
+    assert "my last words" in instance.log
 
 
 @pytest.mark.fault("F77")
