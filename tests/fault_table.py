@@ -62,7 +62,7 @@ class Row:
         return "\n".join([line, *(f"       not here: {reason}" for reason in self.reasons)])
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # pytest keeps plugins in sets
 class FaultTable:
     """A pytest plugin: collects what becomes of the tests that carry the marker `fault`."""
 
