@@ -23,6 +23,7 @@ from agentscope_protocol.frames import CancelReason
 from agentscope_protocol.settings import Settings, SettingsError
 from agentscope_supervisor import __version__, fleet, ledger, lifecycle, routing, signals
 from agentscope_supervisor.answer import Answer
+from agentscope_supervisor.deaths import Cause, Death, Verdict
 from agentscope_supervisor.front_door import FrontDoor
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.ledger import Turn
@@ -32,7 +33,7 @@ from agentscope_supervisor.project import Project, ProjectError
 from agentscope_supervisor.pulse import Pulse
 from agentscope_supervisor.tracing import Tracing
 from agentscope_supervisor.wear import Wear
-from agentscope_supervisor.workforce import Process, Workforce, status_name
+from agentscope_supervisor.workforce import Process, Workforce
 
 log = logging.getLogger(__name__)
 
@@ -183,14 +184,15 @@ class Daemon:
     def is_idle(self, process: Process) -> bool:
         return self._ledger.on_process(process.number) == 0
 
-    def exited(self, process: Process, status: int) -> None:
+    def exited(self, process: Process, death: Death) -> None:
+        assert process.status is not None, "it has ended"
         now = self._loop.time()
         asked = process.number in self._fleet.leaving
         blamed = process.number in self._blamed
         self._blamed.discard(process.number)
         self._wear.gone(process.number)
-        commands = self._fleet.gone(process.number, status, now, random.random(), blamed=blamed)
-        told = {"worker": process.label, "status": status_name(status)}
+        commands = self._fleet.gone(process.number, process.status, now, random.random(), blamed=blamed)
+        told = {"worker": process.label, "status": death.ended, "cause": death.verdict, "turns": death.turns}
         if asked:
             log.info("worker ended", extra=told)
         elif not process.failure:
@@ -223,16 +225,17 @@ class Daemon:
     def worn(self, process: Process, why: str) -> None:
         asked = self._wear.said(process.number, why, self._loop.time())
         if asked is not None:
-            self._replace(process.number, asked)
+            self._replace(process.number, Verdict(Cause.ASKED, asked))
 
     def _survived(self, request: Invocation) -> None:
         if len(self._poison):
             self._poison.survived(request.session_id, request.body)
 
-    def _replace(self, number: int, why: str) -> None:
+    def _replace(self, number: int, why: Verdict) -> None:
         """Replace a process that is worn."""
-        worker = self._workforce[number].label
-        log.info("worker is to be replaced", extra={"worker": worker, "reason": why})
+        process = self._workforce[number]
+        process.retired = why
+        log.info("worker is to be replaced", extra={"worker": process.label, "reason": why.detail})
         self._carry_out(self._fleet.replace(number, self._loop.time()))
 
     # -- the queue --------------------------------------------------------------------------
@@ -263,7 +266,7 @@ class Daemon:
                 case fleet.Retire(number, reason):
                     process = self._workforce[number]
                     log.info("worker retires", extra={"worker": process.label, "reason": reason})
-                    self._workforce.step(process, lifecycle.Retired())
+                    self._workforce.retire(process, Verdict(Cause.ASKED, reason))
                 case fleet.Assign(slot, assigned):
                     self._carry_out_turns(self._ledger.assign(slot, assigned, self._loop.time()))
                 case fleet.Resize(slots):
@@ -300,7 +303,7 @@ class Daemon:
             self._workforce.hand(number, turn, *self._open[turn.number])
             worn = self._wear.turn(number, self._loop.time())
             if worn is not None:
-                self._post(partial(self._replace, number, worn))
+                self._post(partial(self._replace, number, Verdict(Cause.TURN_LIMIT, worn)))
         except LocalProtocolError as error:
             log.error("turn cannot be sent", extra={"run": turn.run_id, "reason": str(error)})
             self._post(partial(self.failed, turn, Code.PROTOCOL, "the turn cannot be sent to a worker"))
@@ -327,7 +330,7 @@ class Daemon:
         log.warning("stopping at once", extra={"turns": len(self._ledger)})
         for process in list(self._workforce):
             self._carry_out_turns(self._ledger.cut(process.number, self._loop.time()))
-            self._workforce.step(process, lifecycle.Condemned())
+            self._workforce.condemn(process, Verdict(Cause.ASKED, "the instance stops at once"))
 
     def _reload(self) -> None:
         try:

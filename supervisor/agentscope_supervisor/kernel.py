@@ -1,4 +1,5 @@
-"""What only some kernels can do, behind one face: how the end of a child is noticed, shared memory, pipes.
+"""What only some kernels can do, behind one face: how the end of a child is noticed, shared memory, pipes,
+and whether the kernel kills for want of memory.
 
 Linux: a pidfd, which names one process for ever and is readable when it has ended. Elsewhere, or where a
 sandbox forbids it: a thread that waits. Chosen once, at import; the environment variable
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 
@@ -48,6 +50,31 @@ def widen_pipe(fd: int, size: int) -> None:
     if hasattr(fcntl, "F_SETPIPE_SZ"):
         with contextlib.suppress(OSError):
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
+
+
+def oom_kills(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many processes of our control group the kernel has killed for want of memory; 0 if it does not
+    say. Source: cgroups(7), and memory.events, memory.oom_control in the kernel's documentation.
+    """
+    try:
+        groups = [line.split(":", 2)[1:] for line in proc.read_text().splitlines()]
+    except OSError:
+        return 0
+    for controllers, group in groups:
+        if "memory" in controllers.split(","):
+            mount, name = root / "memory", "memory.oom_control"
+        elif controllers == "":
+            mount, name = root, "memory.events"
+        else:
+            continue
+        # In a container the path may be the host's, while the mount begins with our own group.
+        for directory in (mount / group.lstrip("/"), mount):
+            try:
+                fields = dict(line.split() for line in (directory / name).read_text().splitlines())
+                return int(fields["oom_kill"])
+            except (OSError, ValueError, KeyError):
+                continue
+    return 0
 
 
 OnExit = Callable[[int], None]

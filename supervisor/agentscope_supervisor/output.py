@@ -2,15 +2,17 @@
 
 A worker whose pipe is full stops in its next print, so that this reads whatever the log does with it. What
 comes too fast for the log is counted and dropped, unread as far as possible; the last of it is kept, for
-the report of a death. Knows nothing of processes; `spawn` makes one for each.
+the record of a death, and apart from it the last dump of stacks, which may have come long before. Knows
+nothing of processes; `spawn` makes one for each.
 """
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from agentscope_supervisor import kernel
+from agentscope_supervisor import deaths, kernel
 from agentscope_supervisor.allowance import Allowance
 
 MAX_LINE: Final = 16 * 1024
@@ -30,9 +32,7 @@ print reaches; and a flood wakes the supervisor a hundred times a second in plac
 
 REPORT_EVERY: Final = 1.0  # seconds between two lines that say how much was dropped
 
-KEPT_LINES: Final = 50
-"""Last lines of a worker kept for the report of its death: a traceback and what led to it."""
-KEPT: Final = READ  # bytes in which those lines are looked for
+KEPT: Final = READ  # bytes in which the last lines of a worker are looked for
 
 # What a terminal would act on must not reach one through the log.
 _ESCAPED: Final = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)] if code != 0x09}
@@ -44,6 +44,7 @@ class Output:
     """What a worker prints, line by line."""
 
     def __init__(self, fd: int, on_line: OnLine) -> None:
+        self.stacks: deque[str] = deque(maxlen=deaths.KEPT_STACK_LINES)
         self._fd = fd
         self._on_line = on_line
         self._rest = b""  # the line that is not complete yet
@@ -58,7 +59,7 @@ class Output:
     @property
     def last_lines(self) -> list[str]:
         """The last lines that were printed, whether they have reached the log or not."""
-        lines = bytes(self._kept[-KEPT:]).removesuffix(b"\n").split(b"\n")[-KEPT_LINES:]
+        lines = bytes(self._kept[-KEPT:]).removesuffix(b"\n").split(b"\n")[-deaths.KEPT_LINES :]
         return [_text(line[-MAX_LINE:]) for line in lines] if self._kept else []
 
     def close(self) -> None:
@@ -115,7 +116,10 @@ class Output:
             if self._allowance.left(self._loop.time()) > 0:
                 piece = line[at : at + MAX_LINE]
                 self._allowance.spend(len(piece) + LINE_COST)
-                self._on_line(_text(piece))
+                text = _text(piece)
+                if deaths.is_stack_line(text):
+                    self.stacks.append(text)
+                self._on_line(text)
             else:
                 self._drop(1)
 

@@ -6,10 +6,10 @@ worker whose loop is late. Its answer needs two looks, because a share of the CP
 
 import asyncio
 import logging
-import signal
 from typing import Final
 
-from agentscope_supervisor import lifecycle, vitals
+from agentscope_supervisor import vitals
+from agentscope_supervisor.deaths import Cause, Verdict
 from agentscope_supervisor.lifecycle import State
 from agentscope_supervisor.vitals import Body, Condemn, Counters, Suspect, Vitals
 from agentscope_supervisor.workforce import Post, Process, Workforce
@@ -64,11 +64,10 @@ class Pulse:
             case Suspect():
                 log.warning("worker's loop does not turn; its stacks follow", extra=told)
                 if process.child is not None:
-                    process.child.signal(signal.SIGQUIT)
+                    process.child.dump_stacks()
             case Condemn():
                 log.error("worker's loop does not turn; it is killed", extra=told)
-                process.condemned = f"unresponsive ({command.kind})"
-                self._workforce.step(process, lifecycle.Condemned())
+                self._workforce.condemn(process, Verdict(Cause.UNRESPONSIVE, command.kind))
 
     def _body(self, process: Process, now: float) -> Body | None:
         """What the kernel says of a process; None at the first look, or if it has just ended."""

@@ -44,6 +44,11 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
+    def dump_stacks(self) -> None:
+        """Have it print the stacks of its threads; they replace those kept of an earlier dump."""
+        self.output.stacks.clear()
+        self.signal(signal.SIGQUIT)
+
     def kill(self) -> None:
         """SIGKILL to the process and to those it started; nothing happens if all have ended."""
         with contextlib.suppress(ProcessLookupError):

@@ -29,7 +29,7 @@ class Reports(Protocol):
 
     def failed(self, turn: Turn, code: Code, message: str) -> None: ...
 
-    def link_lost(self, process: int, reason: str) -> None: ...
+    def link_lost(self, process: int, reason: str, lost: int) -> None: ...
 
 
 class WorkerLink:
@@ -78,6 +78,11 @@ class WorkerLink:
     def closed(self) -> bool:
         return self._requester.closed
 
+    @property
+    def violated(self) -> bool:
+        """The link was closed because the worker broke its rules, and not by the worker."""
+        return self.closed and not self._link.peer_gone
+
     def worker_ended(self) -> None:
         """The process is gone: drop the link; what is open on it fails."""
         self._link.peer_gone = True
@@ -100,15 +105,19 @@ class WorkerLink:
                 self._reports.noticed(self._process, word, detail)
 
     def _on_lost(self, reason: str, unfinished: Sequence[Event]) -> None:
+        events = [self._unsent(event) for event in unfinished]
+        lost = sum(isinstance(event, Fail) and event.code is Code.LINK_LOST for event in events)
         # First, so that a turn that never left is not handed to this process again.
-        self._reports.link_lost(self._process, reason)
-        begun = self._page.begun
-        for event in unfinished:
-            # A turn that waited unread in the socket of a worker that reads no more was never begun: it is
-            # as if it had not been sent. The page outlives the worker, so this is certain.
-            if isinstance(event, Fail) and self._link.peer_gone and event.stream > begun:
-                event = Fail(event.stream, Code.UNSENT, event.message)
+        self._reports.link_lost(self._process, reason, lost)
+        for event in events:
             self._on_event(event)
+
+    def _unsent(self, event: Event) -> Event:
+        """A turn that waited unread in the socket of a worker that reads no more was never begun: it is as
+        if it had not been sent. The page outlives the worker, so this is certain."""
+        if isinstance(event, Fail) and self._link.peer_gone and event.stream > self._page.begun:
+            return Fail(event.stream, Code.UNSENT, event.message)
+        return event
 
     def _over(self, stream: int) -> Turn:
         turn, _ = self._streams.pop(stream)

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from agentscope_protocol.errors import Code
 from agentscope_protocol.frames import CancelReason
 from agentscope_protocol.page import LifePage
 from agentscope_protocol.settings import Settings
-from agentscope_supervisor import fleet, interpreter, lifecycle, spawn
+from agentscope_supervisor import deaths, fleet, interpreter, kernel, lifecycle, spawn
 from agentscope_supervisor.answer import Answer
+from agentscope_supervisor.deaths import Cause, Death, Deaths, Verdict
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.lifecycle import Command, State
@@ -43,6 +45,7 @@ class Process:
     number: int
     slot: int
     generation: int
+    started_at: float  # monotonic
     since: float  # monotonic, when it entered its state
     state: State = State.STARTING
     child: spawn.Child | None = None
@@ -50,7 +53,9 @@ class Process:
     timer: asyncio.TimerHandle | None = None
     ready_at: float | None = None  # monotonic; None: never
     failure: str = ""  # what it said, or printed last, when its start failed
-    condemned: str = ""  # why it is killed, if we decided that
+    retired: Verdict | None = None  # why it was asked to go, if it was
+    condemned: Verdict | None = None  # why it is killed, if we decided that
+    turns_lost: int = 0  # that had begun when its link ended
     status: int | None = None  # exit code, or minus the signal, once it has ended
 
     @property
@@ -77,7 +82,7 @@ class Overseer(Protocol):
 
     def worn(self, process: Process, why: str) -> None: ...
 
-    def exited(self, process: Process, status: int) -> None:
+    def exited(self, process: Process, death: Death) -> None:
         """The last that is heard of a process: its turns have been failed before."""
 
     def ended(self, turn: Turn, whole: bytes) -> None: ...
@@ -97,6 +102,8 @@ class Workforce:
         self._processes: dict[int, Process] = {}
         self._connecting: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._oom_kills = kernel.oom_kills()
+        self.deaths: Final = Deaths()
 
     def __iter__(self) -> Iterator[Process]:
         return iter(self._processes.values())
@@ -120,7 +127,8 @@ class Workforce:
 
     def start(self, command: fleet.Spawn, snapshot: bytes) -> None:
         """Start a process with this settings snapshot."""
-        process = Process(command.process, command.slot, command.generation, self._loop.time())
+        now = self._loop.time()
+        process = Process(command.process, command.slot, command.generation, now, now)
         self._processes[process.number] = process
         log.info("worker starts", extra={"worker": process.label})
         try:
@@ -167,6 +175,19 @@ class Workforce:
         if process is not None:
             self.step(process, event)
 
+    def retire(self, process: Process, verdict: Verdict) -> None:
+        """Let a process go once its turns have ended; at once if it was not ready yet. What has worn it out
+        is its reason, if anything has."""
+        process.retired = process.retired or verdict
+        if process.state is State.STARTING:
+            process.condemned = verdict
+        self.step(process, lifecycle.Retired())
+
+    def condemn(self, process: Process, verdict: Verdict) -> None:
+        """Kill a process; the first reason is the one that its record tells."""
+        process.condemned = process.condemned or verdict
+        self.step(process, lifecycle.Condemned())
+
     @property
     def stopping(self) -> bool:
         """The instance stops: draining has a deadline."""
@@ -183,7 +204,7 @@ class Workforce:
         """Have every worker print its stacks into its output."""
         for process in self._processes.values():
             if process.child is not None:
-                process.child.signal(signal.SIGQUIT)
+                process.child.dump_stacks()
 
     # -- Reports: what links tell -------------------------------------------------------------
 
@@ -204,10 +225,15 @@ class Workforce:
     def failed(self, turn: Turn, code: Code, message: str) -> None:
         self._post(lambda: self._overseer.failed(turn, code, message))
 
-    def link_lost(self, number: int, reason: str) -> None:
+    def link_lost(self, number: int, reason: str, lost_turns: int) -> None:
+        self._processes[number].turns_lost = lost_turns
+
         def lost() -> None:
             process = self._processes.get(number)
             if process is not None:
+                assert process.link is not None, "it was lost"
+                if process.link.violated and process.condemned is None:
+                    process.condemned = Verdict(Cause.PROTOCOL_ERROR, reason)
                 if process.state in (State.READY, State.DRAINING):
                     log.warning("link lost", extra={"worker": process.label, "reason": reason})
                 self.step(process, lifecycle.LinkLost())
@@ -251,8 +277,35 @@ class Workforce:
             lines = process.child.output.last_lines if process.child is not None else ()
             told = f"the worker ended at its start with {status_name(process.status)}"
             process.failure = "\n".join([told, *lines])
-        status = process.status
-        self._post(lambda: self._overseer.exited(process, status))
+        death = self._record(process, process.status)
+        self.deaths.note(death)
+        self._post(lambda: self._overseer.exited(process, death))
+
+    def _record(self, process: Process, status: int) -> Death:
+        before, self._oom_kills = self._oom_kills, kernel.oom_kills()
+        evidence = deaths.Evidence(
+            status,
+            status_name(status),
+            process.ready_at is not None,
+            process.retired,
+            process.condemned,
+            process.failure,
+            oom=self._oom_kills > before,
+        )
+        now, output = self._loop.time(), process.child.output if process.child is not None else None
+        return Death(
+            slot=process.slot,
+            generation=process.generation,
+            pid=process.child.pid if process.child is not None else None,
+            at=time.time(),
+            lived=now - process.started_at,
+            ready=now - process.ready_at if process.ready_at is not None else None,
+            ended=evidence.ended,
+            verdict=deaths.classify(evidence),
+            turns=process.turns_lost,
+            output=deaths.kept(output.last_lines if output is not None else (), deaths.KEPT_LINES),
+            stacks=deaths.kept(output.stacks if output is not None else (), deaths.KEPT_STACK_LINES),
+        )
 
     def _do(self, process: Process, command: Command) -> None:
         child = process.child
@@ -297,6 +350,10 @@ class Workforce:
             if process.state is State.STARTING:
                 seconds = self._settings.supervisor.start_timeout
                 process.failure = f"the worker was not ready within supervisor.start_timeout: {seconds:g} s"
+                process.condemned = Verdict(Cause.BOOT_TIMEOUT, f"{seconds:g} s")
+            elif process.state is State.STOPPING and process.condemned is None:
+                seconds = self._settings.supervisor.stop_timeout
+                process.condemned = Verdict(Cause.STOP_TIMEOUT, f"{seconds:g} s")
         self.step(process, expired)
 
 

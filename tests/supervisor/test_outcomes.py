@@ -17,7 +17,7 @@ CONTRACT = {
     429: {ErrorCode.TOO_MANY_REQUESTS},
     500: {ErrorCode.APP_ERROR, ErrorCode.INTERNAL_ERROR},
     502: {ErrorCode.WORKER_LOST},
-    503: {ErrorCode.NOT_READY, ErrorCode.OVERLOADED, ErrorCode.DRAINING},
+    503: {ErrorCode.NOT_READY, ErrorCode.OVERLOADED, ErrorCode.DRAINING, ErrorCode.POISONED},
     504: {ErrorCode.TIMEOUT},
 }
 WORKERS_WORD = {
