@@ -77,7 +77,8 @@ class FrontDoor:
         self._body: Final = BodyReader(settings)
         self._delivery: Final = Delivery(settings.keepalive_interval, desk.ahead)
         self._loop: Final = asyncio.get_running_loop()
-        server = http_protocol.Server(self.handle, self._body.max_size)
+        limits = http_protocol.Limits(settings.header_timeout, self._body.max_size)
+        server = http_protocol.Server(self.handle, limits)
         self._runner: Final = web.ServerRunner(server, shutdown_timeout=5.0)
         ready = Route(self._readiness, is_open=True)
         alive = Route(self._liveness, is_open=True)
@@ -112,7 +113,10 @@ class FrontDoor:
         try:
             return await self._route(request, headers)
         except Refused as refused:
-            return error_response(refused.failure, headers)
+            response = error_response(refused.failure, headers)
+            if request.content.exception() is not None:  # where the next request begins is not known
+                response.force_close()
+            return response
 
     async def _route(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         path = request.path
@@ -129,7 +133,7 @@ class FrontDoor:
 
     def _authorize(self, request: web.BaseRequest) -> None:
         if self._token is not None:
-            given = request.headers.get("Authorization", "")
+            given = _single(request, "Authorization") or ""
             if not hmac.compare_digest(given.encode("utf-8", "replace"), b"Bearer " + self._token):
                 message = "this needs the header Authorization: Bearer with the instance's token"
                 raise Refused(Failure(ErrorCode.UNAUTHORIZED, message))
@@ -188,7 +192,7 @@ class FrontDoor:
         sent = {name: value for name, value in sent.items() if value and value.isascii()}
         asked = invocation.read(
             await self._body.read(request),
-            header_session=request.headers.get("X-Session-Id"),
+            header_session=_single(request, "X-Session-Id"),
             accepts_json="application/json" in request.headers.get("Accept", ""),
             token=_fingerprint(request.headers.get("Authorization", "")),
             principal=self._principal,
@@ -220,6 +224,15 @@ _WELCOME: Final = {
         "liveness": "/liveness",
     },
 }
+
+
+def _single(request: web.BaseRequest, name: str) -> str | None:
+    """The value of a header of which a second one, read by somebody else on the way, would be a way in.
+    Raises: Refused."""
+    values = request.headers.getall(name, ())
+    if len(values) > 1:
+        raise invalid(f"the header {name} came {len(values)} times")
+    return values[0] if values else None
 
 
 def _fingerprint(credentials: str) -> str:

@@ -7,15 +7,18 @@ handler for every request.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11, RawRequestMessage
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import _ErrInfo
 
+from agentscope_supervisor import http_rules
 from agentscope_supervisor.outcomes import ErrorCode, Failure
-from agentscope_supervisor.responses import error_response, request_id
+from agentscope_supervisor.responses import error_bytes, error_response, request_id
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +28,80 @@ MAX_LINE: Final = 16 * 1024  # bytes of a request line or a header; large cookie
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-class Protocol(web.RequestHandler):
-    """aiohttp's HTTP protocol, with our form of its own errors (what it could not parse)."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one connection. Times in seconds."""
 
-    __slots__ = ()
+    head_timeout: float  # from the accept, or from the first byte of a later request, to the end of its head
+    max_body: int  # bytes
+    idle_timeout: float = 75.0  # between two requests; above the sixty seconds that balancers keep theirs
+
+
+class BrokenRule(Exception):
+    """A head that the parser takes and we do not; the text is for the client."""
+
+
+class Protocol(web.RequestHandler):
+    """One connection: aiohttp's HTTP protocol, with a time limit for heads, our rules for them, and our form
+    of the errors that come before there is a request."""
+
+    __slots__ = ("_body", "_head_timeout", "_head_timer")
+
+    def __init__(self, server: "Server", limits: Limits, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._head_timeout = limits.head_timeout
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._body: StreamReader = EMPTY_PAYLOAD  # of the newest request
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._forget_head()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        seen = self._request_count
+        super().data_received(data)
+        if self._request_count != seen:
+            self._heads_arrived(self._request_count - seen)
+        elif data and self._head_timer is None and self._body.is_eof():
+            self._await_head()  # the beginning of one
+
+    def _heads_arrived(self, count: int) -> None:
+        self._forget_head()
+        if not self._body.is_eof():
+            # The parser gave up in the middle of a body, and tells it as one more message: whoever reads
+            # that body would wait for ever.
+            self._body.set_exception(web.RequestPayloadError("its framing is broken"))
+        for at in range(-count, 0):
+            message, self._body = self._messages[at]
+            if isinstance(message, RawRequestMessage):
+                problem = http_rules.violation(message)
+                if problem is not None:
+                    error = BrokenRule(problem)
+                    self._messages[at] = _ErrInfo(HTTPStatus.BAD_REQUEST, error, problem), EMPTY_PAYLOAD
+
+    # -- the time limit of heads --------------------------------------------------------------
+
+    def _await_head(self) -> None:
+        self._head_timer = self._loop.call_later(self._head_timeout, self._head_is_late)
+
+    def _forget_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        # Behind a request that is being answered it may be late: its next byte begins a new time limit.
+        if self.transport is not None and self._current_request is None and not self._messages:
+            message = f"the head of a request did not come within {self._head_timeout:g} s"
+            self.transport.write(error_bytes(Failure(ErrorCode.REQUEST_TIMEOUT, message)))
+            self.force_close()
+
+    # -- errors before there is a request -----------------------------------------------------
 
     def handle_error(
         self,
@@ -40,7 +113,8 @@ class Protocol(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun; no error can be sent any more")
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            failure = Failure(ErrorCode.INVALID_REQUEST, "this is not an HTTP/1.1 request")
+            text = str(exc) if isinstance(exc, BrokenRule) else "this is not an HTTP/1.1 request"
+            failure = Failure(ErrorCode.INVALID_REQUEST, text)
         else:
             log.error("request failed", exc_info=exc)
             failure = Failure(ErrorCode.INTERNAL_ERROR, "the request failed in the supervisor")
@@ -50,22 +124,23 @@ class Protocol(web.RequestHandler):
 
 
 class Server(web.Server):
-    """Makes the protocol of each connection. `max_body`: bytes of a request's body."""
+    """Makes the protocol of each connection; all of them call `handler` for each request."""
 
-    def __init__(self, handler: Handler, max_body: int) -> None:
-        self._max_body = max_body
+    def __init__(self, handler: Handler, limits: Limits) -> None:
+        self._limits = limits
         self._protocol_options: Mapping[str, Any] = {
-            "keepalive_timeout": 75.0,
+            "keepalive_timeout": limits.idle_timeout,
             # How long the rest of a refused body is read, so that its sender sees the refusal.
             "lingering_time": 2.0,
             "access_log": None,
+            "auto_decompress": False,  # `request_body` refuses what is compressed
             "max_line_size": MAX_LINE,
             "max_field_size": MAX_LINE,
         }
         super().__init__(handler, request_factory=self._request, handler_cancellation=True)
 
     def __call__(self) -> web.RequestHandler:
-        return Protocol(self, loop=asyncio.get_running_loop(), **self._protocol_options)
+        return Protocol(self, self._limits, loop=asyncio.get_running_loop(), **self._protocol_options)
 
     def _request(
         self,
@@ -75,8 +150,8 @@ class Server(web.Server):
         writer: Any,
         task: "asyncio.Task[None]",
     ) -> web.BaseRequest:
-        loop = asyncio.get_running_loop()
-        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=self._max_body)
+        loop, limit = asyncio.get_running_loop(), self._limits.max_body
+        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=limit)
 
 
 class Outlet:

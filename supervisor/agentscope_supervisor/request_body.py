@@ -1,16 +1,21 @@
 """The body of a request on its way in: its type, its size, its pace. What it says is `invocation`'s.
 
-Nothing is read of a body that will be refused by its headers alone, and never more than the limit.
+Nothing is read of a body that will be refused by its headers alone, and never more than the limit. A body
+that is slow as a whole, or that nearly stops, is given up, whatever drips.
 """
 
 import asyncio
 from typing import Final
 
 from aiohttp import web
+from aiohttp.streams import StreamReader
 
 from agentscope_protocol.settings import ServerSettings
 from agentscope_supervisor.invocation import Refused, invalid
 from agentscope_supervisor.outcomes import ErrorCode, Failure
+
+MIN_RATE: Final = 1024  # bytes per second, measured over each
+RATE_WINDOW: Final = 5.0  # seconds; a mobile network may be silent for as long
 
 
 class BodyReader:
@@ -31,19 +36,40 @@ class BodyReader:
         if (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
             message = "the body must be in UTF-8"
             raise Refused(Failure(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message))
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            message = "the body must not be compressed"
+            raise Refused(Failure(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message))
         if request.content_length is not None and request.content_length > self.max_size:
             raise Refused(self.too_large)
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        content = request.content
         try:
-            if request.content.is_eof():  # it came with the headers, as almost all do
-                return await request.read()
-            async with asyncio.timeout(self._timeout):
-                return await request.read()
+            # Almost all come with their head.
+            body = content.read_nowait() if content.is_eof() else await self._collect(content)
         except TimeoutError:
-            message = f"the body did not come within {self._timeout:g} s"
+            message = f"the body did not come within {self._timeout:g} s, or slower than {MIN_RATE} bytes/s"
             raise Refused(Failure(ErrorCode.REQUEST_TIMEOUT, message)) from None
-        except web.HTTPRequestEntityTooLarge:
-            raise Refused(self.too_large) from None
-        except web.PayloadAccessError as error:
+        except web.RequestPayloadError as error:
+            content.feed_eof()  # nothing more will be read of it
             raise invalid(f"the body could not be read: {error}") from None
+        if len(body) > self.max_size:
+            raise Refused(self.too_large)
+        return body
+
+    async def _collect(self, content: StreamReader) -> bytes:
+        """The body as it comes. Raises: TimeoutError, aiohttp's RequestPayloadError."""
+        loop = asyncio.get_running_loop()
+        body = bytearray()
+        end = loop.time() + self._timeout
+        enough = 0  # bytes at which the time limit is moved on
+        async with asyncio.timeout_at(end) as limit:
+            while len(body) <= self.max_size:
+                if len(body) >= enough:
+                    limit.reschedule(min(end, loop.time() + RATE_WINDOW))
+                    enough = len(body) + int(MIN_RATE * RATE_WINDOW)
+                piece = await content.readany()
+                if not piece:
+                    break
+                body += piece
+        return bytes(body)

@@ -8,6 +8,7 @@ import random
 import re
 import uuid
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Final
 
 import orjson
@@ -38,8 +39,30 @@ def error_response(failure: Failure, headers: Mapping[str, str]) -> web.Response
     if failure.code is ErrorCode.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = "Bearer"
     elif failure.code in RETRY_LATER:
-        # Spread, so that those who were refused together do not come back together.
-        response.headers["Retry-After"] = str(random.randint(1, 5))
+        response.headers["Retry-After"] = _retry_after()
     if failure.code in (ErrorCode.DRAINING, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.REQUEST_TIMEOUT):
         response.force_close()
     return response
+
+
+def error_bytes(failure: Failure) -> bytes:
+    """A whole response for who is answered before there is a request; the connection is to be closed."""
+    body = orjson.dumps({"error": sse.error_object(failure)})
+    fields = {
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        "X-Request-Id": uuid.uuid4().hex,
+        "Connection": "close",
+    }
+    if failure.code in RETRY_LATER:
+        fields["Retry-After"] = _retry_after()
+    lines = [
+        f"HTTP/1.1 {failure.status} {HTTPStatus(failure.status).phrase}",
+        *(f"{name}: {value}" for name, value in fields.items()),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def _retry_after() -> str:
+    """Seconds; spread, so that those who were refused together do not come back together."""
+    return str(random.randint(1, 5))

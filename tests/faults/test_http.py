@@ -2,10 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Final
-
-import pytest
 
 from tests.harness.client import (
     JSON,
@@ -141,25 +138,6 @@ async def test_f65_half_closed_client_is_answered_or_closed(shared: Instance) ->
 # -- slow -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.fault("F62")
-async def test_f62_body_that_drips_is_408(start_instance: Callable[..., Instance]) -> None:
-    instance = start_instance(workers=1, server={"body_timeout": 1})
-    body = turn_body(new_session(), "never complete")
-    async with Connection(instance.port) as connection:
-        await connection.send(request("POST", "/invoke", headers={**JSON, "Content-Length": str(len(body))}))
-        began = time.monotonic()
-        answering = asyncio.create_task(connection.answer())
-        for at in range(len(body) - 1):
-            await connection.send(body[at : at + 1])
-            if (await asyncio.wait([answering], timeout=0.1))[0]:
-                break
-        answer = await answering
-        took = time.monotonic() - began
-        assert (answer.status, answer.code) == (408, "REQUEST_TIMEOUT")
-        assert 0.9 < took < 4
-    assert (await invoke(instance.port, new_session(), "others are served")).status == 200
-
-
 @pytest.mark.fault("F61", "F70")
 async def test_f61_f70_many_idle_connections_do_no_harm(shared: Instance) -> None:
     connections = [Connection(shared.port) for _ in range(300)]
@@ -183,74 +161,6 @@ async def test_client_that_leaves_in_the_middle_of_its_request(shared: Instance)
             await connection.send(whole[:size])
     assert await texts(shared.port, new_session(), "still here") == ["still here"]
     assert "Traceback" not in shared.log[logged:]
-
-
-# -- wrong ----------------------------------------------------------------------------------------------
-
-BODY: Final = turn_body("wrong-http", "x")
-LENGTH: Final = b"Content-Length: %d\r\n" % len(BODY)
-POST: Final = b"POST /invoke HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n"
-
-MALFORMED: Final = {
-    "garbage": b"GARBAGE\r\n\r\n",
-    "binary": bytes(range(128, 256)) + b"\r\n\r\n",
-    "TLS hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 40 + b"\r\n\r\n",
-    "two words too many": b"GET / x y HTTP/1.1\r\nHost: t\r\n\r\n",
-    "version of letters": b"GET / HTTP/x.y\r\nHost: t\r\n\r\n",
-    "version of none": b"GET / HTTP/\r\nHost: t\r\n\r\n",
-    "another protocol": b"GET / ICE/1.1\r\nHost: t\r\n\r\n",
-    "method with a colon": b"GE:T / HTTP/1.1\r\nHost: t\r\n\r\n",
-    "NUL in a header": b"GET / HTTP/1.1\r\nHost: t\r\nX-A: a\0b\r\n\r\n",
-    "return in a header": b"GET / HTTP/1.1\r\nHost: t\r\nX-A: a\rb\r\n\r\n",
-    "header without colon": b"GET / HTTP/1.1\r\nHost: t\r\nnonsense\r\n\r\n",
-    "header without name": b"GET / HTTP/1.1\r\nHost: t\r\n: x\r\n\r\n",
-    "blank before colon": b"GET / HTTP/1.1\r\nHost: t\r\nX-A : x\r\n\r\n",
-    "header name with a blank": b"GET / HTTP/1.1\r\nHost: t\r\nX A: x\r\n\r\n",
-    "folded header": b"GET / HTTP/1.1\r\nHost: t\r\nX-A: a\r\n b\r\n\r\n",
-    "huge header": b"GET / HTTP/1.1\r\nHost: t\r\nX-A: " + b"a" * 100_000 + b"\r\n\r\n",
-    "huge path": b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: t\r\n\r\n",
-    "length negative": POST + b"Content-Length: -1\r\n\r\n" + BODY,
-    "length of letters": POST + b"Content-Length: many\r\n\r\n" + BODY,
-    "length with a sign": POST + b"Content-Length: +5\r\n\r\n" + BODY,
-    "length in hex": POST + b"Content-Length: 0x10\r\n\r\n" + BODY,
-    "length as a list": POST + b"Content-Length: 5, 5\r\n\r\n" + BODY,
-    "two lengths": POST + LENGTH + b"Content-Length: 5\r\n\r\n" + BODY,
-    "length and chunks": POST + LENGTH + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(BODY),
-    "unknown coding": POST + b"Transfer-Encoding: nonsense\r\n\r\n" + chunked(BODY),
-    "chunked twice": POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n" + chunked(BODY),
-    "chunked not last": POST + b"Transfer-Encoding: chunked, gzip\r\n\r\n" + chunked(BODY),
-    "chunk size of letters": POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
-    "chunk size negative": POST + b"Transfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
-    "chunk too long": POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nabcdef\r\n0\r\n\r\n",
-}
-
-
-@pytest.mark.parametrize("name", MALFORMED)
-@pytest.mark.fault("F67", "F68")
-async def test_f67_f68_malformed_request_is_400_and_the_end(shared: Instance, name: str) -> None:
-    async with Connection(shared.port) as connection:
-        await connection.send(MALFORMED[name])
-        answer = await connection.answer()
-        assert answer.status == 400
-        assert answer.code == "INVALID_REQUEST"
-        assert answer.headers["x-request-id"]
-        assert b"Traceback" not in answer.body
-        assert b".py" not in answer.body
-        assert await connection.is_closed(within=5), "what follows cannot be understood"
-
-
-@pytest.mark.fault("F68")
-async def test_malformed_requests_smuggle_nothing(shared: Instance) -> None:
-    """Two readings of one length are where requests are hidden: only one answer may come."""
-    hidden = b"GET /liveness HTTP/1.1\r\nHost: t\r\n\r\n"
-    for framing in (
-        b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"Content-Length: 0\r\nContent-Length: %d\r\n\r\n" % len(hidden),
-    ):
-        async with Connection(shared.port) as connection:
-            await connection.send(POST + framing + hidden)
-            assert (await connection.answer()).status == 400
-            assert await connection.is_closed(within=5)
 
 
 async def test_after_all_that_the_instance_is_well(shared: Instance) -> None:

@@ -1,5 +1,6 @@
 """What a client may do wrong, and the answer that it gets: a status and a code, never a 500, no traceback."""
 
+import gzip
 import json
 from typing import Any, Final
 
@@ -202,6 +203,16 @@ async def test_header_and_body_must_name_the_same_session(shared: Instance) -> N
     assert_refused(await post(shared, body(session_id=...), X_Session_Id="h" * 257), 400, "INVALID_REQUEST")
 
 
+async def test_the_session_must_be_named_once(shared: Instance) -> None:
+    """Of two headers a balancer may read the other one."""
+    data = body(session_id="same")
+    for second in (b"same", b"other"):
+        async with Connection(shared.port) as connection:
+            whole = request("POST", "/invoke", data, {**JSON, "X-Session-Id": "same"})
+            await connection.send(whole.replace(b"\r\n", b"\r\nX-Session-Id: " + second + b"\r\n", 1))
+            assert_refused(await connection.answer(), 400, "INVALID_REQUEST")
+
+
 # -- media types, sizes, methods, paths ------------------------------------------------------------
 
 
@@ -226,6 +237,13 @@ async def test_another_media_type_is_415(shared: Instance, media_type: str) -> N
 )
 async def test_json_may_say_that_it_is_utf8(shared: Instance, media_type: str) -> None:
     assert (await post(shared, body(), Content_Type=media_type)).status == 200
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "nonsense"])
+async def test_compressed_body_is_415(shared: Instance, coding: str) -> None:
+    """Nothing is unpacked, so that nothing small can become large."""
+    bomb = gzip.compress(b"[" * 20 * MB)
+    assert_refused(await post(shared, bomb, Content_Encoding=coding), 415, "UNSUPPORTED_MEDIA_TYPE")
 
 
 @pytest.mark.fault("F63")

@@ -12,7 +12,19 @@ from typing import Final
 import psutil
 import pytest
 
-from tests.harness.client import JSON, Response, Stream, call, invoke, new_session, stop, turn_body
+from tests.harness.client import (
+    JSON,
+    Connection,
+    Response,
+    Stream,
+    call,
+    chunked,
+    invoke,
+    new_session,
+    request,
+    stop,
+    turn_body,
+)
 from tests.harness.instance import Instance, environment
 from tests.harness.projects import hooks
 from tests.harness.waiting import wait_until
@@ -163,6 +175,14 @@ async def test_a_token_guards_all_but_the_probes(start_instance: Callable[..., I
         assert (await call(instance.port, method, path)).status == 401
     response = await invoke(instance.port, new_session(), "in", headers={"Authorization": "Bearer s3cret"})
     assert response.status == 200
+    whole = request("POST", "/stop", b'{"run_id": "x"}', JSON | {"Authorization": "Bearer s3cret"})
+    async with Connection(instance.port) as connection:  # of two, somebody on the way may read the other
+        await connection.send(whole.replace(b"\r\n", b"\r\nAuthorization: Bearer wrong\r\n", 1))
+        assert (await connection.answer()).status == 400
+    async with Connection(instance.port) as connection:  # a trailer is no header
+        await connection.send(request("POST", "/stop", headers=JSON | {"Transfer-Encoding": "chunked"}))
+        await connection.send(chunked(b'{"run_id": "x"}')[:-2] + b"Authorization: Bearer s3cret\r\n\r\n")
+        assert (await connection.answer()).status == 401
     assert "s3cret" not in instance.log
 
 

@@ -1,0 +1,73 @@
+"""What the head of a request must be, where aiohttp's parser is more lenient than a server may be. Pure.
+
+The parser refuses most of what is malformed by itself; the rules here are for what it lets pass. Whoever
+breaks one gets 400 and the end of the connection: what follows such a head cannot be trusted. Deliberately
+no rule: blanks in a row in the request line and empty lines before it (RFC 9112 allows to take them),
+trailers (they are read to their end and dropped), names with an underscore (they are names of their own, no
+spelling of those with a dash).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+HTTP_1_0: Final = (1, 0)
+HTTP_1_1: Final = (1, 1)
+
+_ABSOLUTE: Final = re.compile(r"https?://[^/?@]+(?:[/?]|$)", re.IGNORECASE)
+_HOST: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")  # a list of hosts, with its comma, is none
+
+
+class Head(Protocol):
+    """A parsed head; aiohttp's message is one. `path`: the target as it was sent."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def version(self) -> tuple[int, int]: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def upgrade(self) -> bool: ...
+    @property
+    def chunked(self) -> bool: ...
+
+
+def _no_target(head: Head) -> bool:
+    target = head.path
+    return (
+        not target.startswith("/")
+        and _ABSOLUTE.match(target) is None
+        and (head.method, target) != ("OPTIONS", "*")
+    )
+
+
+_RULES: Final[tuple[tuple[Callable[[Head], bool], str], ...]] = (
+    (lambda head: head.version not in (HTTP_1_1, HTTP_1_0), "only HTTP/1.1 and HTTP/1.0 are spoken here"),
+    (
+        lambda head: head.version == HTTP_1_0 and "Transfer-Encoding" in head.headers,
+        "HTTP/1.0 has no Transfer-Encoding",
+    ),
+    (
+        lambda head: head.chunked and head.headers["Transfer-Encoding"].lower() != "chunked",
+        "chunked is the only Transfer-Encoding here",
+    ),
+    (lambda head: head.method == "CONNECT", "this is no proxy: there are no tunnels"),
+    (
+        lambda head: head.upgrade and head.headers.get("Upgrade", "").lower() == "websocket",
+        "there are no websockets here",
+    ),
+    (_no_target, "the target of the request must be a path, or a URL of http or https without a user"),
+    (lambda head: "#" in head.path, "the target of a request has no fragment"),
+    (lambda head: _HOST.fullmatch(head.headers.get("Host", "")) is None, "the header Host names no host"),
+)
+
+
+def violation(head: Head) -> str | None:
+    """Why this head is refused; None: it is not."""
+    for broken, text in _RULES:
+        if broken(head):
+            return text
+    return None
