@@ -19,7 +19,6 @@ CONFIG_FILE: Final = "agentapp.yaml"
 # start where a file sets them, so that nobody relies on them. Each line goes when its part comes.
 NOT_ACTED_ON: Final = (
     "platform.*",
-    "server.header_timeout",
     "server.max_connections",
     "server.metrics",
     "server.console",
