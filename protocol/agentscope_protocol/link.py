@@ -18,6 +18,10 @@ WRITE_HIGH_WATER: Final = 1024 * 1024
 a healthy worker leaves (a socket buffer is 200 KiB), far below what would hurt."""
 
 
+BROKE_THE_RULES: Final = "protocol error: "
+"""What the reason of a loss begins with when the peer sent what is not legal."""
+
+
 class Link(asyncio.Protocol, Generic[End]):
     """One end of a link on a connected stream socket.
 
@@ -90,7 +94,7 @@ class Link(asyncio.Protocol, Generic[End]):
             for event in self.connection.receive(data):
                 self._on_event(event)
         except RemoteProtocolError as error:
-            self.close(f"protocol error: {error}")
+            self.close(f"{BROKE_THE_RULES}{error}")
         self.flush()
 
     def eof_received(self) -> None:

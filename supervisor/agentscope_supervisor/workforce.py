@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 
 from agentscope_protocol.errors import Code
 from agentscope_protocol.frames import CancelReason
+from agentscope_protocol.link import BROKE_THE_RULES
 from agentscope_protocol.page import LifePage
 from agentscope_protocol.settings import Settings
 from agentscope_supervisor import deaths, fleet, interpreter, kernel, lifecycle, spawn
@@ -236,6 +237,8 @@ class Workforce:
                     process.condemned = Verdict(Cause.PROTOCOL_ERROR, reason)
                 if process.state in (State.READY, State.DRAINING):
                     log.warning("link lost", extra={"worker": process.label, "reason": reason})
+                elif not process.failure and reason.startswith(BROKE_THE_RULES):
+                    process.failure = reason
                 self.step(process, lifecycle.LinkLost())
                 self._bury(process)
 
