@@ -4,6 +4,8 @@ import asyncio
 import time
 from typing import Final
 
+import pytest
+
 from tests.harness.client import (
     JSON,
     Connection,

@@ -198,6 +198,7 @@ TAKEN: Final = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.fault("F67", "F68")
 async def test_f67_f68_refused_is_400_and_the_end(shared: Instance, name: str) -> None:
     async with Connection(shared.port) as connection:
         await connection.send(REFUSED[name] + HIDDEN)
@@ -210,6 +211,7 @@ async def test_f67_f68_refused_is_400_and_the_end(shared: Instance, name: str) -
 
 
 @pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.fault("F67")
 async def test_f67_taken_leaves_the_connection_where_it_should_be(shared: Instance, name: str) -> None:
     async with Connection(shared.port) as connection:
         await connection.send(TAKEN[name])
@@ -218,6 +220,7 @@ async def test_f67_taken_leaves_the_connection_where_it_should_be(shared: Instan
         assert (await connection.answer()).status == 404
 
 
+@pytest.mark.fault("F68")
 async def test_f68_chunk_that_breaks_later_than_its_head(shared: Instance) -> None:
     """The parser gives up when the request is being handled already, which must not wait for the rest."""
     for piece in (b"nonsense\r\n", SIZE + b"\r\n" + BODY + b"nonsense\r\n"):
@@ -230,6 +233,7 @@ async def test_f68_chunk_that_breaks_later_than_its_head(shared: Instance) -> No
             assert await connection.is_closed(within=5)
 
 
+@pytest.mark.fault("F68")
 async def test_f68_extension_without_end_costs_no_memory(shared: Instance) -> None:
     async with Connection(shared.port) as connection:
         await connection.send(chunks(SIZE + b";" + b"a" * 10_000_000 + b"\r\n" + BODY + b"\r\n0\r\n\r\n"))

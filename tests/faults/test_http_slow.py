@@ -89,6 +89,7 @@ async def assert_given_up(connection: Connection, began: float, limit: float) ->
 # -- heads ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F61")
 async def test_f61_client_that_says_nothing_is_408(strict: Instance) -> None:
     began = time.monotonic()
     async with Connection(strict.port) as connection:
@@ -105,12 +106,14 @@ async def test_f61_client_that_says_nothing_is_408(strict: Instance) -> None:
     ],
     ids=["line", "headers", "empty lines", "0.9"],
 )
+@pytest.mark.fault("F61")
 async def test_f61_head_that_drips_is_408(strict: Instance, head: bytes) -> None:
     began = time.monotonic()
     async with Connection(strict.port) as connection, dripping(connection, head):
         await assert_given_up(connection, began, HEAD)
 
 
+@pytest.mark.fault("F61")
 async def test_f61_later_head_that_drips_is_408(strict: Instance) -> None:
     """Between requests a connection may be silent for longer; then its first byte starts the time limit."""
     async with Connection(strict.port) as connection:
@@ -125,6 +128,7 @@ async def test_f61_later_head_that_drips_is_408(strict: Instance) -> None:
             await assert_given_up(connection, began, HEAD)
 
 
+@pytest.mark.fault("F61")
 async def test_f61_head_behind_a_turn_is_no_reason_to_cut_the_turn(strict: Instance) -> None:
     first = turn_body(new_session(), [{"say": "x"}, {"sleep": 3 * HEAD}, {"say": "y"}])
     second = request("GET", "/liveness")
@@ -137,11 +141,13 @@ async def test_f61_head_behind_a_turn_is_no_reason_to_cut_the_turn(strict: Insta
         assert (await connection.answer()).status == 200
 
 
+@pytest.mark.fault("F61")
 async def test_f61_silent_turn_is_not_cut(strict: Instance) -> None:
     answer = await invoke(strict.port, new_session(), [{"sleep": 2 * HEAD}, {"say": "x"}])
     assert answer.status == 200
 
 
+@pytest.mark.fault("F61")
 async def test_f61_two_hundred_that_drip(strict: Instance) -> None:
     async with AsyncExitStack() as stack:
         connections = [await stack.enter_async_context(Connection(strict.port)) for _ in range(200)]
@@ -152,6 +158,7 @@ async def test_f61_two_hundred_that_drip(strict: Instance) -> None:
         await asyncio.gather(*(assert_given_up(each, began, 0) for each in connections))
 
 
+@pytest.mark.fault("F70")
 async def test_f70_idle_connection_is_closed() -> None:
     """The limit is fixed, and far too long to wait for; so this asks the protocol alone, with a short one."""
 
@@ -170,6 +177,7 @@ async def test_f70_idle_connection_is_closed() -> None:
 # -- bodies --------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F62")
 async def test_f62_body_that_drips_or_never_comes_is_408(strict: Instance) -> None:
     body = turn_body(new_session(), "never complete")
     drops = [bytes([byte]) for byte in body]

@@ -37,6 +37,7 @@ def small_group() -> Iterator[Path]:
     group.rmdir()
 
 
+@pytest.mark.fault("F16")
 async def test_f16_the_kernel_has_no_memory_left(
     start_instance: Callable[..., Instance], small_group: Path
 ) -> None:

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.harness.client import invoke, session_in, texts
 from tests.harness.instance import Instance
 
 
+@pytest.mark.fault("F19")
 async def test_f19_a_message_that_keeps_killing_its_worker_is_refused_and_its_slot_serves_on(
     start_instance: Callable[..., Instance],
 ) -> None:
@@ -25,6 +28,7 @@ async def test_f19_a_message_that_keeps_killing_its_worker_is_refused_and_its_sl
     assert worker.generation == 3
 
 
+@pytest.mark.fault("F19")
 async def test_f19_a_session_that_keeps_killing_its_worker_is_refused_with_whatever_message(
     start_instance: Callable[..., Instance],
 ) -> None:

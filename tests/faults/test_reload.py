@@ -81,6 +81,7 @@ async def test_f41_reload_of_a_broken_app_keeps_the_old_one(start_instance: Call
     assert await texts(instance.port, new_session(), "as before") == ["as before"]
 
 
+@pytest.mark.fault("F42")
 async def test_f42_code_that_falls_over_after_its_soak_gets_no_second_slot(
     start_instance: Callable[..., Instance],
 ) -> None:

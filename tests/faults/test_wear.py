@@ -6,6 +6,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.harness.client import Stream, invoke, new_session, session_in, texts
 from tests.harness.instance import Instance
 from tests.harness.waiting import eventually
@@ -44,6 +46,7 @@ def generations(instance: Instance) -> list[int]:
     return [worker.generation for worker in instance.ready_workers()]
 
 
+@pytest.mark.fault("F50")
 async def test_f50_workers_are_replaced_after_their_turns_one_at_a_time(
     start_instance: Callable[..., Instance],
 ) -> None:
@@ -64,6 +67,7 @@ async def test_f50_workers_are_replaced_after_their_turns_one_at_a_time(
     assert [bool(slot) for slot, _, _ in starts[:2]] == [True, False], "never two at once"
 
 
+@pytest.mark.fault("F18")
 async def test_f18_a_worker_that_is_out_of_descriptors_is_replaced(
     start_instance: Callable[..., Instance],
 ) -> None:
@@ -76,6 +80,7 @@ async def test_f18_a_worker_that_is_out_of_descriptors_is_replaced(
     assert await texts(instance.port, new_session(), "as before") == ["as before"]
 
 
+@pytest.mark.fault("F48")
 async def test_f48_slots_come_and_go_under_load(start_instance: Callable[..., Instance]) -> None:
     instance = start_instance(workers=2)
     moved = await session_in(instance.port, 1)
