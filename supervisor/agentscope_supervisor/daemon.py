@@ -27,6 +27,7 @@ from agentscope_supervisor.deaths import Cause, Death, Verdict
 from agentscope_supervisor.front_door import FrontDoor
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.ledger import Turn
+from agentscope_supervisor.orphans import Orphans
 from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
 from agentscope_supervisor.poison import Poison
 from agentscope_supervisor.project import Project, ProjectError
@@ -56,6 +57,7 @@ class Daemon:
         self._fleet: Final = fleet.Fleet(slots, settings.supervisor.start_deadline, settings.supervisor.soak)
         self._ledger: Final = ledger.Ledger(_limits(settings), slots, routing.slot_of)
         self._workforce: Final = Workforce(settings, project.folder, self, self._post)
+        self._orphans: Final = Orphans(self._workforce.marks)
         self._open: Final[dict[int, tuple[Invocation, Answer]]] = {}  # by number of the turn
         self._poison: Final = Poison()
         self._blamed: Final[set[int]] = set()  # turns that keep killing were lost with these processes
@@ -91,6 +93,7 @@ class Daemon:
             pulse.stop()
             self._carry_out_turns(self._ledger.close())
             await door.close()
+            await self._orphans.stop()
             if tracing is not None:
                 await tracing.close()
 
@@ -146,6 +149,7 @@ class Daemon:
                 for process in self._workforce
             ],
             "turns": {"open": len(self._ledger), "accepted": self._ledger.total},
+            "orphans": self._orphans.counted(),
         }
 
     def unready(self) -> Failure | None:
@@ -328,6 +332,7 @@ class Daemon:
             self._carry_out(self._fleet.stop("the instance stops"))
             return
         log.warning("stopping at once", extra={"turns": len(self._ledger)})
+        self._orphans.hurry()
         for process in list(self._workforce):
             self._carry_out_turns(self._ledger.cut(process.number, self._loop.time()))
             self._workforce.condemn(process, Verdict(Cause.ASKED, "the instance stops at once"))

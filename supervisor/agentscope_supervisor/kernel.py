@@ -1,14 +1,15 @@
-"""What only some kernels can do, behind one face: how the end of a child is noticed, shared memory, pipes,
-and whether the kernel kills for want of memory.
+"""What only some kernels can do, behind one face: how the end of a child is noticed, orphans, shared memory,
+pipes, and whether the kernel kills for want of memory.
 
-Linux: a pidfd, which names one process for ever and is readable when it has ended. Elsewhere, or where a
-sandbox forbids it: a thread that waits. Chosen once, at import; the environment variable
-AGENTSCOPE_SUPERVISOR_PORTABLE=1 forces the second, for tests. (That a worker dies with its supervisor is
-arranged in the worker.)
+Linux: a pidfd, which names one process for ever and is readable when it has ended; orphans come to us.
+Elsewhere, or where a sandbox forbids it: a thread that waits; orphans go to PID 1, which may be us. Chosen
+once, at import; the environment variable AGENTSCOPE_SUPERVISOR_PORTABLE=1 forces the second, for tests.
+(That a worker dies with its supervisor is arranged in the worker.)
 """
 
 import asyncio
 import contextlib
+import ctypes
 import fcntl
 import os
 import subprocess
@@ -19,9 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+_PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
+
+_LINUX: Final = sys.platform.startswith("linux") and os.environ.get("AGENTSCOPE_SUPERVISOR_PORTABLE") != "1"
+
 
 def _has_pidfds() -> bool:
-    if os.environ.get("AGENTSCOPE_SUPERVISOR_PORTABLE") == "1" or not sys.platform.startswith("linux"):
+    if not _LINUX:
         return False
     try:
         os.close(os.pidfd_open(os.getpid()))
@@ -109,3 +114,24 @@ def on_exit_thread(child: subprocess.Popen[bytes], callback: OnExit) -> None:
 
 
 on_exit: Final = on_exit_pidfd if _has_pidfds() else on_exit_thread
+
+
+def become_subreaper() -> bool:
+    """Have the kernel give us the processes that our descendants leave behind; False where it cannot.
+
+    As PID 1 we get them in any case.
+    """
+    return _LINUX and ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+def children() -> set[int]:
+    """The pids of our children, zombies too. One that ends at this moment may hide another."""
+    if _LINUX and Path("/proc/thread-self/children").exists():
+        found: set[int] = set()
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(OSError):  # the thread has ended
+                found.update(map(int, Path("/proc/self/task", thread, "children").read_bytes().split()))
+        return found
+    import psutil  # looks at every process of the machine, and is 3 MB that others never need
+
+    return {child.pid for child in psutil.Process().children()}

@@ -17,6 +17,7 @@ from typing import Final
 
 from agentscope_protocol.page import PAGE_SIZE, LifePage
 from agentscope_supervisor import kernel
+from agentscope_supervisor.orphans import MARK
 from agentscope_supervisor.output import OnLine, Output
 
 # They speak of this process: systemd's notify socket, its sockets passed on, its watchdog.
@@ -55,9 +56,9 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
 
 
-def spawn(command: Sequence[str], project: Path, on_line: OnLine, on_exit: kernel.OnExit) -> Child:
+def spawn(command: Sequence[str], project: Path, mark: str, on_line: OnLine, on_exit: kernel.OnExit) -> Child:
     """Start `command` in the project folder, with three more arguments: our pid, the descriptor of its end
-    of the link, and that of its page.
+    of the link, and that of its page. Its descendants are known by `mark`.
 
     Called on the event loop: the fork takes a millisecond or two, and the parent-death signal is tied to
     the thread that forks, which must live as long as this process.
@@ -78,7 +79,7 @@ def spawn(command: Sequence[str], project: Path, on_line: OnLine, on_exit: kerne
         popen = subprocess.Popen(
             [*command, str(os.getpid()), *map(str, inherited)],
             cwd=project,
-            env=_environment(),
+            env=_environment() | {MARK: mark},
             stdin=subprocess.DEVNULL,
             stdout=write_end,
             stderr=write_end,

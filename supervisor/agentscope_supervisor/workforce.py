@@ -20,7 +20,7 @@ from agentscope_protocol.frames import CancelReason
 from agentscope_protocol.link import BROKE_THE_RULES
 from agentscope_protocol.page import LifePage
 from agentscope_protocol.settings import Settings
-from agentscope_supervisor import deaths, fleet, interpreter, kernel, lifecycle, spawn
+from agentscope_supervisor import deaths, fleet, interpreter, kernel, lifecycle, orphans, spawn
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.deaths import Cause, Death, Deaths, Verdict
 from agentscope_supervisor.invocation import Invocation
@@ -69,6 +69,11 @@ class Process:
         """Its name for people: "<slot>.<generation>"."""
         return f"{self.slot}.{self.generation}"
 
+    @property
+    def mark(self) -> str:
+        """What its descendants are known by."""
+        return orphans.mark_of(self.number, self.label)
+
 
 class Overseer(Protocol):
     """Who is told what happens to processes, from the queue; and what is asked of the turns."""
@@ -112,6 +117,10 @@ class Workforce:
     def __getitem__(self, number: int) -> Process:
         return self._processes[number]
 
+    def marks(self) -> dict[int, str]:
+        """The pid and the mark of each process whose end has not been seen through."""
+        return {process.child.pid: process.mark for process in self if process.child is not None}
+
     def hand(self, number: int, turn: Turn, invocation: Invocation, answer: Answer) -> None:
         """Give a turn to a process that is ready."""
         link = self._processes[number].link
@@ -136,6 +145,7 @@ class Workforce:
             process.child = spawn.spawn(
                 worker_command(self._settings, self._project),
                 self._project,
+                process.mark,
                 lambda line: output_log.info(line, extra={"worker": process.label}),
                 lambda status: self._post(lambda: self._exited(process, status)),
             )

@@ -70,8 +70,10 @@ class Instance:
         port: int = 0,
         arguments: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
+        as_pid_one: bool = False,
     ) -> None:
-        """`directory`: for the runtime files and the log; two instances may share it."""
+        """`directory`: for the runtime files and the log; two instances may share it. `as_pid_one`: in
+        namespaces of its own, as in a container; then it knows its workers by other pids than we do."""
         self.project: Final = project
         self.runtime_dir: Final = directory / "run"
         self.name: Final = name
@@ -82,6 +84,9 @@ class Instance:
             *("--workers", str(workers), "--runtime-dir", str(self.runtime_dir), "--name", name),
             *("--no-platform", "--log-level", "info", "--log-format", "text", *arguments),
         ]
+        if as_pid_one:
+            self._command[:0] = ["unshare", "-Urpf", "--mount-proc", "--kill-child"]
+        self._as_pid_one: Final = as_pid_one
         self._variables: Final = dict(variables or {})
         self.workers_asked: Final = workers
         self.process: subprocess.Popen[bytes] | None = None
@@ -123,7 +128,8 @@ class Instance:
         def listening() -> bool:
             assert self.running, f"the instance ended with {self.status} before it listened"
             with contextlib.suppress(FileNotFoundError):
-                return bool(self.address["pid"] == self.pid)  # not that of one that was killed
+                # not that of one that was killed
+                return bool(self.address["pid"] == (1 if self._as_pid_one else self.pid))
             return False
 
         wait_until(listening, within, "the instance listens")
@@ -144,7 +150,8 @@ class Instance:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the supervisor alone."""
         assert self.process is not None
-        self.process.send_signal(number)
+        if self.process.poll() is None:
+            os.kill(self.pid, number)
 
     def wait_exit(self, within: float) -> int:
         """The exit status of the supervisor. Raises: AssertionError when it does not end."""
@@ -187,8 +194,11 @@ class Instance:
 
     @property
     def pid(self) -> int:
-        """Of the supervisor."""
+        """Of the supervisor, as we see it."""
         assert self.process is not None
+        if self._as_pid_one:
+            (supervisor,) = psutil.Process(self.process.pid).children()
+            return supervisor.pid
         return self.process.pid
 
     @property
@@ -256,7 +266,8 @@ class Instance:
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def _is_ours(self, process: psutil.Process) -> bool:
-        if process.pid in (self.pid, os.getpid()):
+        assert self.process is not None
+        if process.pid in (self.process.pid, os.getpid()) or (self.running and process.pid == self.pid):
             return False
         try:
             alive = process.status() != psutil.STATUS_ZOMBIE

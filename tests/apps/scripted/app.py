@@ -6,7 +6,7 @@ and end are written down (`journal`). The hooks do the steps of `startup.json` a
 project folder, if these are there. Runs unchanged on AgentScope 1.x and 2.x.
 """
 
-# ruff: noqa: ASYNC110, ASYNC240, ASYNC251 - it blocks and polls as authors' Apps do, on purpose
+# ruff: noqa: ASYNC110, ASYNC221, ASYNC240, ASYNC251 - it blocks and polls as authors' Apps do, on purpose
 
 import asyncio
 import ctypes
@@ -14,6 +14,7 @@ import json
 import os
 import re
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -121,6 +122,8 @@ async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Ms
         case {"print": text}:  # times
             for _ in range(step.get("times", 1)):
                 sys.stdout.write(text + "\n")
+        case {"shell": command}:  # until it ends; what it leaves in the background goes on
+            subprocess.run(["/bin/sh", "-c", command], check=True)
         case {"write_bytes": size}:  # to standard output, one line that is no text
             sys.stdout.flush()
             os.write(1, b"\xff\x00\x1b" * (size // 3) + b"\n")

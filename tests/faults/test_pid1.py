@@ -1,0 +1,146 @@
+"""What tools leave behind: zombies and processes without a worker, as a service and as PID 1."""
+
+import asyncio
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import psutil
+import pytest
+
+from tests.harness.client import invoke, new_session, session_in, texts
+from tests.harness.instance import Instance
+from tests.harness.waiting import eventually, wait_until
+
+pytestmark = pytest.mark.supervisor_only
+
+REAPED_WITHIN: Final = 1.0  # seconds
+NOISE: Final = 3  # factor that a busy machine is allowed
+ENDED_WITHIN: Final = 6.0  # seconds from the end of a worker
+KILLED_WITHIN: Final = 5.0 + 6.0  # the same for what ignores SIGTERM
+
+# Each subshell ends at once, and what it started becomes an orphan and then a zombie.
+FIFTY: Final = "for i in $(seq 50); do (sleep 0.1 &); done"
+
+Start = Callable[..., Instance]
+
+
+@pytest.fixture(params=["as a service", "as PID 1", "as PID 1, portable"])
+def adopting(
+    request: pytest.FixtureRequest, new_instance: Start, make_project: Callable[..., Path]
+) -> Instance:
+    """An instance that gets what its workers leave behind; started."""
+    variables = {"AGENTSCOPE_SUPERVISOR_PORTABLE": "1"} if "portable" in request.param else {}
+    as_pid_one = "PID 1" in request.param
+    return new_instance(make_project(), variables=variables, as_pid_one=as_pid_one).start()
+
+
+def zombies(instance: Instance) -> list[psutil.Process]:
+    children = psutil.Process(instance.pid).children(recursive=True)
+    return [child for child in children if child.status() == psutil.STATUS_ZOMBIE]
+
+
+def the(instance: Instance, word: str) -> list[psutil.Process]:
+    """Living processes of the instance with this word among their arguments."""
+    return [process for process in instance.processes() if word in process.cmdline()]
+
+
+async def test_f37_zombies_are_reaped_and_statuses_of_workers_are_not_stolen(adopting: Instance) -> None:
+    port = adopting.port
+    for slot in (0, 1):
+        assert (await invoke(port, await session_in(port, slot), [{"shell": FIFTY}])).status == 200
+    left = time.monotonic()
+    # The last of the hundred ends a tenth of a second from now.
+    await eventually(
+        lambda: adopting.health()["orphans"]["reaped"] == 100, 0.1 + REAPED_WITHIN * NOISE, "all are reaped"
+    )
+    assert zombies(adopting) == []
+    print(f"no zombie {time.monotonic() - left - 0.1:.2f} s after the end of the last")
+
+    before = adopting.ready_workers()
+    # Deaths of workers among the zombies: each is told with its own status.
+    session = await session_in(port, 0)
+    lost = await invoke(port, session, [{"shell": FIFTY}, {"exit": 7}])
+    assert (lost.status, lost.code) == (502, "WORKER_LOST")
+    lost = await invoke(port, await session_in(port, 1), [{"shell": FIFTY}, {"segfault": 1}])
+    assert (lost.status, lost.code) == (502, "WORKER_LOST")
+    await eventually(lambda: len(adopting.ready_workers()) == 2, 30, "both are back")
+    assert [w.generation for w in adopting.ready_workers()] == [w.generation + 1 for w in before]
+    log = adopting.log
+    assert "worker died worker=0.1 status=exit 7" in log
+    assert "worker died worker=1.1 status=SIGSEGV" in log
+    await eventually(lambda: adopting.health()["orphans"]["reaped"] == 200, REAPED_WITHIN * NOISE, "all")
+    assert zombies(adopting) == []
+    assert await texts(port, session, "on it goes") == ["on it goes"]
+
+
+async def test_f38_what_outlives_its_worker_is_ended(adopting: Instance) -> None:
+    """In sessions of their own, one deaf to SIGTERM, one whose worker lives."""
+    port = adopting.port
+    mine, other = await session_in(port, 0), await session_in(port, 1)
+    deaf = "trap '' TERM; setsid sleep 1002 &"
+    for session, command in ((mine, "setsid sleep 1001 &"), (mine, deaf), (other, "(setsid sleep 1003 &)")):
+        assert (await invoke(port, session, [{"shell": command}])).status == 200
+    assert (await invoke(port, mine, [{"exit": 1}])).code == "WORKER_LOST"
+    died = time.monotonic()
+    await eventually(lambda: not the(adopting, "1001"), ENDED_WITHIN, "the first has ended")
+    print(f"ended {time.monotonic() - died:.2f} s after its worker")
+    assert the(adopting, "1002"), "it is asked first"
+    await eventually(lambda: not the(adopting, "1002"), KILLED_WITHIN, "the deaf one has ended")
+    took = time.monotonic() - died
+    print(f"the deaf one {took:.2f} s after its worker")
+    assert took > 4.5
+    orphans = adopting.health()["orphans"]
+    assert (orphans["terminated"], orphans["killed"]) == (2, 1)
+    assert "a process that outlived its worker is killed" in adopting.log
+    assert "command=sleep" in adopting.log
+    assert the(adopting, "1003"), "its worker lives"
+
+    assert adopting.stop() == 0
+    assert not the(adopting, "1003"), "and then no more"
+
+
+async def test_f30_second_sigterm_does_not_wait_for_deaf_orphans(start_instance: Start) -> None:
+    instance = start_instance(workers=1)
+    session = new_session()
+    await invoke(instance.port, session, [{"shell": "trap '' TERM; setsid sleep 1004 &"}])
+    instance.signal(signal.SIGTERM)
+    wait_until(lambda: "is ended" in instance.log, 10, "it is asked to end")
+    assert instance.running
+    asked = time.monotonic()
+    assert instance.stop(within=5) == 0
+    print(f"ended {time.monotonic() - asked:.2f} s after the second SIGTERM")
+    assert time.monotonic() - asked < 3
+    assert not the(instance, "1004")
+
+
+async def test_pid_one_leaves_alone_what_is_of_no_worker(
+    new_instance: Start, make_project: Callable[..., Path]
+) -> None:
+    """What somebody starts beside the supervisor in its container is reaped when it ends, never ended."""
+    instance = new_instance(make_project(), workers=1, as_pid_one=True).start()
+    beside = "(setsid sleep 1005 &); (setsid sleep 0.1 &)"  # as `docker exec` would
+    inside = ["nsenter", "-U", "-p", "-m", "--preserve-credentials", "-t", str(instance.pid)]
+    await asyncio.to_thread(subprocess.run, [*inside, "sh", "-c", beside], check=True, timeout=20)
+    (stranger,) = [each for each in psutil.Process(instance.pid).children() if "1005" in each.cmdline()]
+    await invoke(instance.port, new_session(), [{"exit": 1}])
+    await eventually(
+        lambda: instance.health()["orphans"]["reaped"] == 1, REAPED_WITHIN * NOISE, "one is reaped"
+    )
+    instance.wait_ready()
+    assert stranger.is_running()
+    stranger.terminate()
+    await eventually(lambda: not stranger.is_running(), REAPED_WITHIN * NOISE, "it is reaped")
+    assert instance.health()["orphans"] == {"reaped": 2, "terminated": 0, "killed": 0}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+def test_pid_one_stops_as_asked(
+    new_instance: Start, make_project: Callable[..., Path], number: signal.Signals
+) -> None:
+    instance = new_instance(make_project(), workers=1, as_pid_one=True).start()
+    instance.signal(number)
+    assert instance.wait_exit(10) == 0
