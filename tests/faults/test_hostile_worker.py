@@ -107,7 +107,7 @@ def resident(instance: Instance) -> int:
     return size
 
 
-# -- frames that are none ---------
+# -- frames that are none ----------
 
 
 @pytest.mark.fault("F51")
@@ -171,7 +171,7 @@ async def test_f54_words_of_a_newer_worker_are_passed_over(besieged: Instance) -
     assert in_slot(besieged, 0) == before
 
 
-# -- frames that should not come ---------
+# -- frames that should not come ----------
 
 
 @pytest.mark.fault("F55")
@@ -212,14 +212,14 @@ async def test_f55_what_only_a_supervisor_sends(besieged: Instance, slot: int, f
     await assert_dropped(besieged, slot, raw(encode(frame)))
 
 
-# -- a worker of another version ---------
+# -- a worker of another version ----------
 
 
 @pytest.mark.fault("F54")
 async def test_f54_another_version_after_an_upgrade(
     new_instance: Callable[..., Instance], tmp_path: Path
 ) -> None:
-    """One slot cannot come back, as its environment was upgraded; it says why, the others serve."""
+    """One slot cannot come back: its environment was upgraded meanwhile. It says why, the others serve."""
     project = project_of(tmp_path / "project")
     instance = new_instance(project, workers=2).start()
     there = await session_in(instance.port, 0)
@@ -241,7 +241,7 @@ def test_f54_another_version_at_the_start(new_instance: Callable[..., Instance],
     assert "the peer speaks protocol 2, we speak 1" in instance.log
 
 
-# -- a worker that does not read, or that reads nonsense ---------
+# -- a worker that is silent, does not read, or scribbles ----------
 
 
 @pytest.mark.fault("F52")
@@ -269,7 +269,7 @@ async def test_f52_half_a_frame_and_then_silence(
 
 @pytest.mark.fault("F58")
 async def test_f58_a_worker_that_does_not_read(new_instance: Callable[..., Instance], tmp_path: Path) -> None:
-    """A stopped worker and many turns: some wait, the rest are refused at once, the supervisor is well."""
+    """A stopped worker and many turns: some wait, the rest are refused at once; the supervisor is well."""
     project, most, count = project_of(tmp_path / "project", max_inflight=200), 200, 500
     instance = new_instance(project, workers=2).start()
     bystander, sessions = await session_in(instance.port, 0), [await session_in(instance.port, 1)]

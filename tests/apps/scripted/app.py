@@ -26,6 +26,10 @@ from agentscope.runtime import AgentApp, SessionContext, runtime
 
 Step = dict[str, Any]
 
+VERSION = Path("version").read_text() if Path("version").exists() else ""  # of the files that were loaded
+
+leaked: list[int] = []  # descriptors
+
 ERRORS: dict[str, type[BaseException]] = {
     kind.__name__: kind
     for kind in (
@@ -83,6 +87,8 @@ async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Ms
             yield message(json.dumps(described(msg, ctx)))
         case {"pid": _}:
             yield message(str(os.getpid()))
+        case {"version": _}:  # what the file `version` said when this process loaded app.py
+            yield message(VERSION)
         case {"count": _}:  # turns of this session, kept by runtime.session
             counter = Counter()
             await runtime.session.load_session_state(ctx.session_id, counter=counter)
@@ -109,6 +115,24 @@ async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Ms
                     await asyncio.sleep(0.05)
                 except asyncio.CancelledError:
                     continue
+        case {"saturate": threads}:  # the executor of `asyncio.to_thread`: more calls than it has threads
+            for _ in range(threads):
+                asyncio.get_running_loop().run_in_executor(None, time.sleep, step["seconds"])
+        case {"limit_memory": megabytes}:  # to so much more than there is now; 0: as at first
+            _, most = resource.getrlimit(resource.RLIMIT_DATA)
+            (used,) = re.findall(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
+            limit = int(used) * 1024 + megabytes * 2**20 if megabytes else most
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+        case {"allocate": megabytes}:  # and use it
+            yield message(str(len([b"x" * 2**20 + b"%d" % n for n in range(megabytes)])))
+        case {"leak_descriptors": _}:  # all that there are, of which there are few
+            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 50, most))
+            while True:
+                leaked.append(os.open("/dev/null", os.O_RDONLY))
+        case {"close_descriptors": _}:
+            while leaked:
+                os.close(leaked.pop())
         case {"note": path}:
             note(path, word=step.get("word", "here"))
         case {"raise": text}:  # kind; only_first: raise until this file has so many lines
