@@ -28,8 +28,6 @@ Step = dict[str, Any]
 
 VERSION = Path("version").read_text() if Path("version").exists() else ""  # of the files that were loaded
 
-leaked: list[int] = []  # descriptors
-
 ERRORS: dict[str, type[BaseException]] = {
     kind.__name__: kind
     for kind in (
@@ -118,21 +116,17 @@ async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Ms
         case {"saturate": threads}:  # the executor of `asyncio.to_thread`: more calls than it has threads
             for _ in range(threads):
                 asyncio.get_running_loop().run_in_executor(None, time.sleep, step["seconds"])
-        case {"limit_memory": megabytes}:  # to so much more than there is now; 0: as at first
+        case {"limit_memory": megabytes}:  # to so much more than there is now
             _, most = resource.getrlimit(resource.RLIMIT_DATA)
             (used,) = re.findall(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())
-            limit = int(used) * 1024 + megabytes * 2**20 if megabytes else most
-            resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+            resource.setrlimit(resource.RLIMIT_DATA, (int(used) * 1024 + megabytes * 2**20, most))
         case {"allocate": megabytes}:  # and use it
             yield message(str(len([b"x" * 2**20 + b"%d" % n for n in range(megabytes)])))
         case {"leak_descriptors": _}:  # all that there are, of which there are few
             _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 50, most))
             while True:
-                leaked.append(os.open("/dev/null", os.O_RDONLY))
-        case {"close_descriptors": _}:
-            while leaked:
-                os.close(leaked.pop())
+                os.open("/dev/null", os.O_RDONLY)
         case {"note": path}:
             note(path, word=step.get("word", "here"))
         case {"raise": text}:  # kind; only_first: raise until this file has so many lines
@@ -158,10 +152,6 @@ async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Ms
             os._exit(status)
         case {"exit_later": seconds}:
             asyncio.get_running_loop().call_later(seconds, os._exit, 1)
-        case {"leak_descriptors": most}:  # until there are none left
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-            leaked = [os.open(os.devnull, os.O_RDONLY) for _ in range(most)]
-            yield message(f"{len(leaked)} descriptors are open")
         case {"segfault": _}:
             ctypes.string_at(0)
         case _:
