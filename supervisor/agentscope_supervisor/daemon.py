@@ -25,6 +25,7 @@ from agentscope_supervisor import __version__, fleet, ledger, lifecycle, routing
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.deaths import Cause, Death, Verdict
 from agentscope_supervisor.front_door import FrontDoor
+from agentscope_supervisor.heartbeat import Heartbeat, Refused, Rolling, Unchanged, VitalSigns
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.orphans import Orphans
@@ -32,6 +33,7 @@ from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
 from agentscope_supervisor.poison import Poison
 from agentscope_supervisor.project import Project, ProjectError
 from agentscope_supervisor.pulse import Pulse
+from agentscope_supervisor.sessions_seen import SessionsSeen
 from agentscope_supervisor.tracing import Tracing
 from agentscope_supervisor.wear import Wear
 from agentscope_supervisor.workforce import Process, Workforce
@@ -40,6 +42,9 @@ log = logging.getLogger(__name__)
 
 MAX_SLOTS: Final = 256  # as `supervisor.workers` has it
 SWEEP_EVERY: Final = 0.5  # seconds between two looks for turns that have taken too long
+
+_PLATFORM_STATUS: Final = {"healthy": "running", "unhealthy": "degraded"}
+"""The platform's words for ours, where they differ."""
 
 
 class Daemon:
@@ -64,6 +69,10 @@ class Daemon:
         self._wear: Final = Wear(settings.supervisor.max_turns, settings.supervisor.max_memory_mb)
         self._fleet_timer: asyncio.TimerHandle | None = None
         self._sweeping = False
+        self._seen: Final = SessionsSeen()
+        self._deaths = 0  # of workers that nobody asked to end
+        self._last_words = ""  # of the worker whose death is being handled
+        self._heartbeat: Heartbeat | None = None
         self._started_at: Final = self._loop.time()
         self._finished: Final[asyncio.Future[int]] = self._loop.create_future()
         self.failure = ""
@@ -86,12 +95,18 @@ class Daemon:
         tracing = Tracing(traced.endpoint, self._project.folder.name) if traced is not None else None
         door = FrontDoor(self._settings.server, self, tracing)
         await door.listen(sock)
+        if self._settings.platform is not None:
+            leaves = self._settings.supervisor.on_platform_restart == "exit"
+            self._heartbeat = Heartbeat(self._settings.platform, self, self._post, leaves=leaves)
+            self._heartbeat.start()
         self._post(lambda: self._carry_out(self._fleet.start(self._loop.time())))
         try:
             return await self._finished
         finally:
             pulse.stop()
             self._carry_out_turns(self._ledger.close())
+            if self._heartbeat is not None:
+                await self._heartbeat.close()
             await door.close()
             await self._orphans.stop()
             if tracing is not None:
@@ -169,6 +184,50 @@ class Daemon:
             return "unhealthy"
         return "healthy" if serving == self._fleet.size else "degraded"
 
+    # -- Host: what the platform asks ---------------------------------------------------------
+
+    def vital_signs(self) -> VitalSigns:
+        status = self._status()
+        running = (invocation.session_id for invocation, _ in self._open.values())
+        metrics = {
+            "active_sessions": self._seen.active(running, self._loop.time()),
+            "total_requests": self._ledger.total,
+            "in_flight": len(self._ledger),
+            "workers": self._fleet.serving(),
+            "restarts": self._deaths,
+            "generation": max(slot.generation for slot in self._fleet.slots),
+        }
+        pids = [process.child.pid for process in self._workforce if process.child is not None]
+        return VitalSigns(_PLATFORM_STATUS.get(status, status), metrics, pids)
+
+    def check(self) -> Refused | None:
+        settings = self._read_settings()
+        return settings if isinstance(settings, Refused) else None
+
+    def reload(self, *, even_unchanged: bool) -> Rolling | Unchanged | Refused:
+        if self._fleet.stopping:
+            return Refused("the instance is stopping")
+        settings = self._read_settings()
+        if isinstance(settings, Refused):
+            return settings
+        snapshot = settings_module.dump(settings)
+        if snapshot == self._editions[self._fleet.edition] and not even_unchanged:
+            return Rolling(self._fleet.edition, "") if self._fleet.rolling else Unchanged()
+        stale = ", ".join(_needs_restart(self._settings, settings))
+        if stale:
+            log.warning("these changes need a restart of the instance", extra={"keys": stale})
+        self._last_edition += 1
+        edition = self._last_edition
+        self._editions[edition] = snapshot
+        log.info("reloading", extra={"edition": edition})
+        self._carry_out(self._fleet.roll(edition, self._loop.time()))
+        return Rolling(edition, f"these changes need a restart of the instance: {stale}" if stale else "")
+
+    def depart(self, reason: str) -> None:
+        if not self._workforce.stopping:
+            log.info("leaving", extra={"reason": reason})
+            self._stop()
+
     # -- Overseer: what happens to processes and their turns ----------------------------------
 
     def became_ready(self, process: Process) -> None:
@@ -197,6 +256,7 @@ class Daemon:
         self._wear.gone(process.number)
         commands = self._fleet.gone(process.number, process.status, now, random.random(), blamed=blamed)
         told = {"worker": process.label, "status": death.ended, "cause": death.verdict, "turns": death.turns}
+        self._deaths += not asked
         if asked:
             log.info("worker ended", extra=told)
         elif not process.failure:
@@ -205,7 +265,9 @@ class Daemon:
             self.failure = process.failure
         else:
             log.error("worker did not start: %s", process.failure, extra=told)
+        self._last_words = process.failure
         self._carry_out(commands)
+        self._last_words = ""
 
     def ended(self, turn: Turn, whole: bytes) -> None:
         entry = self._open.get(turn.number)
@@ -292,6 +354,7 @@ class Daemon:
                     self._workforce.cancel(number, turn, reason)
                 case ledger.Settle(turn, failure):
                     _, answer = self._open.pop(turn.number)
+                    self._seen.ended(turn.session_id, self._loop.time())
                     answer.settle(failure, self._loop.time())
                 case ledger.Idle(number):
                     self._workforce.step_number(number, lifecycle.Drained())
@@ -313,6 +376,10 @@ class Daemon:
             self._post(partial(self.failed, turn, Code.PROTOCOL, "the turn cannot be sent to a worker"))
 
     def _rollout_ended(self, edition: int, failure: str) -> None:
+        if self._heartbeat is not None:
+            why = f"{failure}: {self._last_words}" if failure and self._last_words else failure
+            # Later: a rollout may be over before the one who asked for it knows its edition.
+            self._post(partial(self._heartbeat.rollout_ended, edition, why))
         if failure:
             log.error("rollout failed, the old workers go on", extra={"edition": edition, "reason": failure})
             if edition != self._fleet.edition:
@@ -338,19 +405,14 @@ class Daemon:
             self._workforce.condemn(process, Verdict(Cause.ASKED, "the instance stops at once"))
 
     def _reload(self) -> None:
+        self.reload(even_unchanged=True)
+
+    def _read_settings(self) -> Settings | Refused:
         try:
-            settings = self._project.read_settings()
+            return self._project.read_settings()
         except (ProjectError, SettingsError) as error:
             log.error("reload refused, the old configuration goes on: %s", error)
-            return
-        stale = list(_needs_restart(self._settings, settings))
-        if stale:
-            log.warning("these changes need a restart of the instance", extra={"keys": ", ".join(stale)})
-        self._last_edition += 1
-        edition = self._last_edition
-        self._editions[edition] = settings_module.dump(settings)
-        log.info("reloading", extra={"edition": edition})
-        self._carry_out(self._fleet.roll(edition, self._loop.time()))
+            return Refused(str(error))
 
     def scale(self, slots: int) -> None:
         """Have this many slots, at least one; those that are taken away end the turns they have."""
