@@ -17,7 +17,7 @@ INSTALL = $(call INTO,$(VENV))
 # The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
 PURE_TESTS := tests/protocol tests/supervisor
 
-.PHONY: help demo demo-llm test test-v1 faults provider-table check format mutants redis dist clean
+.PHONY: help demo demo-llm platform test test-v1 faults provider-table check format mutants redis dist clean
 
 help:             ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,9 @@ demo: $(VENV)/.ready      ## host the echo project on two workers, ask it someth
 
 demo-llm: $(VENV)/.ready  ## the same with a project that asks a model (a small server on this machine)
 	$(BIN)/python examples/demo.py --with-model-server examples/chat
+
+platform: $(VENV)/.ready  ## a small platform with a page, for instances to report to
+	$(BIN)/python -m reference_platform $(ARGS)
 
 test: $(VENV)/.ready $(V1)/.ready redis  ## everything: lint, types, walls, pure tests, real processes; on AgentScope 2.x and 1.x
 	$(MAKE) --no-print-directory check
