@@ -71,10 +71,12 @@ class Instance:
         arguments: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
         as_pid_one: bool = False,
+        platform: bool = False,
     ) -> None:
         """`directory`: for the runtime files and the log; two instances may share it. `as_pid_one`: in
         namespaces of its own, as in a container; then it knows its workers by other pids than we do.
-        `port` None: where it listens is left to its file."""
+        `port` None: where it listens is left to its file. `platform`: whether it speaks to the one that its
+        file names."""
         self.project: Final = project
         self.runtime_dir: Final = directory / "run"
         self.name: Final = name
@@ -84,7 +86,8 @@ class Instance:
             *(str(COMMAND), "start", str(project)),
             *(() if port is None else ("--host", "127.0.0.1", "--port", str(port))),
             *("--workers", str(workers), "--runtime-dir", str(self.runtime_dir), "--name", name),
-            *("--no-platform", "--log-level", "info", "--log-format", "text", *arguments),
+            *([] if platform else ["--no-platform"]),
+            *("--log-level", "info", "--log-format", "text", *arguments),
         ]
         if as_pid_one:
             self._command[:0] = ["unshare", "-Urpf", "--mount-proc", "--kill-child"]

@@ -1,0 +1,74 @@
+"""The reference platform in a process of its own, which a test starts, has lie, and ends."""
+
+import json
+import subprocess
+import sys
+import urllib.request
+from typing import Any, Final, Self
+
+from tests.harness.instance import free_port
+
+
+class PlatformProcess:
+    """`python -m reference_platform`. Use as a context manager; it is not started by that."""
+
+    def __init__(self, *, bait: str = "") -> None:
+        """`bait`: where its redirects lead, if not to its own choice."""
+        self.port: Final = free_port()
+        self._bait: Final = bait
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def endpoint(self) -> str:
+        """What an instance has as `platform.endpoint`."""
+        return f"http://127.0.0.1:{self.port}/api"
+
+    def start(self) -> Self:
+        """Start it, and wait until it listens."""
+        assert self._process is None, "it runs already"
+        command = [sys.executable, "-m", "reference_platform", "--port", str(self.port)]
+        if self._bait:
+            command += ["--bait", self._bait]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        assert str(self.port) in self._process.stdout.readline()
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL, if it runs; from then on connections are refused."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def lie(self, name: str | None, only: str | None = None) -> None:
+        """From now on answer with this lie; None: the truth."""
+        self._fetch("/lie", {"lie": name, "only": only})
+
+    def ask(self, instance_id: str, action: str) -> str:
+        """Press a button of the page; returns the version of the ask."""
+        version: str = self._fetch("/ask", {"id": instance_id, "action": action})["version"]
+        return version
+
+    @property
+    def seen(self) -> dict[str, int]:
+        """Requests of each exchange since the start, lied to or not."""
+        seen: dict[str, int] = self._fetch("/state")["seen"]
+        return seen
+
+    def instance(self, instance_id: str) -> dict[str, Any]:
+        """What the page shows of an instance; empty before it has come."""
+        found = self._fetch("/state")["instances"]
+        return next((each for each in found if each["id"] == instance_id), {})
+
+    def _fetch(self, path: str, body: object = None) -> Any:
+        data = json.dumps(body).encode() if body is not None else None
+        url, headers = f"http://127.0.0.1:{self.port}{path}", {"Content-Type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=10) as response:
+            return json.load(response)
