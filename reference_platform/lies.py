@@ -71,7 +71,13 @@ async def garbage(request: web.Request, bait: str) -> web.StreamResponse:
 
 
 async def wrong_types(request: web.Request, bait: str) -> web.StreamResponse:
-    shapes = ([], "restart", 7, None, {"updated": "yes", "action": ["restart"], "version": {"a": 1}})
+    shapes: tuple[object, ...] = (
+        [],
+        "restart",
+        7,
+        None,
+        {"updated": "yes", "action": ["restart"], "version": {"a": 1}},
+    )
     return web.json_response(shapes[next(_count) % len(shapes)])
 
 
