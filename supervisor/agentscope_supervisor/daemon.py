@@ -28,6 +28,7 @@ from agentscope_supervisor.front_door import FrontDoor
 from agentscope_supervisor.heartbeat import Heartbeat, Refused, Rolling, Unchanged, VitalSigns
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.ledger import Turn
+from agentscope_supervisor.memory_watch import MemoryWatch
 from agentscope_supervisor.orphans import Orphans
 from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
 from agentscope_supervisor.poison import Poison
@@ -91,6 +92,11 @@ class Daemon:
             }
         )
         pulse = Pulse(self._settings.supervisor.unresponsive_timeout, self._workforce, self._post)
+        memory_watch = None
+        if self._settings.supervisor.max_memory_mb is not None:
+            memory_watch = MemoryWatch(
+                self._measurable, lambda *seen: self._post(partial(self._weigh, *seen))
+            )
         traced = self._settings.tracing
         tracing = Tracing(traced.endpoint, self._project.folder.name) if traced is not None else None
         door = FrontDoor(self._settings.server, self, tracing)
@@ -104,6 +110,8 @@ class Daemon:
             return await self._finished
         finally:
             pulse.stop()
+            if memory_watch is not None:
+                await memory_watch.stop()
             self._carry_out_turns(self._ledger.close())
             if self._heartbeat is not None:
                 await self._heartbeat.close()
@@ -292,6 +300,16 @@ class Daemon:
         asked = self._wear.said(process.number, why, self._loop.time())
         if asked is not None:
             self._replace(process.number, Verdict(Cause.ASKED, asked))
+
+    def _measurable(self) -> dict[int, int]:
+        """Number and pid of the processes that may be replaced for their memory."""
+        ready = [each for each in self._workforce if each.state is lifecycle.State.READY]
+        return {each.number: each.child.pid for each in ready if each.child is not None}
+
+    def _weigh(self, number: int, megabytes: float) -> None:
+        worn = self._wear.memory(number, megabytes, self._loop.time())
+        if worn is not None:
+            self._replace(number, Verdict(Cause.MEMORY_LIMIT, worn))
 
     def _survived(self, request: Invocation) -> None:
         if len(self._poison):

@@ -26,7 +26,6 @@ NOT_ACTED_ON: Final = (
     "sessions.idempotency_ttl",
     "sessions.idle_after",
     "sessions.retry_on_crash",
-    "supervisor.max_memory_mb",
     "supervisor.preload",
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.client import Stream, invoke, new_session, session_in
+from tests.harness.client import Stream, invoke, new_session, session_in, texts
 from tests.harness.instance import Instance
 from tests.harness.waiting import eventually
 
@@ -65,6 +65,27 @@ async def test_f50_workers_are_replaced_after_their_turns_one_at_a_time(
     assert "supervisor.max_turns" in instance.log
     starts = re.findall(r"worker starts worker=(\d)\.([2-9])|worker retires worker=(\d)\.", instance.log)
     assert [bool(slot) for slot, _, _ in starts[:2]] == [True, False], "never two at once"
+
+
+@pytest.mark.fault("F17")
+async def test_f17_a_worker_that_leaks_is_replaced_without_cutting_a_turn(
+    start_instance: Callable[..., Instance],
+) -> None:
+    instance = start_instance(workers=1, supervisor={"max_memory_mb": 400, "soak": 0.1})
+    leaking = new_session()
+    async with Stream(instance.port, new_session(), [{"say": "on", "times": 150, "every": 0.1}]) as stays:
+        await stays.until(events=1)
+        async with Load(instance, 4):
+            assert await texts(instance.port, leaking, [{"leak_memory": 400}]) == ["400 MB more"]
+            await eventually(
+                lambda: any(worker.generation == 2 for worker in instance.ready_workers()),
+                40,
+                "it is replaced",
+            )
+        stays.leave()
+    assert "supervisor.max_memory_mb: 400" in instance.log
+    await eventually(lambda: generations(instance) == [2], 10, "the old one has ended")
+    assert await texts(instance.port, leaking, "as before") == ["as before"]
 
 
 @pytest.mark.fault("F48")

@@ -28,6 +28,8 @@ Step = dict[str, Any]
 
 VERSION = Path("version").read_text() if Path("version").exists() else ""  # of the files that were loaded
 
+leaked: list[bytes] = []
+
 ERRORS: dict[str, type[BaseException]] = {
     kind.__name__: kind
     for kind in (
@@ -122,6 +124,9 @@ async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Ms
             resource.setrlimit(resource.RLIMIT_DATA, (int(used) * 1024 + megabytes * 2**20, most))
         case {"allocate": megabytes}:  # and use it
             yield message(str(len([b"x" * 2**20 + b"%d" % n for n in range(megabytes)])))
+        case {"leak_memory": megabytes}:  # for the life of the process
+            leaked.append(b"x" * (megabytes * 2**20))
+            yield message(f"{megabytes} MB more")
         case {"leak_descriptors": _}:  # all that there are, of which there are few
             _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 50, most))
