@@ -204,6 +204,8 @@ class Ledger:
 
     def assign(self, slot: int, process: int | None, now: float) -> list[Command]:
         """Turns of this slot go to `process` from now on; None: they wait."""
+        # One that is added has its process before it gets its share of the sessions.
+        self._slots += [_Slot() for _ in range(len(self._slots), slot + 1)]
         place = self._slots[slot]
         if place.process is not None and process is None:
             place.down_since = now

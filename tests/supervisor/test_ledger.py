@@ -663,6 +663,14 @@ def test_when_sessions_are_shared_out_anew_what_runs_stays_and_what_waits_goes()
     assert book.ledger.ended(running) == [Settle(running, None), Idle(1), Hand(waiting, 7)]
 
 
+def test_a_slot_that_is_added_has_its_process_before_its_share_of_the_sessions() -> None:
+    book = Book()
+    assert book.ledger.assign(1, 7, 1.0) == []
+    assert book.ledger.resize(2, 1.0) == []
+    turn, commands = book.submit("s1")
+    assert commands == [Hand(turn, 7)]
+
+
 def test_a_turn_that_waits_for_a_slot_that_is_taken_away_runs_in_another() -> None:
     book = Book()
     book.ledger.resize(2, 0.0)
