@@ -25,7 +25,7 @@ from agentscope_protocol import settings as settings_module
 from agentscope_protocol.settings import Settings, SettingsError
 from agentscope_supervisor import __version__, instance, interpreter, logs, signals, stubs
 from agentscope_supervisor.fleet import EX_CONFIG, EX_TEMPFAIL
-from agentscope_supervisor.http_protocol import BACKLOG
+from agentscope_supervisor.listener import BACKLOG
 from agentscope_supervisor.project import CONFIG_FILE, Overrides, Project, ProjectError, without_effect
 
 log = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ after it events; nothing that went wrong here reaches a client as a traceback. A
 import asyncio
 import hashlib
 import hmac
+import socket
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -20,13 +21,16 @@ from agentscope_protocol.settings import ServerSettings
 from agentscope_supervisor import __version__, http_protocol, invocation
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.delivery import Delivery
+from agentscope_supervisor.http_protocol import is_reserved
 from agentscope_supervisor.invocation import Invocation, Refused, invalid, json_object
 from agentscope_supervisor.ledger import Turn
+from agentscope_supervisor.listener import NO_PLACE, Listener
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.request_body import BodyReader
 from agentscope_supervisor.responses import error_response, json_response, request_id
 from agentscope_supervisor.tracing import RequestTrace, Tracing
 
+CLOSES_WITHIN: Final = 5.0  # seconds
 _TRACE_HEADERS: Final = ("traceparent", "tracestate")
 
 
@@ -78,8 +82,9 @@ class FrontDoor:
         self._delivery: Final = Delivery(settings.keepalive_interval, desk.ahead)
         self._loop: Final = asyncio.get_running_loop()
         limits = http_protocol.Limits(settings.header_timeout, self._body.max_size)
-        server = http_protocol.Server(self.handle, limits)
-        self._runner: Final = web.ServerRunner(server, shutdown_timeout=5.0)
+        self._server: Final = http_protocol.Server(self.handle, limits)
+        self._max_connections: Final = settings.max_connections
+        self._listener: Listener | None = None
         ready = Route(self._readiness, is_open=True)
         alive = Route(self._liveness, is_open=True)
         self._routes: Final[Mapping[str, Route]] = {
@@ -96,14 +101,17 @@ class FrontDoor:
 
     # -- life -------------------------------------------------------------------------------
 
-    async def listen(self, sock: Any) -> None:
+    async def listen(self, sock: socket.socket) -> None:
         """Serve on a bound socket."""
-        await self._runner.setup()
-        await web.SockSite(self._runner, sock, backlog=http_protocol.BACKLOG).start()
+        self._listener = Listener(sock, self._max_connections, self._server.connect)
 
     async def close(self) -> None:
-        """Stop listening; answers under way may take five seconds to leave."""
-        await self._runner.cleanup()
+        """Stop listening; answers under way may take some seconds to leave."""
+        if self._listener is not None:
+            self._listener.close()
+        await asyncio.sleep(0)  # requests that have just come are taken up first
+        self._server.pre_shutdown()
+        await self._server.shutdown(CLOSES_WITHIN)
 
     # -- one request ------------------------------------------------------------------------
 
@@ -111,17 +119,21 @@ class FrontDoor:
         """Answer one request, whatever it is."""
         headers = {"X-Request-Id": request_id(request)}
         try:
-            return await self._route(request, headers)
+            response = await self._route(request, headers)
         except Refused as refused:
             response = error_response(refused.failure, headers)
             if request.content.exception() is not None:  # where the next request begins is not known
                 response.force_close()
-            return response
+        if is_reserved(request):
+            response.force_close()
+        return response
 
     async def _route(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         path = request.path
         route = self._routes.get(path)
         if route is None or not route.is_open:
+            if is_reserved(request):
+                raise Refused(NO_PLACE)
             self._authorize(request)
         if route is None:
             raise Refused(Failure(ErrorCode.NOT_FOUND, f"there is nothing at {path[:200]}"))

@@ -6,10 +6,11 @@ handler for every request.
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11, RawRequestMessage
@@ -17,13 +18,15 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
 from agentscope_supervisor import http_rules
+from agentscope_supervisor.listener import NO_PLACE, OnLost
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.responses import error_bytes, error_response, request_id
 
 log = logging.getLogger(__name__)
 
-BACKLOG: Final = 4096  # connections the kernel may hold for us; a burst must not meet a refusal
 MAX_LINE: Final = 16 * 1024  # bytes of a request line or a header; large cookies fit
+RESERVED_HEAD_TIMEOUT: Final = 2.0
+"""Seconds in which a connection in a reserved place must have said what it wants: others need the place."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -45,11 +48,15 @@ class Protocol(web.RequestHandler):
     """One connection: aiohttp's HTTP protocol, with a time limit for heads, our rules for them, and our form
     of the errors that come before there is a request."""
 
-    __slots__ = ("_body", "_head_timeout", "_head_timer")
+    __slots__ = ("_body", "_head_timeout", "_head_timer", "_on_lost", "is_reserved")
 
-    def __init__(self, server: "Server", limits: Limits, **options: Any) -> None:
+    def __init__(
+        self, server: "Server", limits: Limits, is_reserved: bool, on_lost: OnLost, **options: Any
+    ) -> None:
         super().__init__(server, **options)
-        self._head_timeout = limits.head_timeout
+        self.is_reserved = is_reserved  # one request of a probe, and no other
+        self._on_lost = on_lost
+        self._head_timeout = min(limits.head_timeout, RESERVED_HEAD_TIMEOUT if is_reserved else math.inf)
         self._head_timer: asyncio.TimerHandle | None = None
         self._body: StreamReader = EMPTY_PAYLOAD  # of the newest request
 
@@ -60,6 +67,7 @@ class Protocol(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._forget_head()
         super().connection_lost(exc)
+        self._on_lost()
 
     def data_received(self, data: bytes) -> None:
         seen = self._request_count
@@ -98,7 +106,8 @@ class Protocol(web.RequestHandler):
         # Behind a request that is being answered it may be late: its next byte begins a new time limit.
         if self.transport is not None and self._current_request is None and not self._messages:
             message = f"the head of a request did not come within {self._head_timeout:g} s"
-            self.transport.write(error_bytes(Failure(ErrorCode.REQUEST_TIMEOUT, message)))
+            failure = NO_PLACE if self.is_reserved else Failure(ErrorCode.REQUEST_TIMEOUT, message)
+            self.transport.write(error_bytes(failure))
             self.force_close()
 
     # -- errors before there is a request -----------------------------------------------------
@@ -124,7 +133,7 @@ class Protocol(web.RequestHandler):
 
 
 class Server(web.Server):
-    """Makes the protocol of each connection; all of them call `handler` for each request."""
+    """Makes the protocols of connections (`connect`); all of them call `handler` for each request."""
 
     def __init__(self, handler: Handler, limits: Limits) -> None:
         self._limits = limits
@@ -133,14 +142,17 @@ class Server(web.Server):
             # How long the rest of a refused body is read, so that its sender sees the refusal.
             "lingering_time": 2.0,
             "access_log": None,
+            "tcp_keepalive": False,  # the listening socket has it for all
             "auto_decompress": False,  # `request_body` refuses what is compressed
             "max_line_size": MAX_LINE,
             "max_field_size": MAX_LINE,
         }
         super().__init__(handler, request_factory=self._request, handler_cancellation=True)
 
-    def __call__(self) -> web.RequestHandler:
-        return Protocol(self, self._limits, loop=asyncio.get_running_loop(), **self._protocol_options)
+    def connect(self, is_reserved: bool, on_lost: OnLost) -> Protocol:
+        """The protocol of one more connection. `on_lost`: called once, when it is lost."""
+        loop, options = asyncio.get_running_loop(), self._protocol_options
+        return Protocol(self, self._limits, is_reserved, on_lost, loop=loop, **options)
 
     def _request(
         self,
@@ -152,6 +164,11 @@ class Server(web.Server):
     ) -> web.BaseRequest:
         loop, limit = asyncio.get_running_loop(), self._limits.max_body
         return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=limit)
+
+
+def is_reserved(request: web.BaseRequest) -> bool:
+    """Whether it came on a connection that has its place for a probe."""
+    return cast(Protocol, request.protocol).is_reserved
 
 
 class Outlet:

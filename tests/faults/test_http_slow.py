@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Final
 
 import pytest
@@ -166,12 +167,15 @@ async def test_f70_idle_connection_is_closed() -> None:
         return web.Response()
 
     server = http_protocol.Server(handler, http_protocol.Limits(5, 1024, idle_timeout=0.3))
-    listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+    lost = asyncio.Event()
+    make = partial(server.connect, False, lost.set)
+    listening = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     async with listening, Connection(listening.sockets[0].getsockname()[1]) as connection:
         for _ in range(2):
             await connection.send(request("GET", "/"))
             assert (await connection.answer()).status == 200
         assert await connection.is_closed(within=5)
+        await lost.wait()
 
 
 # -- bodies --------------------------------------------------------------------------------------

@@ -72,17 +72,19 @@ class Instance:
         variables: Mapping[str, str] | None = None,
         as_pid_one: bool = False,
         platform: bool = False,
+        under: Sequence[str] = (),
     ) -> None:
         """`directory`: for the runtime files and the log; two instances may share it. `as_pid_one`: in
         namespaces of its own, as in a container; then it knows its workers by other pids than we do.
         `port` None: where it listens is left to its file. `platform`: whether it speaks to the one that its
-        file names."""
+        file names. `under`: a command that becomes the one after it, as `prlimit` does."""
         self.project: Final = project
         self.runtime_dir: Final = directory / "run"
         self.name: Final = name
         self._mark: Final = uuid.uuid4().hex
         self._log: Final = directory / f"{name}-{self._mark[:8]}.log"
         self._command: Final = [
+            *under,
             *(str(COMMAND), "start", str(project)),
             *(() if port is None else ("--host", "127.0.0.1", "--port", str(port))),
             *("--workers", str(workers), "--runtime-dir", str(self.runtime_dir), "--name", name),
