@@ -95,6 +95,10 @@ async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Ms
             counter.count += 1
             await runtime.session.save_session_state(ctx.session_id, counter=counter)
             yield message(str(counter.count))
+        case {"recall": _}:  # that number, without a change
+            counter = Counter()
+            await runtime.session.load_session_state(ctx.session_id, counter=counter)
+            yield message(str(counter.count))
         case {"sleep": seconds}:
             await asyncio.sleep(seconds)
         case {"wait_for": path}:  # until this file is there
