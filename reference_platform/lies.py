@@ -6,6 +6,7 @@ is that of the cloud's metadata service, or of the bait that a test has set up.
 
 import asyncio
 import contextlib
+import functools
 import gzip
 import itertools
 import json
@@ -94,9 +95,14 @@ async def redirect(request: web.Request, bait: str) -> web.StreamResponse:
     return web.Response(status=307, headers={"Location": bait})
 
 
+@functools.cache
+def _bomb() -> bytes:
+    return gzip.compress(bytes(HUGE), 9)
+
+
 async def bomb(request: web.Request, bait: str) -> web.StreamResponse:
     """A hundred megabytes in a hundred kilobytes."""
-    body = await asyncio.to_thread(gzip.compress, bytes(HUGE), 9)
+    body = await asyncio.to_thread(_bomb)
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
     return web.Response(body=body, headers=headers)
 
