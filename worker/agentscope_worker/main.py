@@ -41,11 +41,19 @@ WITHOUT_SUPERVISOR: Final = 10.0
 
 
 def main() -> None:
-    """Run one worker, or with `--check PROJECT` look whether one could run; never returns."""
+    """Run one worker; with `--check PROJECT` look whether one could run, with `--preload` fork some.
+
+    Never returns.
+    """
     if sys.argv[1] == "--check":
         from agentscope_worker.check import check
 
         sys.exit(check(Path(sys.argv[2]), sys.stdin.buffer.read()))
+    if sys.argv[1] == "--preload":
+        from agentscope_worker import zygote
+
+        # A worker that was forked has the arguments of one that was started by itself.
+        sys.argv[1:] = zygote.serve(int(sys.argv[2]), int(sys.argv[3]))
     supervisor, link, page = map(int, sys.argv[1:4])
     watchdog.die_with(supervisor)
     watchdog.tell_stacks()

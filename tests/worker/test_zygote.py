@@ -1,0 +1,143 @@
+"""The zygote by itself, as a supervisor would talk to it: what makes it refuse, and what it survives."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from agentscope_worker import zygote
+
+ANSWER_WITHIN: Final = 30.0  # seconds; two on an idle machine
+ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1"}  # as the supervisor sets it
+
+
+class Talk:
+    """A zygote and our end of its socket."""
+
+    def __init__(self, variables: Mapping[str, str], parts: list[str]) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(ANSWER_WITHIN)
+        arguments = ["--preload", str(os.getpid()), str(theirs.fileno())]
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "agentscope_worker", *arguments],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **ONE_THREAD, **variables},
+        )
+        theirs.close()
+        self.socket.send(json.dumps({"parts": parts}).encode())
+
+    def told(self) -> Any:
+        packet = self.socket.recv(65536)
+        return json.loads(packet) if packet else None
+
+    def ask(self, number: int, folder: Path, descriptors: list[int]) -> None:
+        request = json.dumps({"number": number, "folder": str(folder)}).encode()
+        if descriptors:
+            socket.send_fds(self.socket, [request], descriptors)
+        else:
+            self.socket.send(request)
+
+    def close(self) -> int:
+        """Let it go; returns its exit status."""
+        self.socket.close()
+        try:
+            return self.process.wait(ANSWER_WITHIN)
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def talks() -> Iterator[list[Talk]]:
+    """Those that are to be closed with the test."""
+    made: list[Talk] = []
+    yield made
+    for each in made:
+        each.close()
+
+
+def test_it_says_when_it_is_ready_and_ends_with_its_socket(talks: list[Talk]) -> None:
+    parts = ["mcp", "provider:openai", "redis", "tracing", "what a newer supervisor may know"]
+    talk = Talk({}, parts)
+    talks.append(talk)
+    assert set(talk.told()) == {"ready"}
+    assert talk.close() == 0
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "dashscope", "gemini", "ollama", "nobody"])
+def test_each_provider_is_safe_to_preload(talks: list[Talk], provider: str) -> None:
+    talk = Talk({}, [f"provider:{provider}"])
+    talks.append(talk)
+    assert set(talk.told()) == {"ready"}
+
+
+def test_a_thread_that_an_import_starts_makes_it_refuse(talks: list[Talk], tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=[600], name='collector', daemon=True).start()\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    talk = Talk({"PYTHONPATH": path.rstrip(os.pathsep)}, [])
+    talks.append(talk)
+    assert talk.told() == {"refused": "what it imports has started threads: collector"}
+    assert talk.told() is None
+    assert talk.close() == 0
+
+
+def test_a_second_thread_is_found() -> None:
+    leave = threading.Event()
+    thread = threading.Thread(target=leave.wait, name="second")
+    thread.start()
+    try:
+        with pytest.raises(zygote.Refusal, match=r"threads: .*second"):
+            zygote.check_single_thread()
+    finally:
+        leave.set()
+        thread.join()
+
+
+def test_a_native_thread_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of a library in C, which Python does not know."""
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread()])
+    leave = threading.Event()
+    thread = threading.Thread(target=leave.wait)
+    thread.start()
+    try:
+        with pytest.raises(zygote.Refusal, match="native threads"):
+            zygote.check_single_thread()
+    finally:
+        leave.set()
+        thread.join()
+
+
+def test_a_request_without_descriptors_is_answered_and_harms_nothing(
+    talks: list[Talk], tmp_path: Path
+) -> None:
+    talk = Talk({}, [])
+    talks.append(talk)
+    assert "ready" in talk.told()
+    for number in (3, 4):
+        talk.ask(number, tmp_path, [])
+        assert talk.told() == {"number": number, "failed": "0 descriptors came with the request, not 3"}
+
+
+def test_a_worker_that_does_not_become_the_supervisors_child_ends(talks: list[Talk], tmp_path: Path) -> None:
+    """This process is no subreaper, so that the kernel gives the worker to another one."""
+    talk = Talk({}, [])
+    talks.append(talk)
+    assert "ready" in talk.told()
+    ours, link = socket.socketpair()
+    with ours, link, (tmp_path / "page").open("wb") as page, (tmp_path / "output").open("wb") as output:
+        ours.settimeout(ANSWER_WITHIN)
+        talk.ask(1, tmp_path, [link.fileno(), page.fileno(), output.fileno()])
+        link.close()
+        assert ours.recv(1) == b"", "it has ended, and said nothing"
+    talk.ask(2, tmp_path, [])
+    assert talk.told()["number"] == 2, "the zygote goes on"
