@@ -23,6 +23,7 @@ from typing import Final
 _PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 
 _LINUX: Final = sys.platform.startswith("linux") and os.environ.get("AGENTSCOPE_SUPERVISOR_PORTABLE") != "1"
+UNKNOWN_STATUS: Final = 255  # as asyncio has it
 
 
 def _has_pidfds() -> bool:
@@ -88,11 +89,31 @@ OnExit = Callable[[int], None]
 
 def on_exit_pidfd(child: subprocess.Popen[bytes], callback: OnExit) -> None:
     """Call `callback` on the running loop when the child has ended; it is reaped then. Raises: OSError."""
+    _watch(child.pid, child.poll, callback)
+
+
+def on_exit_of_adopted(pid: int, callback: OnExit) -> None:
+    """The same for a child that was forked by another process and has become ours; pidfds only.
+
+    Raises: OSError, also if there is no such process any more.
+    """
+
+    def poll() -> int | None:
+        try:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:  # somebody else has taken its status
+            return UNKNOWN_STATUS
+        return os.waitstatus_to_exitcode(status) if ended else None
+
+    _watch(pid, poll, callback)
+
+
+def _watch(pid: int, poll: Callable[[], int | None], callback: OnExit) -> None:
     loop = asyncio.get_running_loop()
-    fd = os.pidfd_open(child.pid)
+    fd = os.pidfd_open(pid)
 
     def readable() -> None:
-        status = child.poll()
+        status = poll()
         if status is not None:
             loop.remove_reader(fd)
             os.close(fd)

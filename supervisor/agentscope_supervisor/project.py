@@ -25,7 +25,6 @@ NOT_ACTED_ON: Final = (
     "sessions.idempotency_ttl",
     "sessions.idle_after",
     "sessions.retry_on_crash",
-    "supervisor.preload",
 )
 
 

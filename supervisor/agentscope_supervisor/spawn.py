@@ -1,8 +1,9 @@
 """Starting and signalling worker processes. Decides nothing; `daemon` tells it what to start and to end.
 
-Each worker is a fresh interpreter with one end of a socketpair, in a session and process group of its own,
-with no other descriptor of ours. It asks the kernel itself to die with the supervisor, first thing, so that
-this process needs no code between fork and exec. Its output comes through one pipe that is always drained.
+Each worker has one end of a socketpair, a session and process group of its own, and no other descriptor of
+ours. It asks the kernel itself to die with the supervisor, first thing, so that this process needs no code
+between fork and exec. Its output comes through one pipe that is always drained. It is a fresh interpreter
+here; one that is forked by a `zygote` has the same face.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -56,6 +57,35 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
 
 
+class Wires:
+    """What ties a worker to us, both ends of it, made before the worker is.
+
+    Of `theirs`, the link, the page and where it prints, the worker gets copies; ours are closed with
+    `close_theirs`. `child` takes over our ends; without a worker, `close` is to be called.
+    """
+
+    def __init__(self) -> None:
+        """Raises: OSError; nothing is left open then."""
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs_only:
+            self._ours, link = socket.socketpair()
+            undo.callback(self._ours.close)
+            theirs_only.callback(link.close)
+            self._read_end, write_end = os.pipe()
+            undo.callback(os.close, self._read_end)
+            theirs_only.callback(os.close, write_end)
+            page = kernel.shared_file(PAGE_SIZE)
+            theirs_only.callback(os.close, page)
+            self._life = LifePage(mmap.mmap(page, PAGE_SIZE))
+            self._ours.setblocking(False)
+            self.theirs: Final = (link.fileno(), page, write_end)
+            self.close_theirs: Final = theirs_only.pop_all().close
+            self.close: Final = undo.pop_all().close
+
+    def child(self, pid: int, on_line: OnLine) -> Child:
+        """The worker that has been started with these."""
+        return Child(pid, self._ours, Output(self._read_end, on_line), self._life)
+
+
 def spawn(command: Sequence[str], project: Path, mark: str, on_line: OnLine, on_exit: kernel.OnExit) -> Child:
     """Start `command` in the project folder, with three more arguments: our pid, the descriptor of its end
     of the link, and that of its page. Its descendants are known by `mark`.
@@ -66,33 +96,41 @@ def spawn(command: Sequence[str], project: Path, mark: str, on_line: OnLine, on_
     Raises: OSError if the process cannot be started; nothing is left open then.
     """
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs_only:
-        ours, theirs = socket.socketpair()
-        undo.callback(ours.close)
-        theirs_only.callback(theirs.close)
-        read_end, write_end = os.pipe()
-        undo.callback(os.close, read_end)
-        theirs_only.callback(os.close, write_end)
-        page = kernel.shared_file(PAGE_SIZE)
-        theirs_only.callback(os.close, page)
-        life = LifePage(mmap.mmap(page, PAGE_SIZE))
-        inherited = (theirs.fileno(), page)
-        popen = subprocess.Popen(
-            [*command, str(os.getpid()), *map(str, inherited)],
-            cwd=project,
-            env=_environment() | {MARK: mark},
-            stdin=subprocess.DEVNULL,
-            stdout=write_end,
-            stderr=write_end,
-            pass_fds=inherited,
-            start_new_session=True,
-            umask=0o077,
+        wires = Wires()
+        undo.callback(wires.close)
+        theirs_only.callback(wires.close_theirs)
+        link, page, output = wires.theirs
+        popen = execute(
+            [*command, str(os.getpid()), str(link), str(page)], project, output, (link, page), {MARK: mark}
         )
         undo.callback(popen.wait)
         undo.callback(popen.kill)
-        ours.setblocking(False)
         kernel.on_exit(popen, on_exit)
         undo.pop_all()
-    return Child(popen.pid, ours, Output(read_end, on_line), life)
+    return wires.child(popen.pid, on_line)
+
+
+def execute(
+    command: Sequence[str],
+    project: Path,
+    output: int,
+    inherited: Sequence[int],
+    variables: Mapping[str, str],
+) -> subprocess.Popen[bytes]:
+    """Start a process of ours in the project folder that prints to `output`; it has `variables` beside those
+    of our environment. Raises: OSError.
+    """
+    return subprocess.Popen(
+        command,
+        cwd=project,
+        env={**_environment(), **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        pass_fds=inherited,
+        start_new_session=True,
+        umask=0o077,
+    )
 
 
 def _environment() -> dict[str, str]:

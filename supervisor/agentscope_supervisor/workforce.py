@@ -26,6 +26,7 @@ from agentscope_supervisor.deaths import Cause, Death, Deaths, Verdict
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.lifecycle import Command, State
+from agentscope_supervisor.nursery import Nursery, Order
 from agentscope_supervisor.worker_link import WorkerLink
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,8 @@ class Workforce:
         self._stopping = False
         self._oom_kills = kernel.oom_kills()
         self.deaths: Final = Deaths()
+        command = worker_command(settings, project)
+        self._nursery: Final = Nursery(settings, command, project, post)
 
     def __iter__(self) -> Iterator[Process]:
         return iter(self._processes.values())
@@ -118,8 +121,9 @@ class Workforce:
         return self._processes[number]
 
     def marks(self) -> dict[int, str]:
-        """The pid and the mark of each process whose end has not been seen through."""
-        return {process.child.pid: process.mark for process in self if process.child is not None}
+        """The pid and the mark of each process whose end has not been seen through, the zygote's too."""
+        marks = {process.child.pid: process.mark for process in self if process.child is not None}
+        return marks | self._nursery.marks()
 
     def hand(self, number: int, turn: Turn, invocation: Invocation, answer: Answer) -> None:
         """Give a turn to a process that is ready."""
@@ -141,30 +145,41 @@ class Workforce:
         process = Process(command.process, command.slot, command.generation, now, now)
         self._processes[process.number] = process
         log.info("worker starts", extra={"worker": process.label})
-        try:
-            process.child = spawn.spawn(
-                worker_command(self._settings, self._project),
-                self._project,
+        self._nursery.start(
+            Order(
+                process.number,
+                command.edition,
+                snapshot,
                 process.mark,
                 lambda line: output_log.info(line, extra={"worker": process.label}),
                 lambda status: self._post(lambda: self._exited(process, status)),
+                lambda child: self._born(process, child, snapshot),
+                lambda error: self._unborn(process, f"the worker process cannot be started: {error}"),
             )
-        except OSError as error:
-            process.failure = f"the worker process cannot be started: {error}"
-            self._post(lambda: self._exited(process, fleet.EX_TEMPFAIL))
-            return
+        )
+
+    def _born(self, process: Process, child: spawn.Child, snapshot: bytes) -> None:
+        """The process of a worker is there. Its time runs from now on: it may have waited for a zygote."""
+        process.child = child
+        if process.state is not State.STARTING:
+            child.kill()
         greeting: Mapping[str, str | int | bytes] = {
             "settings": snapshot,
             "project": str(self._project),
             "slot": process.slot,
             "generation": process.generation,
         }
-        process.link = WorkerLink(process.number, process.label, greeting, process.child.page, self)
+        process.link = WorkerLink(process.number, process.label, greeting, child.page, self)
         # Kept, because the loop itself holds tasks only weakly. It cannot fail: the socket is connected.
-        task = self._loop.create_task(process.link.connect(process.child.socket))
+        task = self._loop.create_task(process.link.connect(child.socket))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
         self._arm(process)
+
+    def _unborn(self, process: Process, failure: str) -> None:
+        """There will be no process of this worker."""
+        process.failure = failure
+        self._post(lambda: self._exited(process, fleet.EX_TEMPFAIL))
 
     def step(self, process: Process, event: lifecycle.Event) -> None:
         """Take one step in the life of a process, and do what it asks for."""
@@ -207,6 +222,7 @@ class Workforce:
     def stop(self) -> None:
         """From now on draining has a deadline, for those too that drain already."""
         self._stopping = True
+        self._nursery.stop()
         for process in self._processes.values():
             if process.state is State.DRAINING:
                 self._arm(process)
@@ -329,6 +345,8 @@ class Workforce:
                 child.signal(signal.SIGTERM)
             case Command.KILL if child is not None:
                 child.kill()
+            case Command.KILL if self._nursery.abandon(process.number):
+                self._unborn(process, "the worker was not wanted any more")
             case Command.CLOSE_LINK if process.link is not None:
                 process.link.worker_ended()
 

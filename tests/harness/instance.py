@@ -28,6 +28,7 @@ from tests.harness.waiting import wait_until
 LOG_QUIET: Final = 0.15  # seconds without a new line after which the log is taken to be complete
 LOG_SETTLES_WITHIN: Final = 2.0  # seconds; an instance that never stops printing is read as it is
 COMMAND: Final = Path(sys.executable).with_name("agentscope-supervisor")
+FORKS: Final = "--preload"  # in the command line of what workers are forked from, and so in theirs
 MARK: Final = "TEST_INSTANCE"  # environment variable that all processes of one instance carry
 
 READY_WITHIN: Final = 40.0  # seconds; three or four on an idle machine, of which AgentScope's import is most
@@ -267,6 +268,17 @@ class Instance:
         """Those that take turns, by slot."""
         ready = [worker for worker in self.workers() if worker.state == "ready"]
         return sorted(ready, key=lambda worker: worker.slot)
+
+    def zygotes(self) -> list[psutil.Process]:
+        """What workers are forked from: one, but while another takes its place. All workers must be ready:
+        until a worker is known, it looks the same."""
+        workers = {worker.pid for worker in self.workers()}
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.pid not in workers and process.ppid() == self.pid and FORKS in process.cmdline():
+                    found.append(process)
+        return found
 
     def processes(self) -> list[psutil.Process]:
         """Living processes of this instance but for the supervisor, wherever they hang in the tree."""
