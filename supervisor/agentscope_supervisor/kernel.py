@@ -23,6 +23,7 @@ from typing import Final
 _PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 
 _LINUX: Final = sys.platform.startswith("linux") and os.environ.get("AGENTSCOPE_SUPERVISOR_PORTABLE") != "1"
+
 UNKNOWN_STATUS: Final = 255  # as asyncio has it
 
 

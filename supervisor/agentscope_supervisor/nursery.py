@@ -108,9 +108,7 @@ class Nursery:
 
     def _execute(self, order: Order) -> None:
         try:
-            child = spawn.spawn(
-                self._command, self._project, order.mark, order.on_line, order.on_exit
-            )
+            child = spawn.spawn(self._command, self._project, order.mark, order.on_line, order.on_exit)
         except OSError as error:
             order.failed(error)
             return

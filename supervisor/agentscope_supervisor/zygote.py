@@ -67,8 +67,8 @@ class Zygote:
             theirs_only.callback(os.close, write_end)
             self._socket.setblocking(False)
             self._socket.send(json.dumps({"parts": list(parts)}).encode())
-            inherited = (theirs.fileno(),)
-            popen = execute([*command, str(os.getpid()), str(theirs.fileno())], project, write_end, inherited)
+            whole = [*command, str(os.getpid()), str(theirs.fileno())]
+            popen = execute(whole, project, write_end, (theirs.fileno(),), {})
             undo.callback(popen.wait)
             undo.callback(popen.kill)
             kernel.on_exit(popen, lambda status: self._exited(status, on_exit))

@@ -29,6 +29,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
             raise importlib.metadata.PackageNotFoundError(name) from None
 
     monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(compat, "_version", compat._version.__wrapped__)  # what others have read is kept
     return installed
 
 

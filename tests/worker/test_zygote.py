@@ -38,7 +38,7 @@ class Talk:
         return json.loads(packet) if packet else None
 
     def ask(self, number: int, folder: Path, descriptors: list[int]) -> None:
-        request = json.dumps({"number": number, "folder": str(folder)}).encode()
+        request = json.dumps({"number": number, "folder": str(folder), "variables": {}}).encode()
         if descriptors:
             socket.send_fds(self.socket, [request], descriptors)
         else:

@@ -11,9 +11,10 @@ A worker is forked twice: the one in between ends at once, so that the kernel ma
 supervisor, a subreaper. It does not depend on this process any more; it dies with the supervisor, which gets
 its exit status from the kernel. The worker itself announces its pid, once all of that is true.
 
-Environment, umask and limits are those of this process, as the supervisor set them; the folder and the
-descriptors come with each request. All workers of one zygote share its hash seed (PYTHONHASHSEED) and the
-AgentScope that was installed when it started; the supervisor starts a new one for each new configuration.
+Environment, umask and limits are those of this process, as the supervisor set them; the folder, the worker's
+own variables and the descriptors come with each request. All workers of one zygote share its hash seed
+(PYTHONHASHSEED) and the AgentScope that was installed when it started; the supervisor starts a new one for
+each new configuration.
 The messages are in `agentscope_supervisor.zygote`: JSON, one in each packet.
 """
 
@@ -79,19 +80,20 @@ def serve(supervisor: int, descriptor: int) -> list[str]:
 def preload(parts: Collection[str]) -> None:
     """Import what the worker of a project imports before its app.py. `parts`: what the settings use.
 
-    What cannot be imported is not told here: each worker finds out for itself, and has the words for it.
-    Raises: Refusal if AgentScope itself cannot be imported.
+    What else cannot be imported is not told here: each worker finds out for itself, and has the words for it.
+    Raises: Refusal if AgentScope itself cannot be imported, or does not fit what is installed beside it.
     """
     import uvloop  # noqa: F401
 
     from agentscope_protocol.settings import ModelSettings
     from agentscope_worker import host, serve  # noqa: F401
-    from agentscope_worker.runtime.compat import seam
+    from agentscope_worker.runtime.compat import check_installation, seam
 
     try:
+        check_installation(frozenset(part.removeprefix("provider:") for part in parts))
         compat = seam()
-    except host.BootError as error:
-        raise Refusal(error.message) from None
+    except host.BootError:
+        raise Refusal("AgentScope cannot be loaded here, as each worker will tell") from None
     for part in sorted(parts):
         with contextlib.suppress(Exception):
             match part.split(":"):
@@ -164,6 +166,7 @@ def _become_worker(
     control.send(json.dumps({"number": request["number"], "pid": os.getpid()}).encode())
     control.close()
     os.chdir(request["folder"])
+    os.environ.update(request["variables"])
     # Python's own generator is seeded anew by each fork; numpy's is not.
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None:

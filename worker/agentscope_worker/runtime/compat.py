@@ -166,6 +166,7 @@ def _fits(requirement: str, version: Version) -> bool:
     return Requirement(requirement).specifier.contains(version, prereleases=True)
 
 
+@functools.cache  # reading takes 3 ms, and a forked worker has imported what its zygote has read of
 def _version(package: str) -> Version | None:
     try:
         return Version(importlib.metadata.version(package))
