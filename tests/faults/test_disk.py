@@ -4,7 +4,7 @@ what was stored before stays, and when the place is well again, so is the App.
 The instance has a file system of its own below `sessions`, of 64 KB, in a namespace that ends with it.
 """
 
-import errno
+import itertools
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -54,12 +54,8 @@ async def stored(instance: Instance) -> tuple[str, Path]:
 def full(folder: Path) -> Iterator[None]:
     """Nothing more can be written there."""
     filler = folder / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"x" * 1024)
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        file.writelines(itertools.repeat(b"x" * 1024))
     yield
     filler.unlink()
 
