@@ -69,7 +69,7 @@ class Nursery:
 
     def start(self, order: Order) -> None:
         """Start a worker; `born` or `failed` of the order is called, at once or later."""
-        if order.edition > self._preload.edition:
+        if self._preload.possible and order.edition > self._preload.edition:
             self._parts = parts_of(settings_module.restore(order.snapshot))
         self._orders[order.process] = order
         self._carry_out(self._preload.spawn(order.process, order.edition, self._loop.time()))
@@ -199,8 +199,10 @@ class Nursery:
             self._timer = None
         due = self._preload.next_due
         if due is not None:
-            tick = partial(self._post, lambda: self._carry_out(self._preload.tick(self._loop.time())))
-            self._timer = self._loop.call_at(due, tick)
+            self._timer = self._loop.call_at(due, self._post, self._tick)
+
+    def _tick(self) -> None:
+        self._carry_out(self._preload.tick(self._loop.time(), random.random()))
 
 
 def parts_of(settings: Settings) -> list[str]:

@@ -4,7 +4,7 @@ The image is that process, at most one at a time: a "zygote". What there is of i
 is to be started does then:
 
     ABSENT     none was started yet, or none can be              starts by itself
-    WARMING    it imports: the first one of its edition          waits for it, at most WARM_WITHIN
+    WARMING    it imports: the first one of its edition          waits for it, until it is WARM_WITHIN old
                a later one, its forerunner having died           starts by itself
     READY      it forks on request                               is forked
     RESTING    it has died; the next one starts after a while    starts by itself
@@ -28,6 +28,9 @@ from agentscope_supervisor.restarts import RestartHistory
 WARM_WITHIN: Final = 10.0
 """Seconds that a worker waits for an image: it takes two, or as long as the worker's own imports would on a
 machine that is busy. Only one that hangs is waited for in vain."""
+
+HANGS_AFTER: Final = 120.0
+"""Seconds after which an image that is still not ready never will be: a hung mount, a lock in an import."""
 
 
 class Image(Enum):
@@ -80,8 +83,11 @@ class Preload:
     state: Image = Image.ABSENT
     edition: int = 0  # for which the image is
     _history: RestartHistory = field(default_factory=RestartHistory)  # of this edition's images
+    _patient: bool = False  # workers wait for the image that is WARMING
     _waiting: list[int] = field(default_factory=list)  # processes
-    _due: float | None = None  # the end of a wait while WARMING, the next start while RESTING
+    _due: float | None = (
+        None  # the end of the patience with one that is WARMING; the next start while RESTING
+    )
     _ready_at: float | None = None
 
     def spawn(self, process: int, edition: int, now: float) -> list[Command]:
@@ -93,12 +99,11 @@ class Preload:
             if self.state in (Image.WARMING, Image.READY):
                 commands.append(Discard())
             self.edition, self._history, self._ready_at = edition, RestartHistory(), None
-            self._begin(commands)
-            self._due = now + WARM_WITHIN
+            commands += self._begin(now, patient=True)
         match self.state:
             case Image.READY:
                 commands.append(Fork(process))
-            case Image.WARMING if self._due is not None:
+            case Image.WARMING if self._patient:
                 self._waiting.append(process)
             case _:
                 commands.append(Execute(process))
@@ -108,12 +113,12 @@ class Preload:
         """The image can be forked."""
         if self.state is not Image.WARMING:
             return []
-        self.state, self._ready_at = Image.READY, now
+        self.state, self._ready_at, self._due = Image.READY, now, None
         return self._release(Fork)
 
     def refused(self) -> list[Command]:
         """The image says that no worker can be forked from it, and ends."""
-        self.state = Image.REFUSED
+        self.state, self._due = Image.REFUSED, None
         return self._release(Execute)
 
     def died(self, now: float, chance: float) -> list[Command]:
@@ -121,10 +126,9 @@ class Preload:
         if self.state not in (Image.WARMING, Image.READY):
             return []
         ready_for = now - self._ready_at if self._ready_at is not None else 0.0
-        commands = self._release(Execute)
         self.state, self._ready_at = Image.RESTING, None
         self._due = now + self._history.died(now, ready_for, chance)
-        return commands
+        return self._release(Execute)
 
     def abandon(self, process: int) -> bool:
         """A process is not wanted any more. Returns whether it waited, and is never started now."""
@@ -133,16 +137,16 @@ class Preload:
             self._waiting.remove(process)
         return waited
 
-    def tick(self, now: float) -> list[Command]:
+    def tick(self, now: float, chance: float) -> list[Command]:
         """Do what is due. To be called at `next_due`; earlier is harmless."""
-        commands: list[Command] = []
-        if self._due is not None and self._due <= now:
-            if self.state is Image.RESTING:
-                self._due = None
-                self._begin(commands)
-            else:
-                commands = self._release(Execute)
-        return commands
+        if self._due is None or now < self._due:
+            return []
+        if self.state is Image.RESTING:
+            return self._begin(now, patient=False)
+        if self._patient:
+            self._patient, self._due = False, now + HANGS_AFTER
+            return self._release(Execute)
+        return [Discard(), *self.died(now, chance)]
 
     def stop(self) -> list[Command]:
         """No worker will be started any more; whoever waits is to be abandoned."""
@@ -155,11 +159,12 @@ class Preload:
         """When `tick` has something to do, or None."""
         return self._due
 
-    def _begin(self, commands: list[Command]) -> None:
-        self.state = Image.WARMING
-        commands.append(Begin(self.edition))
+    def _begin(self, now: float, *, patient: bool) -> list[Command]:
+        self.state, self._patient = Image.WARMING, patient
+        self._due = now + (WARM_WITHIN if patient else HANGS_AFTER)
+        return [Begin(self.edition)]
 
     def _release(self, way: type[Fork] | type[Execute]) -> list[Command]:
-        """Start those who wait; nothing is due then."""
-        waiting, self._waiting, self._due = self._waiting, [], None
+        """Start those who wait."""
+        waiting, self._waiting = self._waiting, []
         return [way(process) for process in waiting]

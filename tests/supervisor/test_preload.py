@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope_supervisor.preload import (
+    HANGS_AFTER,
     WARM_WITHIN,
     Begin,
     Command,
@@ -95,8 +96,8 @@ def test_who_waits_starts_by_itself_when_the_image_dies() -> None:
 def test_nobody_waits_for_long() -> None:
     preload = image(Image.WARMING)
     assert preload.next_due == 100.0 + WARM_WITHIN
-    assert preload.tick(100.0 + WARM_WITHIN - 0.01) == []
-    assert preload.tick(100.0 + WARM_WITHIN) == [Execute(1)]
+    assert preload.tick(100.0 + WARM_WITHIN - 0.01, CHANCE) == []
+    assert preload.tick(100.0 + WARM_WITHIN, CHANCE) == [Execute(1)]
     assert preload.spawn(2, 1, 120.0) == [Execute(2)], "what is late is not waited for again"
     assert preload.ready(121.0) == []
     assert preload.spawn(3, 1, 122.0) == [Fork(3)]
@@ -119,11 +120,24 @@ def test_a_dead_image_is_replaced_after_a_while_and_nobody_waits_for_it() -> Non
     assert due is not None
     assert due > 110.0
     assert preload.spawn(2, 1, 110.0) == [Execute(2)]
-    assert preload.tick(due) == [Begin(1)]
-    assert preload.next_due is None
+    assert preload.tick(due, CHANCE) == [Begin(1)]
     assert preload.spawn(3, 1, due) == [Execute(3)]
     assert preload.ready(due + 2) == []
     assert preload.spawn(4, 1, due + 2) == [Fork(4)]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_image_that_hangs_is_ended_and_tried_again_later(first: bool) -> None:
+    preload = image(Image.WARMING if first else Image.RESTING)
+    due = preload.next_due
+    assert due is not None
+    assert preload.tick(due, CHANCE) == ([Execute(1)] if first else [Begin(1)])
+    assert preload.tick(due + HANGS_AFTER - 1, CHANCE) == []
+    assert preload.tick(due + HANGS_AFTER, CHANCE) == [Discard()]
+    assert preload.state is Image.RESTING
+    again = preload.next_due
+    assert again is not None
+    assert preload.tick(again, CHANCE) == [Begin(1)]
 
 
 def test_an_image_that_keeps_dying_is_tried_ever_more_seldom() -> None:
@@ -134,7 +148,7 @@ def test_an_image_that_keeps_dying_is_tried_ever_more_seldom() -> None:
         assert due is not None
         waits.append(due - now)
         now = due
-        assert preload.tick(now) == [Begin(1)]
+        assert preload.tick(now, CHANCE) == [Begin(1)]
         preload.ready(now)
     assert waits[0] < 1
     assert waits[-1] > 100
@@ -161,7 +175,7 @@ def test_stop_ends_the_image_and_starts_nothing(state: Image) -> None:
     alive = state in (Image.WARMING, Image.READY)
     assert preload.stop() == ([Discard()] if alive else [])
     assert preload.next_due is None
-    assert preload.tick(1e6) == preload.ready(1e6) == preload.died(1e6, CHANCE) == []
+    assert preload.tick(1e6, CHANCE) == preload.ready(1e6) == preload.died(1e6, CHANCE) == []
     assert preload.spawn(9, 9, 1e6) == [Execute(9)]
 
 
@@ -228,7 +242,7 @@ def test_each_process_is_started_once_and_never_from_an_older_image(events: list
                     abandoned.add(max(edition_of))
             case "later":
                 now += WARM_WITHIN
-                carry_out(preload.tick(now))
-    now += WARM_WITHIN
-    carry_out(preload.tick(now))
+                carry_out(preload.tick(now, CHANCE))
+    now += HANGS_AFTER
+    carry_out(preload.tick(now, CHANCE))
     assert sorted([*started, *abandoned]) == sorted(edition_of)
