@@ -7,6 +7,7 @@ handler for every request.
 import asyncio
 import logging
 import math
+import select
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,7 +18,7 @@ from aiohttp.http import HttpVersion11, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
-from agentscope_supervisor import http_rules
+from agentscope_supervisor import http_rules, sse
 from agentscope_supervisor.listener import NO_PLACE, OnLost
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.responses import error_bytes, error_response, request_id
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 MAX_LINE: Final = 16 * 1024  # bytes of a request line or a header; large cookies fit
 RESERVED_HEAD_TIMEOUT: Final = 2.0
 """Seconds in which a connection in a reserved place must have said what it wants: others need the place."""
+FIRST_LOOK: Final = 0.05  # seconds after which a half-closed peer is looked at; each time twice as long
+LAST_LOOK: Final = 5.0  # but not longer
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -48,16 +51,26 @@ class Protocol(web.RequestHandler):
     """One connection: aiohttp's HTTP protocol, with a time limit for heads, our rules for them, and our form
     of the errors that come before there is a request."""
 
-    __slots__ = ("_body", "_head_timeout", "_head_timer", "_on_lost", "is_reserved")
+    __slots__ = (
+        "_body",
+        "_head_timeout",
+        "_head_timer",
+        "_is_half_closed",
+        "_on_lost",
+        "is_reserved",
+        "outlet",
+    )
 
     def __init__(
         self, server: "Server", limits: Limits, is_reserved: bool, on_lost: OnLost, **options: Any
     ) -> None:
         super().__init__(server, **options)
         self.is_reserved = is_reserved  # one request of a probe, and no other
+        self.outlet: Outlet | None = None  # of the newest stream
         self._on_lost = on_lost
         self._head_timeout = min(limits.head_timeout, RESERVED_HEAD_TIMEOUT if is_reserved else math.inf)
         self._head_timer: asyncio.TimerHandle | None = None
+        self._is_half_closed = False
         self._body: StreamReader = EMPTY_PAYLOAD  # of the newest request
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -91,6 +104,11 @@ class Protocol(web.RequestHandler):
                     error = BrokenRule(problem)
                     self._messages[at] = _ErrInfo(HTTPStatus.BAD_REQUEST, error, problem), EMPTY_PAYLOAD
 
+    def _is_idle(self) -> bool:
+        """Whether there is no request that has come whole and is not answered."""
+        waits = self._request_count == 0 or (self._waiter is not None and not self._waiter.done())
+        return waits and not self._messages
+
     # -- the time limit of heads --------------------------------------------------------------
 
     def _await_head(self) -> None:
@@ -104,11 +122,48 @@ class Protocol(web.RequestHandler):
     def _head_is_late(self) -> None:
         self._head_timer = None
         # Behind a request that is being answered it may be late: its next byte begins a new time limit.
-        if self.transport is not None and self._current_request is None and not self._messages:
+        if self.transport is not None and self._is_idle():
             message = f"the head of a request did not come within {self._head_timeout:g} s"
             failure = NO_PLACE if self.is_reserved else Failure(ErrorCode.REQUEST_TIMEOUT, message)
             self.transport.write(error_bytes(failure))
             self.force_close()
+
+    # -- a peer that sends no more ------------------------------------------------------------
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp leaves the transport's default
+        """The peer has left, or only sends no more and waits for its answer. TCP tells the two apart when
+        something is sent to it: who has left resets the connection. So it is sent what a client must ignore.
+        """
+        if self._is_idle() or not self._body.is_eof():
+            return False
+        if not self._is_half_closed:  # uvloop may tell it twice
+            self._is_half_closed = True
+            self._loop.call_soon(self._look_at_half_closed, FIRST_LOOK)
+        return True
+
+    def _look_at_half_closed(self, next_look: float) -> None:
+        transport, asked = self.transport, self._current_request
+        if transport is None or transport.is_closing():
+            return
+        if self._is_idle():  # all that it asked for is answered
+            self.force_close()
+            return
+        if not self._messages:
+            self.close()  # after the answer under way
+        if _is_reset(transport) or (asked is not None and not self._provoke(transport, asked)):
+            transport.abort()
+            return
+        self._loop.call_later(next_look, self._look_at_half_closed, min(next_look * 2, LAST_LOOK))
+
+    def _provoke(self, transport: asyncio.Transport, asked: web.BaseRequest) -> bool:
+        """Send something that means nothing; returns whether there was a way."""
+        if self.outlet is not None and self.outlet.request is asked:
+            self.outlet.write(sse.comment("keep-alive"))
+        elif asked.writer.output_size == 0:
+            if asked.version < HttpVersion11:
+                return False  # it knows no interim answers: to cancel turns in time it is taken as gone
+            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
 
     # -- errors before there is a request -----------------------------------------------------
 
@@ -166,6 +221,13 @@ class Server(web.Server):
         return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=limit)
 
 
+def _is_reset(transport: asyncio.Transport) -> bool:
+    """Whether the peer has reset the connection; the loop does not look after the end of what it sends."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), 0)
+    return len(poll.poll(0)) > 0
+
+
 def is_reserved(request: web.BaseRequest) -> bool:
     """Whether it came on a connection that has its place for a probe."""
     return cast(Protocol, request.protocol).is_reserved
@@ -174,21 +236,22 @@ def is_reserved(request: web.BaseRequest) -> bool:
 class Outlet:
     """The client's transport, with chunked framing where the client understands it."""
 
-    __slots__ = ("_chunked", "_request")
+    __slots__ = ("_chunked", "request")
 
     def __init__(self, request: web.BaseRequest) -> None:
-        self._request = request
+        self.request = request
         self._chunked = request.version >= HttpVersion11
+        cast(Protocol, request.protocol).outlet = self
 
     def write(self, data: bytes) -> None:
-        transport = self._request.transport
+        transport = self.request.transport
         # uvloop raises on a write to a closing transport; the handler hears of the end by itself.
         if transport is not None and not transport.is_closing():
             transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def is_full(self) -> bool:
-        return self._request.protocol.writing_paused
+        return self.request.protocol.writing_paused
 
     def cut(self) -> None:
-        if self._request.transport is not None:
-            self._request.transport.abort()
+        if self.request.transport is not None:
+            self.request.transport.abort()

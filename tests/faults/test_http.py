@@ -1,6 +1,5 @@
 """Clients that speak HTTP in old, odd, slow and wrong ways; each one harms nobody but itself."""
 
-import asyncio
 import time
 from typing import Final
 
@@ -123,18 +122,6 @@ async def test_expect_100_continue_for_what_will_be_refused(shared: Instance) ->
     async with Connection(shared.port) as connection:
         await connection.send(request("POST", "/invoke", headers=headers))
         assert (await connection.answer()).status == 415, "the body need not be sent to hear that"
-
-
-@pytest.mark.fault("F65")
-async def test_f65_half_closed_client_is_answered_or_closed(shared: Instance) -> None:
-    """A client that has closed its side has left, or still listens: either way it does not hang."""
-    for script in (TURN, [{"say": "one"}, {"sleep": 60}]):
-        async with Connection(shared.port) as connection:
-            await connection.send(request("POST", "/invoke", turn_body(new_session(), script), JSON))
-            connection.writer.write_eof()
-            async with asyncio.timeout(10):
-                data = await connection.reader.read()
-        assert data == b"" or data.startswith(b"HTTP/1.1 200 ")
 
 
 # -- slow -----------------------------------------------------------------------------------------------
