@@ -12,10 +12,15 @@ from aiohttp.streams import StreamReader
 
 from agentscope_protocol.settings import ServerSettings
 from agentscope_supervisor.invocation import Refused, invalid
-from agentscope_supervisor.outcomes import ErrorCode, Failure
+from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
 
 MIN_RATE: Final = 1024  # bytes per second, measured over each
 RATE_WINDOW: Final = 5.0  # seconds; a mobile network may be silent for as long
+MAX_UNREAD: Final = 256 * 1024 * 1024
+"""Bytes of all bodies that have come in part: as many as the ledger holds of those that came whole. Without
+it ten thousand clients could each stop at the last byte of the largest body."""
+
+_OVERLOADED: Final = refusal(ErrorCode.OVERLOADED, "too many large bodies are on their way in")
 
 
 class BodyReader:
@@ -27,6 +32,7 @@ class BodyReader:
             ErrorCode.PAYLOAD_TOO_LARGE, f"the body is over server.max_body_mb: {settings.max_body_mb:g}"
         )
         self._timeout: Final = settings.body_timeout
+        self._collected = 0  # bytes of bodies that have come in part
 
     async def read(self, request: web.BaseRequest) -> bytes:
         """The whole body. Raises: Refused."""
@@ -58,18 +64,24 @@ class BodyReader:
         return body
 
     async def _collect(self, content: StreamReader) -> bytes:
-        """The body as it comes. Raises: TimeoutError, aiohttp's RequestPayloadError."""
+        """The body as it comes. Raises: TimeoutError, Refused, aiohttp's RequestPayloadError."""
         loop = asyncio.get_running_loop()
         body = bytearray()
         end = loop.time() + self._timeout
         enough = 0  # bytes at which the time limit is moved on
-        async with asyncio.timeout_at(end) as limit:
-            while len(body) <= self.max_size:
-                if len(body) >= enough:
-                    limit.reschedule(min(end, loop.time() + RATE_WINDOW))
-                    enough = len(body) + int(MIN_RATE * RATE_WINDOW)
-                piece = await content.readany()
-                if not piece:
-                    break
-                body += piece
-        return bytes(body)
+        try:
+            async with asyncio.timeout_at(end) as limit:
+                while len(body) <= self.max_size:
+                    if len(body) >= enough:
+                        limit.reschedule(min(end, loop.time() + RATE_WINDOW))
+                        enough = len(body) + int(MIN_RATE * RATE_WINDOW)
+                    piece = await content.readany()
+                    if not piece:
+                        break
+                    body += piece
+                    self._collected += len(piece)
+                    if self._collected > MAX_UNREAD:
+                        raise Refused(_OVERLOADED)
+            return bytes(body)
+        finally:
+            self._collected -= len(body)

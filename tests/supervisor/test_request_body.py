@@ -10,6 +10,8 @@ from aiohttp.streams import StreamReader
 
 from agentscope_protocol.settings import ServerSettings
 from agentscope_supervisor import request_body
+from agentscope_supervisor.invocation import Refused
+from agentscope_supervisor.outcomes import ErrorCode
 from agentscope_supervisor.request_body import BodyReader
 
 WINDOW: Final = 0.2  # seconds
@@ -22,14 +24,19 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_body, "MIN_RATE", RATE)
 
 
-async def collected(pieces: list[bytes], every: float, within: float = 20) -> bytes:
-    """What is made of a body whose pieces come one each `every` seconds."""
+def content_of(pieces: list[bytes], every: float) -> StreamReader:
+    """A body whose pieces come one each `every` seconds."""
     loop = asyncio.get_running_loop()
     content = StreamReader(Mock(BaseProtocol), 2**16, loop=loop)
     for number, piece in enumerate(pieces):
         loop.call_later(number * every, content.feed_data, piece)
     loop.call_later(len(pieces) * every, content.feed_eof)
-    return await BodyReader(ServerSettings(body_timeout=within))._collect(content)
+    return content
+
+
+async def collected(pieces: list[bytes], every: float, within: float = 20) -> bytes:
+    """What is made of such a body."""
+    return await BodyReader(ServerSettings(body_timeout=within))._collect(content_of(pieces, every))
 
 
 async def test_a_body_that_keeps_the_pace_is_taken() -> None:
@@ -50,3 +57,15 @@ async def test_a_body_that_drips_is_given_up_before_its_time_is_over() -> None:
 async def test_a_body_that_keeps_the_pace_for_too_long_is_given_up() -> None:
     with pytest.raises(TimeoutError):
         await collected([b"x" * 200] * 1000, every=0.05, within=0.5)
+
+
+async def test_what_has_come_of_all_bodies_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_body, "MAX_UNREAD", 5000)
+    reader = BodyReader(ServerSettings())
+    for _ in range(2):  # and given back, however it ends
+        bodies = [reader._collect(content_of([b"x" * 1000] * 3, 0.05)) for _ in range(4)]
+        ended = await asyncio.gather(*bodies, return_exceptions=True)
+        refused = [each.failure.code for each in ended if isinstance(each, Refused)]
+        assert refused
+        assert set(refused) == {ErrorCode.OVERLOADED}
+        assert [len(each) for each in ended if isinstance(each, bytes)], "who is within the bound is taken"

@@ -1,0 +1,115 @@
+"""Bodies that are large, without end, or larger than they look (F63, F72): refused, or taken at their price.
+
+The supervisor's memory stays within what the limits say, and other connections are answered meanwhile.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import psutil
+import pytest
+
+from tests.harness.client import JSON, Connection, call, new_session, request, turn_body
+from tests.harness.instance import Instance
+
+pytestmark = pytest.mark.supervisor_only
+
+MB: Final = 1024 * 1024
+LIMIT: Final = 2  # MB, max_body_mb
+SLACK: Final = 24 * MB  # of the allocator, and for what JSON becomes when it is read
+PROBED_WITHIN: Final = 2.0  # seconds; a busy machine, and every probe is a new connection
+
+
+@pytest.fixture(scope="module")
+def tight(start_module_instance: Callable[..., Instance]) -> Instance:
+    return start_module_instance(workers=1, server={"max_body_mb": LIMIT})
+
+
+@asynccontextmanager
+async def probed(instance: Instance) -> AsyncIterator[None]:
+    """Prints how long a probe took at most while the block ran."""
+    worst, stop = 0.0, asyncio.Event()
+
+    async def probe() -> None:
+        nonlocal worst
+        while not stop.is_set():
+            began = time.monotonic()
+            assert (await call(instance.port, "GET", "/health", within=PROBED_WITHIN)).status == 200
+            worst = max(worst, time.monotonic() - began)
+
+    probing = asyncio.create_task(probe())
+    try:
+        yield
+    finally:
+        stop.set()
+        await probing
+        print(f"the slowest probe took {worst * 1000:.0f} ms")
+
+
+def memory(instance: Instance) -> int:
+    return int(psutil.Process(instance.pid).memory_info().rss)
+
+
+@pytest.mark.parametrize("size", [1, 100, MB], ids=["1 byte", "100 bytes", "1 MB"])
+async def test_f63_body_without_end_costs_no_more_than_the_limit(tight: Instance, size: int) -> None:
+    before = memory(tight)
+    chunk = b"%x\r\n%b\r\n" % (size, b"x" * size)
+    many = chunk * max(1, MB // len(chunk))
+    async with probed(tight), Connection(tight.port) as connection:
+        await connection.send(request("POST", "/invoke", headers={**JSON, "Transfer-Encoding": "chunked"}))
+
+        async def flood() -> None:
+            for _ in range(40):
+                await connection.send(many)
+
+        flooding = asyncio.create_task(flood())
+        answer = await connection.answer()
+        assert (answer.status, answer.code) == (413, "PAYLOAD_TOO_LARGE")
+        assert await connection.is_closed(within=10)
+        flooding.cancel()
+    grown = memory(tight) - before
+    print(f"grew by {grown / MB:.1f} MB")
+    assert grown < LIMIT * 3 * MB + SLACK
+
+
+async def test_f63_many_bodies_that_stop_before_their_end(tight: Instance) -> None:
+    """Each holds what it has sent and no more, and gives it back when it leaves."""
+    body = turn_body(new_session(), "x" * (MB + MB // 2))
+    before, count = memory(tight), 20
+    async with probed(tight), AsyncExitStack() as stack:
+        for _ in range(count):
+            connection = await stack.enter_async_context(Connection(tight.port))
+            await connection.send(request("POST", "/invoke", body, JSON)[:-1])
+        assert memory(tight) - before < count * LIMIT * 2 * MB + SLACK
+    assert (await call(tight.port, "GET", "/health")).json["turns"]["accepted"] == 0
+
+
+BOMBS: Final = {
+    "depth": b"[" * (LIMIT * MB),
+    "depth of objects": b'{"a":' * (LIMIT * MB // 5),
+    "one key again and again": b"{" + b'"a":1,' * (LIMIT * MB // 6 - 2) + b'"a":1}',
+    "an integer without end": b'{"a": ' + b"9" * (LIMIT * MB - 10) + b"}",
+    "a fraction without end": b'{"a": 0.' + b"9" * (LIMIT * MB - 10) + b"}",
+    "an exponent": b'{"a": 1e400}',
+    "an exponent without end": b'{"a": 1e' + b"9" * (LIMIT * MB - 10) + b"}",
+    "escapes": b'{"a": "' + b"\\ud83d\\ude00" * (LIMIT * MB // 12 - 2) + b'"}',
+    "half escapes": b'{"a": "' + b"\\ud83d" * (LIMIT * MB // 6 - 2) + b'"}',
+    "empty lists": b"[" + b"[]," * (LIMIT * MB // 3 - 2) + b"[]]",
+    "bad UTF-8 at its end": b'{"a": "' + b"x" * (LIMIT * MB - 20) + b'\xff"}',
+}
+
+
+async def test_f72_bombs_are_refused_and_hold_nobody_up(tight: Instance) -> None:
+    before = memory(tight)
+    for name, bomb in BOMBS.items():
+        async with probed(tight):
+            print(name, end=": ")
+            answer = await call(tight.port, "POST", "/invoke", body=bomb, headers=JSON)
+        assert (answer.status, answer.code) == (400, "INVALID_REQUEST"), name
+        assert len(answer.body) < 2000, "what was sent is not sent back"
+    grown = memory(tight) - before
+    print(f"grew by {grown / MB:.1f} MB")
+    assert grown < 100 * MB
