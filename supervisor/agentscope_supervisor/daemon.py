@@ -34,6 +34,7 @@ from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
 from agentscope_supervisor.poison import Poison
 from agentscope_supervisor.project import Project, ProjectError
 from agentscope_supervisor.pulse import Pulse
+from agentscope_supervisor.sdnotify import Notifier
 from agentscope_supervisor.sessions_seen import SessionsSeen
 from agentscope_supervisor.tracing import Tracing
 from agentscope_supervisor.wear import Wear
@@ -42,6 +43,7 @@ from agentscope_supervisor.workforce import Process, Workforce
 log = logging.getLogger(__name__)
 
 MAX_SLOTS: Final = 256  # as `supervisor.workers` has it
+END_MARGIN: Final = 15.0  # seconds from the last worker's deadline to our end: answers leave, orphans end
 SWEEP_EVERY: Final = 0.5  # seconds between two looks for turns that have taken too long
 
 _PLATFORM_STATUS: Final = {"healthy": "running", "unhealthy": "degraded"}
@@ -64,6 +66,7 @@ class Daemon:
         self._ledger: Final = ledger.Ledger(_limits(settings), slots, routing.slot_of)
         self._workforce: Final = Workforce(settings, project.folder, self, self._post)
         self._orphans: Final = Orphans(self._workforce.marks)
+        self._trouble = ""  # why the last reload came to nothing
         self._open: Final[dict[int, tuple[Invocation, Answer]]] = {}  # by number of the turn
         self._poison: Final = Poison()
         self._blamed: Final[set[int]] = set()  # turns that keep killing were lost with these processes
@@ -78,6 +81,7 @@ class Daemon:
         self._finished: Final[asyncio.Future[int]] = self._loop.create_future()
         self.failure = ""
         """Why the instance could not start, as its worker told it; for a person."""
+        self._manager: Final = Notifier(os.environ, os.getpid(), self._described)
 
     async def run(self, sock: socket.socket) -> int:
         """Serve on a bound socket until stopped; returns the exit status."""
@@ -117,6 +121,8 @@ class Daemon:
                 await self._heartbeat.close()
             await door.close()
             await self._orphans.stop()
+            self._manager.update()
+            self._manager.close()
             if tracing is not None:
                 await tracing.close()
 
@@ -192,6 +198,16 @@ class Daemon:
             return "unhealthy"
         return "healthy" if serving == self._fleet.size else "degraded"
 
+    def _described(self) -> str:
+        """The instance in one line, for the service manager."""
+        turns = "1 turn" if len(self._ledger) == 1 else f"{len(self._ledger)} turns"
+        text = f"{self._fleet.serving()} of {self._fleet.size} workers, {turns}"
+        if self._status() in ("starting", "draining"):
+            text = f"{self._status()}: {text}"
+        if self._trouble:
+            text += f"; the last reload failed: {self._trouble}"
+        return f"{text}; the app cannot start: {self.failure}" if self.failure else text
+
     # -- Host: what the platform asks ---------------------------------------------------------
 
     def vital_signs(self) -> VitalSigns:
@@ -215,11 +231,15 @@ class Daemon:
     def reload(self, *, even_unchanged: bool) -> Rolling | Unchanged | Refused:
         if self._fleet.stopping:
             return Refused("the instance is stopping")
+        self._manager.reloading()
         settings = self._read_settings()
         if isinstance(settings, Refused):
+            self._trouble = settings.reason
+            self._manager.reloaded()
             return settings
         snapshot = settings_module.dump(settings)
         if snapshot == self._editions[self._fleet.edition] and not even_unchanged:
+            self._manager.reloaded()
             return Rolling(self._fleet.edition, "") if self._fleet.rolling else Unchanged()
         stale = ", ".join(_needs_restart(self._settings, settings))
         if stale:
@@ -243,6 +263,7 @@ class Daemon:
         self._carry_out(self._fleet.ready(process.number, self._loop.time()))
         if first and self._fleet.ever_ready:
             log.info("instance is ready", extra={"slots": self._fleet.size})
+            self._manager.ready()
 
     def left_ready(self, process: Process) -> None:
         self._fleet.unready(process.number)
@@ -400,10 +421,15 @@ class Daemon:
             self._post(partial(self._heartbeat.rollout_ended, edition, why))
         if failure:
             log.error("rollout failed, the old workers go on", extra={"edition": edition, "reason": failure})
+            self._trouble = failure
+            self._manager.reloaded()
             if edition != self._fleet.edition:
                 self._editions.pop(edition, None)
             return
         log.info("rollout done", extra={"edition": edition})
+        if edition == self._last_edition:
+            self._trouble = ""
+        self._manager.reloaded()
         for older in [each for each in self._editions if each < edition]:
             del self._editions[older]
 
@@ -415,6 +441,8 @@ class Daemon:
             self._workforce.stop()
             self._carry_out_turns(self._ledger.drain())
             self._carry_out(self._fleet.stop("the instance stops"))
+            limits = self._settings.supervisor
+            self._manager.stopping(limits.drain_timeout + limits.stop_timeout + END_MARGIN)
             return
         log.warning("stopping at once", extra={"turns": len(self._ledger)})
         self._orphans.hurry()
