@@ -23,7 +23,7 @@ import click
 
 from agentscope_protocol import settings as settings_module
 from agentscope_protocol.settings import Settings, SettingsError
-from agentscope_supervisor import __version__, instance, interpreter, logs, signals, stubs
+from agentscope_supervisor import __version__, activation, instance, interpreter, logs, signals, stubs
 from agentscope_supervisor.fleet import EX_CONFIG, EX_TEMPFAIL
 from agentscope_supervisor.listener import BACKLOG
 from agentscope_supervisor.project import CONFIG_FILE, Overrides, Project, ProjectError, without_effect
@@ -226,9 +226,8 @@ def invoke(
     token = _settings(Project(Path(address.project), config)).server.auth_token
 
     async def converse() -> None:
-        url = f"http://{_reachable(address.host)}:{address.port}"
         secret = token.get_secret_value() if token is not None else None
-        async for part in talk.invoke(url, session, text, secret):
+        async for part in talk.invoke(_url(address.host, address.port), session, text, secret):
             click.echo(part, nl=False)
         click.echo()
 
@@ -279,6 +278,11 @@ def _find(name: str | None, runtime_dir: Path | None, project: Path) -> instance
     raise click.UsageError(f"say which instance with --name; running: {names}")
 
 
+def _url(host: str, port: int) -> str:
+    """Where to connect to for an address that was listened on."""
+    return host if host.startswith(instance.UNIX) else f"http://{_reachable(host)}:{port}"
+
+
 def _reachable(host: str) -> str:
     """An address to connect to for one that was listened on."""
     if host in ("0.0.0.0", "::"):
@@ -300,28 +304,31 @@ def _start(project: Project, name: str | None, runtime_dir: Path | None) -> NoRe
     # First the name, then the port, then workers: who cannot have the first two starts no process.
     try:
         claim = instance.Instance(instance.runtime_dir(runtime_dir, os.environ, os.getuid()), called)
-        sock = _bind(settings.server.host, settings.server.port)
-        host, port = sock.getsockname()[:2]
+        passed_on = activation.inherited(os.environ, os.getpid())
+        sock = passed_on or _bind(settings.server.host, settings.server.port)
+        host, port = _name_of(sock)
         claim.publish(instance.Address(os.getpid(), host, port, called, str(project.folder), __version__))
     except instance.InstanceError as error:
         _fail(EX_TEMPFAIL, str(error))
+    except activation.ActivationError as error:
+        _fail(EX_CONFIG, str(error))
     log.info(
         "listening",
-        extra={"url": f"http://{_reachable(host)}:{port}", "instance": called, "pid": os.getpid()},
+        extra={"url": _url(host, port), "instance": called, "pid": os.getpid()},
     )
-    status = _serve(project, settings, sock)
+    status = _serve(project, settings, sock, passed_on is not None)
     claim.close()
     sys.exit(status)
 
 
-def _serve(project: Project, settings: Settings, sock: socket.socket) -> int:
+def _serve(project: Project, settings: Settings, sock: socket.socket, passed_on: bool) -> int:
     import uvloop
 
     from agentscope_supervisor.daemon import Daemon
 
     async def live() -> tuple[int, str]:
         daemon = Daemon(project, settings)
-        return await daemon.run(sock), daemon.failure
+        return await daemon.run(sock, passed_on=passed_on), daemon.failure
 
     # Nothing that was imported or built until here ever becomes garbage.
     gc.collect()
@@ -333,6 +340,14 @@ def _serve(project: Project, settings: Settings, sock: socket.socket) -> int:
     if status and failure:
         click.echo(f"\nagentscope-supervisor: the app cannot start\n\n{failure}", err=True)
     return status
+
+
+def _name_of(sock: socket.socket) -> tuple[str, int]:
+    """Host and port; of a Unix socket its path, as `_url` knows it, and 0."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"{instance.UNIX}{os.fsdecode(name)}", 0
+    return name[0], name[1]
 
 
 def _bind(host: str, port: int) -> socket.socket:

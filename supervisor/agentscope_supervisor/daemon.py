@@ -82,9 +82,13 @@ class Daemon:
         self.failure = ""
         """Why the instance could not start, as its worker told it; for a person."""
         self._manager: Final = Notifier(os.environ, os.getpid(), self._described)
+        self._leave_door: Callable[[], None] = lambda: None
 
-    async def run(self, sock: socket.socket) -> int:
-        """Serve on a bound socket until stopped; returns the exit status."""
+    async def run(self, sock: socket.socket, *, passed_on: bool = False) -> int:
+        """Serve on a bound socket until stopped; returns the exit status.
+
+        `passed_on`: it is there before and after us, so that who comes while we stop is left to the next.
+        """
         signals.install(
             {
                 signal.SIGTERM: partial(self._post, self._stop),
@@ -105,6 +109,8 @@ class Daemon:
         tracing = Tracing(traced.endpoint, self._project.folder.name) if traced is not None else None
         door = FrontDoor(self._settings.server, self, tracing)
         await door.listen(sock)
+        if passed_on:
+            self._leave_door = door.leave
         if self._settings.platform is not None:
             leaves = self._settings.supervisor.on_platform_restart == "exit"
             self._heartbeat = Heartbeat(self._settings.platform, self, self._post, leaves=leaves)
@@ -438,6 +444,7 @@ class Daemon:
     def _stop(self) -> None:
         if not self._workforce.stopping:
             log.info("stopping", extra={"turns": len(self._ledger)})
+            self._leave_door()
             self._workforce.stop()
             self._carry_out_turns(self._ledger.drain())
             self._carry_out(self._fleet.stop("the instance stops"))

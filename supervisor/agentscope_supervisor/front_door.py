@@ -105,6 +105,12 @@ class FrontDoor:
         """Serve on a bound socket."""
         self._listener = Listener(sock, self._max_connections, self._server.connect)
 
+    def leave(self) -> None:
+        """Take no new connection; those that are there are answered."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
     async def close(self) -> None:
         """Stop listening; answers under way may take some seconds to leave."""
         if self._listener is not None:

@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import Final
 
 PROGRAM: Final = "agentscope-supervisor"
+
+UNIX: Final = "unix:"
+"""With this the host of an address begins where it is a Unix socket; its path follows, the port is 0."""
+
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 

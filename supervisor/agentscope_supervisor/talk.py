@@ -9,13 +9,15 @@ from typing import Any
 
 import aiohttp
 
+from agentscope_supervisor.instance import UNIX
+
 
 class Answered(Exception):
     """The instance answered with an error; the text is for a person."""
 
 
 async def invoke(base_url: str, session_id: str, text: str, token: str | None) -> AsyncIterator[str]:
-    """The text of each message of the answer, as it comes.
+    """The text of each message of the answer, as it comes. `base_url`: http, or `UNIX` and a path.
 
     Raises: Answered if the instance refuses the message or ends it with an error; aiohttp.ClientError.
     """
@@ -23,8 +25,12 @@ async def invoke(base_url: str, session_id: str, text: str, token: str | None) -
     body = {"session_id": session_id, "message": {"role": "user", "content": text}}
     # The whole turn is bounded by the instance; only a connection that cannot be made is bounded here.
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
+    connector = None
+    if base_url.startswith(UNIX):
+        connector = aiohttp.UnixConnector(base_url.removeprefix(UNIX))
+        base_url = "http://localhost"
     async with (
-        aiohttp.ClientSession(timeout=timeout) as client,
+        aiohttp.ClientSession(connector=connector, timeout=timeout) as client,
         client.post(f"{base_url}/invoke", json=body, headers=headers, read_bufsize=2**24) as response,
     ):
         if response.status != 200:

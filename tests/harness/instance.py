@@ -36,6 +36,17 @@ STOP_WITHIN: Final = 20.0  # seconds; above the drain_timeout that the tests con
 GONE_WITHIN: Final = 2.0  # seconds from the supervisor's end to that of its last worker
 SHOWN_LINES: Final = 150  # last lines of the log in the report of a failed test
 
+PASS_ON: Final = """if True:
+    import fcntl, os, sys
+    end = next(i for i, word in enumerate(sys.argv) if not word.isdigit() and i)
+    for number, fd in enumerate([fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[1:end]]):
+        os.dup2(fd, 3 + number)
+        os.close(fd)
+    os.environ.update(LISTEN_FDS=str(end - 1), LISTEN_PID=str(os.getpid()))
+    os.execv(sys.argv[end], sys.argv[end:])
+"""
+"""What systemd does between fork and exec, with the descriptors and the command as arguments."""
+
 
 @dataclass(frozen=True, slots=True)
 class Worker:
@@ -74,11 +85,13 @@ class Instance:
         as_pid_one: bool = False,
         platform: bool = False,
         under: Sequence[str] = (),
+        passed_on: Sequence[socket.socket] = (),
     ) -> None:
         """`directory`: for the runtime files and the log; two instances may share it. `as_pid_one`: in
         namespaces of its own, as in a container; then it knows its workers by other pids than we do.
         `port` None: where it listens is left to its file. `platform`: whether it speaks to the one that its
-        file names. `under`: a command that becomes the one after it, as `prlimit` does."""
+        file names. `under`: a command that becomes the one after it, as `prlimit` does. `passed_on`: sockets
+        that it gets as systemd would pass them on."""
         self.project: Final = project
         self.runtime_dir: Final = directory / "run"
         self.name: Final = name
@@ -95,6 +108,9 @@ class Instance:
         if as_pid_one:
             self._command[:0] = ["unshare", "-Urpf", "--mount-proc", "--kill-child"]
         self._as_pid_one: Final = as_pid_one
+        self._passed_on: Final = [sock.fileno() for sock in passed_on]
+        if passed_on:
+            self._command[:0] = [sys.executable, "-c", PASS_ON, *map(str, self._passed_on)]
         self._variables: Final = dict(variables or {})
         self.workers_asked: Final = workers
         self.process: subprocess.Popen[bytes] | None = None
@@ -121,6 +137,7 @@ class Instance:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                pass_fds=self._passed_on,
                 env=environment(**self._variables, **{MARK: self._mark}),
             )
         return self
