@@ -326,6 +326,7 @@ class Fleet:
         old, slot.current = slot.current, slot.incoming
         slot.incoming = slot.swap_at = slot.start_at = None
         commands.append(Assign(index, slot.current))
+        self._join(commands)
         self._retire(old, "replaced", commands)
 
     def _join(self, commands: list[Command]) -> None:

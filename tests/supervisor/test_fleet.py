@@ -638,6 +638,14 @@ def test_slots_that_are_added_get_sessions_in_order_and_when_they_can_serve() ->
     assert fleet.ready(3, 12.0) == [Assign(2, 3), Resize(4)]
 
 
+def test_a_slot_whose_first_process_is_replaced_before_it_was_ready_gets_its_sessions_too() -> None:
+    fleet = serving(1)
+    assert fleet.scale(2, 10.0) == [Spawn(2, 1, 1, 1)]
+    fleet.replace(2, 11.0)
+    fleet.gone(2, 1, 12.0, 0.0)
+    assert fleet.ready(3, 13.0) == [Assign(1, 3), Resize(2), RolloutEnded(1, "")]
+
+
 def test_slots_that_are_taken_away_give_their_sessions_up_first() -> None:
     fleet = serving(3)
     why = "fewer slots are wanted"
