@@ -159,8 +159,8 @@ class Ledger:
         return next(i for i, other in enumerate(self._sessions[turn.session_id]) if other is turn)
 
     def assigned(self, slot: int) -> int | None:
-        """The process that gets the turns of this slot."""
-        return self._slots[slot].process
+        """The process that gets the turns of this slot; None also for one that never had any."""
+        return self._slots[slot].process if slot < len(self._slots) else None
 
     def on_process(self, process: int) -> int:
         """Turns that this process was handed and has not ended."""

@@ -665,6 +665,7 @@ def test_when_sessions_are_shared_out_anew_what_runs_stays_and_what_waits_goes()
 
 def test_a_slot_that_is_added_has_its_process_before_its_share_of_the_sessions() -> None:
     book = Book()
+    assert book.ledger.assigned(1) is None
     assert book.ledger.assign(1, 7, 1.0) == []
     assert book.ledger.resize(2, 1.0) == []
     turn, commands = book.submit("s1")
