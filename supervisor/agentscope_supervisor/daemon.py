@@ -227,7 +227,7 @@ class Daemon:
             "restarts": self._deaths,
             "generation": max(slot.generation for slot in self._fleet.slots),
         }
-        pids = [process.child.pid for process in self._workforce if process.child is not None]
+        pids = list(self._workforce.marks())
         return VitalSigns(_PLATFORM_STATUS.get(status, status), metrics, pids)
 
     def check(self) -> Refused | None:

@@ -53,7 +53,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class VitalSigns:
-    """The instance now. `pids`: of its workers."""
+    """The instance now. `pids`: of its workers, and of the zygote, without which they would be larger."""
 
     status: str
     metrics: Mapping[str, int]
