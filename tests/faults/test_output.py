@@ -87,11 +87,16 @@ async def test_f77_line_of_ten_megabytes(printing: Instance) -> None:
 
 
 @pytest.mark.fault("F75")
-async def test_f75_a_log_that_nobody_reads_stops_nothing(
-    make_project: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize("how", ["nobody reads it", "no space left"])
+async def test_f75_a_log_that_takes_nothing_stops_nothing(
+    make_project: Callable[..., Path], tmp_path: Path, how: str
 ) -> None:
-    """The pipe behind stderr is full and its reader has stopped: turns run, health answers, TERM ends it."""
-    read_end, write_end = os.pipe()
+    """The pipe behind stderr is full and its reader has stopped, or each write fails: turns run, health
+    answers, TERM ends it."""
+    if how == "nobody reads it":
+        read_end, write_end = os.pipe()
+    else:
+        read_end, write_end = os.open("/dev/null", os.O_RDONLY), os.open("/dev/full", os.O_WRONLY)
     command = [str(COMMAND), "start", str(make_project()), "--port", "0", "--workers", "1"]
     command += ["--runtime-dir", str(tmp_path / "run"), "--name", "mute"]
     process = subprocess.Popen(command, stdout=write_end, stderr=write_end)  # noqa: ASYNC220 - once, at the start

@@ -108,6 +108,7 @@ async def load(port: int, clients: int = 4) -> AsyncIterator[Load]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.fault("F40")
 async def test_f40_one_rollout_after_another_under_load(start_instance: Callable[..., Instance]) -> None:
     instance = start_instance(supervisor=SOAK)

@@ -23,6 +23,7 @@ from tests.harness.client import (
     texts,
     turn_body,
 )
+from tests.harness.events import text_of
 from tests.harness.instance import Instance
 from tests.harness.projects import hooks, journal
 from tests.harness.waiting import eventually, wait_until
@@ -278,6 +279,36 @@ def test_f32_after_a_kill_the_same_place_is_free(
     first.wait_exit(5)
     second = new_instance(project, workers=1, port=port).start()
     assert second.port == port
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F32", "F33")
+async def test_f32_f33_everything_dies_while_sessions_are_saved(
+    new_instance: Callable[..., Instance], make_project: Callable[..., Path]
+) -> None:
+    """The supervisor is killed at odd moments, and its workers with it: what a client was told is stored."""
+    project, sessions = make_project(), [new_session() for _ in range(6)]
+    told, asked = dict.fromkeys(sessions, 0), dict.fromkeys(sessions, 0)
+    for delay in (0.2, 0.31, 0.43, 0.57):
+        instance = new_instance(project).start()
+
+        async def save(session: str, port: int) -> None:
+            while True:
+                asked[session] += 1
+                response = await invoke(port, session, [{"count": 1}])
+                assert response.status == 200, response.body
+                count = int(text_of(response.json["messages"][0]))
+                assert told[session] < count <= asked[session], "a save was lost, or a turn ran twice"
+                told[session] = count
+
+        saving = [asyncio.create_task(save(session, instance.port)) for session in sessions]
+        await asyncio.sleep(delay)
+        instance.signal(signal.SIGKILL)
+        for failure in await asyncio.gather(*saving, return_exceptions=True):
+            assert isinstance(failure, (ConnectionError, asyncio.IncompleteReadError)), failure
+        instance.wait_exit(5)
+    assert min(told.values()) > 4
+    assert not list((project / "sessions").glob("*.corrupt"))
 
 
 # -- places that are taken ----------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ from tests.harness.waiting import eventually, wait_until
 TOLD_WITHIN: Final = 0.1  # seconds from the death to the end of the stream
 BACK_WITHIN: Final = 3.0  # seconds from the death to a ready slot
 NOISE: Final = 5  # factor that a busy machine is allowed
+WATCHED: Final = 40.0  # seconds of a crash loop, of which the last ones are the breaker's rest
+MOST_STARTS: Final = 8  # of one slot in a minute
 TICK: Final = 0.02  # seconds between the events of a steady stream
 
 
@@ -233,6 +235,35 @@ async def test_f26_f27_workers_that_always_die_after_they_were_ready(
     stopping = time.monotonic()
     assert instance.stop() == 0
     assert time.monotonic() - stopping < 5, "a pause between two starts does not hold up the end"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.fault("F26", "F27")
+async def test_f26_f27_a_crash_loop_is_slowed_down_then_given_a_rest(
+    start_instance: Callable[..., Instance], make_project: Callable[..., Path]
+) -> None:
+    """All slots die soon after they were ready, having been well before: few starts; the instance stays up
+    and says that it serves nobody; once the App is mended, it serves again."""
+    project = make_project()
+    instance = start_instance(project)
+    hooks(project, startup=[{"exit_later": 0.6}])
+    began, well = time.monotonic(), instance.log.count("worker starts")
+    for worker in instance.ready_workers():
+        os.kill(worker.pid, signal.SIGKILL)
+    while time.monotonic() - began < WATCHED:
+        assert (await call(instance.port, "GET", "/liveness")).status == 200
+        await asyncio.sleep(0.2)
+    starts = instance.log.count("worker starts") - well
+    assert 2 * 2 <= starts <= 2 * MOST_STARTS, f"{starts} starts of two slots"
+    assert instance.running
+    await eventually(lambda: instance.health()["status"] == "unhealthy", 10, "nobody is served")
+    unready = await call(instance.port, "GET", "/readiness")
+    assert (unready.status, unready.code) == (503, "NOT_READY")
+    assert int(unready.headers["retry-after"]) > 0
+    hooks(project, startup=[])
+    await eventually(lambda: len(instance.ready_workers()) == 2, 60, "the probes find it mended")
+    assert await texts(instance.port, "anybody", "yes") == ["yes"]
 
 
 async def test_children_of_a_dead_worker_are_reaped(mortal: Instance) -> None:
