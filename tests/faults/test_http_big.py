@@ -54,6 +54,7 @@ def memory(instance: Instance) -> int:
 
 
 @pytest.mark.parametrize("size", [1, 100, MB], ids=["1 byte", "100 bytes", "1 MB"])
+@pytest.mark.fault("F63")
 async def test_f63_body_without_end_costs_no_more_than_the_limit(tight: Instance, size: int) -> None:
     before = memory(tight)
     chunk = b"%x\r\n%b\r\n" % (size, b"x" * size)
@@ -75,6 +76,7 @@ async def test_f63_body_without_end_costs_no_more_than_the_limit(tight: Instance
     assert grown < LIMIT * 3 * MB + SLACK
 
 
+@pytest.mark.fault("F63")
 async def test_f63_many_bodies_that_stop_before_their_end(tight: Instance) -> None:
     """Each holds what it has sent and no more, and gives it back when it leaves."""
     body = turn_body(new_session(), "x" * (MB + MB // 2))
@@ -102,6 +104,7 @@ BOMBS: Final = {
 }
 
 
+@pytest.mark.fault("F72")
 async def test_f72_bombs_are_refused_and_hold_nobody_up(tight: Instance) -> None:
     before = memory(tight)
     for name, bomb in BOMBS.items():

@@ -59,6 +59,7 @@ def assert_overloaded(answer: Response) -> None:
     assert answer.headers["x-request-id"]
 
 
+@pytest.mark.fault("F70")
 async def test_f70_one_more_than_allowed_is_503(small: Instance) -> None:
     async with full(small) as connections:
         assert_overloaded(await invoke(small.port, new_session(), "one more"))
@@ -70,6 +71,7 @@ async def test_f70_one_more_than_allowed_is_503(small: Instance) -> None:
     await eventually_served(small)
 
 
+@pytest.mark.fault("F70")
 async def test_f70_probes_are_answered_when_all_places_are_taken(small: Instance) -> None:
     async with full(small):
         for path in ("/health", "/readiness", "/liveness", "/livez", "/healthz") * 20:
@@ -80,6 +82,7 @@ async def test_f70_probes_are_answered_when_all_places_are_taken(small: Instance
     await eventually_served(small)
 
 
+@pytest.mark.fault("F70")
 async def test_f70_with_the_reserve_taken_too_it_is_503_unread(small: Instance) -> None:
     async with full(small), held(small.port, MAX_RESERVE) as silent:
         async with Connection(small.port) as connection:
@@ -93,6 +96,7 @@ async def test_f70_with_the_reserve_taken_too_it_is_503_unread(small: Instance) 
     assert small.log.count("connections are refused") < 4
 
 
+@pytest.mark.fault("F70")
 async def test_f70_storm_of_connections_is_answered_one_by_one(small: Instance) -> None:
     async def one() -> int:
         return (await call(small.port, "GET", "/liveness")).status
@@ -113,6 +117,7 @@ async def eventually_served(instance: Instance) -> None:
 # -- descriptors ---------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F69")
 async def test_f69_few_descriptors_are_not_all_given_away(
     new_instance: StartInstance, make_project: Callable[..., Path]
 ) -> None:
@@ -140,6 +145,7 @@ def is_replaced(instance: Instance, pid: int) -> bool:
     return len(ready) == 2 and pid not in [worker.pid for worker in ready]
 
 
+@pytest.mark.fault("F69")
 async def test_f69_without_descriptors_clients_wait(start_instance: StartInstance) -> None:
     """They are all taken, by whatever: who comes then is not sent away with nothing, and is served later."""
     instance = start_instance(workers=1)
@@ -165,6 +171,7 @@ async def test_f69_without_descriptors_clients_wait(start_instance: StartInstanc
     assert len(instance.log.splitlines()) < 20
 
 
+@pytest.mark.fault("F66")
 async def test_f66_accepted_connections_notice_a_peer_that_vanished() -> None:
     """The options are set once, on the listening socket: this is to see that the accepted ones have them."""
     sock = socket.socket()

@@ -57,6 +57,7 @@ def assert_whole(answer: Response) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.fault("F65")
 async def test_f65_half_closed_client_gets_its_answer(shared: Instance, stream: bool) -> None:
     async with Connection(shared.port) as connection:
         body = turn_body(new_session(), LATER, stream=stream)
@@ -71,6 +72,7 @@ async def test_f65_half_closed_client_gets_its_answer(shared: Instance, stream: 
         assert await connection.is_closed(within=5)
 
 
+@pytest.mark.fault("F65")
 async def test_f65_client_that_half_closes_in_the_middle_of_its_stream(shared: Instance) -> None:
     async with Connection(shared.port) as connection:
         await connection.send(request("POST", "/invoke", turn_body(new_session(), LATER), JSON))
@@ -81,6 +83,7 @@ async def test_f65_client_that_half_closes_in_the_middle_of_its_stream(shared: I
         assert await connection.is_closed(within=5)
 
 
+@pytest.mark.fault("F65")
 async def test_f65_half_closed_client_gets_all_that_it_asked_for(shared: Instance) -> None:
     turn = turn_body(new_session(), [{"sleep": 0.3}, {"say": "x"}], stream=False)
     async with Connection(shared.port) as connection:
@@ -90,6 +93,7 @@ async def test_f65_half_closed_client_gets_all_that_it_asked_for(shared: Instanc
         assert await connection.is_closed(within=5)
 
 
+@pytest.mark.fault("F65")
 async def test_f65_client_that_half_closes_before_its_request_is_whole(shared: Instance) -> None:
     whole = request("POST", "/invoke", turn_body(new_session(), "x"), JSON)
     for size in (0, 10, len(whole) - 1):
@@ -105,6 +109,7 @@ async def test_f65_client_that_half_closes_before_its_request_is_whole(shared: I
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("script", [SILENT, BEGUN], ids=["silent", "begun"])
+@pytest.mark.fault("F64")
 async def test_f64_client_that_closes_cancels_its_turn(
     shared: Instance, tmp_path: Path, script: list[Any], stream: bool, version: str
 ) -> None:
@@ -160,6 +165,7 @@ async def test_client_that_leaves_in_the_middle_of_its_body(shared: Instance) ->
 # -- vanished --------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("F66")
 async def test_f66_client_that_vanished_is_noticed() -> None:
     """A network that is taken away under silent and talking connections; with shorter time limits."""
     isolated = ["unshare", "-Urn"]

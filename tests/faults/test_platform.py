@@ -97,6 +97,7 @@ async def until_true_again(platform: PlatformProcess) -> None:
 
 
 @pytest.mark.parametrize("lie", sorted(LIES.keys() - STORMS))
+@pytest.mark.fault("F78")
 async def test_f78_a_lie_changes_nothing(
     instance: Instance, platform: PlatformProcess, bait: socket.socket, tmp_path: Path, lie: str
 ) -> None:
@@ -124,6 +125,7 @@ async def test_f78_a_lie_changes_nothing(
         bait.accept()
 
 
+@pytest.mark.fault("F78")
 async def test_f78_what_fails_is_logged_once_and_its_end_too(instance: Instance) -> None:
     log = await asyncio.to_thread(lambda: instance.log)
     complaints = [line for line in log.splitlines() if "the platform fails" in line]
@@ -134,6 +136,7 @@ async def test_f78_what_fails_is_logged_once_and_its_end_too(instance: Instance)
     assert "the platform is back" in log
 
 
+@pytest.mark.fault("F78")
 async def test_f78_a_platform_that_is_down_at_the_start_and_comes_later(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path]
 ) -> None:
@@ -151,6 +154,7 @@ async def test_f78_a_platform_that_is_down_at_the_start_and_comes_later(
 
 
 @pytest.mark.parametrize("lie", ["hang", "hang_after_headers", "trickle", "reset", "huge"])
+@pytest.mark.fault("F78")
 async def test_f78_the_stop_does_not_wait_for_the_platform(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path], lie: str
 ) -> None:
@@ -178,6 +182,7 @@ socket.getaddrinfo = slow
 """
 
 
+@pytest.mark.fault("F79")
 async def test_f79_a_resolver_that_hangs_holds_up_neither_turns_nor_the_stop(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -195,6 +200,7 @@ async def test_f79_a_resolver_that_hangs_holds_up_neither_turns_nor_the_stop(
     assert time.monotonic() - began < 8
 
 
+@pytest.mark.fault("F79")
 async def test_f79_lookups_that_hang_leave_the_shared_threads_free(monkeypatch: pytest.MonkeyPatch) -> None:
     hung = asyncio.Event()
     loop, release = asyncio.get_running_loop(), threading.Event()
@@ -222,6 +228,7 @@ async def test_f79_lookups_that_hang_leave_the_shared_threads_free(monkeypatch: 
             await client.close()
 
 
+@pytest.mark.fault("F79")
 async def test_f79_lookups_of_one_client_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     started, release = [], threading.Event()
 
@@ -242,6 +249,7 @@ async def test_f79_lookups_of_one_client_are_bounded(monkeypatch: pytest.MonkeyP
         await client.close()
 
 
+@pytest.mark.fault("F44", "F80")
 async def test_f44_f80_an_ask_that_never_ends_is_acted_on_once_and_a_storm_once_a_minute(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path]
 ) -> None:

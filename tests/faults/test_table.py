@@ -1,6 +1,8 @@
 """The table of faults itself: what it must not let pass."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +99,17 @@ def test_a_row_that_cannot_be_injected_says_why() -> None:
 def test_times_of_a_row_are_added() -> None:
     row = of_two(b=Ran(Outcome.PASSED, 1.0), c=Ran(Outcome.PASSED, 2.0))[1]
     assert (row.tests, row.seconds) == (2, 3.0)
+
+
+def test_a_test_that_is_named_after_a_row_carries_its_marker() -> None:
+    """Else it would run, and the row would be said to have no test."""
+    forgotten = []
+    for file in sorted(ROOT.glob("tests/**/test_*.py")):
+        for node in ast.parse(file.read_text("utf-8")).body:
+            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                continue
+            decorators = " ".join(map(ast.unparse, node.decorator_list))
+            named = {number.upper() for number in re.findall(r"(?<=_)f\d\d(?=_)", node.name)}
+            if any(number not in decorators for number in named):
+                forgotten.append(f"{file.name}: {node.name}")
+    assert forgotten == []
