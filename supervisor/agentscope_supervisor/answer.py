@@ -44,6 +44,8 @@ class Answer:
         self.failure: Failure | None = None
         self.whole = b"[]"  # Form.WHOLE: the JSON array of messages
         self.events = 0  # that came from the worker
+        self.bytes = 0  # of these
+        self.first_at: float | None = None  # when the first came
         self.last_write = now
         self._early: list[bytes] = []  # came before the outlet was there
         self._outlet: Outlet | None = None
@@ -61,6 +63,9 @@ class Answer:
     def data(self, count: int, payload: bytes, now: float) -> bool:
         """Events came; returns whether the client has taken them. If not, `grant` is called later."""
         self.events += count
+        self.bytes += len(payload)
+        if self.first_at is None:
+            self.first_at = now
         if self._abandoned:
             return True
         self._write(payload, now)

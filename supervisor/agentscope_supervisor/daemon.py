@@ -12,7 +12,7 @@ import os
 import random
 import signal
 import socket
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
@@ -29,6 +29,7 @@ from agentscope_supervisor.heartbeat import Heartbeat, Refused, Rolling, Unchang
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.memory_watch import MemoryWatch
+from agentscope_supervisor.metrics import Look, Metrics
 from agentscope_supervisor.orphans import Orphans
 from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
 from agentscope_supervisor.poison import Poison
@@ -77,6 +78,7 @@ class Daemon:
         self._deaths = 0  # of workers that nobody asked to end
         self._last_words = ""  # of the worker whose death is being handled
         self._heartbeat: Heartbeat | None = None
+        self._metrics: Final = Metrics(self) if settings.server.metrics else None
         self._started_at: Final = self._loop.time()
         self._finished: Final[asyncio.Future[int]] = self._loop.create_future()
         self.failure = ""
@@ -107,7 +109,7 @@ class Daemon:
             )
         traced = self._settings.tracing
         tracing = Tracing(traced.endpoint, self._project.folder.name) if traced is not None else None
-        door = FrontDoor(self._settings.server, self, tracing)
+        door = FrontDoor(self._settings.server, self, tracing, self._metrics)
         await door.listen(sock)
         if passed_on:
             self._leave_door = door.leave
@@ -122,6 +124,8 @@ class Daemon:
             pulse.stop()
             if memory_watch is not None:
                 await memory_watch.stop()
+            if self._metrics is not None:
+                self._metrics.close()
             self._carry_out_turns(self._ledger.close())
             if self._heartbeat is not None:
                 await self._heartbeat.close()
@@ -214,21 +218,42 @@ class Daemon:
             text += f"; the last reload failed: {self._trouble}"
         return f"{text}; the app cannot start: {self.failure}" if self.failure else text
 
+    # -- Source: what metrics look at ---------------------------------------------------------
+
+    def look(self) -> Look:
+        running = self._ledger.running()
+        heartbeat = self._heartbeat
+        return Look(
+            running=running,
+            waiting=len(self._ledger) - running,
+            active_sessions=self._active_sessions(),
+            workers=Counter(process.state for process in self._workforce),
+            worker_pids=self._worker_pids(),
+            rolling=self._fleet.rolling,
+            platform_failures=heartbeat.failures if heartbeat is not None else {},
+        )
+
+    def _active_sessions(self) -> int:
+        running = (invocation.session_id for invocation, _ in self._open.values())
+        return self._seen.active(running, self._loop.time())
+
+    def _worker_pids(self) -> list[int]:
+        """Of what is counted as the workers' memory: the one they are copies of included."""
+        return list(self._workforce.marks())
+
     # -- Host: what the platform asks ---------------------------------------------------------
 
     def vital_signs(self) -> VitalSigns:
         status = self._status()
-        running = (invocation.session_id for invocation, _ in self._open.values())
         metrics = {
-            "active_sessions": self._seen.active(running, self._loop.time()),
+            "active_sessions": self._active_sessions(),
             "total_requests": self._ledger.total,
             "in_flight": len(self._ledger),
             "workers": self._fleet.serving(),
             "restarts": self._deaths,
             "generation": max(slot.generation for slot in self._fleet.slots),
         }
-        pids = list(self._workforce.marks())
-        return VitalSigns(_PLATFORM_STATUS.get(status, status), metrics, pids)
+        return VitalSigns(_PLATFORM_STATUS.get(status, status), metrics, self._worker_pids())
 
     def check(self) -> Refused | None:
         settings = self._read_settings()
@@ -292,6 +317,8 @@ class Daemon:
         commands = self._fleet.gone(process.number, process.status, now, random.random(), blamed=blamed)
         told = {"worker": process.label, "status": death.ended, "cause": death.verdict, "turns": death.turns}
         self._deaths += not asked
+        if self._metrics is not None:
+            self._metrics.died(death.verdict.cause)
         if asked:
             log.info("worker ended", extra=told)
         elif not process.failure:
@@ -374,6 +401,8 @@ class Daemon:
                 case fleet.Spawn(edition=edition):
                     self._wear.started(command.process, random.random())
                     self._workforce.start(command, self._editions[edition])
+                    if self._metrics is not None:
+                        self._metrics.started()
                 case fleet.Retire(number, reason):
                     process = self._workforce[number]
                     log.info("worker retires", extra={"worker": process.label, "reason": reason})
@@ -400,6 +429,8 @@ class Daemon:
                 case ledger.Settle(turn, failure):
                     _, answer = self._open.pop(turn.number)
                     self._seen.ended(turn.session_id, self._loop.time())
+                    if self._metrics is not None:
+                        self._metrics.turn(answer, failure, self._loop.time())
                     answer.settle(failure, self._loop.time())
                 case ledger.Idle(number):
                     self._workforce.step_number(number, lifecycle.Drained())
@@ -421,6 +452,8 @@ class Daemon:
             self._post(partial(self.failed, turn, Code.PROTOCOL, "the turn cannot be sent to a worker"))
 
     def _rollout_ended(self, edition: int, failure: str) -> None:
+        if self._metrics is not None:
+            self._metrics.rolled(well=not failure)
         if self._heartbeat is not None:
             why = f"{failure}: {self._last_words}" if failure and self._last_words else failure
             # Later: a rollout may be over before the one who asked for it knows its edition.

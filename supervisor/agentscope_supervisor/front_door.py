@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -25,10 +25,11 @@ from agentscope_supervisor.http_protocol import is_reserved
 from agentscope_supervisor.invocation import Invocation, Refused, invalid, json_object
 from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.listener import NO_PLACE, Listener
+from agentscope_supervisor.metrics import CONTENT_TYPE, Metrics
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.request_body import BodyReader
 from agentscope_supervisor.responses import error_response, json_response, request_id
-from agentscope_supervisor.tracing import RequestTrace, Tracing
+from agentscope_supervisor.tracing import CLIENT_LEFT, RequestTrace, Tracing
 
 CLOSES_WITHIN: Final = 5.0  # seconds
 _TRACE_HEADERS: Final = ("traceparent", "tracestate")
@@ -70,10 +71,18 @@ class Route:
 
 
 class FrontDoor:
-    """The HTTP server. `settings` and `desk` are all that it knows of the instance. `tracing`: None, off."""
+    """The HTTP server. `settings` and `desk` are all that it knows of the instance. `tracing`, `metrics`:
+    None, off."""
 
-    def __init__(self, settings: ServerSettings, desk: Desk, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        desk: Desk,
+        tracing: Tracing | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._tracing: Final = tracing
+        self._metrics: Final = metrics
         self._desk: Final = desk
         self._principal: Final = settings.principal
         token = settings.auth_token
@@ -87,7 +96,7 @@ class FrontDoor:
         self._listener: Listener | None = None
         ready = Route(self._readiness, is_open=True)
         alive = Route(self._liveness, is_open=True)
-        self._routes: Final[Mapping[str, Route]] = {
+        self._routes: Final[dict[str, Route]] = {
             "/": Route(self._welcome),
             "/invoke": Route(self._invoke if tracing is None else self._traced_invoke, ("POST",)),
             "/stop": Route(self._stop, ("POST",)),
@@ -98,6 +107,8 @@ class FrontDoor:
             "/livez": alive,
             "/healthz": alive,
         }
+        if metrics is not None:
+            self._routes["/metrics"] = Route(self._tell_metrics, is_open=True)
 
     # -- life -------------------------------------------------------------------------------
 
@@ -123,6 +134,17 @@ class FrontDoor:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request, whatever it is."""
+        if self._metrics is None:
+            return await self._answer(request)
+        status = CLIENT_LEFT
+        try:
+            response = await self._answer(request)
+            status = response.status
+            return response
+        finally:
+            self._metrics.request(request.path if request.path in self._routes else "other", status)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         headers = {"X-Request-Id": request_id(request)}
         try:
             response = await self._route(request, headers)
@@ -174,6 +196,11 @@ class FrontDoor:
 
     async def _liveness(self, _: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         return json_response({"status": "alive"}, 200, headers)
+
+    async def _tell_metrics(self, _: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
+        assert self._metrics is not None, "the table of routes has it only then"
+        body = await self._metrics.render()
+        return web.Response(body=body, headers={**headers, "Content-Type": CONTENT_TYPE})
 
     # -- turns ------------------------------------------------------------------------------
 

@@ -98,7 +98,7 @@ class Heartbeat:
         self._memory_mb = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self.failures: Final[Counter[tuple[str, Trouble]]] = Counter()
+        self.failures: Final[Counter[tuple[str, str]]] = Counter()
         """Failed exchanges since the start, by conversation ("heartbeat", "config") and kind."""
 
     def start(self) -> None:

@@ -18,7 +18,6 @@ CONFIG_FILE: Final = "agentapp.yaml"
 # Keys that are read and checked, and that this version does not act on yet: named in a warning at the
 # start where a file sets them, so that nobody relies on them. Each line goes when its part comes.
 NOT_ACTED_ON: Final = (
-    "server.metrics",
     "server.console",
     "sessions.replay_max_mb",
     "sessions.replay_ttl",

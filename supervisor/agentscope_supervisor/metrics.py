@@ -1,0 +1,217 @@
+"""What `GET /metrics` tells: counts kept here while the instance runs, and a look at it when it is asked.
+
+One registry, in the supervisor; workers keep none. Nothing here holds a session, a user or a text: each label
+has a handful of values, all named in this module or in the enums that it reads. The counts are plain numbers,
+as a turn must not pay for locks that one thread does not need; prometheus_client gives them their form.
+"""
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol
+
+from prometheus_client.core import (
+    CollectorRegistry,
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from agentscope_supervisor import __version__, memory
+from agentscope_supervisor.answer import Answer
+from agentscope_supervisor.deaths import Cause
+from agentscope_supervisor.histogram import Histogram
+from agentscope_supervisor.lifecycle import State
+from agentscope_supervisor.outcomes import Failure
+from agentscope_supervisor.side_thread import AllTaken, SideThreads
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+MEASURE_WITHIN: Final = 1.0  # seconds for the memory; then what was seen last is told again
+MEASURE_EVERY: Final = 5.0  # seconds between two looks, however often this is asked
+LAG_EVERY: Final = 0.5  # seconds between two looks at the loop
+
+# Seconds. A turn is a model's answer, seconds to minutes; a wait and a loop's lag are milliseconds.
+_TURN: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_FIRST: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_WAIT: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
+_LAG: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The instance now."""
+
+    running: int  # turns that a worker has
+    waiting: int
+    active_sessions: int
+    workers: Mapping[State, int]
+    worker_pids: Sequence[int]
+    rolling: bool
+    platform_failures: Mapping[tuple[str, str], int]  # by exchange and kind
+
+
+class Source(Protocol):
+    """Who is looked at."""
+
+    def look(self) -> Look:
+        """The instance now; returns at once."""
+
+
+class Metrics(Collector):
+    """The registry of one instance. To be made on the event loop; `close` ends its look at that."""
+
+    def __init__(self, source: Source) -> None:
+        self._source: Final = source
+        self._loop: Final = asyncio.get_running_loop()
+        self._started: Final = time.time()
+        self._requests: Final[Counter[tuple[str, int]]] = Counter()
+        # From 0: a rate is known only of what was seen before.
+        self._turns: Final = Counter[str]({"OK": 0})
+        self._deaths: Final = Counter[str](dict.fromkeys(Cause, 0))
+        self._rollouts: Final = Counter({"done": 0, "failed": 0})
+        self._duration: Final = Histogram(_TURN)
+        self._first: Final = Histogram(_FIRST)
+        self._wait: Final = Histogram(_WAIT)
+        self._lag: Final = Histogram(_LAG)
+        self._events = self._bytes = self._starts = 0
+        self._memory = {"supervisor": 0.0, "workers": 0.0}  # bytes
+        self._measured = float("-inf")
+        self._measuring: Final = SideThreads("memory", 1)
+        self._registry: Final = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        self._timer = self._arm()
+
+    def close(self) -> None:
+        """To be called last."""
+        self._timer.cancel()
+
+    async def render(self) -> bytes:
+        """The text, as `CONTENT_TYPE` says."""
+        await self._measure()
+        return generate_latest(self._registry)
+
+    # -- what happened ------------------------------------------------------------------------
+
+    def request(self, route: str, status: int) -> None:
+        """A request was answered. `route`: one of a few."""
+        self._requests[route, status] += 1
+
+    def turn(self, answer: Answer, failure: Failure | None, now: float) -> None:
+        """A turn is over."""
+        self._turns[failure.code if failure is not None else "OK"] += 1
+        self._duration.observe(now - answer.started_at)
+        if answer.taken_at is not None:
+            self._wait.observe(answer.taken_at - answer.started_at)
+        if answer.first_at is not None:
+            self._first.observe(answer.first_at - answer.started_at)
+        self._events += answer.events
+        self._bytes += answer.bytes
+
+    def started(self) -> None:
+        """A worker process was started."""
+        self._starts += 1
+
+    def died(self, cause: Cause) -> None:
+        """A worker process has ended."""
+        self._deaths[cause] += 1
+
+    def rolled(self, *, well: bool) -> None:
+        """A rollout has ended."""
+        self._rollouts["done" if well else "failed"] += 1
+
+    # -- how it is told -----------------------------------------------------------------------
+
+    def collect(self) -> Iterator[Metric]:
+        """For prometheus_client: all metrics, now."""
+        look = self._source.look()
+        yield _gauge("build_info", "The version that runs.", [((__version__,), 1)], "version")
+        yield _gauge(
+            "start_time_seconds", "When the instance was started, since 1970.", [((), self._started)]
+        )
+        requests = (((route, str(status)), count) for (route, status), count in self._requests.items())
+        yield _counter("http_requests", "Answers to requests.", requests, "route", "status")
+        yield _counter("turns", "Ended turns: OK, or the code of their error.", _one(self._turns), "outcome")
+        yield _histogram("turn_duration_seconds", "From acceptance to the end of a turn.", self._duration)
+        yield _histogram(
+            "turn_first_event_seconds", "From acceptance to the first event of a stream.", self._first
+        )
+        yield _histogram("turn_wait_seconds", "From acceptance until a worker had it.", self._wait)
+        now = {"running": look.running, "waiting": look.waiting}
+        yield _gauge("turns_open", "Turns that have not ended.", _one(now), "state")
+        yield _counter("events", "Events of streams, from workers.", [((), self._events)])
+        yield _counter("event_bytes", "Bytes of these events.", [((), self._bytes)])
+        yield _gauge("sessions_active", "Sessions with a turn in 300 s.", [((), look.active_sessions)])
+        states = {state.name.lower(): look.workers.get(state, 0) for state in State if state < State.GONE}
+        yield _gauge("workers", "Worker processes.", _one(states), "state")
+        yield _counter("worker_starts", "Worker processes started.", [((), self._starts)])
+        yield _counter("worker_deaths", "Worker processes that ended.", _one(self._deaths), "cause")
+        yield _counter("rollouts", "Replacements of workers that have ended.", _one(self._rollouts), "result")
+        yield _gauge("rollout_running", "1 while workers are being replaced.", [((), look.rolling)])
+        yield _histogram("event_loop_lag_seconds", "How late the supervisor's loop was.", self._lag)
+        yield _gauge("memory_bytes", "Memory (PSS).", _one(self._memory), "process")
+        failures = look.platform_failures.items()
+        yield _counter("platform_failures", "Exchanges that failed.", failures, "exchange", "kind")
+
+    async def _measure(self) -> None:
+        now = self._loop.time()
+        if now - self._measured < MEASURE_EVERY:
+            return
+        self._measured = now
+        pids = self._source.look().worker_pids
+        try:
+            async with asyncio.timeout(MEASURE_WITHIN):
+                sizes = await self._measuring.run(partial(_sizes, pids))
+        except (TimeoutError, AllTaken):
+            return
+        self._memory = sizes
+
+    def _arm(self) -> asyncio.TimerHandle:
+        due = self._loop.time() + LAG_EVERY
+        return self._loop.call_at(due, self._look_at_lag, due)
+
+    def _look_at_lag(self, due: float) -> None:
+        self._lag.observe(max(0.0, self._loop.time() - due))
+        self._timer = self._arm()
+
+
+Values = Iterable[tuple[Sequence[str], float]]
+"""Values, each with those of its labels."""
+
+
+def _one(values: Mapping[str, float]) -> Values:
+    """Values of one label."""
+    return (((value,), number) for value, number in values.items())
+
+
+def _sizes(pids: Sequence[int]) -> dict[str, float]:
+    return {
+        "supervisor": memory.used_mb([os.getpid()]) * memory.MB,
+        "workers": memory.used_mb(pids) * memory.MB,
+    }
+
+
+def _counter(name: str, text: str, values: Values, *labels: str) -> Metric:
+    return _filled(CounterMetricFamily(f"agentscope_{name}", text, labels=labels), values)
+
+
+def _gauge(name: str, text: str, values: Values, *labels: str) -> Metric:
+    return _filled(GaugeMetricFamily(f"agentscope_{name}", text, labels=labels), values)
+
+
+def _filled(family: CounterMetricFamily | GaugeMetricFamily, values: Values) -> Metric:
+    for key, value in sorted(values):
+        family.add_metric(key, value)
+    return family
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
+    family = HistogramMetricFamily(f"agentscope_{name}", text)
+    family.add_metric([], buckets=histogram.cumulative(), sum_value=histogram.total)
+    return family

@@ -1,0 +1,134 @@
+"""GET /metrics: its form, that each metric moves, and that no caller can make it grow."""
+
+import asyncio
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from agentscope_supervisor.deaths import Cause
+from tests.harness.client import Stream, call, invoke, new_session, streamed
+from tests.harness.instance import Instance, free_port
+from tests.harness.waiting import eventually
+
+pytestmark = pytest.mark.supervisor_only
+
+README: Final = Path(__file__).parents[2] / "README.md"
+TOKEN: Final = "instance-token"
+AUTHORIZED: Final = {"Authorization": f"Bearer {TOKEN}"}
+
+Samples = dict[str, dict[tuple[str, ...], float]]
+"""By name: values by those of the labels, in the order of their names, buckets of histograms left out."""
+
+
+async def samples(port: int) -> Samples:
+    response = await call(port, "GET", "/metrics")
+    assert (response.status, response.headers["content-type"]) == (
+        200,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )
+    found: Samples = {}
+    for family in text_string_to_metric_families(response.body.decode()):
+        assert family.documentation.endswith(".")
+        assert family.type in ("counter", "gauge", "histogram")
+        for sample in family.samples:
+            if not sample.name.endswith("_bucket"):
+                labels = tuple(sample.labels[name] for name in sorted(sample.labels))
+                found.setdefault(sample.name, {})[labels] = sample.value
+    return found
+
+
+def documented() -> dict[str, str]:
+    """The table of README: name -> type."""
+    rows = re.findall(r"^\| (`agentscope_[^|]*) \| (\w+) \|", README.read_text("utf-8"), re.MULTILINE)
+    return {name: kind for names, kind in rows for name in re.findall(r"`(\w+)`", names)}
+
+
+async def test_readme_lists_what_there_is(shared: Instance) -> None:
+    text = (await call(shared.port, "GET", "/metrics")).body.decode()
+    found = {
+        family.name + ("_total" if family.type == "counter" else ""): family.type
+        for family in text_string_to_metric_families(text)
+    }
+    assert found == documented()
+
+
+async def test_each_metric_moves(
+    new_instance: Callable[..., Instance], make_project: Callable[..., Path], tmp_path: Path
+) -> None:
+    nobody = {"endpoint": f"http://127.0.0.1:{free_port()}", "instance_id": "a", "heartbeat_interval": 1}
+    project = make_project(platform=nobody, supervisor={"soak": 0.1}, server={"auth_token": TOKEN})
+    instance = new_instance(project, workers=2, platform=True).launch()
+    await asyncio.to_thread(instance.wait_ready)
+    port, gate = instance.port, tmp_path / "gate"
+    before = await samples(port)
+    assert before["agentscope_turns_total"] == {("OK",): 0}
+    assert before["agentscope_workers"][("ready",)] == 2
+
+    async def turn(session: str, script: object) -> int:
+        return (await invoke(port, session, script, headers=AUTHORIZED)).status
+
+    assert len(await streamed(port, "a", [{"say": "one"}, {"say": "two"}], headers=AUTHORIZED)) == 2
+    assert await turn("b", [{"raise": "no"}]) == 500
+    assert (await invoke(port, "c", "no token")).status == 401
+    for number in range(50):
+        assert (await call(port, "GET", f"/nothing/{number}", headers=AUTHORIZED)).status == 404
+    steps = [{"say": "here"}, {"wait_for": str(gate)}]
+    async with Stream(port, "a", steps, headers=AUTHORIZED) as running:
+        await running.until(events=1)
+        waits = asyncio.create_task(turn("a", "later"))
+        await eventually(lambda: instance.health()["turns"]["open"] == 2, 10, "one runs, one waits")
+        during = await samples(port)
+        gate.touch()
+        assert await waits == 200
+        await running.whole()
+    assert during["agentscope_turns_open"] == {("running",): 1, ("waiting",): 1}
+
+    psutil.Process(instance.ready_workers()[0].pid).kill()
+    await eventually(lambda: generations(instance) == [2, 1], 30, "its replacement is ready")
+    instance.signal(signal.SIGHUP)
+    await eventually(lambda: "rollout done" in instance.log, 30, "all are replaced")
+    await eventually(lambda: "the platform fails" in instance.log, 10, "nobody is there")
+    after = await samples(port)
+
+    assert after["agentscope_turns_total"] == {("APP_ERROR",): 1, ("OK",): 3}
+    requests = after["agentscope_http_requests_total"]
+    assert requests[("/invoke", "200")] == 3
+    assert requests[("/invoke", "500")] == requests[("/invoke", "401")] == 1
+    assert requests[("other", "404")] == 50, "a caller cannot make labels"
+    for name in ("turn_duration_seconds", "turn_wait_seconds"):
+        assert after[f"agentscope_{name}_count"] == {(): 4}
+        assert after[f"agentscope_{name}_sum"][()] > 0
+    assert after["agentscope_turn_first_event_seconds_count"] == {(): 2}
+    assert after["agentscope_events_total"] == {(): 3}
+    assert after["agentscope_event_bytes_total"][()] > 300
+    assert after["agentscope_sessions_active"] == {(): 2}
+    assert after["agentscope_worker_starts_total"] == {(): 5}
+    deaths = {cause: count for (cause,), count in after["agentscope_worker_deaths_total"].items()}
+    assert set(deaths) == {str(cause) for cause in Cause}
+    assert {cause: count for cause, count in deaths.items() if count} == {"asked": 2, "signal": 1}
+    assert after["agentscope_rollouts_total"] == {("done",): 1, ("failed",): 0}
+    assert after["agentscope_rollout_running"] == {(): 0}
+    lags = "agentscope_event_loop_lag_seconds_count"
+    assert after[lags][()] > before[lags][()]
+    assert after["agentscope_memory_bytes"][("supervisor",)] > 1e7
+    assert after["agentscope_memory_bytes"][("workers",)] > 1e7
+    failures = after["agentscope_platform_failures_total"]
+    assert failures[("heartbeat", "connection")] > 0
+    assert failures[("config", "connection")] > 0
+
+
+def generations(instance: Instance) -> list[int]:
+    return [worker.generation for worker in instance.ready_workers()]
+
+
+async def test_metrics_can_be_taken_away(start_instance: Callable[..., Instance]) -> None:
+    instance = start_instance(workers=1, server={"metrics": False})
+    response = await call(instance.port, "GET", "/metrics")
+    assert (response.status, response.code) == (404, "NOT_FOUND")
+    assert (await invoke(instance.port, new_session(), "hello")).status == 200
