@@ -28,6 +28,10 @@ MAX_HELD_BODIES: Final = 256 * 1024 * 1024
 """Bytes of the bodies of all open turns: sixteen of the largest size allowed by default. Above it new
 turns are refused, so that a stopped worker cannot fill the supervisor's memory."""
 
+DISTRUST_AGAIN_AFTER: Final = 60.0
+"""Seconds after which the end of a process that holds a session is asked for once more: what was to take its
+place may not have started."""
+
 
 class State(Enum):
     WAITING = auto()
@@ -64,6 +68,7 @@ class Turn:
     process: int | None = None  # that it was handed to
     ending: Failure | None = None  # what its client will be told once it has been cancelled
     cancelled_at: float = 0.0
+    distrusted_at: float = 0.0  # when the end of its process was last asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,8 +299,11 @@ class Ledger:
         for turn in list(self._turns.values()):
             if turn.state is State.CANCELLING:
                 if now - turn.cancelled_at >= limits.cancel_grace:
-                    self._give_up(turn, commands)
-            elif turn.state is not State.SETTLED:
+                    self._give_up(turn, now, commands)
+            elif turn.state is State.SETTLED:
+                if now - turn.distrusted_at >= DISTRUST_AGAIN_AFTER:
+                    self._distrust(turn, now, commands)
+            else:
                 place = self._slots[turn.slot]
                 if limits.request_timeout and now - turn.accepted_at >= limits.request_timeout:
                     self._cancel(turn, CancelReason.TIMEOUT, now, commands)
@@ -369,13 +377,19 @@ class Ledger:
         commands.append(Settle(turn, failure))
         self._forget(turn, commands)
 
-    def _give_up(self, turn: Turn, commands: list[Command]) -> None:
+    def _give_up(self, turn: Turn, now: float, commands: list[Command]) -> None:
         """Tell the client, and wait no longer: the process may end although this turn has not. Its session
         stays held until then, so that the next turn does not run beside it."""
         assert turn.process is not None
         turn.state = State.SETTLED
-        commands += [Settle(turn, turn.ending), Distrust(turn, turn.process)]
+        commands.append(Settle(turn, turn.ending))
+        self._distrust(turn, now, commands)
         self._count_off(turn.process, commands)
+
+    def _distrust(self, turn: Turn, now: float, commands: list[Command]) -> None:
+        assert turn.process is not None
+        turn.distrusted_at = now
+        commands.append(Distrust(turn, turn.process))
 
     def _terminal(self, turn: Turn, failure: Failure | None) -> list[Command]:
         commands: list[Command] = []

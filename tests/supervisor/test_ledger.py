@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from agentscope_protocol.errors import Code
 from agentscope_protocol.frames import CancelReason
 from agentscope_supervisor.ledger import (
+    DISTRUST_AGAIN_AFTER,
     MAX_HELD_BODIES,
     Cancel,
     Command,
@@ -58,6 +59,7 @@ class Known:
     cancelled_at: float | None = None
     ending: ErrorCode | None = None
     settled: bool = False
+    distrusted_at: float = 0.0
 
     @property
     def over(self) -> bool:
@@ -329,18 +331,23 @@ class World(RuleBasedStateMachine):
 
     # -- time, and the end --------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([0.5, 5.0, 9.5, 10.0, 31.0]))
+    @rule(seconds=st.sampled_from([0.5, 5.0, 9.5, 10.0, 31.0, DISTRUST_AGAIN_AFTER]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         told: dict[Turn, ErrorCode | None] = {}
         cancelled: dict[Turn, CancelReason] = {}
         distrusted: list[Turn] = []
-        for turn in self.unsettled():
+        given_up: list[Turn] = []
+        for turn in self.open():
             known, limit = self.known[turn], self.limits.request_timeout
-            if known.cancelled_at is not None:
+            if known.settled:
+                if self.now - known.distrusted_at >= DISTRUST_AGAIN_AFTER:
+                    distrusted.append(turn)
+            elif known.cancelled_at is not None:
                 if self.now - known.cancelled_at >= self.limits.cancel_grace:
                     told[turn] = known.ending
                     distrusted.append(turn)
+                    given_up.append(turn)
             elif limit and self.now - turn.accepted_at >= limit:
                 if known.waits:
                     told[turn] = ErrorCode.TIMEOUT
@@ -350,10 +357,12 @@ class World(RuleBasedStateMachine):
                 since = max(turn.accepted_at, self.down_since[turn.slot])
                 told |= {turn: ErrorCode.NOT_READY} if self.now - since >= self.limits.start_timeout else {}
         idle = []
-        for number, turn in enumerate(distrusted):
+        for turn in distrusted:
+            self.known[turn].distrusted_at = self.now
+        for number, turn in enumerate(given_up):
             process = self.known[turn].on
             assert process is not None
-            if not self.is_waited_for(process, distrusted[: number + 1]):
+            if not self.is_waited_for(process, given_up[: number + 1]):
                 idle.append(process)
         self.do(self.ledger.expire(self.now), told, cancelled, distrusted, idle)
 
@@ -727,10 +736,12 @@ def test_a_turn_that_ignores_its_cancellation_is_given_up_and_keeps_its_session(
     commands = book.ledger.expire(15.0)
     assert settled(commands) == [(turn, ErrorCode.INTERRUPTED, False)]
     assert commands[1:] == [Distrust(turn, 1), Idle(1)], "its process may end; nothing else would end it"
-    assert book.ledger.expire(1000.0) != commands, "given up once"
+    assert waiting.state is State.WAITING, "its session is held until it has ended"
+    assert book.ledger.expire(15.0 + DISTRUST_AGAIN_AFTER - 0.1) == [], "given up once"
+    assert book.ledger.expire(15.0 + DISTRUST_AGAIN_AFTER) == [Distrust(turn, 1)], "it may not have helped"
+    assert settled(book.ledger.expire(1000.0)) == [(waiting, ErrorCode.TIMEOUT, False)]
     assert book.ledger.cancel(turn, CancelReason.TIMEOUT, 20.0) == []
     assert book.ledger.interrupt(20.0, run_id=turn.run_id) == (0, [])
-    assert waiting.state is State.WAITING, "its session is held until it has ended"
     assert book.ledger.failed(turn, Code.LINK_LOST, "") == []
 
 
