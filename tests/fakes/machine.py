@@ -1,0 +1,414 @@
+"""A machine in memory: its clock, its processes, and the links to them, for the real `daemon` to run on.
+
+`Machine.installed` puts it in the place of asyncio's clock, of `nursery`, `worker_link`, `front_door`,
+`orphans`, the signals and psutil; everything between these is the product's own code. What a `Worker` is
+doing is true at once; what the supervisor has been told of it may lag behind, and a test says when it is
+told. Here too is what no machine may be asked for (a second process for one turn, a kill of what is well),
+asserted.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, TypeVar
+from unittest.mock import patch
+
+import psutil
+
+from agentscope_protocol.errors import Code, LocalProtocolError
+from agentscope_protocol.frames import CancelReason
+from agentscope_protocol.settings import Settings
+from agentscope_supervisor import daemon as daemon_module
+from agentscope_supervisor import workforce
+from agentscope_supervisor.daemon import Daemon
+from agentscope_supervisor.ledger import Turn
+from agentscope_supervisor.nursery import Order
+from agentscope_supervisor.project import ProjectError
+
+T = TypeVar("T")
+
+# What keeps a loop from turning: how the kernel describes the process, and whether its thread still ticks.
+STATES: Final[Mapping[str, tuple[str, float, bool]]] = {
+    "blocked": (psutil.STATUS_SLEEPING, 0.0, True),
+    "stopped": (psutil.STATUS_STOPPED, 0.0, False),
+    "starved": (psutil.STATUS_RUNNING, 0.0, False),
+}
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """An event loop whose time passes when it has nothing else to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+        self._selector = self
+        self.unhandled: list[dict[str, Any]] = []
+        self.set_exception_handler(lambda _, context: self.unhandled.append(context))
+
+    def time(self) -> float:
+        return self.now
+
+    def select(self, timeout: float | None) -> Sequence[object]:
+        assert timeout is not None, "somebody waits for what can never come"
+        self.now += timeout
+        return ()
+
+    def _process_events(self, events: Sequence[object]) -> None:
+        pass
+
+    def do(self, event: Callable[[], T]) -> T:
+        """Let `event` happen, and what comes of it at once."""
+
+        async def happen() -> T:
+            result = event()
+            for _ in range(3):  # a task that it starts, and that one's callbacks
+                await asyncio.sleep(0)
+            return result
+
+        return self.run_until_complete(happen())
+
+    def pass_time(self, seconds: float) -> None:
+        self.run_until_complete(asyncio.sleep(seconds))
+
+
+class Worker:
+    """One process, its end of the link included. `turns`: what its App has been given and has not ended."""
+
+    def __init__(self, machine: "Machine", on_exit: Callable[[int], None]) -> None:
+        self._machine: Final = machine
+        self._on_exit: Final = on_exit
+        self.link: Link
+        self.turns: dict[Turn, bool] = {}  # whether the App has begun it; else it lies in the socket
+        self.cancelled: set[Turn] = set()
+        self.is_ready = False
+        self.terminated_at: float | None = None
+        self.stuck: str | None = None  # a key of STATES
+        self.stuck_at = 0.0
+        self.status: int | None = None  # of its end, which may not have been reported
+        self.reported = False
+        self.socket = None
+        self.output = SimpleNamespace(last_lines=(), stacks=(), close=lambda: None)
+        self.page = self
+        self.pid = len(machine.workers) + 1
+
+    @property
+    def alive(self) -> bool:
+        return self.status is None
+
+    @property
+    def acts(self) -> bool:
+        return self.alive and self.stuck is None
+
+    # -- its page -----------------------------------------------------------------------------
+
+    @property
+    def loop(self) -> int:
+        return int(4 * (self._machine.loop.now if self.acts else self.stuck_at))
+
+    @property
+    def thread(self) -> int:
+        ticks = self.stuck is None or STATES[self.stuck][2]
+        return int(4 * (self._machine.loop.now if self.alive and ticks else self.stuck_at))
+
+    # -- what the supervisor does to it: spawn.Child --------------------------------------------
+
+    def signal(self, number: signal.Signals) -> None:
+        if number is signal.SIGTERM and self.alive:
+            self._machine.may_end(self)
+            self.terminated_at = self._machine.loop.now
+
+    def dump_stacks(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        if self.alive:
+            self._machine.may_kill(self)
+            self.dies(-9)
+
+    # -- what it does itself --------------------------------------------------------------------
+
+    def becomes_ready(self) -> None:
+        self.is_ready = True
+        self.link.reports.noticed(self.link.process, "ready", "")
+
+    def reads(self) -> None:
+        """It takes what lies in its socket."""
+        for turn in self.turns:
+            self.turns[turn] = True
+            self._machine.begun.add(turn)
+
+    def answers(self, turn: Turn, code: Code | None) -> None:
+        """A turn ends; `code` None: well."""
+        del self.turns[turn]
+        if code is None:
+            self.link.reports.ended(turn, b"[]")
+        else:
+            self._machine.failed(self, turn, code)
+            self.link.reports.failed(turn, code, "")
+
+    def dies(self, status: int) -> None:
+        """In truth; nobody has been told."""
+        self.status, self.stuck_at = status, self._machine.loop.now
+
+    def end_is_reported(self) -> None:
+        if not self.reported:
+            self.reported = True
+            assert self.status is not None
+            self._on_exit(self.status)
+
+
+class Link:
+    """`worker_link.WorkerLink` without a socket, and in the same order: the loss first, then each turn."""
+
+    def __init__(self, process: int, label: str, greeting: object, page: Worker, reports: Any) -> None:
+        self.process: Final = process
+        self.slot: Final = int(label.split(".")[0])
+        self.reports: Final = reports
+        self.worker: Final = page
+        self.closed = self.violated = False
+        page.link = self
+        page._machine.by_number[process] = page
+
+    async def connect(self, sock: object) -> None:
+        pass
+
+    def hand(self, turn: Turn, invocation: object, answer: object) -> None:
+        if self.closed:
+            raise LocalProtocolError("the link is closed")
+        self.worker._machine.may_hand(turn, self.worker)
+        self.worker.turns[turn] = False
+        if self.worker.acts:
+            self.worker.reads()
+
+    def cancel(self, turn: Turn, reason: CancelReason) -> None:
+        if turn in self.worker.turns:
+            self.worker.cancelled.add(turn)
+
+    def worker_ended(self) -> None:
+        self.lose()
+
+    def lose(self) -> None:
+        """The supervisor's end sees the other one closed, or closes."""
+        if self.closed:
+            return
+        alive, turns = self.worker.alive, self.worker.turns
+        self.closed, self.violated = True, alive
+        self.reports.link_lost(self.process, "gone", len(turns))
+        for turn, begun in list(turns.items()):
+            code = Code.LINK_LOST if begun or alive else Code.UNSENT
+            self.worker._machine.failed(self.worker, turn, code)
+            if alive:
+                self.worker._machine.begun.add(turn)
+            self.reports.failed(turn, code, "")
+        if not alive:
+            turns.clear()
+
+
+class Door:
+    """`front_door.FrontDoor` that nobody comes through."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    async def listen(self, sock: object) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+class Nursery:
+    """`nursery.Nursery`: what it starts is there at once, or `Machine.births` says later."""
+
+    def __init__(self, machine: "Machine") -> None:
+        self._machine: Final = machine
+
+    def start(self, order: Order) -> None:
+        assert not self._machine.asked_at, "started after the stop"
+        self._machine.orders[order.process] = order
+        if self._machine.births == "at once":
+            self._machine.bear(order.process)
+
+    def abandon(self, process: int) -> bool:
+        if self._machine.births == "under way":
+            return False
+        return self._machine.orders.pop(process, None) is not None
+
+    def marks(self) -> dict[int, str]:
+        return {}
+
+    def stop(self) -> None:
+        pass
+
+
+class Orphans:
+    """`orphans.Orphans` where there are none."""
+
+    def __init__(self, marks: object) -> None:
+        pass
+
+    def hurry(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+
+class Failures(logging.Handler):
+    """What the daemon caught and logged, so that an event of a bug of ours would not end it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[BaseException] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            self.found.append(record.exc_info[1])
+
+
+class Machine:
+    """One instance on a machine of its own. `settings` is what each reading of the file gives; None: it is
+    broken."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings: Settings | None = settings
+        self.supervisor: Final = settings.supervisor
+        self.loop: Final = VirtualLoop()
+        self.workers: list[Worker] = []  # all that ever were
+        self.by_number: dict[int, Worker] = {}
+        self.begun: set[Turn] = set()  # turns that an App may have seen
+        self.orders: dict[int, Order] = {}  # of processes that are not there yet
+        self.births = "at once"  # or "waiting", or "under way" and no more to be called off
+        self.forks_fail = False
+        self.asked_at: list[float] = []  # when the instance was told to stop
+        self.on_failed: Callable[[Worker, Turn, Code], None] = lambda *_: None
+        self._handlers: Mapping[signal.Signals, Callable[[], None]] = {}
+        self._failures: Final = Failures()
+        self.daemon: Daemon
+        self._run: asyncio.Task[int]
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        log = logging.getLogger("agentscope_supervisor")
+        log.addHandler(self._failures)
+        log.propagate = False
+        with (
+            patch.object(workforce, "Nursery", lambda *_: Nursery(self)),
+            patch.object(workforce, "WorkerLink", Link),
+            patch.object(workforce.kernel, "oom_kills", lambda: 0),
+            patch.object(daemon_module, "Orphans", Orphans),
+            patch.object(daemon_module, "FrontDoor", Door),
+            patch.object(daemon_module.signals, "install", self._install),
+            patch.object(psutil, "Process", self._seen),
+        ):
+            yield
+        log.propagate = True
+        log.removeHandler(self._failures)
+        self.loop.close()
+
+    def _install(self, handlers: Mapping[signal.Signals, Callable[[], None]]) -> None:
+        self._handlers = handlers
+
+    def bear(self, process: int) -> None:
+        """A process that was ordered is there, or could not be started."""
+        order = self.orders.pop(process)
+        if self.forks_fail:
+            order.failed(OSError("cannot fork"))
+            return
+        self.workers.append(Worker(self, order.on_exit))
+        order.born(self.workers[-1])  # type: ignore[arg-type]
+
+    def _seen(self, pid: int) -> SimpleNamespace:
+        worker = self.workers[pid - 1]
+        if not worker.alive:
+            raise psutil.NoSuchProcess(pid)
+        status, cpu, _ = STATES[worker.stuck] if worker.stuck else (psutil.STATUS_SLEEPING, 0.0, True)
+        times = SimpleNamespace(user=cpu * self.loop.now, system=0.0)
+        return SimpleNamespace(cpu_times=lambda: times, status=lambda: status)
+
+    # -- what happens to it ---------------------------------------------------------------------
+
+    def boot(self) -> None:
+        def run() -> None:
+            project = SimpleNamespace(folder=Path("/nowhere"), read_settings=self._read_settings)
+            assert self.settings is not None
+            self.daemon = Daemon(project, self.settings)  # type: ignore[arg-type]
+            self._run = self.loop.create_task(self.daemon.run(None))  # type: ignore[arg-type]
+
+        self.do(run)
+
+    def do(self, event: Callable[[], T]) -> T:
+        """Let something happen. Raises: what went wrong in it, also where the daemon would only log that."""
+        result = self.loop.do(event)
+        self._check()
+        return result
+
+    def pass_time(self, seconds: float) -> None:
+        self.loop.pass_time(seconds)
+        self._check()
+
+    def signal(self, number: signal.Signals) -> None:
+        if number is signal.SIGTERM:
+            self.asked_at.append(self.loop.now)
+        self.do(self._handlers[number])
+
+    @property
+    def status(self) -> int | None:
+        """Of the whole instance; None while it runs."""
+        return self._run.result() if self._run.done() else None
+
+    def _check(self) -> None:
+        for error in self._failures.found:
+            raise error
+        assert not self.loop.unhandled
+
+    def _read_settings(self) -> Settings:
+        if self.settings is None:
+            raise ProjectError("the file is broken")
+        return self.settings
+
+    def failed(self, worker: Worker, turn: Turn, code: Code) -> None:
+        self.on_failed(worker, turn, code)
+
+    # -- what it may be asked for ---------------------------------------------------------------
+
+    def may_hand(self, turn: Turn, worker: Worker) -> None:
+        """Once, unless it never left; to a ready process; never beside another turn of its session."""
+        assert turn not in self.begun, "a turn that an App may have seen is handed over again"
+        process = self.daemon._workforce[worker.link.process]
+        assert process.state.name == "READY"
+        for other in self.workers:
+            if other.alive:
+                for running in other.turns:
+                    assert running.session_id != turn.session_id, "two turns of a session overlap"
+
+    def may_end(self, worker: Worker) -> None:
+        """Not under a turn that is waited for, unless the instance stops and its time is over."""
+        waited_for = [turn for turn in worker.turns if turn.state.name in ("RUNNING", "CANCELLING")]
+        if waited_for:
+            assert self.asked_at, "a turn is cut although nothing presses"
+            assert self.loop.now - self.asked_at[0] >= self.supervisor.drain_timeout
+
+    def may_kill(self, worker: Worker) -> None:
+        """Only what does not start, does not turn, does not end, has lost its link, or must go at once."""
+        now, terminated = self.loop.now, worker.terminated_at
+        assert (
+            not worker.is_ready
+            or worker.link.closed
+            or len(self.asked_at) > 1
+            or (worker.stuck in ("blocked", "stopped") and self.is_old(worker))
+            or (terminated is not None and now - terminated >= self.supervisor.stop_timeout)
+        ), "a healthy process is killed"
+
+    def is_old(self, worker: Worker) -> bool:
+        return self.loop.now - worker.stuck_at >= self.supervisor.unresponsive_timeout - 0.5
+
+
+def worn(reason: str) -> str:
+    """The detail of the notice by which a worker says that it is worn."""
+    return json.dumps({"message": reason})
