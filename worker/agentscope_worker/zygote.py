@@ -167,7 +167,8 @@ def _become_worker(
     control.close()
     os.chdir(request["folder"])
     os.environ.update(request["variables"])
-    # Python's own generator is seeded anew by each fork; numpy's is not.
+    # At a fork Python makes its own locks anew (those of logging, of imports) and seeds `random`, OpenSSL
+    # seeds itself, and there was no loop and no signal handler to inherit. numpy's generator is left.
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()
