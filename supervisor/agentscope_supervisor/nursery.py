@@ -23,6 +23,10 @@ from agentscope_supervisor.zygote import Zygote
 log = logging.getLogger(__name__)
 output_log = logging.getLogger("worker")
 
+WAITING: Final = 0.5
+"""The share of `supervisor.start_timeout` for which the first worker waits for the zygote: its own start, of
+which the same imports are most, must be possible in the whole of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -61,7 +65,7 @@ class Nursery:
         can = wish is not False and has_pidfds and kernel.become_subreaper()
         if wish is not False and not can:
             self._tell_off("this system cannot make what another process forks a child of the supervisor")
-        self._preload: Final = preload.Preload(can)
+        self._preload: Final = preload.Preload(can, settings.supervisor.start_timeout * WAITING)
         self._orders: Final[dict[int, Order]] = {}  # by process, of those that are not there yet
         self._parts: list[str] = []
         self._zygote: Zygote | None = None

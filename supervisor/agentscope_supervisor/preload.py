@@ -4,7 +4,7 @@ The image is that process, at most one at a time: a "zygote". What there is of i
 is to be started does then:
 
     ABSENT     none was started yet, or none can be              starts by itself
-    WARMING    it imports: the first one of its edition          waits for it, until it is WARM_WITHIN old
+    WARMING    it imports: the first one of its edition          waits for it, until `patience` is over
                a later one, its forerunner having died           starts by itself
     READY      it forks on request                               is forked
     RESTING    it has died; the next one starts after a while    starts by itself
@@ -24,10 +24,6 @@ from enum import Enum, auto
 from typing import Final
 
 from agentscope_supervisor.restarts import RestartHistory
-
-WARM_WITHIN: Final = 10.0
-"""Seconds that a worker waits for an image: it takes two, or as long as the worker's own imports would on a
-machine that is busy. Only one that hangs is waited for in vain."""
 
 HANGS_AFTER: Final = 120.0
 """Seconds after which an image that is still not ready never will be: a hung mount, a lock in an import."""
@@ -76,10 +72,13 @@ Command = Begin | Discard | Fork | Execute
 class Preload:
     """Owner of the image. Call one method for each thing that happened, and carry out what it returns.
 
-    Times are seconds of a monotonic clock. `possible`: whether an image may be started at all.
+    Times are seconds of a monotonic clock. `possible`: whether an image may be started at all. `patience`:
+    how long a worker waits for one. It takes two seconds, or on a busy machine as long as the imports of the
+    worker itself would, so that only one that hangs is waited for in vain.
     """
 
     possible: bool
+    patience: float
     state: Image = Image.ABSENT
     edition: int = 0  # for which the image is
     _history: RestartHistory = field(default_factory=RestartHistory)  # of this edition's images
@@ -161,7 +160,7 @@ class Preload:
 
     def _begin(self, now: float, *, patient: bool) -> list[Command]:
         self.state, self._patient = Image.WARMING, patient
-        self._due = now + (WARM_WITHIN if patient else HANGS_AFTER)
+        self._due = now + (self.patience if patient else HANGS_AFTER)
         return [Begin(self.edition)]
 
     def _release(self, way: type[Fork] | type[Execute]) -> list[Command]:

@@ -297,7 +297,8 @@ async def test_a_zygote_that_hangs_holds_the_first_worker_up_for_a_while_only(
     make_project: Callable[..., Path],
     zygote_does: Callable[[str], dict[str, str]],
 ) -> None:
-    instance = new_instance(make_project(), workers=1, variables=zygote_does(HANGS)).start()
+    project = make_project(supervisor={"start_timeout": 20})
+    instance = new_instance(project, workers=1, variables=zygote_does(HANGS)).start()
     assert not any(is_forked(worker) for worker in instance.ready_workers())
     assert await texts(instance.port, new_session(), "hello") == ["hello"]
 

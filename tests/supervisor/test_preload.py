@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from agentscope_supervisor.preload import (
     HANGS_AFTER,
-    WARM_WITHIN,
     Begin,
     Command,
     Discard,
@@ -19,11 +18,12 @@ from agentscope_supervisor.preload import (
 )
 
 CHANCE: Final = 0.5
+PATIENCE: Final = 30.0
 
 
 def image(state: Image) -> Preload:
     """A Preload whose image for edition 1, of which process 1 was the first, is in this state at 100 s."""
-    preload = Preload(possible=True)
+    preload = Preload(True, PATIENCE)
     if state is Image.ABSENT:
         return preload
     preload.spawn(1, 1, 100.0)
@@ -65,7 +65,7 @@ def test_how_a_process_is_started(state: Image, edition: int, commands: list[Com
 
 
 def test_where_nothing_can_be_preloaded_each_starts_by_itself() -> None:
-    preload = Preload(possible=False)
+    preload = Preload(False, PATIENCE)
     assert preload.spawn(1, 1, 0.0) == [Execute(1)]
     assert preload.spawn(2, 2, 0.0) == [Execute(2)]
     assert (preload.state, preload.next_due) == (Image.ABSENT, None)
@@ -95,9 +95,9 @@ def test_who_waits_starts_by_itself_when_the_image_dies() -> None:
 
 def test_nobody_waits_for_long() -> None:
     preload = image(Image.WARMING)
-    assert preload.next_due == 100.0 + WARM_WITHIN
-    assert preload.tick(100.0 + WARM_WITHIN - 0.01, CHANCE) == []
-    assert preload.tick(100.0 + WARM_WITHIN, CHANCE) == [Execute(1)]
+    assert preload.next_due == 100.0 + PATIENCE
+    assert preload.tick(100.0 + PATIENCE - 0.01, CHANCE) == []
+    assert preload.tick(100.0 + PATIENCE, CHANCE) == [Execute(1)]
     assert preload.spawn(2, 1, 120.0) == [Execute(2)], "what is late is not waited for again"
     assert preload.ready(121.0) == []
     assert preload.spawn(3, 1, 122.0) == [Fork(3)]
@@ -189,7 +189,7 @@ EVENTS: Final = st.lists(
 
 @given(EVENTS)
 def test_each_process_is_started_once_and_never_from_an_older_image(events: list[str]) -> None:
-    preload, now, newest = Preload(possible=True), 0.0, 1
+    preload, now, newest = Preload(True, PATIENCE), 0.0, 1
     edition_of: dict[int, int] = {}
     started: list[int] = []
     abandoned: set[int] = set()
@@ -241,7 +241,7 @@ def test_each_process_is_started_once_and_never_from_an_older_image(events: list
                 if preload.abandon(max(edition_of)):
                     abandoned.add(max(edition_of))
             case "later":
-                now += WARM_WITHIN
+                now += PATIENCE
                 carry_out(preload.tick(now, CHANCE))
     now += HANGS_AFTER
     carry_out(preload.tick(now, CHANCE))
