@@ -1,0 +1,221 @@
+"""What is shipped for production: the systemd units, by systemd's own checker, and the image, by its words.
+
+No test starts systemd or docker. The image's command is run as docker would run it: as PID 1 of namespaces of
+its own, not as root, on a root that is read-only.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import pytest
+
+from tests.harness.instance import COMMAND, READY_WITHIN, STOP_WITHIN, environment, free_port
+from tests.harness.waiting import wait_until
+
+pytestmark = [
+    pytest.mark.supervisor_only,
+    pytest.mark.skipif(sys.platform != "linux", reason="systemd and containers are Linux's"),
+]
+
+ROOT: Final = Path(__file__).parents[2]
+UNITS: Final = ROOT / "configs" / "systemd"
+CONTAINERFILE: Final = ROOT / "configs" / "Containerfile"
+SHIPPED_PATH: Final = "/usr/bin/agentscope-supervisor"
+EXPOSURE: Final = 20  # tenths; of 100, which is a unit that forbids nothing
+
+
+# -- systemd -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> Path:
+    """The units, with the path of the program that is installed here."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.fail("systemd-analyze is not there: `make systemd` installs it")
+    folder = tmp_path / "units"
+    shutil.copytree(UNITS, folder)
+    service = folder / "agentscope-supervisor@.service"
+    text = service.read_text("utf-8")
+    assert text.count(f"={SHIPPED_PATH} ") == 2, "to start and to reload"
+    service.write_text(text.replace(SHIPPED_PATH, str(COMMAND)), "utf-8")
+    return folder
+
+
+def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = ["systemd-analyze", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def verify(folder: Path, unit: str) -> list[str]:
+    """What systemd complains about in a unit of this folder."""
+    checked = analyze("verify", "--man=no", folder / unit)
+    about_ours = [line for line in checked.stderr.splitlines() if "agentscope" in line or str(folder) in line]
+    assert checked.returncode == 0 or about_ours, checked.stderr
+    return about_ours
+
+
+@pytest.mark.parametrize("kind", ["service", "socket"])
+def test_units_are_what_systemd_expects(units: Path, kind: str) -> None:
+    assert verify(units, f"agentscope-supervisor@my_app.{kind}") == []
+
+
+def test_a_mistake_in_a_unit_would_be_seen(units: Path) -> None:
+    service = units / "agentscope-supervisor@.service"
+    service.write_text(service.read_text("utf-8").replace("WatchdogSec=", "WatchDogSecs="), "utf-8")
+    (complaint,) = verify(units, "agentscope-supervisor@my_app.service")
+    assert "WatchDogSecs" in complaint
+
+
+def test_drop_in_for_reloads_that_notify(units: Path) -> None:
+    folder = units / "agentscope-supervisor@.service.d"
+    folder.mkdir()
+    shutil.move(units / "notify-reload.conf", folder)
+    version = re.match(r"systemd (\d+)", analyze("--version").stdout)
+    assert version is not None
+    complaints = verify(units, "agentscope-supervisor@my_app.service")
+    if int(version[1]) >= 253:
+        assert complaints == []
+    else:  # that type, and nothing else, is unknown to it
+        assert {complaint.split(": ", 1)[1] for complaint in complaints} == {
+            "Failed to parse service type, ignoring: notify-reload"
+        }
+
+
+def test_service_forbids_what_it_does_not_need(units: Path) -> None:
+    unit = units / "agentscope-supervisor@.service"
+    judged = analyze("security", "--offline=true", f"--threshold={EXPOSURE}", unit)
+    print(judged.stdout.splitlines()[-1])
+    assert judged.returncode == 0, judged.stdout
+
+
+def test_service_starts_the_program_with_options_that_it_has() -> None:
+    text = (UNITS / "agentscope-supervisor@.service").read_text("utf-8")
+    (line,) = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
+    _, command, _, *options = shlex.split(line)
+    told = subprocess.run([COMMAND, command, "--help"], capture_output=True, text=True, check=True).stdout
+    assert [word for word in options if word.startswith("--") and word not in told] == []
+
+
+# -- the image -------------------------------------------------------------------------------------------
+
+
+def instructions() -> Iterator[tuple[str, str]]:
+    """The instructions of the Containerfile, with their arguments on one line."""
+    text = re.sub(r"^#.*\n", "", CONTAINERFILE.read_text("utf-8"), flags=re.MULTILINE)
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
+        if line:
+            word, arguments = line.split(maxsplit=1)
+            yield word, arguments
+
+
+def the(word: str) -> str:
+    """The arguments of the last instruction with this word; it is what counts in the image."""
+    return [arguments for each, arguments in instructions() if each == word][-1]
+
+
+def words(arguments: str) -> list[str]:
+    """The exec form: a shell between would be PID 1, and keep the signals for itself."""
+    parsed: list[str] = json.loads(arguments)
+    return parsed
+
+
+def test_image_copies_what_is_there() -> None:
+    project = the("ARG").removeprefix("PROJECT=")
+    copied = [arguments.split() for word, arguments in instructions() if word == "COPY"]
+    sources = [each for line in copied if not line[0].startswith("--from") for each in line[:-1]]
+    missing = [each for each in sources if not (ROOT / each.replace("${PROJECT}", project)).exists()]
+    assert (missing, len(sources) > 5) == ([], True)
+    # What the wheel is made of.
+    made_of = re.findall(
+        r'"((?:supervisor|worker|protocol|configs)\b[^"]*)"', (ROOT / "pyproject.toml").read_text()
+    )
+    assert {each.split("/")[0] for each in made_of} <= set(sources)
+
+
+def test_image_does_not_run_as_root() -> None:
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", the("USER"))
+
+
+AS_IN_A_CONTAINER: Final = """
+set -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs "$1"
+mount --bind "$2" "$2"
+mount -o remount,bind,ro /
+if touch "$0" 2>/dev/null; then exit 99; fi
+shift 2
+exec unshare -U --map-user=10001 --map-group=10001 "$@"
+"""
+
+
+def test_image_serves_as_pid_one_without_root_on_a_root_that_is_read_only(tmp_path: Path) -> None:
+    project, scratch, port = tmp_path / "project", tmp_path / "tmp", str(free_port())
+    shutil.copytree(ROOT / "examples" / "echo", project, ignore=shutil.ignore_patterns("__pycache__"))
+    (project / "sessions").mkdir()
+    scratch.mkdir()
+    here = {
+        "/srv/app": str(project),
+        "8080": port,
+        "0.0.0.0": "127.0.0.1",
+        "agentscope-supervisor": str(COMMAND),
+    }
+    command = [here.get(word, word) for word in words(the("ENTRYPOINT")) + words(the("CMD"))]
+    assert {str(project), port} <= set(command)
+    variables = dict(pair.split("=") for pair in the("ENV").replace("/tmp", str(scratch)).split())
+    inside = ["unshare", "-Urpfm", "--mount-proc", "--kill-child", "sh", "-c", AS_IN_A_CONTAINER]
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*inside, str(project), str(scratch), str(project / "sessions"), *command],
+            stdout=output,
+            stderr=output,
+            cwd=project,
+            env=environment(**variables, TMPDIR=str(scratch)),
+        )
+    health = words(the("HEALTHCHECK").partition(" CMD ")[2])
+    assert health[0] == "python"
+    check = [sys.executable, *(word.replace("8080", port) for word in health[1:])]
+    try:
+        wait_until(lambda: process.poll() is None and is_ready(port), READY_WITHIN, f"it is ready; {log}")
+        assert subprocess.run(check, timeout=20, check=False).returncode == 0
+        assert [say(port) for _ in range(2)] == ["Turn 1: hello", "Turn 2: hello"], "the session is kept"
+        assert not list(project.rglob("__pycache__"))
+        (inner,) = psutil.Process(process.pid).children()
+        os.kill(inner.pid, signal.SIGTERM)
+        assert process.wait(STOP_WITHIN) == 0
+        assert subprocess.run(check, timeout=20, check=False, stderr=subprocess.DEVNULL).returncode != 0
+    finally:
+        process.kill()
+        process.wait()
+        print(log.read_text("utf-8"))
+
+
+def is_ready(port: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def say(port: str) -> Any:
+    """The answer of the echo project to hello."""
+    body = {"session_id": "me", "message": {"content": "hello"}, "stream": False}
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/invoke", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(asked, timeout=30) as response:
+        (message,) = json.load(response)["messages"]
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(block["text"] for block in content)
