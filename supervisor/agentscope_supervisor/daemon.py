@@ -454,13 +454,13 @@ class Daemon:
     def _rollout_ended(self, edition: int, failure: str) -> None:
         if self._metrics is not None:
             self._metrics.rolled(well=not failure)
+        why = f"{failure}: {self._last_words}" if failure and self._last_words else failure
         if self._heartbeat is not None:
-            why = f"{failure}: {self._last_words}" if failure and self._last_words else failure
             # Later: a rollout may be over before the one who asked for it knows its edition.
             self._post(partial(self._heartbeat.rollout_ended, edition, why))
         if failure:
             log.error("rollout failed, the old workers go on", extra={"edition": edition, "reason": failure})
-            self._trouble = failure
+            self._trouble = why
             self._manager.reloaded()
             if edition != self._fleet.edition:
                 self._editions.pop(edition, None)

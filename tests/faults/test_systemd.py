@@ -106,6 +106,7 @@ async def test_the_manager_is_told_the_life_of_the_instance(
     failed = manager.wait("and goes on", READY="1")
     assert "2 of 2 workers" in failed["STATUS"]
     assert "the last reload failed: " in failed["STATUS"]
+    assert "half an upload" in failed["STATUS"]
     (project / "agentapp.yaml").write_text("server: {prot: 1}\n")
     instance.signal(signal.SIGHUP)
     manager.wait("it reloads a third time", RELOADING="1")
