@@ -50,28 +50,24 @@ class Delivery:
         self._open[answer] = turn
         self._sweep_soon()
         try:
-            return await self._response(request, answer, turn, headers)
+            await answer.changed()
+            if answer.form is Form.WHOLE:
+                while not answer.settled:
+                    await answer.changed()
+            if answer.worker is not None:
+                headers["X-Agentscope-Worker"] = answer.worker
+            if answer.is_error:
+                assert answer.failure is not None
+                return error_response(answer.failure, headers)
+            if answer.form is Form.WHOLE:
+                body = _whole(turn, answer)
+                return web.Response(body=body, content_type="application/json", headers=headers)
+            headers |= STREAM_HEADERS
+            if answer.settled:  # a short turn: all of it is here, and its length is known
+                return web.Response(body=answer.buffered(), headers=headers)
+            return await self._stream(request, answer, headers)
         finally:
             del self._open[answer]
-
-    async def _response(
-        self, request: web.BaseRequest, answer: Answer, turn: Turn, headers: dict[str, str]
-    ) -> web.StreamResponse:
-        await answer.changed()
-        if answer.form is Form.WHOLE:
-            while not answer.settled:
-                await answer.changed()
-        if answer.worker is not None:
-            headers["X-Agentscope-Worker"] = answer.worker
-        if answer.is_error:
-            assert answer.failure is not None
-            return error_response(answer.failure, headers)
-        if answer.form is Form.WHOLE:
-            return web.Response(body=_whole(turn, answer), content_type="application/json", headers=headers)
-        headers |= STREAM_HEADERS
-        if answer.settled:  # a short turn: all of it is here, and its length is known
-            return web.Response(body=answer.buffered(), headers=headers)
-        return await self._stream(request, answer, headers)
 
     async def _stream(
         self, request: web.BaseRequest, answer: Answer, headers: dict[str, str]

@@ -274,10 +274,10 @@ _WELCOME: Final = {
 def _single(request: web.BaseRequest, name: str) -> str | None:
     """The value of a header of which a second one, read by somebody else on the way, would be a way in.
     Raises: Refused."""
-    values = request.headers.getall(name, ())
-    if len(values) > 1:
-        raise invalid(f"the header {name} came {len(values)} times")
-    return values[0] if values else None
+    value = request.headers.get(name)
+    if value is not None and len(request.headers.getall(name)) > 1:
+        raise invalid(f"the header {name} came more than once")
+    return value
 
 
 def _fingerprint(credentials: str) -> str:

@@ -4,7 +4,7 @@ The parser refuses most of what is malformed by itself; the rules here are for w
 breaks one gets 400 and the end of the connection: what follows such a head cannot be trusted. Deliberately
 no rule: blanks in a row in the request line and empty lines before it (RFC 9112 allows to take them),
 trailers (they are read to their end and dropped), names with an underscore (they are names of their own, no
-spelling of those with a dash).
+spelling of those with a dash), what the one Host says (nothing here depends on it).
 """
 
 import re
@@ -15,7 +15,6 @@ HTTP_1_0: Final = (1, 0)
 HTTP_1_1: Final = (1, 1)
 
 _ABSOLUTE: Final = re.compile(r"https?://[^/?@]+(?:[/?]|$)", re.IGNORECASE)
-_HOST: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")  # a list of hosts, with its comma, is none
 
 
 class Head(Protocol):
@@ -61,13 +60,27 @@ _RULES: Final[tuple[tuple[Callable[[Head], bool], str], ...]] = (
     ),
     (_no_target, "the target of the request must be a path, or a URL of http or https without a user"),
     (lambda head: "#" in head.path, "the target of a request has no fragment"),
-    (lambda head: _HOST.fullmatch(head.headers.get("Host", "")) is None, "the header Host names no host"),
 )
 
 
 def violation(head: Head) -> str | None:
     """Why this head is refused; None: it is not."""
+    if _is_plain(head):
+        return None
     for broken, text in _RULES:
         if broken(head):
             return text
     return None
+
+
+def _is_plain(head: Head) -> bool:
+    """Whether it is like almost all, which break no rule: the table costs a tenth of a request without it."""
+    path = head.path
+    return (
+        path.startswith("/")
+        and "#" not in path
+        and head.version == HTTP_1_1
+        and not head.chunked
+        and not head.upgrade
+        and head.method != "CONNECT"
+    )

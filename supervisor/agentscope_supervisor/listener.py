@@ -24,7 +24,6 @@ from agentscope_supervisor.responses import error_bytes
 log = logging.getLogger(__name__)
 
 BACKLOG: Final = 4096  # connections the kernel may hold for us; a burst must not meet a refusal
-ACCEPTS: Final = 64  # in one turn of the loop; a storm of connections must not hold up those that are there
 LEAVES_WITHIN: Final = 1.0
 """Seconds that a refused connection stays open after its answer: closing at once, with a request unread,
 would reset the connection and may destroy the answer."""
@@ -85,26 +84,23 @@ class Listener:
             connection.close()
 
     def _accept(self) -> None:
-        for _ in range(ACCEPTS):
-            try:
-                connection, _ = self._sock.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._wait(error)
-                    return
-                continue  # it was gone before we came to it
-            connection.setblocking(False)
-            served, reserved = self._taken[Place.SERVED], self._taken[Place.RESERVED]
-            place = self._places.place(served, reserved, connection.fileno())
-            if place is Place.NONE:
-                self._refuse(connection)
-                continue
-            self._taken[place] += 1
-            task = self._loop.create_task(self._join(connection, place))
-            self._joining.add(task)
-            task.add_done_callback(self._joining.discard)
+        """Let one in; while more wait the loop calls again, and those that are in have their turn between."""
+        try:
+            connection, _ = self._sock.accept()
+        except OSError as error:  # else it was gone before we came to it
+            if error.errno in _EXHAUSTED:
+                self._wait(error)
+            return
+        connection.setblocking(False)
+        served, reserved = self._taken[Place.SERVED], self._taken[Place.RESERVED]
+        place = self._places.place(served, reserved, connection.fileno())
+        if place is Place.NONE:
+            self._refuse(connection)
+            return
+        self._taken[place] += 1
+        task = self._loop.create_task(self._join(connection, place))
+        self._joining.add(task)
+        task.add_done_callback(self._joining.discard)
 
     async def _join(self, connection: socket.socket, place: Place) -> None:
         def lost() -> None:
