@@ -3,22 +3,17 @@ the worker goes on where it can, and no other one notices."""
 
 import asyncio
 import os
-import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Final
 
-import psutil
 import pytest
 
 from tests.harness.bystanders import unharmed
-from tests.harness.client import Stream, call, invoke, session_in, texts
+from tests.harness.client import Stream, invoke, session_in, texts
 from tests.harness.instance import Instance, Worker
 from tests.harness.waiting import eventually
 
-MEGABYTE: Final = 2**20
 THREADS: Final = min(32, (os.cpu_count() or 1) + 4)  # of the executor that asyncio makes
-CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 @pytest.fixture(scope="module")
@@ -97,51 +92,3 @@ async def test_f14_every_thread_of_the_executor_hangs(exhausted: Instance) -> No
         answer = await saving
         assert answer.status == 200, answer.body
     assert exhausted.ready_workers() == before
-
-
-# -- killed by the kernel -------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_cgroup() -> Iterator[Path]:
-    """A new group whose processes may have 400 MB together: its folder. Version 1 or 2 of the hierarchy."""
-    name = f"agentscope-test-{uuid.uuid4().hex[:8]}"
-    v1, v2 = CGROUPS / "memory" / name, CGROUPS / name
-    limit = {v1: "memory.limit_in_bytes", v2: "memory.max"}
-    for group in (v1, v2):
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        if (group / limit[group]).exists():
-            (group / limit[group]).write_text(str(400 * MEGABYTE))
-            break
-        group.rmdir()
-    else:
-        pytest.skip("needs root, and a memory controller of cgroups that it may use")
-    yield group
-    for pid in (group / "cgroup.procs").read_text().split():
-        (group.parent / "cgroup.procs").write_text(pid)
-    group.rmdir()
-
-
-@pytest.mark.fault("F16")
-async def test_f16_the_kernel_kills_a_worker_for_its_memory(exhausted: Instance, small_cgroup: Path) -> None:
-    port, victim = exhausted.port, worker_in(exhausted, 0)
-    session, neighbour, other = [await session_in(port, slot) for slot in (0, 0, 1)]
-    supervisor = psutil.Process(exhausted.pid).create_time()
-    (small_cgroup / "cgroup.procs").write_text(str(victim.pid))
-    async with unharmed(port, other):
-        async with (
-            Stream(port, neighbour, [{"say": "x"}, {"sleep": 60}]) as beside,
-            Stream(port, session, [{"say": "one"}, {"sleep": 0.01}, {"allocate": 2000}]) as stream,
-        ):
-            await beside.until(events=1)
-            assert [event.text for event in await stream.whole(error="WORKER_LOST")] == ["one"]
-            assert [event.text for event in await beside.whole(error="WORKER_LOST")] == ["x"]
-        assert await texts(port, session, "goes on") == ["goes on"]
-    assert "SIGKILL" in exhausted.log
-    assert worker_in(exhausted, 0).generation == victim.generation + 1
-    assert psutil.Process(exhausted.pid).create_time() == supervisor
-    await eventually(lambda: not psutil.pid_exists(victim.pid), 5, "it has been reaped")
-    assert (await call(port, "GET", "/readiness")).status == 200

@@ -8,7 +8,8 @@ from typing import Final
 
 import pytest
 
-from tests.harness.client import invoke, new_session, texts
+from tests.harness.bystanders import unharmed
+from tests.harness.client import Stream, invoke, session_in, texts
 from tests.harness.instance import Instance
 from tests.harness.waiting import eventually
 
@@ -41,15 +42,22 @@ def small_group() -> Iterator[Path]:
 async def test_f16_the_kernel_has_no_memory_left(
     start_instance: Callable[..., Instance], small_group: Path
 ) -> None:
-    instance = start_instance(workers=1)
-    (worker,) = instance.ready_workers()
+    instance = start_instance()
+    port, worker = instance.port, instance.ready_workers()[0]
+    greedy, beside, other = [await session_in(port, slot) for slot in (0, 0, 1)]
     for pid in (instance.pid, worker.pid):
         (small_group / "cgroup.procs").write_text(str(pid))
-    response = await invoke(instance.port, new_session(), [{"fill": 2 * LIMIT_MB}])
-    assert (response.status, response.code) == (502, "WORKER_LOST")
-    assert response.json["error"]["retryable"] is False
-    await eventually(lambda: len(instance.ready_workers()) == 1, 20, "the slot is back")
-    assert instance.ready_workers()[0].generation == worker.generation + 1
-    assert await texts(instance.port, new_session(), "next") == ["next"]
+    async with (
+        unharmed(port, other),
+        Stream(port, beside, [{"say": "x"}, {"sleep": 60}]) as lost,
+    ):
+        await lost.until(events=1)
+        response = await invoke(port, greedy, [{"allocate": 2 * LIMIT_MB}])
+        assert (response.status, response.code) == (502, "WORKER_LOST")
+        assert response.json["error"]["retryable"] is False
+        assert [event.text for event in await lost.whole(error="WORKER_LOST")] == ["x"]
+        await eventually(lambda: len(instance.ready_workers()) == 2, 20, "the slot is back")
+        assert instance.ready_workers()[0].generation == worker.generation + 1
+        assert await texts(port, greedy, "next") == ["next"]
     assert "cause=oom" in instance.log
     assert instance.running

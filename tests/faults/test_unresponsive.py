@@ -1,60 +1,90 @@
-"""Workers whose event loop stands: told apart, their stacks shown, killed, and what waited in them served."""
+"""Workers whose event loop stands: told apart, their stacks shown, killed, and what waited in them served.
+
+All tests share one instance, whose slots take turns; the other one must not notice.
+"""
 
 import asyncio
 import os
 import signal
 from collections.abc import Callable
+from typing import Final
 
 import pytest
 
-from tests.harness.client import Stream, invoke, new_session
-from tests.harness.instance import Instance
+from tests.harness.bystanders import unharmed
+from tests.harness.client import Stream, invoke, session_in
+from tests.harness.instance import Instance, Worker
 from tests.harness.waiting import eventually
 
-TIMEOUT = 8.0  # seconds of supervisor.unresponsive_timeout: above the 5 s of suspicion
+TIMEOUT: Final = 8.0  # seconds of supervisor.unresponsive_timeout: above the 5 s of suspicion
+
+
+@pytest.fixture(scope="module")
+def _standing(start_module_instance: Callable[..., Instance]) -> Instance:
+    return start_module_instance(supervisor={"unresponsive_timeout": TIMEOUT})
 
 
 @pytest.fixture
-def instance(start_instance: Callable[..., Instance]) -> Instance:
-    return start_instance(workers=1, supervisor={"unresponsive_timeout": TIMEOUT})
+async def instance(_standing: Instance) -> Instance:
+    """An instance of two workers, both ready."""
+    await asyncio.to_thread(_standing.wait_ready)
+    return _standing
+
+
+def worker_in(instance: Instance, slot: int) -> Worker:
+    return next(worker for worker in instance.ready_workers() if worker.slot == slot)
+
+
+async def is_replaced(instance: Instance, lost: Worker) -> None:
+    def successor() -> bool:
+        found = [w.generation for w in instance.ready_workers() if w.slot == lost.slot]
+        return found == [lost.generation + 1]
+
+    await eventually(successor, 30, "it is replaced")
 
 
 @pytest.mark.parametrize(
-    "step, kind",
+    "slot, step, kind",
     [
-        pytest.param({"block": 60}, "blocking call", marks=pytest.mark.fault("F07"), id="f07"),
-        pytest.param({"spin": 60}, "python loop", marks=pytest.mark.fault("F09"), id="f09"),
-        pytest.param({"hold": 60}, "interpreter lock held", marks=pytest.mark.fault("F08"), id="f08"),
+        pytest.param(0, {"block": 60}, "blocking call", marks=pytest.mark.fault("F07"), id="f07"),
+        pytest.param(1, {"spin": 60}, "python loop", marks=pytest.mark.fault("F09"), id="f09"),
+        pytest.param(0, {"hold": 60}, "interpreter lock held", marks=pytest.mark.fault("F08"), id="f08"),
     ],
 )
 async def test_a_loop_that_stands_is_shown_killed_and_replaced(
-    instance: Instance, step: dict[str, int], kind: str
+    instance: Instance, slot: int, step: dict[str, int], kind: str
 ) -> None:
-    async with Stream(instance.port, new_session(), [{"say": "before"}, step]) as blocked:
-        await blocked.until(events=1)
-        waiting = asyncio.create_task(invoke(instance.port, new_session(), "unread"))
-        assert [event.text for event in await blocked.whole(error="WORKER_LOST")] == ["before"]
-        assert (await waiting).status == 200, "a turn that no worker had begun is not lost"
-    assert f"kind={kind}" in instance.log
-    assert "app.py" in instance.log, "the stacks name the file of the App"
+    port, victim, logged = instance.port, worker_in(instance, slot), len(instance.log)
+    standing, session = [await session_in(port, slot) for _ in range(2)]
+    async with unharmed(port, await session_in(port, 1 - slot)):
+        async with Stream(port, standing, [{"say": "before"}, step]) as blocked:
+            await blocked.until(events=1)
+            waiting = asyncio.create_task(invoke(port, session, "unread"))
+            assert [event.text for event in await blocked.whole(error="WORKER_LOST")] == ["before"]
+            assert (await waiting).status == 200, "a turn that no worker had begun is not lost"
+        await is_replaced(instance, victim)
+    assert f"kind={kind}" in instance.log[logged:]
+    assert "app.py" in instance.log[logged:], "the stacks name the file of the App"
 
 
 @pytest.mark.fault("F06")
 async def test_f06_a_stopped_worker_is_killed_and_replaced(instance: Instance) -> None:
-    (worker,) = instance.ready_workers()
-    os.kill(worker.pid, signal.SIGSTOP)
-    response = await invoke(instance.port, new_session(), "unread")
-    assert response.status == 200
-    assert "kind=stopped" in instance.log
-    await eventually(
-        lambda: [w.generation for w in instance.ready_workers()] == [worker.generation + 1], 10, "replaced"
-    )
+    port, victim = instance.port, worker_in(instance, 1)
+    session, other = await session_in(port, 1), await session_in(port, 0)
+    async with unharmed(port, other):
+        os.kill(victim.pid, signal.SIGSTOP)
+        response = await invoke(port, session, "unread")
+        assert response.status == 200
+        assert "kind=stopped" in instance.log
+        await is_replaced(instance, victim)
 
 
 @pytest.mark.fault("F10")
 async def test_f10_a_short_block_kills_nobody(instance: Instance) -> None:
-    (worker,) = instance.ready_workers()
-    for _ in range(3):
-        assert (await invoke(instance.port, new_session(), [{"block": 2}, {"say": "done"}])).status == 200
-    assert [w.generation for w in instance.ready_workers()] == [worker.generation]
-    assert "does not turn" not in instance.log
+    port, before, logged = instance.port, instance.ready_workers(), len(instance.log)
+    session = await session_in(port, 0)
+    async with unharmed(port, await session_in(port, 1)):
+        for _ in range(3):
+            assert (await invoke(port, session, [{"block": 2}, {"say": "done"}])).status == 200
+    assert instance.ready_workers() == before
+    assert "does not turn" not in instance.log[logged:]

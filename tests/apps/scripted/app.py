@@ -154,9 +154,6 @@ async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Ms
         case {"write_bytes": size}:  # to standard output, one line that is no text
             sys.stdout.flush()
             os.write(1, b"\xff\x00\x1b" * (size // 3) + b"\n")
-        case {"fill": megabytes}:  # so much memory, and really
-            held = [b"x" * 1_000_000 for _ in range(megabytes)]
-            yield message(str(len(held)))
         case {"exit": status}:
             os._exit(status)
         case {"exit_later": seconds}:
