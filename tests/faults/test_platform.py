@@ -142,10 +142,11 @@ async def test_f78_a_platform_that_is_down_at_the_start_and_comes_later(
 ) -> None:
     with PlatformProcess() as platform:
         project = make_project(**sections(platform.endpoint))
-        instance = new_instance(project, workers=1, platform=True)
-        await asyncio.to_thread(instance.start)
+        instance = new_instance(project, workers=1, platform=True).launch()
+        await eventually(lambda: "the platform fails" in instance.log, 15, "nobody is there")
+        await asyncio.to_thread(platform.start)  # at once: the instance asks ever less often
+        await asyncio.to_thread(instance.wait_ready)
         await assert_serves(instance)
-        await asyncio.to_thread(platform.start)
         await eventually(lambda: beats(platform) > 0, 70, "the platform hears of it")
         platform.kill()
         await assert_serves(instance)
