@@ -21,6 +21,8 @@ class ErrorCode(StrEnum):
     SESSION_BUSY = "SESSION_BUSY"
     SUPERSEDED = "SUPERSEDED"
     REQUEST_TIMEOUT = "REQUEST_TIMEOUT"
+    GONE = "GONE"
+    IDEMPOTENCY_MISMATCH = "IDEMPOTENCY_MISMATCH"
     PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
     UNSUPPORTED_MEDIA_TYPE = "UNSUPPORTED_MEDIA_TYPE"
     TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
@@ -45,8 +47,10 @@ STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.SUPERSEDED: 409,
     # Only a stop that came before the first byte: the turn conflicts with what its session was told.
     ErrorCode.INTERRUPTED: 409,
+    ErrorCode.GONE: 410,
     ErrorCode.PAYLOAD_TOO_LARGE: 413,
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: 415,
+    ErrorCode.IDEMPOTENCY_MISMATCH: 422,
     ErrorCode.TOO_MANY_REQUESTS: 429,
     ErrorCode.APP_ERROR: 500,
     ErrorCode.INTERNAL_ERROR: 500,
