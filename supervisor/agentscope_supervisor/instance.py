@@ -52,6 +52,16 @@ def runtime_dir(option: Path | None, env: Mapping[str, str], uid: int) -> Path:
     return Path("/run") if uid == 0 else Path(tempfile.gettempdir()) / f"{PROGRAM}-{uid}"
 
 
+def state_dir(option: Path | None, env: Mapping[str, str], uid: int) -> Path:
+    """The directory for what must outlive a reboot: the option, else the system's, else by custom."""
+    if option is not None:
+        return option
+    for variable in ("STATE_DIRECTORY", "XDG_STATE_HOME"):
+        if env.get(variable):
+            return Path(env[variable].split(":")[0])
+    return Path("/var/lib") if uid == 0 else Path(env.get("HOME") or Path.home()) / ".local" / "state"
+
+
 def name_of(option: str | None, project: Path) -> str:
     """The name of an instance. Raises: ValueError if it cannot be a file name everywhere."""
     if option is None:

@@ -17,6 +17,7 @@ from agentscope_supervisor.instance import (
     read,
     running,
     runtime_dir,
+    state_dir,
 )
 
 
@@ -42,6 +43,23 @@ def test_the_runtime_directory_is_the_first_that_is_given(
     option: Path | None, env: dict[str, str], uid: int, expected: Path
 ) -> None:
     assert runtime_dir(option, env, uid) == expected
+
+
+@pytest.mark.parametrize(
+    "option, env, uid, expected",
+    [
+        (Path("here"), {"STATE_DIRECTORY": "/a", "XDG_STATE_HOME": "/b"}, 0, Path("here")),
+        (None, {"STATE_DIRECTORY": "/a:/c", "XDG_STATE_HOME": "/b"}, 0, Path("/a")),
+        (None, {"STATE_DIRECTORY": "", "XDG_STATE_HOME": "/b", "HOME": "/h"}, 1000, Path("/b")),
+        (None, {"HOME": "/h"}, 0, Path("/var/lib")),
+        (None, {"HOME": "/h"}, 1000, Path("/h/.local/state")),
+        (None, {}, 1000, Path.home() / ".local" / "state"),
+    ],
+)
+def test_the_state_directory_is_the_first_that_is_given(
+    option: Path | None, env: dict[str, str], uid: int, expected: Path
+) -> None:
+    assert state_dir(option, env, uid) == expected
 
 
 @pytest.mark.parametrize(

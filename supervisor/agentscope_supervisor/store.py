@@ -1,0 +1,212 @@
+"""The embedded store: what must outlive this supervisor, written by one thread, off the event loop.
+
+What is written, and what is not, is a matter of who can ask for it again after a restart:
+
+- A turn without an Idempotency-Key, whose client's leaving cancels it: nothing. Its events are kept in memory
+  (`runs`) for a reconnection; a restart ends the turn anyway. This is the hot path, and it never comes here.
+- A turn with a key: its key before it is handed to a worker, committed with fsync, because after that the App
+  may have done what must not be done twice; its events in batches while they come, its end when it comes.
+  Neither is waited for: a client that has its done event will not ask, and one that asks after a crash in
+  between is told that the outcome is unknown, which is true.
+- A turn that goes on without its client (`on_disconnect: continue`): the same, without any waiting.
+
+Steps wait in a queue; the thread takes all that are there into one transaction, so that the cost of a commit
+is shared the more, the busier it is. A disk that is full, slow, not writable, or a file that is not ours,
+makes the store *degraded*: what is asked is answered with nothing and what is written is dropped, so that
+no turn ever waits for long; it is tried again every RETRY_EVERY seconds. `health` says so, the log once.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from agentscope_supervisor.database import Database, Limits
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Step = Callable[[Database], T]
+
+MAX_QUEUED: Final = 32 * 1024 * 1024
+"""Bytes of events that wait for the disk: some seconds of a busy instance. Above it events are dropped from
+the store, and stay in memory as all are."""
+
+MAX_STEPS: Final = 20_000
+"""Steps that wait for the disk: with few bytes each, two seconds of what the thread can do."""
+
+ANSWER_WITHIN: Final = 2.0
+"""Seconds that a request waits for the disk. A disk that takes longer does not do its work."""
+
+RETRY_EVERY: Final = 15.0  # seconds between two tries of a degraded store
+TIDY_EVERY: Final = 10.0  # seconds
+CLOSE_WITHIN: Final = 5.0  # seconds for what waits when the instance stops
+
+_SLOW: Final = f"the disk did not answer within {ANSWER_WITHIN:g} s"
+_BEHIND: Final = "the disk is slower than what is to be written"
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    step: Step[Any]
+    size: int
+    answer: Future[Any] | None
+
+
+class Store:
+    """The store in the file `path`. To be made on the event loop; `start` once, `close` once."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self._path: Final = path
+        self._limits: Final = limits
+        self._supervisor: Final = uuid.uuid4().hex
+        self._changed: Final = threading.Condition()  # guards all below
+        self._queue: deque[_Queued] = deque()
+        self._queued = 0  # bytes
+        self._closing = False
+        self._failure = ""  # why it is degraded
+        self._database: Database | None = None  # the thread's own
+        self._tried_at = 0.0
+        self._tidied_at = 0.0
+        # A disk that hangs must not keep the process from ending: hence a daemon.
+        self._thread: Final = threading.Thread(target=self._work, name="store", daemon=True)
+
+    @property
+    def failure(self) -> str:
+        """Why nothing can be kept across a restart now; empty: all is well."""
+        return self._failure
+
+    def start(self) -> None:
+        """Open the file, in the thread; until that is done steps wait."""
+        self._thread.start()
+
+    def put(self, step: Step[object], size: int = 0) -> None:
+        """Do this, after what was asked before; dropped if the store cannot. `size`: bytes that it holds."""
+        self._enqueue(_Queued(step, size, None))
+
+    async def ask(self, step: Step[T]) -> T | None:
+        """Do this, after what was asked before, and commit it. None too if the store cannot."""
+        answer: Future[T | None] = Future()
+        if not self._enqueue(_Queued(step, 0, answer)):
+            return None
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(answer), ANSWER_WITHIN)
+        except TimeoutError:
+            with self._changed:
+                self._degrade(_SLOW)
+            return None
+
+    async def close(self) -> None:
+        """Write what waits, and end."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        await asyncio.to_thread(self._thread.join, CLOSE_WITHIN)
+
+    # -- both sides -------------------------------------------------------------------------
+
+    def _enqueue(self, queued: _Queued) -> bool:
+        with self._changed:
+            if self._failure:
+                return False
+            if self._queued + queued.size > MAX_QUEUED or len(self._queue) >= MAX_STEPS:
+                self._degrade(_BEHIND)
+                return False
+            self._queue.append(queued)
+            self._queued += queued.size
+            self._changed.notify()
+            return True
+
+    def _degrade(self, failure: str) -> None:
+        """To be called with the lock held."""
+        if not self._failure:
+            log.error("runs and idempotency keys are kept in memory only: %s", failure)
+        self._failure = failure
+        self._tried_at = time.monotonic()
+
+    # -- the thread's side --------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            batch = self._next_batch()
+            if batch is None:
+                break
+            self._run(batch)
+            self._tidy()
+        if self._database is not None:
+            self._database.close()
+
+    def _next_batch(self) -> list[_Queued] | None:
+        """All that waits; empty when something else is due; None at the end."""
+        with self._changed:
+            if not self._queue and not self._closing:
+                if self._database is not None:
+                    self._changed.wait(TIDY_EVERY)
+                elif self._failure:
+                    self._changed.wait(RETRY_EVERY)
+            if not self._queue and self._closing:
+                return None
+            batch = list(self._queue)
+            self._queue.clear()
+            self._queued = 0
+            return batch
+
+    def _run(self, batch: list[_Queued]) -> None:
+        try:
+            answers = self._commit(batch)
+        except Exception as error:  # of SQLite, the file system, or a bug: turns must go on
+            self._give_up(f"{self._path}: {error}")
+            answers = [None] * len(batch)
+        for queued, answer in zip(batch, answers, strict=True):
+            if queued.answer is not None and queued.answer.set_running_or_notify_cancel():
+                queued.answer.set_result(answer)
+
+    def _commit(self, batch: list[_Queued]) -> list[object]:
+        database = self._database or self._open()
+        now = time.monotonic()
+        with database.transaction():
+            answers = [queued.step(database) for queued in batch]
+        with self._changed:
+            # Not at once: a disk at its limit would fill the log with its ups and downs.
+            if self._failure and now - self._tried_at >= RETRY_EVERY:
+                log.info("runs and idempotency keys are kept on disk again")
+                self._failure = ""
+        return answers
+
+    def _tidy(self) -> None:
+        now = time.monotonic()
+        if self._database is None or now - self._tidied_at < TIDY_EVERY:
+            return
+        try:
+            with self._database.transaction():
+                more = self._database.tidy(time.time())
+            self._database.shrink()
+            if not more:
+                self._tidied_at = now
+        except Exception as error:  # as in `_run`
+            self._give_up(f"{self._path}: {error}")
+
+    def _open(self) -> Database:
+        database = Database(self._path, self._limits, self._supervisor)
+        self._database = database
+        with database.transaction():
+            lost = database.lose(time.time())
+        if lost:
+            log.warning("runs were lost with an earlier supervisor", extra={"runs": lost})
+        return database
+
+    def _give_up(self, failure: str) -> None:
+        if self._database is not None:
+            try:
+                self._database.close()
+            finally:
+                self._database = None
+        with self._changed:
+            self._degrade(failure)
