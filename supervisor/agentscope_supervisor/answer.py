@@ -3,7 +3,8 @@
 The link writes straight to the client's transport: no task and no queue for an event. What the client's
 socket does not take is not given back to the worker as credit, so a client that reads slowly stops its own
 stream, and this holds at most the credit of one stream. `front_door` makes it, `delivery` waits on it and
-sends it; `worker_link` feeds it; `daemon` settles it, once.
+sends it; `worker_link` feeds it; `daemon` settles it, once. What it sends is kept in its run (`runs`) as it
+is, and given to those who follow the run beside the client; neither can hold the worker back.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Final, Protocol
 from agentscope_protocol.frames import Form
 from agentscope_supervisor import sse
 from agentscope_supervisor.outcomes import Failure
+from agentscope_supervisor.runs import Run, Runs
 
 Grant = Callable[[int], None]
 """Tells the worker's link that so many bytes left for the client."""
@@ -31,6 +33,16 @@ class Outlet(Protocol):
         """Drop the connection, and what the client has not read."""
 
 
+class Follower(Protocol):
+    """Another reader of the run. Nothing here may raise."""
+
+    def fed(self, number: int, count: int, payload: bytes, now: float) -> None:
+        """`count` events came, of which `number` is the first."""
+
+    def wake(self) -> None:
+        """The run has ended."""
+
+
 class Answer:
     """One turn's answer. All methods run on the event loop; none blocks or raises."""
 
@@ -47,6 +59,9 @@ class Answer:
         self.bytes = 0  # of these
         self.first_at: float | None = None  # when the first came
         self.last_write = now
+        self.run: Run | None = None  # where what is sent is kept
+        self.followers: list[Follower] = []
+        self._runs: Runs | None = None
         self._early: list[bytes] = []  # came before the outlet was there
         self._outlet: Outlet | None = None
         self._abandoned = False
@@ -59,9 +74,18 @@ class Answer:
     def take(self, worker: str, grant: Grant, now: float) -> None:
         """A worker has been handed the turn."""
         self.worker, self._grant, self.taken_at = worker, grant, now
+        if self.run is not None:
+            self.run.worker = worker
+
+    def keep(self, runs: Runs, run: Run) -> None:
+        """Keep in `run` what is sent from now on."""
+        self._runs, self.run = runs, run
 
     def data(self, count: int, payload: bytes, now: float) -> bool:
         """Events came; returns whether the client has taken them. If not, `grant` is called later."""
+        if self.settled:  # the end is out: an App that ignored its cancellation goes on
+            return True
+        self._record(count, payload, now)
         self.events += count
         self.bytes += len(payload)
         if self.first_at is None:
@@ -79,11 +103,14 @@ class Answer:
         """The turn is over. Called once, last."""
         assert not self.settled, "a turn is settled once"
         self.settled, self.failure, self._grant = True, failure, None
-        if self.form is Form.EVENTS and (failure is None or self.streaming or self._early):
+        if self.form is Form.EVENTS:
             tail, number = b"", self.events
             if failure is not None:
                 tail, number = sse.error(self.run_id, number, failure), number + 1
-            self._write(tail + sse.done(self.run_id, number), now)
+            tail += sse.done(self.run_id, number)
+            self._record(number + 1 - self.events, tail, now)
+            if failure is None or self.streaming or self._early:
+                self._write(tail, now)
         self._wake()
 
     # -- the client's side ------------------------------------------------------------------
@@ -92,6 +119,11 @@ class Answer:
     def streaming(self) -> bool:
         """Whether the client has been given a status, so that errors must be events."""
         return self._outlet is not None
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody still reads it: the client, or one who follows the run."""
+        return not self._abandoned or bool(self.followers)
 
     @property
     def is_error(self) -> bool:
@@ -146,6 +178,12 @@ class Answer:
                 await self._waiter
             finally:
                 self._waiter = None
+
+    def _record(self, count: int, payload: bytes, now: float) -> None:
+        if self._runs is not None and self.run is not None:
+            self._runs.add(self.run, count, payload)
+            for follower in self.followers:
+                follower.fed(self.events, count, payload, now)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -89,6 +89,9 @@ def main() -> None:
 @click.option("--host", help="Address to listen on. Wins over the file.")
 @click.option("--workers", type=WorkersType(), help="Worker processes, or auto: one for each CPU.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--state-dir", type=click.Path(path_type=Path, file_okay=False), help="Runs and idempotency keys."
+)
 @_instance_options
 def start(
     project: Path,
@@ -101,11 +104,12 @@ def start(
     log_format: logs.LogFormat,
     name: str | None,
     runtime_dir: Path | None,
+    state_dir: Path | None,
 ) -> NoReturn:
     """Host the app in PROJECT (a folder; default: this one) until told to stop."""
     logs.set_up(log_format, log_level)
     overrides = Overrides(host, port, workers, no_platform)
-    _start(Project(project.resolve(), config, overrides), name, runtime_dir)
+    _start(Project(project.resolve(), config, overrides), name, runtime_dir, state_dir)
 
 
 main.add_command(start, "run")
@@ -122,7 +126,7 @@ def developer() -> None:
 def run(project: Path, port: int | None, config: Path, no_platform: bool, log_level: str) -> NoReturn:
     """Run the app in PROJECT (a folder; default: this one) with one worker."""
     logs.set_up("text", log_level)
-    _start(Project(project.resolve(), config, Overrides(None, port, 1, no_platform)), None, None)
+    _start(Project(project.resolve(), config, Overrides(None, port, 1, no_platform)), None, None, None)
 
 
 def agentscope() -> None:
@@ -290,7 +294,7 @@ def _reachable(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _start(project: Project, name: str | None, runtime_dir: Path | None) -> NoReturn:
+def _start(project: Project, name: str | None, runtime_dir: Path | None, state_dir: Path | None) -> NoReturn:
     """Run one instance to its end."""
     signals.prepare()
     settings = _settings(project)
@@ -316,18 +320,19 @@ def _start(project: Project, name: str | None, runtime_dir: Path | None) -> NoRe
         "listening",
         extra={"url": _url(host, port), "instance": called, "pid": os.getpid()},
     )
-    status = _serve(project, settings, sock, passed_on is not None)
+    state = instance.state_dir(state_dir, os.environ, os.getuid()) / instance.PROGRAM / called
+    status = _serve(project, settings, sock, state / "runs.db", passed_on is not None)
     claim.close()
     sys.exit(status)
 
 
-def _serve(project: Project, settings: Settings, sock: socket.socket, passed_on: bool) -> int:
+def _serve(project: Project, settings: Settings, sock: socket.socket, store: Path, passed_on: bool) -> int:
     import uvloop
 
     from agentscope_supervisor.daemon import Daemon
 
     async def live() -> tuple[int, str]:
-        daemon = Daemon(project, settings)
+        daemon = Daemon(project, settings, store)
         return await daemon.run(sock, passed_on=passed_on), daemon.failure
 
     # Nothing that was imported or built until here ever becomes garbage.

@@ -15,6 +15,7 @@ import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from agentscope_protocol import settings as settings_module
@@ -35,8 +36,10 @@ from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
 from agentscope_supervisor.poison import Poison
 from agentscope_supervisor.project import Project, ProjectError
 from agentscope_supervisor.pulse import Pulse
+from agentscope_supervisor.recorder import Recorder, limits
 from agentscope_supervisor.sdnotify import Notifier
 from agentscope_supervisor.sessions_seen import SessionsSeen
+from agentscope_supervisor.store import Store
 from agentscope_supervisor.tracing import Tracing
 from agentscope_supervisor.wear import Wear
 from agentscope_supervisor.workforce import Process, Workforce
@@ -45,6 +48,10 @@ log = logging.getLogger(__name__)
 
 MAX_SLOTS: Final = 256  # as `supervisor.workers` has it
 END_MARGIN: Final = 15.0  # seconds from the last worker's deadline to our end: answers leave, orphans end
+RETURN_WITHIN: Final = 10.0
+"""Seconds after which a client that sent an Idempotency-Key and lost its connection is taken to have left:
+who sends a key means to ask again, and finds its turn still running."""
+
 SWEEP_EVERY: Final = 0.5  # seconds between two looks for turns that have taken too long
 
 _PLATFORM_STATUS: Final = {"healthy": "running", "unhealthy": "degraded"}
@@ -52,9 +59,10 @@ _PLATFORM_STATUS: Final = {"healthy": "running", "unhealthy": "degraded"}
 
 
 class Daemon:
-    """One running instance. `run` is its whole life; to be made on the event loop that runs it."""
+    """One running instance. `run` is its whole life; to be made on the event loop that runs it. `store`: the
+    file for what must outlive it."""
 
-    def __init__(self, project: Project, settings: Settings) -> None:
+    def __init__(self, project: Project, settings: Settings, store: Path) -> None:
         self._loop: Final = asyncio.get_running_loop()
         self._project: Final = project
         self._settings: Final = settings
@@ -69,6 +77,8 @@ class Daemon:
         self._orphans: Final = Orphans(self._workforce.marks)
         self._trouble = ""  # why the last reload came to nothing
         self._open: Final[dict[int, tuple[Invocation, Answer]]] = {}  # by number of the turn
+        self._store: Final = Store(store, limits(settings.sessions))
+        self._recorder: Final = Recorder(settings.sessions, self._store)
         self._poison: Final = Poison()
         self._blamed: Final[set[int]] = set()  # turns that keep killing were lost with these processes
         self._wear: Final = Wear(settings.supervisor.max_turns, settings.supervisor.max_memory_mb)
@@ -109,7 +119,8 @@ class Daemon:
             )
         traced = self._settings.tracing
         tracing = Tracing(traced.endpoint, self._project.folder.name) if traced is not None else None
-        door = FrontDoor(self._settings.server, self, tracing, self._metrics)
+        door = FrontDoor(self._settings.server, self, self._recorder, tracing, self._metrics)
+        self._store.start()
         await door.listen(sock)
         if passed_on:
             self._leave_door = door.leave
@@ -133,6 +144,8 @@ class Daemon:
             await self._orphans.stop()
             self._manager.update()
             self._manager.close()
+            self._recorder.close()
+            await self._store.close()
             if tracing is not None:
                 await tracing.close()
 
@@ -153,14 +166,18 @@ class Daemon:
         )
         if isinstance(turn, Turn):
             self._open[turn.number] = request, answer
+            self._recorder.begin(request, turn, answer)
             self._post(lambda: self._carry_out_turns(commands))
             self._sweep_soon()
         return turn
 
     def leave(self, turn: Turn) -> None:
-        if turn.number in self._open and self._settings.sessions.on_disconnect == "cancel":
-            gone = CancelReason.CLIENT_GONE
-            self._post(lambda: self._carry_out_turns(self._ledger.cancel(turn, gone, self._loop.time())))
+        entry = self._open.get(turn.number)
+        if entry is not None and self._settings.sessions.on_disconnect == "cancel":
+            if entry[0].key is None:
+                self._post(partial(self._left, turn))
+            else:
+                self._loop.call_later(RETURN_WITHIN, self._post, partial(self._left, turn))
 
     def ahead(self, turn: Turn) -> int:
         return self._ledger.ahead(turn)
@@ -189,6 +206,10 @@ class Daemon:
             ],
             "turns": {"open": len(self._ledger), "accepted": self._ledger.total},
             "orphans": self._orphans.counted(),
+            "store": {
+                "status": "degraded" if self._store.failure else "ok",
+                "reason": self._store.failure or None,
+            },
         }
 
     def unready(self) -> Failure | None:
@@ -365,6 +386,12 @@ class Daemon:
         if worn is not None:
             self._replace(number, Verdict(Cause.MEMORY_LIMIT, worn))
 
+    def _left(self, turn: Turn) -> None:
+        """The client of this turn is gone for good, unless somebody reads its answer."""
+        entry = self._open.get(turn.number)
+        if entry is not None and not entry[1].is_heard:
+            self._carry_out_turns(self._ledger.cancel(turn, CancelReason.CLIENT_GONE, self._loop.time()))
+
     def _survived(self, request: Invocation) -> None:
         if len(self._poison):
             self._poison.survived(request.session_id, request.body)
@@ -432,6 +459,7 @@ class Daemon:
                     if self._metrics is not None:
                         self._metrics.turn(answer, failure, self._loop.time())
                     answer.settle(failure, self._loop.time())
+                    self._recorder.end(answer, failure)
                 case ledger.Idle(number):
                     self._workforce.step_number(number, lifecycle.Drained())
                 case ledger.Distrust(turn, number):

@@ -2,10 +2,11 @@
 
 A short answer leaves as one response, a long one as a stream that begins with its first event, or with the
 first comment to a client that waits. Decides nothing about the turn; the bytes of a stream do not pass here,
-`answer` writes them to the client's transport.
+`answer` writes them to the client's transport, and `viewer` to those who read a run beside the client.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
@@ -17,7 +18,10 @@ from agentscope_supervisor import sse
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.http_protocol import Outlet
 from agentscope_supervisor.ledger import Turn
-from agentscope_supervisor.responses import error_response
+from agentscope_supervisor.outcomes import Failure
+from agentscope_supervisor.responses import error_response, gone_response
+from agentscope_supervisor.runs import Run, State
+from agentscope_supervisor.viewer import Viewer
 
 QUEUED_AFTER: Final = 1.0  # seconds of waiting after which a client is told that its turn waits
 SWEEP_EVERY: Final = 0.25  # seconds between two looks at the open answers
@@ -40,6 +44,7 @@ class Delivery:
         self._keepalive: Final = keepalive
         self._ahead: Final = ahead
         self._open: dict[Answer, Turn] = {}
+        self._viewers: set[Viewer] = set()
         self._sweeping = False
         self._loop: Final = asyncio.get_running_loop()
 
@@ -60,8 +65,7 @@ class Delivery:
                 assert answer.failure is not None
                 return error_response(answer.failure, headers)
             if answer.form is Form.WHOLE:
-                body = _whole(turn, answer)
-                return web.Response(body=body, content_type="application/json", headers=headers)
+                return _whole(turn.session_id, turn.run_id, answer.whole, headers)
             headers |= STREAM_HEADERS
             if answer.settled:  # a short turn: all of it is here, and its length is known
                 return web.Response(body=answer.buffered(), headers=headers)
@@ -85,6 +89,44 @@ class Delivery:
         await response.write_eof()
         return response
 
+    async def join(
+        self, request: web.BaseRequest, viewer: Viewer, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        """Answer a request with the run that an earlier one has begun, from its first event on."""
+        run = viewer.run
+        if run.form is Form.WHOLE:
+            await viewer.ended()
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(QUEUED_AFTER):
+                    await viewer.begun()
+        _name_worker(run, headers)
+        if run.is_error:
+            assert run.failure is not None
+            return error_response(run.failure, headers)
+        if run.form is Form.WHOLE:
+            return _whole(run.session_id, run.run_id, run.whole, headers)
+        gone = run.resume(-1)
+        if isinstance(gone, Failure):
+            return gone_response(gone, run, headers)
+        return await self.view(request, viewer, headers)
+
+    async def view(
+        self, request: web.BaseRequest, viewer: Viewer, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        """Send what a run has kept from where the viewer stands, and what comes, to the end."""
+        _name_worker(viewer.run, headers)
+        response = web.StreamResponse(headers=headers | STREAM_HEADERS)
+        await response.prepare(request)
+        self._viewers.add(viewer)
+        self._sweep_soon()
+        try:
+            if await viewer.read(Outlet(request), request.writer.drain, self._loop.time):
+                await response.write_eof()
+        finally:
+            self._viewers.remove(viewer)
+        return response
+
     def _sweep_soon(self) -> None:
         if not self._sweeping:
             self._sweeping = True
@@ -105,10 +147,23 @@ class Delivery:
             elif silent >= self._keepalive:
                 waits = answer.worker is None
                 answer.say(sse.comment(f"queued {self._ahead(turn)}" if waits else "keep-alive"), now)
-        if self._open:
+        for viewer in self._viewers:
+            silent = now - viewer.last_write
+            if viewer.run.state is State.ENDED:
+                if silent >= STALLED_AFTER:
+                    viewer.cut()
+            elif silent >= self._keepalive:
+                viewer.say(sse.comment("keep-alive"), now)
+        if self._open or self._viewers:
             self._sweep_soon()
 
 
-def _whole(turn: Turn, answer: Answer) -> bytes:
-    head = orjson.dumps({"session_id": turn.session_id, "run_id": turn.run_id})
-    return b'%b,"messages":%b}' % (head[:-1], answer.whole)
+def _name_worker(run: Run, headers: dict[str, str]) -> None:
+    if run.worker is not None:
+        headers["X-Agentscope-Worker"] = run.worker
+
+
+def _whole(session_id: str, run_id: str, messages: bytes, headers: dict[str, str]) -> web.Response:
+    head = orjson.dumps({"session_id": session_id, "run_id": run_id})
+    body = b'%b,"messages":%b}' % (head[:-1], messages)
+    return web.Response(body=body, content_type="application/json", headers=headers)

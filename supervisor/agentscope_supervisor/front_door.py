@@ -13,6 +13,7 @@ import socket
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 from aiohttp import web
@@ -27,8 +28,11 @@ from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.listener import NO_PLACE, Listener
 from agentscope_supervisor.metrics import CONTENT_TYPE, Metrics
 from agentscope_supervisor.outcomes import ErrorCode, Failure
+from agentscope_supervisor.recorder import Recorder
 from agentscope_supervisor.request_body import BodyReader
 from agentscope_supervisor.responses import error_response, json_response, request_id
+from agentscope_supervisor.run_views import RunViews
+from agentscope_supervisor.runs import Run
 from agentscope_supervisor.tracing import CLIENT_LEFT, RequestTrace, Tracing
 
 CLOSES_WITHIN: Final = 5.0  # seconds
@@ -71,13 +75,14 @@ class Route:
 
 
 class FrontDoor:
-    """The HTTP server. `settings` and `desk` are all that it knows of the instance. `tracing`, `metrics`:
-    None, off."""
+    """The HTTP server. `settings`, `desk` and `recorder` are all that it knows of the instance. `tracing`,
+    `metrics`: None, off."""
 
     def __init__(
         self,
         settings: ServerSettings,
         desk: Desk,
+        recorder: Recorder,
         tracing: Tracing | None = None,
         metrics: Metrics | None = None,
     ) -> None:
@@ -88,7 +93,9 @@ class FrontDoor:
         token = settings.auth_token
         self._token: Final = token.get_secret_value().encode() if token is not None else None
         self._body: Final = BodyReader(settings)
+        self._recorder: Final = recorder
         self._delivery: Final = Delivery(settings.keepalive_interval, desk.ahead)
+        self._views: Final = RunViews(recorder, self._delivery, desk.leave)
         self._loop: Final = asyncio.get_running_loop()
         limits = http_protocol.Limits(settings.header_timeout, self._body.max_size)
         self._server: Final = http_protocol.Server(self.handle, limits)
@@ -158,7 +165,7 @@ class FrontDoor:
 
     async def _route(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         path = request.path
-        route = self._routes.get(path)
+        route = self._routes.get(path) or self._run_route(path)
         if route is None or not route.is_open:
             if is_reserved(request):
                 raise Refused(NO_PLACE)
@@ -170,6 +177,14 @@ class FrontDoor:
             message = f"{path} takes {headers['Allow']}, not {request.method[:20]}"
             raise Refused(Failure(ErrorCode.METHOD_NOT_ALLOWED, message))
         return await route.handler(request, headers)
+
+    def _run_route(self, path: str) -> Route | None:
+        match path.split("/"):
+            case ["", "runs", run_id]:
+                return Route(lambda _, headers: self._views.state(run_id, headers), ("GET",))
+            case ["", "runs", run_id, "events"]:
+                return Route(partial(self._views.events, run_id), ("GET",))
+        return None
 
     def _authorize(self, request: web.BaseRequest) -> None:
         if self._token is not None:
@@ -242,10 +257,19 @@ class FrontDoor:
             token=_fingerprint(request.headers.get("Authorization", "")),
             principal=self._principal,
             headers=trace.headers if trace is not None else sent,
+            idempotency_key=_single(request, "Idempotency-Key"),
         )
         answer = Answer(uuid.uuid4().hex, asked.form, self._loop.time())
+        if asked.key is not None:
+            match await self._recorder.claim(answer.run_id, asked):
+                case Run() as run:
+                    return await self._views.join(run, request, headers)
+                case Failure() as failure:
+                    raise Refused(failure)
         turn = self._desk.submit(asked, answer)
         if isinstance(turn, Failure):
+            if asked.key is not None:
+                self._recorder.release(answer.run_id, asked.key)
             raise Refused(turn)
         if trace is not None:
             trace.accepted(answer)
@@ -264,6 +288,7 @@ _WELCOME: Final = {
     "links": {
         "invoke": "/invoke",
         "stop": "/stop",
+        "runs": "/runs/{run_id}",
         "health": "/health",
         "readiness": "/readiness",
         "liveness": "/liveness",

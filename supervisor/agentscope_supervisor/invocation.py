@@ -12,6 +12,8 @@ from typing import Any, Final, cast
 import orjson
 
 from agentscope_protocol.frames import Form
+from agentscope_supervisor import idempotency
+from agentscope_supervisor.idempotency import Key
 from agentscope_supervisor.ledger import OnBusy
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 
@@ -32,6 +34,7 @@ class Invocation:
     body: bytes
     principal: str
     headers: Mapping[str, str]  # W3C trace context, passed on
+    key: Key | None = None  # Idempotency-Key
 
 
 class Refused(Exception):
@@ -66,12 +69,13 @@ def read(
     token: str,
     principal: str,
     headers: Mapping[str, str],
+    idempotency_key: str | None = None,
 ) -> Invocation:
     """The invocation in a body.
 
     `header_session`: the value of X-Session-Id, if it came. `accepts_json`: the client asked for
     application/json. `token`: what stands for the caller's credentials. `principal`: the setting of that
-    name. Raises: Refused.
+    name. `idempotency_key`: the value of that header, if it came. Raises: Refused.
     """
     fields = json_object(body)
     stream = _typed(fields, "stream", bool, None)
@@ -81,16 +85,15 @@ def read(
         raise invalid(f"on_busy must be one of {', '.join(ON_BUSY)}")
     metadata = _typed(fields, "metadata", dict, {})
     _check_message(fields)
-    if principal != "token":
-        token = str(metadata.get(principal.removeprefix("metadata."), ""))
-    return Invocation(
-        _session_id(fields.get("session_id"), header_session),
-        form,
-        cast(OnBusy | None, on_busy),
-        body,
-        token,
-        headers,
-    )
+    session = _session_id(fields.get("session_id"), header_session)
+    caller = token if principal == "token" else str(metadata.get(principal.removeprefix("metadata."), ""))
+    key = None
+    if idempotency_key is not None:
+        if not idempotency.is_valid(idempotency_key):
+            raise invalid(f"Idempotency-Key must be 1 to {idempotency.MAX_KEY} printable ASCII characters")
+        fingerprint = idempotency.fingerprint(fields, session, form, body)
+        key = Key(idempotency.scope_of(token, caller), idempotency_key, fingerprint)
+    return Invocation(session, form, cast(OnBusy | None, on_busy), body, caller, headers, key)
 
 
 def session_id(value: object, where: str = "session_id") -> str:

@@ -19,9 +19,6 @@ CONFIG_FILE: Final = "agentapp.yaml"
 # start where a file sets them, so that nobody relies on them. Each line goes when its part comes.
 NOT_ACTED_ON: Final = (
     "server.console",
-    "sessions.replay_max_mb",
-    "sessions.replay_ttl",
-    "sessions.idempotency_ttl",
     "sessions.idle_after",
     "sessions.retry_on_crash",
 )

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from agentscope_supervisor import sse
 from agentscope_supervisor.outcomes import RETRY_LATER, ErrorCode, Failure
+from agentscope_supervisor.runs import Run
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -36,9 +37,11 @@ def json_response(value: object, status: int, headers: Mapping[str, str]) -> web
     )
 
 
-def error_response(failure: Failure, headers: Mapping[str, str]) -> web.Response:
-    """A failure before the first byte of an answer."""
-    body = {"error": sse.error_object(failure)}
+def error_response(
+    failure: Failure, headers: Mapping[str, str], more: Mapping[str, object] | None = None
+) -> web.Response:
+    """A failure before the first byte of an answer. `more`: what stands beside the error in the body."""
+    body = {"error": sse.error_object(failure), **(more or {})}
     response = json_response(body, failure.status, headers)
     if failure.code is ErrorCode.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = "Bearer"
@@ -70,3 +73,11 @@ def error_bytes(failure: Failure) -> bytes:
 def _retry_after() -> str:
     """Seconds; spread, so that those who were refused together do not come back together."""
     return str(random.randint(1, 5))
+
+
+def gone_response(failure: Failure, run: Run, headers: Mapping[str, str]) -> web.Response:
+    """A reader wants what a run does not have; the body tells what it has."""
+    kept = None
+    if run.first < run.next:
+        kept = {"first": f"{run.run_id}-{run.first}", "last": f"{run.run_id}-{run.next - 1}"}
+    return error_response(failure, headers, {"kept": kept})

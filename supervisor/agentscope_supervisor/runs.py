@@ -15,6 +15,7 @@ Where to read next: `answer` adds the events, `viewer` reads them, `recorder` ow
 """
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -38,6 +39,9 @@ of them."""
 
 AT_ONCE: Final = 64 * 1024
 """Bytes that a reader which is behind gets in one piece, about: a socket takes as much without waiting."""
+
+MAX_RESULT: Final = 1024 * 1024
+"""Bytes of events that are given as one JSON array: some milliseconds of the loop."""
 
 _END_OF_EVENT: Final = b"\n\n"
 
@@ -128,15 +132,31 @@ class Run:
         return b"".join(taken), self._ends[at + len(taken) - 1]
 
 
-class Runs:
-    """Owner of the runs in memory. `max_bytes`: of all together. `ttl`: seconds that an ended one is kept."""
+def messages(run: Run) -> bytes | None:
+    """The JSON array of what the App said: one Msg for each event, or the joined ones of an answer in one
+    piece. None if not all of it is kept, or it is much: then it is to be read as events."""
+    if run.form is Form.WHOLE:
+        return run.whole if run.state is State.ENDED else None
+    if run.first or run.size > MAX_RESULT:
+        return None
+    ours = 0 if run.state is not State.ENDED else 1 if run.failure is None else 2  # error and done
+    piece = run.read(0, MAX_RESULT)
+    assert piece is not None, "its first event is kept"
+    lines = piece[0].split(b"\n")[1::3]  # of each event: its id, its data, an empty line
+    return b"[%b]" % b",".join(line.removeprefix(b"data: ") for line in lines[: run.next - ours])
 
-    def __init__(self, max_bytes: int, ttl: float) -> None:
+
+class Runs:
+    """Owner of the runs in memory. `max_bytes`: of all together. `ttl`: seconds that an ended one is kept;
+    `key_ttl`: seconds that it has its key."""
+
+    def __init__(self, max_bytes: int, ttl: float, key_ttl: float) -> None:
         self._max: Final = max_bytes
         self._ttl: Final = ttl
+        self._key_ttl: Final = key_ttl
         self._runs: dict[str, Run] = {}
         self._by_key: dict[Key, Run] = {}
-        self._ended: dict[str, Run] = {}  # those that ended first come first
+        self._ended: deque[Run] = deque()  # those that ended first come first
         self._total = 0
 
     def __len__(self) -> int:
@@ -147,11 +167,14 @@ class Runs:
         """Bytes that are kept."""
         return self._total
 
-    def get(self, run_id: str) -> Run | None:
-        return self._runs.get(run_id)
+    def get(self, run_id: str, now: float) -> Run | None:
+        run = self._runs.get(run_id)
+        return run if run is not None and _is_younger(run, self._ttl, now) else None
 
-    def keyed(self, key: Key) -> Run | None:
-        return self._by_key.get(key)
+    def keyed(self, key: Key, now: float) -> Run | None:
+        """The run that has this key."""
+        run = self._by_key.get(key)
+        return run if run is not None and _is_younger(run, self._key_ttl, now) else None
 
     def open(self, run: Run) -> None:
         """A turn was accepted."""
@@ -181,7 +204,7 @@ class Runs:
         cost = RUN_COST + len(run.whole)
         run.size += cost
         self._total += cost
-        self._ended[run.run_id] = run
+        self._ended.append(run)
         self._expire(now)
         if self._total > self._max:
             self._make_room()
@@ -202,22 +225,19 @@ class Runs:
     # -- inside -----------------------------------------------------------------------------
 
     def _expire(self, now: float) -> None:
-        while self._ended:
-            oldest = next(iter(self._ended.values()))
-            assert oldest.ended_at is not None
-            if now - oldest.ended_at < self._ttl:
-                break
-            self._forget(oldest)
+        while self._ended and not _is_younger(self._ended[0], self._ttl, now):
+            self._forget_oldest()
 
     def _make_room(self) -> None:
         while self._ended and self._total > self._max:
-            self._forget(next(iter(self._ended.values())))
+            self._forget_oldest()
         if self._total > self._max:
             self._level(self._max - self._max // HEADROOM)
 
-    def _forget(self, run: Run) -> None:
+    def _forget_oldest(self) -> None:
         """Readers that have it go on with it; nobody new finds it."""
-        del self._runs[run.run_id], self._ended[run.run_id]
+        run = self._ended.popleft()
+        del self._runs[run.run_id]
         if run.key is not None and self._by_key.get(run.key) is run:
             del self._by_key[run.key]
         self._total -= run.size
@@ -231,6 +251,10 @@ class Runs:
             count += 1
         for run in running[:count]:
             self._total -= _drop(run, run.size - (together - excess) // count)
+
+
+def _is_younger(run: Run, ttl: float, now: float) -> bool:
+    return run.ended_at is None or now - run.ended_at < ttl
 
 
 def _drop(run: Run, size: int) -> int:

@@ -159,13 +159,19 @@ class Store:
             return batch
 
     def _run(self, batch: list[_Queued]) -> None:
+        # What nobody waits for any more is not done.
+        batch = [
+            queued
+            for queued in batch
+            if queued.answer is None or queued.answer.set_running_or_notify_cancel()
+        ]
         try:
             answers = self._commit(batch)
         except Exception as error:  # of SQLite, the file system, or a bug: turns must go on
             self._give_up(f"{self._path}: {error}")
             answers = [None] * len(batch)
         for queued, answer in zip(batch, answers, strict=True):
-            if queued.answer is not None and queued.answer.set_running_or_notify_cancel():
+            if queued.answer is not None:
                 queued.answer.set_result(answer)
 
     def _commit(self, batch: list[_Queued]) -> list[object]:

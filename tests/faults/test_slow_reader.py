@@ -26,7 +26,8 @@ FLOOD: Final = [{"big": MESSAGE, "times": MESSAGES}]
 
 @pytest.fixture(scope="module")
 def flooded(start_module_instance: Callable[..., Instance]) -> Instance:
-    return start_module_instance()
+    """Without events kept for those who come back: these are bounded too, for all runs together."""
+    return start_module_instance(sessions={"replay_max_mb": 0})
 
 
 def memory(instance: Instance) -> int:

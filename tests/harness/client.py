@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final, Self
 
 from tests.harness.events import Event, Parser, assert_whole_stream
@@ -140,6 +141,7 @@ class Connection:
         """Read one whole answer. `has_body`: false for the answer to a HEAD request."""
         began = time.monotonic()
         head = await self.head()
+        has_body &= head.status != HTTPStatus.NO_CONTENT
         body = b"".join([piece async for piece in self.body(head)]) if has_body else b""
         return Response(head, body, time.monotonic() - began)
 
@@ -262,7 +264,10 @@ class Stream:
         **fields: Any,
     ) -> None:
         body = turn_body(session, script, **fields)
-        self._request = request("POST", "/invoke", body, {**JSON, **(headers or {})})
+        self._begin(port, request("POST", "/invoke", body, {**JSON, **(headers or {})}), receive_buffer)
+
+    def _begin(self, port: int, asked: bytes, receive_buffer: int | None) -> None:
+        self._request = asked
         self._connection = Connection(port, receive_buffer=receive_buffer)
         self._parser = Parser()
         self._head: Head | None = None
@@ -326,14 +331,14 @@ class Stream:
         await self.begun(within)
         async with asyncio.timeout(within):
             while len(self.events) < events or len(self.comments) < comments:
-                assert await self._read(), f"the stream ended after {len(self.events)} events"
+                assert await self.read(), f"the stream ended after {len(self.events)} events"
         return self
 
     async def to_end(self, within: float = ANSWER_WITHIN) -> Self:
         """Read to the end of the stream, whatever it holds."""
         await self.begun(within)
         async with asyncio.timeout(within):
-            while await self._read():
+            while await self.read():
                 pass
         self._parser.finish()
         return self
@@ -354,11 +359,31 @@ class Stream:
         assert response.status >= 400, f"status {response.status} is no refusal"
         return response
 
-    async def _read(self) -> bool:
+    async def read(self) -> bool:
+        """Read what comes next, a piece; false at the end."""
         piece = await anext(self._pieces, b"")
         self.raw += piece
         self._parser.feed(piece, time.monotonic())
         return bool(piece)
+
+
+class Watch(Stream):
+    """A run that somebody else has begun, from where `headers` or `after` say; else as a `Stream`."""
+
+    def __init__(
+        self,
+        port: int,
+        run_id: str,
+        *,
+        after: int | None = None,
+        last_event_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        receive_buffer: int | None = None,
+    ) -> None:
+        query = f"?after={after}" if after is not None else ""
+        seen = {"Last-Event-ID": last_event_id} if last_event_id is not None else {}
+        asked = request("GET", f"/runs/{run_id}/events{query}", None, {**seen, **(headers or {})})
+        self._begin(port, asked, receive_buffer)
 
 
 async def streamed(port: int, session: str, script: object, **fields: Any) -> list[Event]:

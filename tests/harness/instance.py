@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -30,6 +31,9 @@ LOG_SETTLES_WITHIN: Final = 2.0  # seconds; an instance that never stops printin
 COMMAND: Final = Path(sys.executable).with_name("agentscope-supervisor")
 FORKS: Final = "--preload"  # in the command line of what workers are forked from, and so in theirs
 MARK: Final = "TEST_INSTANCE"  # environment variable that all processes of one instance carry
+
+STATE: Final = str(Path(tempfile.gettempdir(), f"agentscope-supervisor-tests-{os.getpid()}"))
+"""For commands that are not told a directory for their state: nobody's own, so that no test writes there."""
 
 READY_WITHIN: Final = 40.0  # seconds; three or four on an idle machine, of which AgentScope's import is most
 STOP_WITHIN: Final = 20.0  # seconds; above the drain_timeout that the tests configure
@@ -65,8 +69,10 @@ class Worker:
 
 def environment(**more: str) -> dict[str, str]:
     """The environment of a command of the product: ours, without what would point it elsewhere."""
-    ours = {"RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "STATE_DIRECTORY", "NOTIFY_SOCKET", "PYTHONPATH"}
-    return {key: value for key, value in os.environ.items() if key not in ours} | more
+    ours = {"RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "STATE_DIRECTORY", "XDG_STATE_HOME"}
+    ours |= {"NOTIFY_SOCKET", "PYTHONPATH"}
+    kept = {key: value for key, value in os.environ.items() if key not in ours}
+    return {**kept, "XDG_STATE_HOME": STATE, **more}
 
 
 class Instance:
@@ -87,7 +93,7 @@ class Instance:
         under: Sequence[str] = (),
         passed_on: Sequence[socket.socket] = (),
     ) -> None:
-        """`directory`: for the runtime files and the log; two instances may share it. `as_pid_one`: in
+        """`directory`: for runtime files, state and log; two instances may share it. `as_pid_one`: in
         namespaces of its own, as in a container; then it knows its workers by other pids than we do.
         `port` None: where it listens is left to its file. `platform`: whether it speaks to the one that its
         file names. `under`: a command that becomes the one after it, as `prlimit` does. `passed_on`: sockets
@@ -102,6 +108,7 @@ class Instance:
             *(str(COMMAND), "start", str(project)),
             *(() if port is None else ("--host", "127.0.0.1", "--port", str(port))),
             *("--workers", str(workers), "--runtime-dir", str(self.runtime_dir), "--name", name),
+            *("--state-dir", str(directory / "state")),
             *([] if platform else ["--no-platform"]),
             *("--log-level", "info", "--log-format", "text", *arguments),
         ]

@@ -10,6 +10,7 @@ from agentscope_protocol.frames import Form
 from agentscope_supervisor import sse
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.outcomes import ErrorCode, Failure
+from agentscope_supervisor.runs import Run, Runs, State
 
 RUN = "r1"
 LOST = Failure(ErrorCode.WORKER_LOST, "the worker died under the turn")
@@ -40,6 +41,12 @@ class Turn:
         self.granted: list[int] = []
         self.answer = Answer(RUN, form, now=100.0)
         self.answer.take("0.1", self.granted.append, 0.0)
+
+    def kept(self) -> Run:
+        runs, run = Runs(1 << 20, 60.0, 60.0), Run(RUN, "session", self.answer.form)
+        runs.open(run)
+        self.answer.keep(runs, run)
+        return run
 
     def begin(self) -> Client:
         client = Client()
@@ -213,6 +220,95 @@ def test_a_turn_is_settled_once() -> None:
     turn.answer.settle(None, 101.0)
     with pytest.raises(AssertionError):
         turn.answer.settle(None, 102.0)
+
+
+def test_what_comes_after_the_end_is_dropped() -> None:
+    """The App ignored its cancellation, and its client was told the end in the meantime."""
+    turn = Turn()
+    client = turn.begin()
+    run = turn.kept()
+    turn.answer.settle(LOST, 101.0)
+    told = client.got
+    assert turn.answer.data(1, event(0), 102.0) is True
+    assert client.got == told == sse.error(RUN, 0, LOST) + sse.done(RUN, 1)
+    assert run.read(0) == (told, 2)
+
+
+# -- the run that it is kept in, and its followers -------------------------------------------------
+
+
+def test_what_is_sent_is_kept_as_it_is() -> None:
+    turn = Turn()
+    run = turn.kept()
+    turn.answer.data(2, event(0) + event(1), 100.5)
+    client = turn.begin()
+    turn.answer.say(sse.comment("keep-alive"), 101.0)
+    turn.answer.data(1, event(2), 102.0)
+    turn.answer.settle(LOST, 103.0)
+    assert run.read(0) == (client.got.replace(b": keep-alive\n\n", b""), 5)
+
+
+def test_an_error_that_was_a_status_is_kept_as_events() -> None:
+    turn = Turn()
+    run = turn.kept()
+    turn.answer.settle(LOST, 101.0)
+    assert turn.answer.is_error
+    assert run.read(0) == (sse.error(RUN, 0, LOST) + sse.done(RUN, 1), 2)
+
+
+def test_the_run_knows_the_worker() -> None:
+    turn = Turn()
+    run = turn.kept()
+    assert run.state is State.QUEUED
+    turn.answer.take("1.7", turn.granted.append, 0.0)
+    assert (run.worker, run.state) == ("1.7", State.RUNNING)
+
+
+def test_what_nobody_reads_is_kept_at_full_speed() -> None:
+    turn = Turn()
+    run = turn.kept()
+    turn.answer.abandon()
+    assert turn.answer.data(1, event(0), 101.0) is True
+    turn.answer.settle(None, 102.0)
+    assert run.read(0) == (event(0) + sse.done(RUN, 1), 2)
+
+
+class Follower:
+    """Takes what it is fed."""
+
+    def __init__(self) -> None:
+        self.fed_with: list[tuple[int, int, bytes]] = []
+
+    def fed(self, number: int, count: int, payload: bytes, now: float) -> None:
+        self.fed_with.append((number, count, payload))
+
+    def wake(self) -> None:
+        pass
+
+
+def test_followers_are_fed_what_the_client_gets_whether_it_reads_or_not() -> None:
+    turn = Turn()
+    turn.kept()
+    first, second = Follower(), Follower()
+    turn.answer.followers += [first, second]
+    client = turn.begin()
+    client.full = True
+    turn.answer.data(2, event(0) + event(1), 102.0)
+    turn.answer.abandon()
+    turn.answer.data(1, event(2), 103.0)
+    turn.answer.settle(None, 104.0)
+    expected = [(0, 2, event(0) + event(1)), (2, 1, event(2)), (3, 1, sse.done(RUN, 3))]
+    assert first.fed_with == second.fed_with == expected
+
+
+def test_an_answer_is_heard_while_anybody_reads_it() -> None:
+    answer = Turn().answer
+    assert answer.is_heard
+    answer.followers.append(Follower())
+    answer.abandon()
+    assert answer.is_heard
+    answer.followers.clear()
+    assert not answer.is_heard
 
 
 # -- comments ------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentscope_protocol.frames import Form
+from agentscope_supervisor.idempotency import Key
 from agentscope_supervisor.invocation import Invocation, Refused, read, session_id
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 
@@ -25,14 +26,17 @@ def asked(
     accepts_json: bool = False,
     principal: str = "token",
     headers: dict[str, str] | None = None,
+    key: str | None = None,
+    token: str = "t0k3n",
 ) -> Invocation:
     return read(
         body if isinstance(body, bytes) else json.dumps(body).encode(),
         header_session=header,
         accepts_json=accepts_json,
-        token="t0k3n",
+        token=token,
         principal=principal,
         headers=headers or {},
+        idempotency_key=key,
     )
 
 
@@ -295,3 +299,43 @@ def test_any_json_is_taken_or_refused(value: Any, header: str | None, principal:
 @settings(deadline=None, derandomize=True)
 def test_any_bytes_are_refused(body: bytes) -> None:
     assert isinstance(outcome(body, "s", "token"), Failure)
+
+
+# -- Idempotency-Key -----------------------------------------------------------------------------
+
+
+def test_a_request_without_the_header_has_no_key() -> None:
+    assert asked().key is None
+
+
+def test_a_key_is_the_callers_own() -> None:
+    def key(token: str, user: str, principal: str) -> Key:
+        found = asked({**GOOD, "metadata": {"u": user}}, key="k", token=token, principal=principal).key
+        assert found is not None
+        return found
+
+    assert key("a", "x", "token") == key("a", "y", "token") != key("b", "x", "token")
+    assert key("a", "x", "metadata.u") != key("a", "y", "metadata.u")
+    assert key("a", "x", "metadata.u") != key("b", "x", "metadata.u"), "not with another token"
+
+
+@pytest.mark.parametrize("value", ["", "x" * 256, "é"])
+def test_a_key_that_cannot_be(value: str) -> None:
+    with pytest.raises(Refused, match="Idempotency-Key must be 1 to 255 printable ASCII characters"):
+        asked(key=value)
+
+
+def test_a_key_remembers_what_was_asked() -> None:
+    prints = [
+        found.fingerprint
+        for found in (
+            asked(key="k").key,
+            asked(json.dumps(GOOD, indent=2).encode(), key="k").key,
+            asked({**GOOD, "stream": False}, key="k").key,
+            asked(accepts_json=True, key="k").key,
+            asked({"message": GOOD["message"]}, header="other", key="k").key,
+        )
+        if found is not None
+    ]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == len(prints) - 1

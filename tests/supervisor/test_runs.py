@@ -13,8 +13,20 @@ from agentscope_protocol.frames import Form
 from agentscope_supervisor import sse
 from agentscope_supervisor.idempotency import Key
 from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
-from agentscope_supervisor.runs import AT_ONCE, LOST, RUN_COST, Run, Runs, State, Stored, restored
+from agentscope_supervisor.runs import (
+    AT_ONCE,
+    LOST,
+    MAX_RESULT,
+    RUN_COST,
+    Run,
+    Runs,
+    State,
+    Stored,
+    messages,
+    restored,
+)
 
+NOW = 0.0
 APP_ERROR = Failure(ErrorCode.APP_ERROR, "no")
 BUSY = refusal(ErrorCode.OVERLOADED, "full")
 
@@ -53,8 +65,8 @@ def read_all(run: Run, number: int = 0, limit: int = AT_ONCE) -> bytes:
     return got
 
 
-def keeper(max_bytes: int = 1 << 20, ttl: float = 60.0) -> Runs:
-    return Runs(max_bytes, ttl)
+def keeper(max_bytes: int = 1 << 20, ttl: float = 60.0, key_ttl: float = 60.0) -> Runs:
+    return Runs(max_bytes, ttl, key_ttl)
 
 
 def key(value: str = "k", scope: str = "me") -> Key:
@@ -143,7 +155,7 @@ def test_what_a_second_request_with_the_key_finds(
     say(runs, run, *[1] * said)
     finish(runs, run, failure)
     assert (run.is_error, run.frees_key) == (is_error, frees)
-    assert runs.keyed(key()) is (None if frees else run)
+    assert runs.keyed(key(), NOW) is (None if frees else run)
 
 
 def test_a_failure_of_an_answer_in_one_piece_is_a_status() -> None:
@@ -153,14 +165,50 @@ def test_a_failure_of_an_answer_in_one_piece_is_a_status() -> None:
     assert run.is_error
 
 
+def test_what_the_app_said_is_given_as_one_array() -> None:
+    runs = keeper()
+    run = opened(runs)
+    assert messages(run) == b"[]"
+    for number, word in enumerate((b'{"a":1}', b'{"b":2}')):
+        runs.add(run, 1, sse.event("r", number, word))
+    assert messages(run) == b'[{"a":1},{"b":2}]'
+    finish(runs, run)
+    assert messages(run) == b'[{"a":1},{"b":2}]', "the done event is ours"
+
+
+def test_the_array_of_a_run_that_failed_is_what_came_before() -> None:
+    runs = keeper()
+    run = opened(runs)
+    runs.add(run, 1, sse.event("r", 0, b"{}"))
+    finish(runs, run, APP_ERROR)
+    assert messages(run) == b"[{}]"
+
+
+@pytest.mark.parametrize("size", [MAX_RESULT, 700_000])
+def test_there_is_no_array_of_what_is_much_or_not_all_there(size: int) -> None:
+    runs = keeper(1 << 20)
+    run = opened(runs)
+    say(runs, run, 1, 1, size=size)
+    assert messages(run) is None
+
+
+def test_the_array_of_an_answer_in_one_piece_is_there_with_its_end() -> None:
+    runs = keeper()
+    run = opened(runs, form=Form.WHOLE)
+    assert messages(run) is None
+    run.whole = b'["x"]'
+    runs.end(run, None, 0.0)
+    assert messages(run) == b'["x"]'
+
+
 # -- all together ---------------------------------------------------------------------------------
 
 
 def test_runs_are_found_by_id_and_by_key() -> None:
     runs = keeper()
     run, other = opened(runs, "a", key("k")), opened(runs, "b")
-    assert (runs.get("a"), runs.get("b"), runs.get("c")) == (run, other, None)
-    assert (runs.keyed(key("k")), runs.keyed(key("k", "you"))) == (run, None)
+    assert (runs.get("a", NOW), runs.get("b", NOW), runs.get("c", NOW)) == (run, other, None)
+    assert (runs.keyed(key("k"), NOW), runs.keyed(key("k", "you"), NOW)) == (run, None)
     assert len(runs) == 2
 
 
@@ -170,8 +218,8 @@ def test_a_key_that_is_free_again_belongs_to_its_next_run() -> None:
     finish(runs, first, BUSY)
     second = opened(runs, "b", key())
     runs.expire(99.0)
-    assert runs.get("a") is None
-    assert runs.keyed(key()) is second
+    assert runs.get("a", NOW) is None
+    assert runs.keyed(key(), NOW) is second
 
 
 def test_a_key_that_another_run_has_taken_meanwhile_stays_its_own() -> None:
@@ -179,7 +227,18 @@ def test_a_key_that_another_run_has_taken_meanwhile_stays_its_own() -> None:
     first = opened(runs, "a", key())
     second = opened(runs, "b", key())
     finish(runs, first, BUSY)
-    assert runs.keyed(key()) is second
+    assert runs.keyed(key(), NOW) is second
+
+
+def test_a_key_is_forgotten_before_its_run_if_its_time_is_shorter() -> None:
+    runs = keeper(ttl=60.0, key_ttl=10.0)
+    run = opened(runs, "a", key())
+    assert runs.keyed(key(), 1000.0) is run, "its time begins with the end of the run"
+    finish(runs, run, now=0.0)
+    assert (runs.keyed(key(), 9.9), runs.keyed(key(), 10.0)) == (run, None)
+    assert (runs.get("a", 59.9), runs.get("a", 60.0)) == (run, None)
+    again = opened(runs, "b", key())
+    assert runs.keyed(key(), 10.0) is again
 
 
 def test_runs_are_forgotten_after_their_time() -> None:
@@ -190,9 +249,14 @@ def test_runs_are_forgotten_after_their_time() -> None:
     runs.expire(9.9)
     assert len(runs) == 3
     runs.expire(10.0)
-    assert (runs.get("a"), runs.keyed(key()), runs.get("b"), runs.get("c")) == (None, None, late, running)
+    assert (runs.get("a", NOW), runs.keyed(key(), NOW), runs.get("b", NOW), runs.get("c", NOW)) == (
+        None,
+        None,
+        late,
+        running,
+    )
     finish(runs, running, now=15.0)
-    assert runs.get("b") is None, "the end of one looks for others"
+    assert runs.get("b", NOW) is None, "the end of one looks for others"
     runs.expire(99.0)
     assert (len(runs), runs.size) == (0, 0)
 
@@ -205,7 +269,7 @@ def test_the_run_that_ended_first_makes_room() -> None:
         finish(runs, run)
     assert len(runs) == 3
     say(runs, opened(runs, "d"), 1, size=600)
-    assert [runs.get(name) is not None for name in "abcd"] == [False, True, True, True]
+    assert [runs.get(name, NOW) is not None for name in "abcd"] == [False, True, True, True]
     assert read_all(ended[0])[: len(events("a", 0, 2))] == events("a", 0, 2), "who has it reads on"
 
 
@@ -249,8 +313,8 @@ def test_nothing_is_kept_where_nothing_may_be() -> None:
     say(runs, run, 3, 2)
     assert (run.first, run.next, run.size, runs.size) == (5, 5, 0, 0)
     finish(runs, run)
-    assert runs.get("r") is None
-    assert runs.get("o") is other
+    assert runs.get("r", NOW) is None
+    assert runs.get("o", NOW) is other
 
 
 # -- from the store -------------------------------------------------------------------------------
@@ -307,7 +371,7 @@ def test_a_run_is_put_back_once() -> None:
     run = restored(stored((0, 2), end=2), -1, 0.0)
     assert runs.put_back(run, 5.0) is run
     assert runs.put_back(restored(stored((0, 2), end=2), -1, 0.0), 6.0) is run
-    assert (runs.get("r"), runs.keyed(key())) == (run, run)
+    assert (runs.get("r", NOW), runs.keyed(key(), NOW)) == (run, run)
     assert runs.size == run.size
     runs.expire(65.0)
     assert (len(runs), runs.size) == (0, 0)
@@ -333,7 +397,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.runs = Runs(6000, 30.0)
+        self.runs = Runs(6000, 30.0, 30.0)
         self.now = 0.0
         self.opened: list[Run] = []
         self.said: dict[str, bytes] = {}
@@ -371,7 +435,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(data=st.data(), after=st.integers(-1, 12))
     def come(self, data: st.DataObject, after: int) -> None:
         run = data.draw(st.sampled_from(self.opened))
-        if self.runs.get(run.run_id) is None:
+        if self.runs.get(run.run_id, self.now) is None:
             return
         match run.resume(after):
             case None:
@@ -414,7 +478,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def what_is_kept_is_bounded_and_counted(self) -> None:
-        kept = [run for run in self.opened if self.runs.get(run.run_id) is run]
+        kept = [run for run in self.opened if self.runs.get(run.run_id, self.now) is run]
         assert self.runs.size == sum(run.size for run in kept) <= 6000
         assert len(self.runs) == len(kept)
         assert all(run in kept for run in self.running)
@@ -422,7 +486,9 @@ class AnyOrder(RuleBasedStateMachine):
             if run.state is State.ENDED:
                 assert run.ended_at is not None
                 assert self.now - run.ended_at < 30.0
-                assert self.runs.keyed(key(run.run_id)) is (run if run.key and not run.frees_key else None)
+                assert self.runs.keyed(key(run.run_id), self.now) is (
+                    run if run.key and not run.frees_key else None
+                )
             assert self.said[run.run_id].endswith(read_all(run, run.first))
 
 
