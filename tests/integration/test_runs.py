@@ -405,6 +405,7 @@ async def test_a_run_is_cancelled_when_the_last_reader_has_left(shared: Instance
     await asyncio.sleep(0.3)  # a cancellation would come at once
     assert (await state(shared, stream.run_id))["state"] == "running"
     watch.leave()
+    await eventually(lambda: len(journal(path)) == 2, 5, "it is cancelled")
     assert (await ended(shared, stream.run_id))["error"]["code"] == "INTERRUPTED"
     assert [line["word"] for line in journal(path)] == ["begin", "cancelled"]
 
