@@ -4,7 +4,8 @@
 
 Each round starts one real instance with preloading and one without, of an App with one openai slot, asks each
 worker for one turn, kills one worker, and asks the log and the kernel. Prints a table in Markdown: medians,
-and the least and the most of all rounds. To be run on a machine that does nothing else.
+and the least and the most of all rounds. To be run on a machine that does nothing else; elsewhere only
+the CPU time and the memory mean something.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 from tests.harness import projects
 from tests.harness.client import session_in
@@ -33,6 +36,7 @@ COLUMNS: Final = (
     "each of the others, s",
     "all ready, s",
     "replacement, s",
+    "CPU of a start, s",
     "PSS of a worker, MB",
     "workers and zygote, MB",
 )
@@ -59,11 +63,13 @@ def measure(workers: int, preload: bool, figures: Figures) -> None:
         project = projects.scripted(Path(folder) / "project", models={"main": SLOT}, supervisor=supervisor)
         with Instance(project, Path(folder), workers=workers).launch() as instance:
             instance.wait_ready(READY_WITHIN)
+            ready = instance.ready_workers()
+            spent = [sum(psutil.Process(worker.pid).cpu_times()[:2]) for worker in ready]
             for slot in range(workers):
                 asyncio.run(session_in(instance.port, slot))
-            memory = [pss(worker.pid) for worker in instance.ready_workers()]
+            memory = [pss(worker.pid) for worker in ready]
             zygote = sum(pss(process.pid) for process in instance.zygotes())
-            os.kill(instance.ready_workers()[0].pid, signal.SIGKILL)
+            os.kill(ready[0].pid, signal.SIGKILL)
             wait_until(lambda: (0, 2) in ready_times(instance), READY_WITHIN, "the slot is back")
             times = ready_times(instance)
     first, others = times[0, 1], [times[slot, 1] for slot in range(1, workers)]
@@ -71,8 +77,9 @@ def measure(workers: int, preload: bool, figures: Figures) -> None:
     figures[COLUMNS[1]] += others
     figures[COLUMNS[2]].append(first + max(others))
     figures[COLUMNS[3]].append(times[0, 2])
-    figures[COLUMNS[4]] += memory
-    figures[COLUMNS[5]].append(sum(memory) + zygote)
+    figures[COLUMNS[4]] += spent
+    figures[COLUMNS[5]] += memory
+    figures[COLUMNS[6]].append(sum(memory) + zygote)
 
 
 def cell(values: Iterable[float]) -> str:
