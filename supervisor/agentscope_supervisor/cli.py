@@ -23,7 +23,16 @@ import click
 
 from agentscope_protocol import settings as settings_module
 from agentscope_protocol.settings import Settings, SettingsError
-from agentscope_supervisor import __version__, activation, instance, interpreter, logs, signals, stubs
+from agentscope_supervisor import (
+    __version__,
+    activation,
+    instance,
+    interpreter,
+    logs,
+    operate,
+    signals,
+    stubs,
+)
 from agentscope_supervisor.fleet import EX_CONFIG, EX_TEMPFAIL
 from agentscope_supervisor.listener import BACKLOG
 from agentscope_supervisor.project import CONFIG_FILE, Overrides, Project, ProjectError, without_effect
@@ -67,17 +76,6 @@ def _run_options(command: Command) -> Command:
     return command
 
 
-def _instance_options(command: Command) -> Command:
-    """How a running instance is told from others."""
-    directory = click.Path(path_type=Path, file_okay=False)
-    for decorate in (
-        click.option("--name", help="Of the instance.  [default: the folder's name]"),
-        click.option("--runtime-dir", type=directory, help="Lock and address of the instance."),
-    ):
-        command = decorate(command)
-    return command
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="agentscope-supervisor")
 def main() -> None:
@@ -92,7 +90,7 @@ def main() -> None:
 @click.option(
     "--state-dir", type=click.Path(path_type=Path, file_okay=False), help="Runs and idempotency keys."
 )
-@_instance_options
+@operate.instance_options
 def start(
     project: Path,
     port: int | None,
@@ -113,6 +111,8 @@ def start(
 
 
 main.add_command(start, "run")
+for each in operate.COMMANDS:
+    main.add_command(each)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -214,7 +214,7 @@ def types(project: Path, config: Path) -> None:
 @click.argument("words", nargs=-1, required=True, metavar="")
 @click.option("-s", "--session", required=True, help="Session id; the same one goes on with its history.")
 @_config_option
-@_instance_options
+@operate.instance_options
 def invoke(
     words: tuple[str, ...], session: str, config: Path, name: str | None, runtime_dir: Path | None
 ) -> None:
@@ -226,12 +226,12 @@ def invoke(
 
     from agentscope_supervisor import talk
 
-    address = _find(name, runtime_dir, project)
+    address = operate.find(name, runtime_dir, project)
     token = _settings(Project(Path(address.project), config)).server.auth_token
 
     async def converse() -> None:
         secret = token.get_secret_value() if token is not None else None
-        async for part in talk.invoke(_url(address.host, address.port), session, text, secret):
+        async for part in talk.invoke(address.url, session, text, secret):
             click.echo(part, nl=False)
         click.echo()
 
@@ -266,34 +266,6 @@ def _examine(settings: Settings, folder: Path) -> None:
         _fail(EX_CONFIG, str(error))
 
 
-def _find(name: str | None, runtime_dir: Path | None, project: Path) -> instance.Address:
-    """The running instance that a command means: by name, by project, or the only one."""
-    root = instance.runtime_dir(runtime_dir, os.environ, os.getuid())
-    found = instance.running(root)
-    if name is not None:
-        matching = [address for address in found if address.name == name]
-    else:
-        matching = [address for address in found if address.project == str(project.resolve())] or found
-    if len(matching) == 1:
-        return matching[0]
-    if not found:
-        raise click.ClickException(f"no instance is running (looked in {root / instance.PROGRAM})")
-    names = ", ".join(address.name for address in found)
-    raise click.UsageError(f"say which instance with --name; running: {names}")
-
-
-def _url(host: str, port: int) -> str:
-    """Where to connect to for an address that was listened on."""
-    return host if host.startswith(instance.UNIX) else f"http://{_reachable(host)}:{port}"
-
-
-def _reachable(host: str) -> str:
-    """An address to connect to for one that was listened on."""
-    if host in ("0.0.0.0", "::"):
-        return "localhost"
-    return f"[{host}]" if ":" in host else host
-
-
 def _start(project: Project, name: str | None, runtime_dir: Path | None, state_dir: Path | None) -> NoReturn:
     """Run one instance to its end."""
     signals.prepare()
@@ -311,29 +283,36 @@ def _start(project: Project, name: str | None, runtime_dir: Path | None, state_d
         passed_on = activation.inherited(os.environ, os.getpid())
         sock = passed_on or _bind(settings.server.host, settings.server.port)
         host, port = _name_of(sock)
-        claim.publish(instance.Address(os.getpid(), host, port, called, str(project.folder), __version__))
+        address = instance.Address(os.getpid(), host, port, called, str(project.folder), __version__)
+        control = claim.control_socket()
+        claim.publish(address)
     except instance.InstanceError as error:
         _fail(EX_TEMPFAIL, str(error))
     except activation.ActivationError as error:
         _fail(EX_CONFIG, str(error))
-    log.info(
-        "listening",
-        extra={"url": _url(host, port), "instance": called, "pid": os.getpid()},
-    )
+    log.info("listening", extra={"url": address.url, "instance": called, "pid": os.getpid()})
     state = instance.state_dir(state_dir, os.environ, os.getuid()) / instance.PROGRAM / called
-    status = _serve(project, settings, sock, state / "runs.db", passed_on is not None)
+    status = _serve(project, settings, sock, state / "runs.db", passed_on is not None, control, address)
     claim.close()
     sys.exit(status)
 
 
-def _serve(project: Project, settings: Settings, sock: socket.socket, store: Path, passed_on: bool) -> int:
+def _serve(
+    project: Project,
+    settings: Settings,
+    sock: socket.socket,
+    store: Path,
+    passed_on: bool,
+    control: socket.socket,
+    address: instance.Address,
+) -> int:
     import uvloop
 
     from agentscope_supervisor.daemon import Daemon
 
     async def live() -> tuple[int, str]:
         daemon = Daemon(project, settings, store)
-        return await daemon.run(sock, passed_on=passed_on), daemon.failure
+        return await daemon.run(sock, control, address, passed_on=passed_on), daemon.failure
 
     # Nothing that was imported or built until here ever becomes garbage.
     gc.collect()

@@ -24,10 +24,14 @@ from agentscope_protocol.frames import CancelReason
 from agentscope_protocol.settings import Settings, SettingsError
 from agentscope_supervisor import __version__, fleet, ledger, lifecycle, routing, signals
 from agentscope_supervisor.answer import Answer
+from agentscope_supervisor.control import MAX_SLOTS, Control
 from agentscope_supervisor.deaths import Cause, Death, Verdict
+from agentscope_supervisor.desk import OperatorsDesk
 from agentscope_supervisor.front_door import FrontDoor
-from agentscope_supervisor.heartbeat import Heartbeat, Refused, Rolling, Unchanged, VitalSigns
+from agentscope_supervisor.heartbeat import Heartbeat, VitalSigns
+from agentscope_supervisor.instance import Address
 from agentscope_supervisor.invocation import Invocation
+from agentscope_supervisor.journal import Journal
 from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.memory_watch import MemoryWatch
 from agentscope_supervisor.metrics import Look, Metrics
@@ -37,6 +41,7 @@ from agentscope_supervisor.poison import Poison
 from agentscope_supervisor.project import Project, ProjectError
 from agentscope_supervisor.pulse import Pulse
 from agentscope_supervisor.recorder import Recorder, limits
+from agentscope_supervisor.rollouts import Refused, Rolling, Rollouts, Unchanged
 from agentscope_supervisor.sdnotify import Notifier
 from agentscope_supervisor.sessions_seen import SessionsSeen
 from agentscope_supervisor.store import Store
@@ -46,7 +51,7 @@ from agentscope_supervisor.workforce import Process, Workforce
 
 log = logging.getLogger(__name__)
 
-MAX_SLOTS: Final = 256  # as `supervisor.workers` has it
+_MAINTENANCE: Final = refusal(ErrorCode.DRAINING, "the instance is in maintenance")
 END_MARGIN: Final = 15.0  # seconds from the last worker's deadline to our end: answers leave, orphans end
 RETURN_WITHIN: Final = 10.0
 """Seconds after which a client that sent an Idempotency-Key and lost its connection is taken to have left:
@@ -68,8 +73,9 @@ class Daemon:
         self._settings: Final = settings
         self._queue: Final[deque[Callable[[], None]]] = deque()
         self._handling = False
-        self._last_edition = 1
-        self._editions: Final = {1: settings_module.dump(settings)}  # settings snapshots
+        self._rollouts: Final = Rollouts(settings_module.dump(settings))
+        self._maintenance = False
+        self._idle: Final[set[asyncio.Future[None]]] = set()  # who waits until no turn is open
         slots = worker_count(settings)
         self._fleet: Final = fleet.Fleet(slots, settings.supervisor.start_deadline, settings.supervisor.soak)
         self._ledger: Final = ledger.Ledger(_limits(settings), slots, routing.slot_of)
@@ -86,7 +92,6 @@ class Daemon:
         self._sweeping = False
         self._seen: Final = SessionsSeen()
         self._deaths = 0  # of workers that nobody asked to end
-        self._last_words = ""  # of the worker whose death is being handled
         self._heartbeat: Heartbeat | None = None
         self._metrics: Final = Metrics(self) if settings.server.metrics else None
         self._started_at: Final = self._loop.time()
@@ -96,16 +101,19 @@ class Daemon:
         self._manager: Final = Notifier(os.environ, os.getpid(), self._described)
         self._leave_door: Callable[[], None] = lambda: None
 
-    async def run(self, sock: socket.socket, *, passed_on: bool = False) -> int:
-        """Serve on a bound socket until stopped; returns the exit status.
+    async def run(
+        self, sock: socket.socket, control_sock: socket.socket, address: Address, *, passed_on: bool = False
+    ) -> int:
+        """Serve on two bound sockets until stopped; returns the exit status.
 
-        `passed_on`: it is there before and after us, so that who comes while we stop is left to the next.
+        `address`: what is published of it. `passed_on`: `sock` is there before and after us, so that who
+        comes while we stop is left to the next.
         """
         signals.install(
             {
-                signal.SIGTERM: partial(self._post, self._stop),
-                signal.SIGINT: partial(self._post, self._stop),
-                signal.SIGHUP: partial(self._post, self._reload),
+                signal.SIGTERM: self._stop_signal,
+                signal.SIGINT: self._stop_signal,
+                signal.SIGHUP: partial(self.reload, even_unchanged=True),
                 signal.SIGQUIT: self._workforce.dump_stacks,
                 signal.SIGTTIN: lambda: self.scale(min(self._fleet.size + 1, MAX_SLOTS)),
                 signal.SIGTTOU: lambda: self.scale(max(self._fleet.size - 1, 1)),
@@ -128,6 +136,10 @@ class Daemon:
             leaves = self._settings.supervisor.on_platform_restart == "exit"
             self._heartbeat = Heartbeat(self._settings.platform, self, self._post, leaves=leaves)
             self._heartbeat.start()
+        journal = Journal()
+        logging.getLogger().addHandler(journal)
+        control = Control(self._operators_desk(address), journal)
+        await control.listen(control_sock)
         self._post(lambda: self._carry_out(self._fleet.start(self._loop.time())))
         try:
             return await self._finished
@@ -140,6 +152,8 @@ class Daemon:
             self._carry_out_turns(self._ledger.close())
             if self._heartbeat is not None:
                 await self._heartbeat.close()
+            await control.close()
+            logging.getLogger().removeHandler(journal)
             await door.close()
             await self._orphans.stop()
             self._manager.update()
@@ -152,6 +166,8 @@ class Daemon:
     # -- Desk: what the front door asks -----------------------------------------------------
 
     def submit(self, request: Invocation, answer: Answer) -> Turn | Failure:
+        if self._maintenance:
+            return _MAINTENANCE
         if len(self._poison):
             refused = self._poison.refusal(request.session_id, request.body, self._loop.time())
             if refused is not None:
@@ -215,6 +231,8 @@ class Daemon:
     def unready(self) -> Failure | None:
         if self._fleet.stopping:
             return refusal(ErrorCode.DRAINING, "the instance is stopping")
+        if self._maintenance:
+            return _MAINTENANCE
         if self._fleet.serving() == 0:
             return refusal(ErrorCode.NOT_READY, "no worker is ready")
         return None
@@ -290,18 +308,28 @@ class Daemon:
             self._manager.reloaded()
             return settings
         snapshot = settings_module.dump(settings)
-        if snapshot == self._editions[self._fleet.edition] and not even_unchanged:
+        if snapshot == self._rollouts.snapshot(self._fleet.edition) and not even_unchanged:
             self._manager.reloaded()
             return Rolling(self._fleet.edition, "") if self._fleet.rolling else Unchanged()
         stale = ", ".join(_needs_restart(self._settings, settings))
         if stale:
             log.warning("these changes need a restart of the instance", extra={"keys": stale})
-        self._last_edition += 1
-        edition = self._last_edition
-        self._editions[edition] = snapshot
-        log.info("reloading", extra={"edition": edition})
-        self._carry_out(self._fleet.roll(edition, self._loop.time()))
-        return Rolling(edition, f"these changes need a restart of the instance: {stale}" if stale else "")
+        return self._roll_to(
+            snapshot, f"these changes need a restart of the instance: {stale}" if stale else ""
+        )
+
+    def roll(self) -> Rolling | Refused:
+        """Replace all workers, without a look at the file."""
+        if self._fleet.stopping:
+            return Refused("the instance is stopping")
+        self._manager.reloading()
+        return self._roll_to(self._rollouts.snapshot(self._fleet.edition), "")
+
+    def _roll_to(self, snapshot: bytes, note: str) -> Rolling:
+        edition = self._rollouts.begin(snapshot)
+        log.info("replacing all workers", extra={"edition": edition})
+        self._post(lambda: self._carry_out(self._fleet.roll(edition, self._loop.time())))
+        return Rolling(edition, note)
 
     def depart(self, reason: str) -> None:
         if not self._workforce.stopping:
@@ -348,9 +376,7 @@ class Daemon:
             self.failure = process.failure
         else:
             log.error("worker did not start: %s", process.failure, extra=told)
-        self._last_words = process.failure
-        self._carry_out(commands)
-        self._last_words = ""
+        self._carry_out(_explained(commands, death))
 
     def ended(self, turn: Turn, whole: bytes) -> None:
         entry = self._open.get(turn.number)
@@ -427,7 +453,7 @@ class Daemon:
             match command:
                 case fleet.Spawn(edition=edition):
                     self._wear.started(command.process, random.random())
-                    self._workforce.start(command, self._editions[edition])
+                    self._workforce.start(command, self._rollouts.snapshot(edition))
                     if self._metrics is not None:
                         self._metrics.started()
                 case fleet.Retire(number, reason):
@@ -460,6 +486,8 @@ class Daemon:
                         self._metrics.turn(answer, failure, self._loop.time())
                     answer.settle(failure, self._loop.time())
                     self._recorder.end(answer, failure)
+                    if not self._open:
+                        self._tell_idle()
                 case ledger.Idle(number):
                     self._workforce.step_number(number, lifecycle.Drained())
                 case ledger.Distrust(turn, number):
@@ -482,44 +510,48 @@ class Daemon:
     def _rollout_ended(self, edition: int, failure: str) -> None:
         if self._metrics is not None:
             self._metrics.rolled(well=not failure)
-        why = f"{failure}: {self._last_words}" if failure and self._last_words else failure
         if self._heartbeat is not None:
             # Later: a rollout may be over before the one who asked for it knows its edition.
-            self._post(partial(self._heartbeat.rollout_ended, edition, why))
+            self._post(partial(self._heartbeat.rollout_ended, edition, failure))
+        self._rollouts.ended(edition, failure, self._fleet.edition)
         if failure:
             log.error("rollout failed, the old workers go on", extra={"edition": edition, "reason": failure})
-            self._trouble = why
+            self._trouble = failure
             self._manager.reloaded()
-            if edition != self._fleet.edition:
-                self._editions.pop(edition, None)
             return
         log.info("rollout done", extra={"edition": edition})
-        if edition == self._last_edition:
+        if edition == self._rollouts.newest:
             self._trouble = ""
         self._manager.reloaded()
-        for older in [each for each in self._editions if each < edition]:
-            del self._editions[older]
 
     # -- signals and timers -------------------------------------------------------------------
 
-    def _stop(self) -> None:
+    def _stop_signal(self) -> None:
+        self.stop(at_once=self._workforce.stopping)
+
+    def stop(self, *, at_once: bool) -> None:
+        """End the instance. `at_once`: do not wait for turns."""
         if not self._workforce.stopping:
-            log.info("stopping", extra={"turns": len(self._ledger)})
-            self._leave_door()
-            self._workforce.stop()
-            self._carry_out_turns(self._ledger.drain())
-            self._carry_out(self._fleet.stop("the instance stops"))
-            limits = self._settings.supervisor
-            self._manager.stopping(limits.drain_timeout + limits.stop_timeout + END_MARGIN)
-            return
+            self._post(self._stop)
+        if at_once:
+            self._post(self._stop_at_once)
+
+    def _stop(self) -> None:
+        log.info("stopping", extra={"turns": len(self._ledger)})
+        self._leave_door()
+        self._workforce.stop()
+        self._rollouts.stopped()
+        self._carry_out_turns(self._ledger.drain())
+        self._carry_out(self._fleet.stop("the instance stops"))
+        limits = self._settings.supervisor
+        self._manager.stopping(limits.drain_timeout + limits.stop_timeout + END_MARGIN)
+
+    def _stop_at_once(self) -> None:
         log.warning("stopping at once", extra={"turns": len(self._ledger)})
         self._orphans.hurry()
         for process in list(self._workforce):
             self._carry_out_turns(self._ledger.cut(process.number, self._loop.time()))
             self._workforce.condemn(process, Verdict(Cause.ASKED, "the instance stops at once"))
-
-    def _reload(self) -> None:
-        self.reload(even_unchanged=True)
 
     def _read_settings(self) -> Settings | Refused:
         try:
@@ -532,6 +564,42 @@ class Daemon:
         """Have this many slots, at least one; those that are taken away end the turns they have."""
         log.info("slots are wanted", extra={"slots": slots})
         self._post(lambda: self._carry_out(self._fleet.scale(slots, self._loop.time())))
+
+    def reset(self, slot: int) -> None:
+        """Close the breaker of a slot, and start it at once."""
+        log.info("slot is reset", extra={"slot": slot})
+        self._post(lambda: self._carry_out(self._fleet.reset(slot, self._loop.time())))
+
+    def kill(self, process: Process, verdict: Verdict) -> None:
+        """End a process at once; the fleet starts the next one as after any death."""
+        log.warning("worker is killed", extra={"worker": process.label, "cause": verdict})
+        self._post(lambda: self._workforce.condemn(process, verdict))
+
+    def maintain(self, on: bool) -> None:
+        """Refuse new turns and say so where readiness is asked for, or take them again."""
+        if on is not self._maintenance:
+            log.info("maintenance begins" if on else "maintenance ends", extra={"turns": len(self._ledger)})
+        self._maintenance = on
+
+    async def idle(self) -> None:
+        """Wait until no turn is open."""
+        if self._open:
+            waiter = self._loop.create_future()
+            self._idle.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._idle.discard(waiter)
+
+    def _tell_idle(self) -> None:
+        for waiter in self._idle:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _operators_desk(self, address: Address) -> OperatorsDesk:
+        return OperatorsDesk(
+            self, self._fleet, self._ledger, self._workforce, self._rollouts, self._open, address
+        )
 
     def _sweep_soon(self) -> None:
         if not self._sweeping:
@@ -560,6 +628,15 @@ def worker_count(settings: Settings) -> int:
     if isinstance(workers, int):
         return workers
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _explained(commands: list[fleet.Command], death: Death) -> Iterator[fleet.Command]:
+    """These commands; a rollout that this death has ended is told with its reason."""
+    for command in commands:
+        if isinstance(command, fleet.RolloutEnded) and command.failure:
+            yield fleet.RolloutEnded(command.edition, f"{command.failure}: {death.verdict}")
+        else:
+            yield command
 
 
 def _needs_restart(old: Settings, new: Settings) -> Iterator[str]:

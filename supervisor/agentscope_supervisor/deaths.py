@@ -83,9 +83,8 @@ def classify(evidence: Evidence) -> Verdict:
     if evidence.status < 0:
         return Verdict(Cause.SIGNAL, evidence.ended)
     if not evidence.was_ready:
-        # Of a traceback the last line says most; of a sentence it is the whole.
-        lines = evidence.failure.strip().splitlines()
-        return Verdict(Cause.BOOT_FAILED, lines[-1].strip()[:KEPT_WIDTH] if lines else evidence.ended)
+        lines = evidence.failure.splitlines()  # a sentence, and then what explains it
+        return Verdict(Cause.BOOT_FAILED, lines[0][:KEPT_WIDTH] if lines else evidence.ended)
     return Verdict(Cause.EXIT_CODE, evidence.ended)
 
 
@@ -111,22 +110,33 @@ class Death:
         return f"{self.slot}.{self.generation}"
 
 
+AS_WANTED: Final = frozenset({Cause.ASKED, Cause.MEMORY_LIMIT, Cause.TURN_LIMIT})
+"""Deaths that are no failure: the next process was there before."""
+
+
 class Deaths:
-    """The last deaths, oldest first, and how many there were of each cause."""
+    """The last deaths, oldest first, and how many there were of each cause and in each slot."""
 
     def __init__(self) -> None:
         self._kept: Final[deque[Death]] = deque(maxlen=KEPT)
         self.counts: Final[dict[Cause, int]] = dict.fromkeys(Cause, 0)
+        self._failures: Final[dict[int, int]] = {}  # by slot
 
     def note(self, death: Death) -> None:
         self._kept.append(death)
         self.counts[death.verdict.cause] += 1
+        if death.verdict.cause not in AS_WANTED:
+            self._failures[death.slot] = self.failures(death.slot) + 1
 
     def __iter__(self) -> Iterator[Death]:
         return iter(self._kept)
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def failures(self, slot: int) -> int:
+        """Deaths in a slot, since the start, that nobody wanted."""
+        return self._failures.get(slot, 0)
 
     def last_of(self, slot: int) -> Death | None:
         """The last death in a slot that is still kept."""

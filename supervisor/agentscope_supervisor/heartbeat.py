@@ -22,6 +22,7 @@ from agentscope_protocol.settings import PlatformSettings
 from agentscope_supervisor import memory
 from agentscope_supervisor.platform_client import PlatformClient, PlatformError, Trouble
 from agentscope_supervisor.platform_signal import Action, Answer, Ask, Garbage, Pace, PlatformSignal, read
+from agentscope_supervisor.rollouts import Refused, Rolling, Unchanged
 from agentscope_supervisor.side_thread import AllTaken, SideThreads
 
 log = logging.getLogger(__name__)
@@ -29,26 +30,6 @@ log = logging.getLogger(__name__)
 CLOSE_WITHIN: Final = 2.0  # seconds for the last beat: who stops an instance must not wait for its platform
 MEASURE_WITHIN: Final = 2.0  # seconds for the memory; a worker in the disk's wait may hold the look up
 COMPLAIN_EVERY: Final = 60.0  # seconds between two log lines about the failures of one conversation
-
-
-@dataclass(frozen=True, slots=True)
-class Rolling:
-    """Workers are being replaced by ones of this edition. `note`: what a reload cannot change."""
-
-    edition: int
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unchanged:
-    """What was asked for serves already."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Nothing was done."""
-
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
     <runtime dir>/agentscope-supervisor/<name>/lock            held while the instance runs
                                               /instance.json   how to reach it
+                                              /control.sock    where the operator's commands are answered
 
 The lock is the kernel's (flock), so that a crash leaves nothing that must be cleaned up, and no pid is ever
 believed. Commands that talk to a running instance find it here.
@@ -11,9 +12,11 @@ import fcntl
 import json
 import os
 import re
+import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +26,8 @@ PROGRAM: Final = "agentscope-supervisor"
 UNIX: Final = "unix:"
 """With this the host of an address begins where it is a Unix socket; its path follows, the port is 0."""
 
+CONTROL: Final = "control.sock"
+MAX_WAITING: Final = 16  # connections to the control socket that the kernel holds for us
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -40,6 +45,15 @@ class Address:
     name: str
     project: str
     version: str
+
+    @property
+    def url(self) -> str:
+        """Where to connect to on this machine; a Unix socket as the host is."""
+        if self.host.startswith(UNIX):
+            return self.host
+        if self.host in ("0.0.0.0", "::"):
+            return f"http://localhost:{self.port}"
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
 
 def runtime_dir(option: Path | None, env: Mapping[str, str], uid: int) -> Path:
@@ -91,6 +105,25 @@ class Instance:
                 f"an instance named {name!r} is already running{who}; choose another --name or --runtime-dir"
             )
         self._file.unlink(missing_ok=True)
+        (self.directory / CONTROL).unlink(missing_ok=True)
+
+    def control_socket(self) -> socket.socket:
+        """A listening socket for the operator's commands, which only this user may connect to.
+
+        To be called before there are threads: it changes the directory and the mask of the process for a
+        moment. Raises: InstanceError.
+        """
+        sock, mask = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), os.umask(0o177)
+        try:
+            with _inside(self.directory):
+                sock.bind(CONTROL)
+            sock.listen(MAX_WAITING)
+        except OSError as error:
+            sock.close()
+            raise InstanceError(f"cannot make the control socket: {error}") from None
+        finally:
+            os.umask(mask)
+        return sock
 
     @property
     def _file(self) -> Path:
@@ -108,6 +141,7 @@ class Instance:
     def close(self) -> None:
         """Give the name back."""
         self._file.unlink(missing_ok=True)
+        (self.directory / CONTROL).unlink(missing_ok=True)
         os.close(self._lock)
 
 
@@ -129,6 +163,45 @@ def read(directory: Path) -> Address | None:
         return Address(**json.loads((directory / "instance.json").read_text()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def connect(root: Path, name: str) -> socket.socket:
+    """A connection to the control socket of the instance of this name; for commands, which have one thread.
+
+    Raises: OSError.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _inside(root / PROGRAM / name):
+            sock.connect(CONTROL)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def wait_end(root: Path, name: str) -> None:
+    """Block until the instance of this name has ended; at once if none runs."""
+    try:
+        fd = os.open(root / PROGRAM / name / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _inside(directory: Path) -> Iterator[None]:
+    """Work in this directory: the path of a socket may have only 107 bytes, on macOS 103."""
+    before = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.chdir(directory)
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
 
 
 def running(root: Path) -> list[Address]:

@@ -15,7 +15,7 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
-Handlers = Mapping[signal.Signals, Callable[[], None]]
+Handlers = Mapping[signal.Signals, Callable[[], object]]
 
 WITHOUT_MEANING: Final = (signal.SIGUSR1, signal.SIGUSR2)
 """Sent by those who take us for another program, of which they reopen logs, say. Their default is the end."""

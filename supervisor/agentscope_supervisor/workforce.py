@@ -228,9 +228,10 @@ class Workforce:
                 self._arm(process)
 
     def dump_stacks(self) -> None:
-        """Have every worker print its stacks into its output."""
+        """Have every worker print its stacks into its output, but for those that start: the signal would
+        end an interpreter that does not handle it yet."""
         for process in self._processes.values():
-            if process.child is not None:
+            if process.child is not None and process.state is not State.STARTING:
                 process.child.dump_stacks()
 
     # -- Reports: what links tell -------------------------------------------------------------

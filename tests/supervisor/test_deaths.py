@@ -52,7 +52,10 @@ def death(slot: int = 0, generation: int = 1, cause: Cause = Cause.SIGNAL) -> De
         (evidence(0, retired=REPLACED), REPLACED),
         (evidence(-15, retired=REPLACED), REPLACED),
         (evidence(-9, retired=REPLACED, condemned=REPLACED, was_ready=False), REPLACED),
-        (evidence(78, was_ready=False, failure="bad\n  key: no\n"), Verdict(Cause.BOOT_FAILED, "key: no")),
+        (
+            evidence(78, was_ready=False, failure="app.py: no\nTraceback"),
+            Verdict(Cause.BOOT_FAILED, "app.py: no"),
+        ),
         (evidence(1, was_ready=False), Verdict(Cause.BOOT_FAILED, "exit 1")),
     ],
 )
@@ -106,8 +109,16 @@ def test_the_last_death_of_a_slot() -> None:
         deaths.note(death(slot, generation))
     last = deaths.last_of(0)
     assert last is not None
+    assert [deaths.failures(slot) for slot in range(3)] == [2, 1, 0]
     assert (last.worker, last.generation) == ("0.2", 2)
     assert deaths.last_of(2) is None
+
+
+def test_a_death_that_was_wanted_is_no_failure_of_its_slot() -> None:
+    deaths = Deaths()
+    for cause in (Cause.ASKED, Cause.MEMORY_LIMIT, Cause.TURN_LIMIT, Cause.STOP_TIMEOUT):
+        deaths.note(death(cause=cause))
+    assert deaths.failures(0) == 1
 
 
 def test_what_is_kept_of_lines_is_bounded_both_ways() -> None:

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import stat
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,13 @@ from agentscope_supervisor.instance import (
     Address,
     Instance,
     InstanceError,
+    connect,
     name_of,
     read,
     running,
     runtime_dir,
     state_dir,
+    wait_end,
 )
 
 
@@ -201,3 +205,72 @@ def test_a_runtime_directory_that_goes_away_is_told(tmp_path: Path) -> None:
     with pytest.raises(InstanceError, match="cannot write the runtime directory: "):
         claim.publish(address())
     claim.close()
+
+
+def test_the_control_socket_is_reached_however_long_its_path_is(tmp_path: Path) -> None:
+    root = tmp_path / ("deep" * 20) / ("deeper" * 20)
+    claim = Instance(root, "app")
+    here = os.getcwd()
+    listening = claim.control_socket()
+    mode = (claim.directory / "control.sock").stat().st_mode
+    assert (stat.S_ISSOCK(mode), stat.S_IMODE(mode)) == (True, 0o600)
+    client = connect(root, "app")
+    accepted, _ = listening.accept()
+    client.sendall(b"hello")
+    assert accepted.recv(5) == b"hello"
+    assert os.getcwd() == here
+    for sock in (client, accepted, listening):
+        sock.close()
+    claim.close()
+    assert sorted(os.listdir(claim.directory)) == ["lock"]
+
+
+def test_a_control_socket_that_was_left_behind_is_replaced_only_by_who_holds_the_lock(tmp_path: Path) -> None:
+    crashed = Instance(tmp_path, "app")
+    crashed.control_socket().close()
+    with pytest.raises(InstanceError):
+        Instance(tmp_path, "app")
+    assert (crashed.directory / "control.sock").exists()
+    os.close(crashed._lock)  # as the end of its process does
+    again = Instance(tmp_path, "app")
+    assert not (again.directory / "control.sock").exists()
+    again.control_socket().close()
+    again.close()
+
+
+def test_a_control_socket_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    claim = Instance(tmp_path, "app")
+    (claim.directory / "control.sock").write_text("in the way")
+    with pytest.raises(InstanceError, match="cannot make the control socket: "):
+        claim.control_socket()
+    claim.close()
+
+
+def test_nobody_answers_where_no_instance_is(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        connect(tmp_path, "app")
+    wait_end(tmp_path, "app")
+
+
+def test_the_end_of_an_instance_is_waited_for(tmp_path: Path) -> None:
+    claim = Instance(tmp_path, "app")
+    waiting = threading.Thread(target=wait_end, args=(tmp_path, "app"))
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    claim.close()
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
+@pytest.mark.parametrize(
+    "host, url",
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://localhost:80"),
+        ("::", "http://localhost:80"),
+        ("::1", "http://[::1]:80"),
+    ],
+)
+def test_the_url_is_one_to_connect_to(host: str, url: str) -> None:
+    assert Address(1, host, 80, "app", "/p", "1").url == url

@@ -1,0 +1,88 @@
+"""The editions of the settings, and how the rollout of each one ended; who asked for one may wait for it.
+
+Keeps the snapshot that the processes of an edition are started with, for as long as one may be started or
+the fleet may go back to it. When a rollout ends is decided by `fleet` and told by `daemon`.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Rolling:
+    """Workers are being replaced by ones of this edition. `note`: what that cannot change; may be empty."""
+
+    edition: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """What was asked for serves already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing was done."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a rollout. `failure`: why the old workers go on; empty: all are of this edition."""
+
+    edition: int
+    failure: str
+    at: float  # wall clock, seconds since 1970; for people only
+
+
+class Rollouts:
+    """All editions of one instance. The first is in service from the start."""
+
+    def __init__(self, snapshot: bytes) -> None:
+        self._snapshots: Final = {1: snapshot}
+        self._waiting: Final[dict[asyncio.Future[Outcome], int]] = {}
+        self.newest = 1
+        self.last: Outcome | None = None
+
+    def begin(self, snapshot: bytes) -> int:
+        """A new edition, of these settings; its number."""
+        self.newest += 1
+        self._snapshots[self.newest] = snapshot
+        return self.newest
+
+    def snapshot(self, edition: int) -> bytes:
+        return self._snapshots[edition]
+
+    def ended(self, edition: int, failure: str, wanted: int) -> None:
+        """The rollout of an edition has ended. `wanted`: the edition of processes that start from now on."""
+        self.last = Outcome(edition, failure, time.time())
+        if not failure:
+            for older in [each for each in self._snapshots if each < edition]:
+                del self._snapshots[older]
+        elif edition != wanted:
+            self._snapshots.pop(edition, None)
+        self._answer(self.last)
+
+    def stopped(self) -> None:
+        """The instance stops: no rollout ends any more."""
+        self._answer(Outcome(self.newest, "the instance is stopping", time.time()))
+
+    async def outcome(self, edition: int) -> Outcome:
+        """Wait for the end of the rollout that brings this edition, or a newer one in its place."""
+        if self.last is not None and self.last.edition >= edition:
+            return self.last
+        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = edition
+        try:
+            return await waiter
+        finally:
+            self._waiting.pop(waiter, None)
+
+    def _answer(self, outcome: Outcome) -> None:
+        for waiter, edition in self._waiting.items():
+            if edition <= outcome.edition and not waiter.done():
+                waiter.set_result(outcome)
