@@ -212,6 +212,32 @@ class Instance:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     left.kill()
 
+    @property
+    def found_by(self) -> list[str]:
+        """The options with which a command finds this instance."""
+        return ["--runtime-dir", str(self.runtime_dir), "--name", self.name]
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run one of the operator's commands on this instance to its end."""
+        return subprocess.run(
+            [str(COMMAND), *arguments, *self.found_by],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=environment(),
+            timeout=60,
+            check=False,
+        )
+
+    def wait_generation(self, slot: int, generation: int) -> None:
+        """Wait until this process of a slot takes turns."""
+        wanted = (slot, generation)
+        wait_until(
+            lambda: wanted in [(worker.slot, worker.generation) for worker in self.ready_workers()],
+            READY_WITHIN,
+            f"worker {slot}.{generation} is ready",
+        )
+
     # -- what can be seen --------------------------------------------------------------------
 
     @property
