@@ -35,11 +35,12 @@ _NOT_INHERITED: Final = (
 class Child:
     """One running worker process. `socket` is our end of its link, connected; `page` its signs of life."""
 
-    def __init__(self, pid: int, ours: socket.socket, output: Output, page: LifePage) -> None:
+    def __init__(self, pid: int, ours: socket.socket, output: Output, memory: mmap.mmap) -> None:
         self.pid: Final = pid
         self.socket: Final = ours
         self.output: Final = output
-        self.page: Final = page
+        self.page: Final = LifePage(memory)
+        self._memory: Final = memory
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process; nothing happens if it has ended."""
@@ -55,6 +56,12 @@ class Child:
         """SIGKILL to the process and to those it started; nothing happens if all have ended."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Give back what is held of a process that has ended. Its page cannot be read any more: a mapping
+        keeps its file open, until the collector finds it."""
+        self.output.close()
+        self._memory.close()
 
 
 class Wires:
@@ -75,7 +82,7 @@ class Wires:
             theirs_only.callback(os.close, write_end)
             page = kernel.shared_file(PAGE_SIZE)
             theirs_only.callback(os.close, page)
-            self._life = LifePage(mmap.mmap(page, PAGE_SIZE))
+            self._memory = mmap.mmap(page, PAGE_SIZE)
             self._ours.setblocking(False)
             self.theirs: Final = (link.fileno(), page, write_end)
             self.close_theirs: Final = theirs_only.pop_all().close
@@ -83,7 +90,7 @@ class Wires:
 
     def child(self, pid: int, on_line: OnLine) -> Child:
         """The worker that has been started with these."""
-        return Child(pid, self._ours, Output(self._read_end, on_line), self._life)
+        return Child(pid, self._ours, Output(self._read_end, on_line), self._memory)
 
 
 def spawn(command: Sequence[str], project: Path, mark: str, on_line: OnLine, on_exit: kernel.OnExit) -> Child:

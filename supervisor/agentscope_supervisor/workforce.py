@@ -302,7 +302,7 @@ class Workforce:
         self.step(process, lifecycle.Exited())
         del self._processes[process.number]
         if process.child is not None:
-            process.child.output.close()
+            process.child.close()
         if process.ready_at is None and not process.failure:
             lines = process.child.output.last_lines if process.child is not None else ()
             told = f"the worker ended at its start with {status_name(process.status)}"
