@@ -267,7 +267,8 @@ class Workforce:
                 elif not process.failure and reason.startswith(BROKE_THE_RULES):
                     process.failure = reason
                 self.step(process, lifecycle.LinkLost())
-                self._bury(process)
+                # Not yet: the link is about to report the turns that were lost with it.
+                self._loop.call_soon(self._post, lambda: self._bury(process))
 
         self._post(lost)
 

@@ -1,10 +1,10 @@
 """A machine in memory: its clock, its processes, and the links to them, for the real `daemon` to run on.
 
 `Machine.installed` puts it in the place of asyncio's clock, of `nursery`, `worker_link`, `front_door`,
-`orphans`, the signals and psutil; everything between these is the product's own code. What a `Worker` is
-doing is true at once; what the supervisor has been told of it may lag behind, and a test says when it is
-told. Here too is what no machine may be asked for (a second process for one turn, a kill of what is well),
-asserted.
+`orphans`, the store, the signals and psutil; everything between these is the product's own code. What a
+`Worker` is doing is true at once; what the supervisor has been told of it may lag behind, and a test says
+when it is told. Here too is what no machine may be asked for (a second process for one turn, a kill of what
+is well), asserted.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from agentscope_protocol.frames import CancelReason
 from agentscope_protocol.settings import Settings
 from agentscope_supervisor import daemon as daemon_module
 from agentscope_supervisor import workforce
+from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.daemon import Daemon
 from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.nursery import Order
@@ -92,7 +93,7 @@ class Worker:
         self.status: int | None = None  # of its end, which may not have been reported
         self.reported = False
         self.socket = None
-        self.output = SimpleNamespace(last_lines=(), stacks=(), close=lambda: None)
+        self.output = SimpleNamespace(last_lines=(), stacks=())
         self.page = self
         self.pid = len(machine.workers) + 1
 
@@ -124,6 +125,9 @@ class Worker:
 
     def dump_stacks(self) -> None:
         pass
+
+    def close(self) -> None:
+        assert not self.alive, "what it says is dropped while it lives"
 
     def kill(self) -> None:
         if self.alive:
@@ -167,6 +171,7 @@ class Link:
 
     def __init__(self, process: int, label: str, greeting: object, page: Worker, reports: Any) -> None:
         self.process: Final = process
+        self._label: Final = label
         self.slot: Final = int(label.split(".")[0])
         self.reports: Final = reports
         self.worker: Final = page
@@ -177,10 +182,11 @@ class Link:
     async def connect(self, sock: object) -> None:
         pass
 
-    def hand(self, turn: Turn, invocation: object, answer: object) -> None:
+    def hand(self, turn: Turn, invocation: object, answer: Answer) -> None:
         if self.closed:
             raise LocalProtocolError("the link is closed")
         self.worker._machine.may_hand(turn, self.worker)
+        answer.take(self._label, lambda _: None, self.worker._machine.loop.now)
         self.worker.turns[turn] = False
         if self.worker.acts:
             self.worker.reads()
@@ -259,6 +265,27 @@ class Orphans:
         pass
 
 
+class Store:
+    """`store.Store` that keeps nothing."""
+
+    failure = ""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def start(self) -> None:
+        pass
+
+    def put(self, *_: object) -> None:
+        pass
+
+    async def ask(self, _: object) -> None:
+        return None
+
+    async def close(self) -> None:
+        pass
+
+
 class Failures(logging.Handler):
     """What the daemon caught and logged, so that an event of a bug of ours would not end it."""
 
@@ -302,6 +329,7 @@ class Machine:
             patch.object(workforce, "WorkerLink", Link),
             patch.object(workforce.kernel, "oom_kills", lambda: 0),
             patch.object(daemon_module, "Orphans", Orphans),
+            patch.object(daemon_module, "Store", Store),
             patch.object(daemon_module, "FrontDoor", Door),
             patch.object(daemon_module.signals, "install", self._install),
             patch.object(psutil, "Process", self._seen),
@@ -337,7 +365,7 @@ class Machine:
         def run() -> None:
             project = SimpleNamespace(folder=Path("/nowhere"), read_settings=self._read_settings)
             assert self.settings is not None
-            self.daemon = Daemon(project, self.settings)  # type: ignore[arg-type]
+            self.daemon = Daemon(project, self.settings, Path())  # type: ignore[arg-type]
             self._run = self.loop.create_task(self.daemon.run(None))  # type: ignore[arg-type]
 
         self.do(run)

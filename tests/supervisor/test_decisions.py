@@ -8,7 +8,6 @@ invariants of a turn across processes, and that nothing is kept of what is over.
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from itertools import count
 from typing import Final, get_args
 
@@ -21,6 +20,7 @@ from agentscope_protocol.errors import Code
 from agentscope_protocol.frames import Form
 from agentscope_protocol.settings import Settings
 from agentscope_supervisor import routing
+from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.daemon import Daemon
 from agentscope_supervisor.fleet import EX_CONFIG, EX_OK, EX_TEMPFAIL
 from agentscope_supervisor.invocation import Invocation
@@ -37,18 +37,17 @@ STATUSES: Final = st.sampled_from([0, 1, -11, EX_CONFIG])
 MOST_SLOTS: Final = 4
 
 
-@dataclass(eq=False)
-class Asked:
-    """A request that became a turn, and what its client has been told: daemon's side of an `Answer`."""
+class Asked(Answer):
+    """The answer to a request that became a turn, and each end that its client has been told of it."""
 
-    run_id: str
-    body: bytes
-    whole: bytes = b""
-    told: list[Failure | None] = field(default_factory=list)
+    def __init__(self, run_id: str, body: bytes, now: float) -> None:
+        super().__init__(run_id, Form.EVENTS, now)
+        self.body: Final = body
+        self.told: Final[list[Failure | None]] = []
 
-    def settle(self, failure: Failure | None, _now: float) -> None:
-        assert self.told == [], "a second terminal event"
+    def settle(self, failure: Failure | None, now: float) -> None:
         self.told.append(failure)
+        super().settle(failure, now)
 
 
 class World(RuleBasedStateMachine):
@@ -69,7 +68,8 @@ class World(RuleBasedStateMachine):
     )
     def begin(self, size: int, works: bool, max_turns: int | None) -> None:
         supervisor = {"workers": size, "max_turns": max_turns}
-        chosen = Settings.model_validate({"supervisor": supervisor, "sessions": {"max_queue": 2}})
+        sections = {"supervisor": supervisor, "sessions": {"max_queue": 2}, "server": {"metrics": False}}
+        chosen = Settings.model_validate(sections)
         self.size = size
         self.machine = Machine(chosen)
         self.machine.on_failed = self.a_turn_has_failed
@@ -125,7 +125,7 @@ class World(RuleBasedStateMachine):
 
     def ask(self, session: str, on_busy: OnBusy | None, body: bytes) -> None:
         run_id = f"r{next(self.runs)}"
-        asked = Asked(run_id, body)
+        asked = Asked(run_id, body, self.machine.loop.now)
         request = Invocation(session, Form.EVENTS, on_busy, body, "ann", {})
 
         def submit() -> None:
@@ -222,6 +222,32 @@ class World(RuleBasedStateMachine):
         worker.dies(-11)
         self.reported(worker, "link first")
 
+    @precondition(lambda self: not self.over and not self.stopping)
+    @rule(session=st.sampled_from(SESSIONS), body=st.sampled_from(BODIES), told=st.booleans())
+    def a_message_kills_again_and_again(self, session: str, body: bytes, told: bool) -> None:
+        """Until it is refused. `told`: the link says it first, else the kernel."""
+        for _ in range(4):
+            self.recover(2.0)
+            if self.over:
+                return
+            self.ask(session, "queue", body)
+            for worker, turn in self.running():
+                if turn.session_id == session:
+                    worker.dies(-11)
+                    self.reported(worker, "link first" if told else "exit first")
+
+    @precondition(lambda self: not self.over and self.soaking())
+    @rule()
+    def a_replacement_is_lost_while_it_soaks(self) -> None:
+        worker = self.soaking()[0]
+        worker.dies(-9)
+        self.reported(worker, "link only")
+        self.machine.pass_time(2.1)
+
+    def soaking(self) -> list[Worker]:
+        incoming = [slot.incoming for slot in self.daemon._fleet.slots]
+        return self.workers(lambda w: w.is_ready and w.link.process in incoming)
+
     @precondition(lambda self: not self.over and self.unreported())
     @rule(data=st.data(), told=st.sampled_from(["link first", "exit first", "exit only"]))
     def an_end_is_reported(self, data: st.DataObject, told: str) -> None:
@@ -234,17 +260,19 @@ class World(RuleBasedStateMachine):
                 self.exit_is_reported(worker)
             case "exit first":
                 self.exit_is_reported(worker)
-                self.machine.do(worker.link.lose)
+                self.ends_its_process(worker, worker.link.lose)
             case "exit only":
                 self.exit_is_reported(worker)
             case "link only":
                 self.machine.do(worker.link.lose)
 
     def exit_is_reported(self, worker: Worker) -> None:
-        number = worker.link.process
-        blamed = number in self.blamed and number in self.currents()
-        self.machine.do(worker.end_is_reported)
-        if blamed and worker.link.closed:
+        self.ends_its_process(worker, worker.end_is_reported)
+
+    def ends_its_process(self, worker: Worker, event: Callable[[], None]) -> None:
+        was_current = worker.link.process in self.currents()
+        self.machine.do(event)
+        if was_current and worker.link.process in self.blamed and worker.reported and worker.link.closed:
             slot = self.daemon._fleet.slots[worker.link.slot]
             assert self.stopping or self.machine.forks_fail or slot.start_at is None, (
                 "it is not the slot's fault, and need not wait"
@@ -503,6 +531,13 @@ def test_a_deaf_turn_does_not_hold_its_session_for_ever_if_its_worker_cannot_be_
     world.a_turn_that_ignores_its_cancellation_ends_with_its_process()
     assert not old.alive
     assert [len(asked.told) for asked in world.asked.values()] == [1, 1]
+
+
+def test_who_is_to_blame_is_known_also_if_the_kernel_tells_of_the_end_before_the_link(world: World) -> None:
+    world.a_message_kills_again_and_again("a", b"one", told=False)
+    assert world.poison.refusal("a", b"one", world.machine.loop.now) is not None
+    assert world.daemon._fleet.slots[0].history.short_lives == 1, "the first death may have been the slot's"
+    assert not world.daemon._blamed
 
 
 def test_a_slot_that_is_added_while_it_is_rolled_out_gets_its_sessions(world: World) -> None:
