@@ -10,9 +10,10 @@ from typing import Final
 
 from agentscope_supervisor import vitals
 from agentscope_supervisor.deaths import Cause, Verdict
+from agentscope_supervisor.event_queue import Post
 from agentscope_supervisor.lifecycle import State
 from agentscope_supervisor.vitals import Body, Condemn, Counters, Suspect, Vitals
-from agentscope_supervisor.workforce import Post, Process, Workforce
+from agentscope_supervisor.workforce import Process, Workforce
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The running worker processes: each with its life, its link and its one deadline.
 
 `fleet` says which processes should exist and `lifecycle` what a process may do next; this carries both out.
-Decides nothing itself. What happens is posted to the daemon's queue and comes back to the daemon through
+Decides nothing itself. What happens is posted to the instance's queue and comes back through
 `Overseer`, in one place and in order.
 """
 
@@ -10,7 +10,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -23,6 +23,7 @@ from agentscope_protocol.settings import Settings
 from agentscope_supervisor import deaths, fleet, interpreter, kernel, lifecycle, orphans, spawn
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.deaths import Cause, Death, Deaths, Verdict
+from agentscope_supervisor.event_queue import Post
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.lifecycle import Command, State
@@ -35,9 +36,6 @@ output_log = logging.getLogger("worker")
 LAST_WORDS: Final = 0.05
 """Seconds between the exit of a worker and the end of its link: what it wrote last is still in the socket.
 Its end is normally seen at once; this is for a link that a grandchild holds open."""
-
-Post = Callable[[Callable[[], None]], None]
-"""Puts an event into the daemon's queue."""
 
 
 @dataclass(slots=True, eq=False)

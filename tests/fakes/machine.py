@@ -216,7 +216,7 @@ class Link:
 
 
 class Door:
-    """`front_door.FrontDoor` that nobody comes through."""
+    """`front_door.FrontDoor` and `control.Control` that nobody comes through."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -331,6 +331,7 @@ class Machine:
             patch.object(daemon_module, "Orphans", Orphans),
             patch.object(daemon_module, "Store", Store),
             patch.object(daemon_module, "FrontDoor", Door),
+            patch.object(daemon_module, "Control", Door),
             patch.object(daemon_module.signals, "install", self._install),
             patch.object(psutil, "Process", self._seen),
         ):
@@ -366,7 +367,7 @@ class Machine:
             project = SimpleNamespace(folder=Path("/nowhere"), read_settings=self._read_settings)
             assert self.settings is not None
             self.daemon = Daemon(project, self.settings, Path())  # type: ignore[arg-type]
-            self._run = self.loop.create_task(self.daemon.run(None))  # type: ignore[arg-type]
+            self._run = self.loop.create_task(self.daemon.run(None, None, None))  # type: ignore[arg-type]
 
         self.do(run)
 

@@ -337,9 +337,9 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: not self.over)
     @rule()
     def the_deaths_of_slots_are_forgiven(self) -> None:
-        fleet, now = self.daemon._fleet, self.machine.loop.now
+        fleet = self.daemon._fleet
         for slot in range(self.size):
-            self.machine.do(lambda slot=slot: self.daemon._carry_out(fleet.reset(slot, now)))
+            self.machine.do(lambda slot=slot: self.daemon.reset(slot))
             assert fleet.slots[slot].start_at is None or self.machine.forks_fail
 
     @precondition(lambda self: not self.over)
@@ -426,10 +426,10 @@ class World(RuleBasedStateMachine):
         assert len(known - fleet.leaving) <= self.size + 1
         assert fleet.size == self.size
         if not self.over:
-            assert self.daemon._wear._processes.keys() == known == fleet._editions.keys()
-        assert fleet.leaving | fleet.ready_since.keys() | fleet._worn | self.daemon._blamed <= known
+            assert self.daemon._staffing.wear._processes.keys() == known == fleet._editions.keys()
+        assert fleet.leaving | fleet.ready_since.keys() | fleet._worn | self.daemon._turns._blamed <= known
         wanted = {fleet.edition, fleet._good_edition}
-        assert wanted <= self.daemon._editions.keys()
+        assert wanted <= self.daemon._staffing.rollouts._snapshots.keys()
 
     @invariant()
     def turns_go_where_they_can_run(self) -> None:
@@ -450,9 +450,9 @@ class World(RuleBasedStateMachine):
         if self.over:
             assert not self.open(), "a turn without a terminal event"
             return
-        assert self.daemon._open.keys() == {turn.number for turn in self.open()}
+        assert self.daemon._turns.open.keys() == {turn.number for turn in self.open()}
         runs = {turn.number for w in self.machine.workers if not w.link.closed for turn in w.turns}
-        assert self.daemon._ledger._turns.keys() <= self.daemon._open.keys() | runs
+        assert self.daemon._ledger._turns.keys() <= self.daemon._turns.open.keys() | runs
 
     @invariant()
     def turns_of_a_session_begin_in_order(self) -> None:
@@ -483,9 +483,11 @@ class World(RuleBasedStateMachine):
             assert not self.daemon._fleet.ever_ready, "gave up although it had worked once"
         assert all(len(asked.told) == 1 for asked in self.asked.values())
         daemon = self.daemon
-        assert not any([daemon._open, daemon._ledger._turns, daemon._ledger._sessions, daemon._blamed])
+        assert not any(
+            [daemon._turns.open, daemon._ledger._turns, daemon._ledger._sessions, daemon._turns._blamed]
+        )
         assert not any([daemon._ledger._on_process, daemon._ledger._by_principal, daemon._ledger._held])
-        assert not any([list(daemon._workforce), daemon._wear._processes, daemon._fleet._editions])
+        assert not any([list(daemon._workforce), daemon._staffing.wear._processes, daemon._fleet._editions])
 
     def comes_to_rest(self) -> None:
         """Once nothing fails any more, one more reload brings every slot to the newest edition."""
@@ -537,7 +539,7 @@ def test_who_is_to_blame_is_known_also_if_the_kernel_tells_of_the_end_before_the
     world.a_message_kills_again_and_again("a", b"one", told=False)
     assert world.poison.refusal("a", b"one", world.machine.loop.now) is not None
     assert world.daemon._fleet.slots[0].history.short_lives == 1, "the first death may have been the slot's"
-    assert not world.daemon._blamed
+    assert not world.daemon._turns._blamed
 
 
 def test_a_slot_that_is_added_while_it_is_rolled_out_gets_its_sessions(world: World) -> None:

@@ -1,0 +1,264 @@
+"""The turns of an instance: what `ledger` decides of them, carried out.
+
+From here a turn is accepted, handed to a process, cancelled and settled; its answer is kept in its run on the
+way. It knows processes by number only, through `Hands`, which `staffing` provides. The bytes of answers do
+not come this way: they go from `worker_link` to `answer` directly.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from functools import partial
+from typing import Final, Protocol
+
+from agentscope_protocol.errors import Code, LocalProtocolError
+from agentscope_protocol.frames import CancelReason
+from agentscope_protocol.settings import Settings
+from agentscope_supervisor import ledger, routing
+from agentscope_supervisor.answer import Answer
+from agentscope_supervisor.event_queue import Post
+from agentscope_supervisor.invocation import Invocation
+from agentscope_supervisor.ledger import Ledger, Limits, Turn
+from agentscope_supervisor.metrics import Metrics
+from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
+from agentscope_supervisor.poison import Poison
+from agentscope_supervisor.recorder import Recorder
+from agentscope_supervisor.sessions_seen import SessionsSeen
+
+log = logging.getLogger(__name__)
+
+MAINTENANCE: Final = refusal(ErrorCode.DRAINING, "the instance is in maintenance")
+RETURN_WITHIN: Final = 10.0
+"""Seconds after which a client that sent an Idempotency-Key and lost its connection is taken to have left:
+who sends a key means to ask again, and finds its turn still running."""
+
+SWEEP_EVERY: Final = 0.5  # seconds between two looks for turns that have taken too long
+
+
+class Hands(Protocol):
+    """The processes that run turns, by number."""
+
+    def hand(self, number: int, turn: Turn, invocation: Invocation, answer: Answer) -> None:
+        """Give a turn to a process that is ready. Raises: LocalProtocolError if it cannot be sent."""
+
+    def cancel(self, number: int, turn: Turn, reason: CancelReason) -> None:
+        """Ask a process to end a turn."""
+
+    def drained(self, number: int) -> None:
+        """The last turn of this process has ended."""
+
+    def distrust(self, number: int) -> None:
+        """A turn of this process ignores its cancellation."""
+
+    def is_leaving(self, number: int) -> bool:
+        """Whether the process was asked to end."""
+
+
+class Turns:
+    """All open turns. `hands` is to be set before the first one comes; `metrics`: None, off."""
+
+    hands: Hands
+
+    def __init__(
+        self, settings: Settings, slots: int, post: Post, recorder: Recorder, metrics: Metrics | None
+    ) -> None:
+        self._sessions: Final = settings.sessions
+        self._post: Final = post
+        self._recorder: Final = recorder
+        self._metrics: Final = metrics
+        self._loop: Final = asyncio.get_running_loop()
+        self.ledger: Final = Ledger(limits(settings), slots, routing.slot_of)
+        self.open: Final[dict[int, tuple[Invocation, Answer]]] = {}  # by number of the turn
+        self._poison: Final = Poison()
+        self._blamed: Final[set[int]] = set()  # turns that keep killing were lost with these processes
+        self._seen: Final = SessionsSeen()
+        self._idle: Final[set[asyncio.Future[None]]] = set()  # who waits until no turn is open
+        self._sweeping = False
+        self.maintenance = False  # no turn is accepted
+
+    # -- what clients do ----------------------------------------------------------------------
+
+    def submit(self, request: Invocation, answer: Answer) -> Turn | Failure:
+        """Accept a turn, whose answer will be settled once; or say why not."""
+        if self.maintenance:
+            return MAINTENANCE
+        if len(self._poison):
+            refused = self._poison.refusal(request.session_id, request.body, self._loop.time())
+            if refused is not None:
+                return refused
+        turn, commands = self.ledger.accept(
+            answer.run_id,
+            request.session_id,
+            len(request.body),
+            request.principal,
+            request.on_busy or self._sessions.on_busy,
+            self._loop.time(),
+        )
+        if isinstance(turn, Turn):
+            self.open[turn.number] = request, answer
+            self._recorder.begin(request, turn, answer)
+            self._post(lambda: self.carry_out(commands))
+            self._sweep_soon()
+        return turn
+
+    def leave(self, turn: Turn) -> None:
+        """The client of this turn has gone."""
+        entry = self.open.get(turn.number)
+        if entry is not None and self._sessions.on_disconnect == "cancel":
+            if entry[0].key is None:
+                self._post(partial(self._left, turn))
+            else:
+                self._loop.call_later(RETURN_WITHIN, self._post, partial(self._left, turn))
+
+    def interrupt(self, *, session_id: str | None, run_id: str | None) -> int:
+        """End the turns of a session, or one run; returns how many."""
+        count, commands = self.ledger.interrupt(self._loop.time(), session_id=session_id, run_id=run_id)
+        self._post(lambda: self.carry_out(commands))
+        return count
+
+    def active_sessions(self) -> int:
+        """Sessions that have a turn, or had one in the last five minutes."""
+        return self._seen.active((request.session_id for request, _ in self.open.values()), self._loop.time())
+
+    async def idle(self) -> None:
+        """Wait until no turn is open."""
+        if self.open:
+            waiter = self._loop.create_future()
+            self._idle.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._idle.discard(waiter)
+
+    # -- what processes do ----------------------------------------------------------------------
+
+    def assign(self, slot: int, process: int | None) -> None:
+        """Turns of this slot go to `process` from now on; None: they wait."""
+        self.carry_out(self.ledger.assign(slot, process, self._loop.time()))
+
+    def unassign(self, slot: int, process: int) -> None:
+        """No more turns go to `process`, if it is the one that gets those of the slot."""
+        if self.ledger.assigned(slot) == process:
+            self.assign(slot, None)
+
+    def resize(self, slots: int) -> None:
+        """Sessions are shared out over so many slots."""
+        self.carry_out(self.ledger.resize(slots, self._loop.time()))
+
+    def ended(self, turn: Turn, whole: bytes) -> None:
+        """The App answered to the end."""
+        entry = self.open.get(turn.number)
+        if entry is not None:
+            entry[1].whole = whole
+            self._survived(entry[0])
+        self.carry_out(self.ledger.ended(turn))
+
+    def failed(self, turn: Turn, code: Code, message: str) -> None:
+        """The worker failed the turn, or was lost with it."""
+        entry = self.open.get(turn.number)
+        if entry is not None and turn.process is not None:
+            if code is Code.LINK_LOST:
+                self._lost(turn.process, entry[0])
+            elif code is not Code.UNSENT:
+                self._survived(entry[0])
+        self.carry_out(self.ledger.failed(turn, code, message))
+
+    def cut(self, process: int) -> None:
+        """There is no time left for the turns of this process."""
+        self.carry_out(self.ledger.cut(process, self._loop.time()))
+
+    def is_blamed(self, process: int) -> bool:
+        """A process has ended: whether turns that keep killing were lost with it. Asked once."""
+        blamed = process in self._blamed
+        self._blamed.discard(process)
+        return blamed
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """The instance stops: what runs may finish, what waits will not begin."""
+        self.carry_out(self.ledger.drain())
+
+    def close(self) -> None:
+        """No process is left, and none will come."""
+        self.carry_out(self.ledger.close())
+
+    # -- carrying out -----------------------------------------------------------------------------
+
+    def carry_out(self, commands: Iterable[ledger.Command]) -> None:
+        for command in commands:
+            match command:
+                case ledger.Hand(turn, number):
+                    self._hand(number, turn)
+                case ledger.Cancel(turn, number, reason):
+                    self.hands.cancel(number, turn, reason)
+                case ledger.Settle(turn, failure):
+                    self._settle(turn, failure)
+                case ledger.Idle(number):
+                    self.hands.drained(number)
+                case ledger.Distrust(turn, number):
+                    log.error(
+                        "turn ignores its cancellation; its worker is replaced",
+                        extra={"slot": turn.slot, "run": turn.run_id},
+                    )
+                    self.hands.distrust(number)
+
+    def _hand(self, number: int, turn: Turn) -> None:
+        try:
+            self.hands.hand(number, turn, *self.open[turn.number])
+        except LocalProtocolError as error:
+            log.error("turn cannot be sent", extra={"run": turn.run_id, "reason": str(error)})
+            self._post(partial(self.failed, turn, Code.PROTOCOL, "the turn cannot be sent to a worker"))
+
+    def _settle(self, turn: Turn, failure: Failure | None) -> None:
+        now = self._loop.time()
+        _, answer = self.open.pop(turn.number)
+        self._seen.ended(turn.session_id, now)
+        if self._metrics is not None:
+            self._metrics.turn(answer, failure, now)
+        answer.settle(failure, now)
+        self._recorder.end(answer, failure)
+        if not self.open:
+            for waiter in self._idle:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _left(self, turn: Turn) -> None:
+        """The client of this turn is gone for good, unless somebody reads its answer."""
+        entry = self.open.get(turn.number)
+        if entry is not None and not entry[1].is_heard:
+            self.carry_out(self.ledger.cancel(turn, CancelReason.CLIENT_GONE, self._loop.time()))
+
+    def _lost(self, process: int, request: Invocation) -> None:
+        if not self.hands.is_leaving(process) and self._poison.lost(
+            request.session_id, request.body, self._loop.time()
+        ):
+            self._blamed.add(process)
+
+    def _survived(self, request: Invocation) -> None:
+        if len(self._poison):
+            self._poison.survived(request.session_id, request.body)
+
+    def _sweep_soon(self) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_EVERY, self._post, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = False
+        self.carry_out(self.ledger.expire(self._loop.time()))
+        if len(self.ledger):
+            self._sweep_soon()
+
+
+def limits(settings: Settings) -> Limits:
+    """The bounds of the ledger, from where agentapp.yaml has them."""
+    return Limits(
+        max_turns=settings.server.max_turns,
+        max_inflight=settings.supervisor.max_inflight,
+        max_queue=settings.sessions.max_queue,
+        max_turns_per_principal=settings.server.max_turns_per_principal,
+        request_timeout=settings.server.request_timeout,
+        start_timeout=settings.supervisor.start_timeout,
+        cancel_grace=settings.sessions.cancel_grace,
+    )
