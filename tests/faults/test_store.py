@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -11,7 +12,8 @@ import pytest
 from agentscope_supervisor import sse
 from agentscope_supervisor.database import Database, Limits
 from agentscope_supervisor.store import Store as Store  # for the writers below
-from tests.harness.instance import environment
+from tests.harness.client import Stream
+from tests.harness.instance import Instance, environment
 from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.supervisor_only
@@ -133,6 +135,37 @@ def test_a_full_disk_degrades_and_holds_nobody_up(tmp_path: Path) -> None:
     mount = f'mount -t tmpfs -o size=2m none "{disk}" && exec "$0" "$@"'
     inside = ["unshare", "-rm", "sh", "-c", mount]
     assert "disk is full" in told_by(*inside, sys.executable, "-c", FULL, str(disk / "runs.db"))
+
+
+async def test_turns_go_on_without_a_disk_for_runs(
+    new_instance: Callable[..., Instance], make_project: Callable[..., Path], tmp_path: Path
+) -> None:
+    """An instance whose state lies on a file system of one megabyte, and more than that to be kept."""
+    project = make_project(sessions={"on_disconnect": "continue"})
+    state = tmp_path / "instance" / "state"
+    state.mkdir(parents=True)
+    mount = f'mount -t tmpfs -o size=1m none "{state}" && exec "$0" "$@"'
+    instance = new_instance(project, workers=1, under=["unshare", "-rm", "sh", "-c", mount]).start()
+    assert instance.health()["store"] == {"status": "ok", "reason": None}
+    runs = []
+    for number in range(5):
+        headers = {"Idempotency-Key": f"{number}"}
+        async with Stream(
+            instance.port, str(number), [{"big": 5000, "times": 100}], headers=headers
+        ) as stream:
+            assert len(await stream.whole()) == 100
+            runs.append(stream)
+    health = instance.health()
+    assert (health["status"], health["store"]["status"]) == ("healthy", "degraded")
+    assert "disk is full" in health["store"]["reason"]
+    assert instance.log.count("kept in memory only") == 1
+    for number, stream in enumerate(runs):  # in memory all of them are there
+        headers = {"Idempotency-Key": f"{number}"}
+        async with Stream(
+            instance.port, str(number), [{"big": 5000, "times": 100}], headers=headers
+        ) as again:
+            assert (await again.to_end()).raw == stream.raw
+            assert again.run_id == stream.run_id
 
 
 def test_a_quota_degrades_and_holds_nobody_up(tmp_path: Path) -> None:
