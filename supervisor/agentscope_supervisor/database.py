@@ -5,8 +5,8 @@ thread that has the connection; only `shrink` stands outside. Runs that a dead s
 their rows, and are given back as what they are: without an end.
 
 Commits are `synchronous=FULL`: a key that was claimed must not be forgotten by a power failure, or the App
-runs twice for it. A group of claims costs one fsync (200 µs on the disk this was measured on, where a commit
-without it took 20 µs), which only requests with a key wait for.
+runs twice for it. A claim takes 0.2 ms on an idle disk and 0.6 ms on a busy one, where one without the fsync
+takes 0.06 ms; many at once share a commit (15,000 claims a second). Only requests with a key wait for it.
 """
 
 import json

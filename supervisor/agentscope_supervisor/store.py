@@ -45,6 +45,10 @@ MAX_STEPS: Final = 20_000
 ANSWER_WITHIN: Final = 2.0
 """Seconds that a request waits for the disk. A disk that takes longer does not do its work."""
 
+GATHER: Final = 0.05
+"""Seconds that what nobody waits for is gathered: it rides with the next commit that somebody waits for, and
+no request waits for the commit of what another has left behind."""
+
 RETRY_EVERY: Final = 15.0  # seconds between two tries of a degraded store
 TIDY_EVERY: Final = 10.0  # seconds
 CLOSE_WITHIN: Final = 5.0  # seconds for what waits when the instance stops
@@ -70,6 +74,7 @@ class Store:
         self._changed: Final = threading.Condition()  # guards all below
         self._queue: deque[_Queued] = deque()
         self._queued = 0  # bytes
+        self._asked = False  # somebody waits for one of them
         self._closing = False
         self._failure = ""  # why it is degraded
         self._database: Database | None = None  # the thread's own
@@ -121,7 +126,9 @@ class Store:
                 return False
             self._queue.append(queued)
             self._queued += queued.size
-            self._changed.notify()
+            self._asked |= queued.answer is not None
+            if self._asked or len(self._queue) == 1:
+                self._changed.notify()
             return True
 
     def _degrade(self, failure: str) -> None:
@@ -153,9 +160,11 @@ class Store:
                     self._changed.wait(RETRY_EVERY)
             if not self._queue and self._closing:
                 return None
+            if self._queue:
+                self._changed.wait_for(lambda: self._asked or self._closing, GATHER)
             batch = list(self._queue)
             self._queue.clear()
-            self._queued = 0
+            self._queued, self._asked = 0, False
             return batch
 
     def _run(self, batch: list[_Queued]) -> None:

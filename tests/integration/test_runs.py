@@ -9,7 +9,18 @@ from typing import Any, Final
 import pytest
 
 from tests.conftest import StartInstance
-from tests.harness.client import Response, Stream, Watch, call, invoke, new_session, stop, texts
+from tests.harness.client import (
+    Connection,
+    Response,
+    Stream,
+    Watch,
+    call,
+    invoke,
+    new_session,
+    request,
+    stop,
+    texts,
+)
 from tests.harness.events import Event, Parser
 from tests.harness.instance import Instance
 from tests.harness.projects import journal
@@ -62,6 +73,16 @@ async def test_a_run_is_read_again_byte_for_byte(shared: Instance) -> None:
         await watch.whole()
         assert watch.run_id == stream.run_id
         assert watch.worker == stream.worker
+
+
+async def test_a_client_of_http_1_0_reads_the_bare_bytes(shared: Instance) -> None:
+    async with Stream(shared.port, new_session(), BURST) as stream:
+        await stream.whole()
+    async with Connection(shared.port) as connection:
+        await connection.send(request("GET", f"/runs/{stream.run_id}/events", version="HTTP/1.0"))
+        answer = await connection.answer()
+    assert (answer.status, answer.body) == (200, stream.raw)
+    assert "transfer-encoding" not in answer.headers
 
 
 async def test_from_each_cursor_comes_what_follows_it(shared: Instance) -> None:
