@@ -4,6 +4,8 @@ VENV   ?= .venv
 EXTRAS ?= test
 BIN    := $(VENV)/bin
 V1     := .venv-v1
+# what a benchmark compares with; not in the project's own environments
+PEERS  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/agentscope-supervisor/peers
 export TEST_PYTHON_V1 := $(CURDIR)/$(V1)/bin/python
 
 # A minimal Debian has no ensurepip, so the environment is made without pip and filled from outside.
@@ -17,7 +19,7 @@ INSTALL = $(call INTO,$(VENV))
 # The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
 PURE_TESTS := tests/protocol tests/supervisor
 
-.PHONY: help demo demo-llm platform test test-v1 faults provider-table check format mutants redis systemd dist clean
+.PHONY: help demo demo-llm platform test test-v1 faults soak bench-restarts provider-table check format mutants redis systemd dist clean
 
 help:             ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -41,6 +43,13 @@ test-v1: $(V1)/.ready redis     ## the tests of the worker, and of the whole whe
 
 faults: $(VENV)/.ready redis  ## inject every fault of the catalogue, the slow ones too, and print the table of them
 	$(BIN)/python -m tests.fault_table $(ARGS)
+
+MINUTES ?= 5
+soak: $(VENV)/.ready      ## load on 200 sessions under chaos for MINUTES=5; SEED=n repeats one
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+bench-restarts: $(VENV)/.ready $(PEERS)/.ready  ## rolling restarts under load, beside uvicorn and gunicorn
+	$(BIN)/python -m tests.benchmarks.rolling_restart --peers $(PEERS) $(ARGS)
 
 provider-table: $(VENV)/.ready $(V1)/.ready  ## ask each provider's model on both majors; write README's table of them
 	$(BIN)/python tests/provider_table.py $(V1)/bin/python $(BIN)/python
@@ -83,6 +92,11 @@ $(VENV)/.ready: pyproject.toml worker/shim/agentscope/runtime.py
 $(V1)/.ready: pyproject.toml worker/shim/agentscope/runtime.py
 	$(PYTHON) -m venv --without-pip $(V1)
 	$(call INTO,$(V1)) -e '.[test,v1]'
+	@touch $@
+
+$(PEERS)/.ready:
+	$(PYTHON) -m venv --without-pip $(PEERS)
+	$(call INTO,$(PEERS)) 'uvicorn[standard]' gunicorn
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.ready
