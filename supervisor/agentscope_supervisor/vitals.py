@@ -9,7 +9,8 @@ process follows what is wrong:
     both old                  stopped     SIGSTOP, a debugger, a suspended container
     both old                  sleeping    deadlock below Python
     both old                  in the disk waits for a disk: given twice the time
-    both old                  wants CPU   the machine is starved: the worker is not to blame, nothing is done
+    both old                  wants CPU   the machine is starved: the worker is not to blame, and is given
+                                          ten times the time; one that answers nobody for that long is no use
 
 Only workers that are ready are looked at: an import may hold the lock for a minute. And nobody is judged
 while the supervisor itself was late, or just after: what is old then may be its own fault.
@@ -26,6 +27,7 @@ SUSPECT_AFTER: Final = 5.0
 LATE: Final = 1.0  # seconds by which the supervisor's own look may be late and still judge
 GRACE: Final = 5.0  # seconds after such a lateness before it judges again, and as long as it was late
 STARVED_SHARE: Final = 0.5  # of a CPU: one who wants to run and gets less is starved
+DUMP_WITHIN: Final = 1.0  # seconds for the stacks of a suspect, before it can be condemned
 
 
 class Kind(StrEnum):
@@ -38,6 +40,10 @@ class Kind(StrEnum):
     DEADLOCK = "deadlock"
     DISK_WAIT = "disk wait"
     STARVED = "starved"
+
+
+PATIENCE: Final[Mapping[Kind, int]] = {Kind.DISK_WAIT: 2, Kind.STARVED: 10}
+"""By how much the time of a worker is longer that is not to blame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,7 @@ class _Watched:
     counters: Counters
     loop_at: float  # when the counter was seen to change
     thread_at: float
-    suspect: bool = False
+    suspect_since: float | None = None
 
 
 def diagnose(thread_old: bool, body: Body) -> Kind:
@@ -132,8 +138,8 @@ class Vitals:
         for process, counters in pages.items():
             watched = self._watched.setdefault(process, _Watched(counters, now, now))
             if counters.loop != watched.counters.loop:
-                if watched.suspect:
-                    watched.suspect = False
+                if watched.suspect_since is not None:
+                    watched.suspect_since = None
                     recovered.append(Recovered(process, now - watched.loop_at))
                 watched.loop_at = now
             if counters.thread != watched.counters.thread:
@@ -153,11 +159,12 @@ class Vitals:
             watched = self._watched[process]
             age = now - watched.loop_at
             kind = diagnose(now - watched.thread_at >= SUSPECT_AFTER, body)
-            if kind is Kind.STARVED:
+            is_over = age >= self.unresponsive_timeout * PATIENCE.get(kind, 1)
+            if kind is Kind.STARVED and not is_over:
                 continue
-            if not watched.suspect:
-                watched.suspect = True
+            if watched.suspect_since is None:
+                watched.suspect_since = now
                 commands.append(Suspect(process, age, kind))
-            if age >= self.unresponsive_timeout * (2 if kind is Kind.DISK_WAIT else 1):
+            elif is_over and now - watched.suspect_since >= DUMP_WITHIN:
                 commands.append(Condemn(process, age, kind))
         return commands

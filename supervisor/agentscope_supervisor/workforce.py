@@ -37,6 +37,9 @@ LAST_WORDS: Final = 0.05
 """Seconds between the exit of a worker and the end of its link: what it wrote last is still in the socket.
 Its end is normally seen at once; this is for a link that a grandchild holds open."""
 
+STACKS_BEFORE: Final = 1.0
+"""Seconds before the end of `start_timeout` at which a worker that is not ready is asked for its stacks."""
+
 
 @dataclass(slots=True, eq=False)
 class Process:
@@ -173,6 +176,8 @@ class Workforce:
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
         self._arm(process)
+        patience = max(0.0, self._settings.supervisor.start_timeout - STACKS_BEFORE)
+        self._loop.call_later(patience, self._ask_what_it_waits_for, process)
 
     def _unborn(self, process: Process, failure: str) -> None:
         """There will be no process of this worker."""
@@ -271,6 +276,11 @@ class Workforce:
         self._post(lost)
 
     # -- inside -----------------------------------------------------------------------------
+
+    def _ask_what_it_waits_for(self, process: Process) -> None:
+        if process.state is State.STARTING and process.child is not None:
+            log.warning("worker is not ready yet; its stacks follow", extra={"worker": process.label})
+            process.child.dump_stacks()
 
     def _became_ready(self, number: int) -> None:
         process = self._processes.get(number)

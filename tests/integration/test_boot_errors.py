@@ -3,6 +3,7 @@
 And those that may work at the next try: on_startup is tried again, until `start_deadline`.
 """
 
+import re
 import subprocess
 import sys
 import time
@@ -259,8 +260,10 @@ def test_f23_on_startup_that_always_raises_ends_at_the_start_deadline(
 def test_f22_on_startup_that_hangs_is_ended_by_start_timeout(
     make_project: Callable[..., Path], tmp_path: Path
 ) -> None:
-    project = make_project(supervisor={"start_timeout": 3, "start_deadline": 3})
-    hooks(project, startup=[{"sleep": 600}])
+    project = make_project(supervisor={"start_timeout": 4, "start_deadline": 4})
+    hooks(project, startup=[{"block": 600}])
     ended = start(project, tmp_path)
     assert ended.status == TRY_LATER
     assert ended.seconds < 30
+    assert "not ready within supervisor.start_timeout: 4 s" in ended.output
+    assert re.search(r'app\.py", line \d+ in perform', ended.output), "its stacks say where it hangs"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from agentscope_supervisor.vitals import (
+    DUMP_WITHIN,
     GRACE,
     SUSPECT_AFTER,
     Body,
@@ -127,8 +128,10 @@ def test_who_wants_the_cpu_and_does_not_get_it_is_spared(ward: Ward) -> None:
     ward.pass_time(1)
     for number, worker in ward.workers.items():
         ward.workers[number] = Worker(STARVED, False, False, worker.counters)
-    ward.pass_time(600)
+    ward.pass_time(10 * TIMEOUT - EVERY)
     assert ward.told == []
+    ward.pass_time(EVERY + DUMP_WITHIN)
+    assert ward.kinds() == [Suspect, Suspect, Condemn, Condemn], "it has answered nobody for too long"
 
 
 def test_short_blocks_again_and_again_are_nobodys_concern(ward: Ward) -> None:

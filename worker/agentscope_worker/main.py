@@ -64,9 +64,10 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        status = runner.run(_work(socket.socket(fileno=link), watchdog.map_page(page)))
-    # Threads of libraries (exporters, pools) must not keep a worker that has ended its work.
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    status = runner.run(_work(socket.socket(fileno=link), watchdog.map_page(page)))
+    # Not closed: that would wait for the threads of the executor. They, and those of libraries (exporters,
+    # pools), must not keep a worker that has ended its work.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
