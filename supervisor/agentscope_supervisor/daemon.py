@@ -77,6 +77,7 @@ class Daemon:
         self._workforce: Final = self._staffing.workforce
         self._orphans: Final = Orphans(self._workforce.marks)
         self._heartbeat: Heartbeat | None = None
+        self._pulse: Pulse
         self._started_at: Final = self._loop.time()
         self._trouble = ""  # why the last reload came to nothing
         self._manager: Final = Notifier(os.environ, os.getpid(), self._described)
@@ -105,13 +106,10 @@ class Daemon:
                 signal.SIGTTOU: lambda: self.scale(max(self._fleet.size - 1, 1)),
             }
         )
-        pulse = Pulse(self._settings.supervisor.unresponsive_timeout, self._workforce, self._post)
-        memory_watch = None
-        if self._settings.supervisor.max_memory_mb is not None:
-            memory_watch = MemoryWatch(
-                self._staffing.measurable,
-                lambda *seen: self._post(partial(self._staffing.weigh, *seen)),
-            )
+        self._pulse = Pulse(self._settings.supervisor.unresponsive_timeout, self._workforce, self._post)
+        memory_watch = MemoryWatch(
+            self._staffing.measurable, lambda *seen: self._post(partial(self._staffing.weigh, *seen))
+        )
         traced = self._settings.tracing
         tracing = Tracing(traced.endpoint, self._project.folder.name) if traced is not None else None
         door = FrontDoor(self._settings.server, self, self._recorder, tracing, self._metrics)
@@ -131,9 +129,8 @@ class Daemon:
         try:
             return await self._staffing.finished
         finally:
-            pulse.stop()
-            if memory_watch is not None:
-                await memory_watch.stop()
+            self._pulse.stop()
+            await memory_watch.stop()
             if self._metrics is not None:
                 self._metrics.close()
             self._turns.close()
@@ -322,6 +319,8 @@ class Daemon:
             self._post(partial(self._heartbeat.rollout_ended, edition, failure))
         if failure or edition == self._staffing.rollouts.newest:
             self._trouble = failure
+        if not failure:
+            self._pulse.take_over(self._staffing.settings.supervisor.unresponsive_timeout)
         self._manager.reloaded()
 
     def _stop_signal(self) -> None:
@@ -331,7 +330,7 @@ class Daemon:
         log.info("stopping", extra={"turns": len(self._ledger)})
         self._leave_door()
         self._staffing.stop()
-        limits = self._settings.supervisor
+        limits = self._staffing.settings.supervisor
         self._manager.stopping(limits.drain_timeout + limits.stop_timeout + END_MARGIN)
 
     def _stop_at_once(self) -> None:

@@ -34,6 +34,10 @@ class Pulse:
         self._cpu: dict[int, tuple[float, float]] = {}  # of late processes: CPU seconds, and when
         self._timer = self._arm()
 
+    def take_over(self, unresponsive_timeout: float) -> None:
+        """This holds from now on."""
+        self._vitals.unresponsive_timeout = unresponsive_timeout
+
     def stop(self) -> None:
         self._timer.cancel()
 

@@ -25,6 +25,7 @@ from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.metrics import Metrics
 from agentscope_supervisor.project import Project, ProjectError
+from agentscope_supervisor.reload_scope import needs_restart
 from agentscope_supervisor.rollouts import Refused, Rolling, Rollouts, Unchanged
 from agentscope_supervisor.turns import Turns
 from agentscope_supervisor.wear import Wear
@@ -51,7 +52,9 @@ class Staffing:
         """`became_ready`: called when the first process takes turns; `rollout_ended`: with an edition, and
         why it failed if it did."""
         self._project: Final = project
-        self._settings: Final = settings
+        self._at_start: Final = settings
+        self.settings = settings
+        """What holds now: those of the last edition that was rolled out whole."""
         self._turns: Final = turns
         self._post: Final = post
         self._metrics: Final = metrics
@@ -119,7 +122,7 @@ class Staffing:
         snapshot = settings_module.dump(settings)
         if snapshot == self.rollouts.snapshot(self.fleet.edition) and not even_unchanged:
             return Rolling(self.fleet.edition, "") if self.fleet.rolling else Unchanged()
-        stale, note = ", ".join(_needs_restart(self._settings, settings)), ""
+        stale, note = ", ".join(needs_restart(self._at_start, settings)), ""
         if stale:
             note = f"these changes need a restart of the instance: {stale}"
             log.warning("these changes need a restart of the instance", extra={"keys": stale})
@@ -205,7 +208,9 @@ class Staffing:
     # -- memory -------------------------------------------------------------------------------------
 
     def measurable(self) -> dict[int, int]:
-        """Number and pid of the processes that may be replaced for their memory."""
+        """Number and pid of the processes that may be replaced for their memory; none without a limit."""
+        if self.wear.max_memory_mb is None:
+            return {}
         ready = [each for each in self.workforce if each.state is lifecycle.State.READY]
         return {each.number: each.child.pid for each in ready if each.child is not None}
 
@@ -262,7 +267,19 @@ class Staffing:
             log.error("rollout failed, the old workers go on", extra={"edition": edition, "reason": failure})
         else:
             log.info("rollout done", extra={"edition": edition})
+            self._take_over(settings_module.restore(self.rollouts.snapshot(edition)))
         self._rollout_ended(edition, failure)
+
+    def _take_over(self, settings: Settings) -> None:
+        """These settings are in service: what `reload_scope` names holds from now on."""
+        before, self.settings = worker_count(self.settings), settings
+        supervisor = settings.supervisor
+        self.fleet.soak = supervisor.soak
+        self.wear.max_turns, self.wear.max_memory_mb = supervisor.max_turns, supervisor.max_memory_mb
+        self.workforce.settings = settings
+        self._turns.take_over(settings)
+        if worker_count(settings) != before:
+            self.scale(worker_count(settings))
 
     def _read_settings(self) -> Settings | Refused:
         try:
@@ -296,12 +313,3 @@ def _explained(commands: list[fleet.Command], death: Death) -> Iterator[fleet.Co
             yield fleet.RolloutEnded(command.edition, f"{command.failure}: {death.verdict}")
         else:
             yield command
-
-
-def _needs_restart(old: Settings, new: Settings) -> Iterator[str]:
-    """The keys that differ and that the supervisor itself has read at its start."""
-    for section in ("server", "sessions", "supervisor", "platform", "tracing"):
-        before, after = getattr(old, section), getattr(new, section)
-        if before != after:
-            keys = type(before or after).model_fields
-            yield from (f"{section}.{k}" for k in keys if getattr(before, k, None) != getattr(after, k, None))

@@ -62,7 +62,8 @@ class Turns:
     def __init__(
         self, settings: Settings, slots: int, post: Post, recorder: Recorder, metrics: Metrics | None
     ) -> None:
-        self._sessions: Final = settings.sessions
+        self._on_busy = settings.sessions.on_busy
+        self._outlives_clients: Final = settings.sessions.on_disconnect == "continue"
         self._post: Final = post
         self._recorder: Final = recorder
         self._metrics: Final = metrics
@@ -91,7 +92,7 @@ class Turns:
             request.session_id,
             len(request.body),
             request.principal,
-            request.on_busy or self._sessions.on_busy,
+            request.on_busy or self._on_busy,
             self._loop.time(),
         )
         if isinstance(turn, Turn):
@@ -104,7 +105,7 @@ class Turns:
     def leave(self, turn: Turn) -> None:
         """The client of this turn has gone."""
         entry = self.open.get(turn.number)
-        if entry is not None and self._sessions.on_disconnect == "cancel":
+        if entry is not None and not self._outlives_clients:
             if entry[0].key is None:
                 self._post(partial(self._left, turn))
             else:
@@ -172,6 +173,10 @@ class Turns:
         blamed = process in self._blamed
         self._blamed.discard(process)
         return blamed
+
+    def take_over(self, settings: Settings) -> None:
+        """These settings hold from now on, for turns that are open too."""
+        self._on_busy, self.ledger.limits = settings.sessions.on_busy, limits(settings)
 
     # -- the end ----------------------------------------------------------------------------------
 

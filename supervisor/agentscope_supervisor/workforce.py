@@ -102,7 +102,7 @@ class Workforce:
     """All worker processes of the instance, by number."""
 
     def __init__(self, settings: Settings, project: Path, overseer: Overseer, post: Post) -> None:
-        self._settings: Final = settings
+        self.settings = settings  # of which the deadlines are
         self._project: Final = project
         self._overseer: Final = overseer
         self._post: Final = post
@@ -176,7 +176,7 @@ class Workforce:
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
         self._arm(process)
-        patience = max(0.0, self._settings.supervisor.start_timeout - STACKS_BEFORE)
+        patience = max(0.0, self.settings.supervisor.start_timeout - STACKS_BEFORE)
         self._loop.call_later(patience, self._ask_what_it_waits_for, process)
 
     def _unborn(self, process: Process, failure: str) -> None:
@@ -373,7 +373,7 @@ class Workforce:
             )
 
     def _deadline(self, state: State) -> float | None:
-        supervisor = self._settings.supervisor
+        supervisor = self.settings.supervisor
         match state:
             case State.STARTING:
                 return supervisor.start_timeout
@@ -389,11 +389,11 @@ class Workforce:
             state = process.state.name.lower()
             log.warning("deadline passed", extra={"worker": process.label, "state": state})
             if process.state is State.STARTING:
-                seconds = self._settings.supervisor.start_timeout
+                seconds = self.settings.supervisor.start_timeout
                 process.failure = f"the worker was not ready within supervisor.start_timeout: {seconds:g} s"
                 process.condemned = Verdict(Cause.BOOT_TIMEOUT, f"{seconds:g} s")
             elif process.state is State.STOPPING and process.condemned is None:
-                seconds = self._settings.supervisor.stop_timeout
+                seconds = self.settings.supervisor.stop_timeout
                 process.condemned = Verdict(Cause.STOP_TIMEOUT, f"{seconds:g} s")
         self.step(process, expired)
 

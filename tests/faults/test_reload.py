@@ -96,3 +96,17 @@ async def test_f42_code_that_falls_over_after_its_soak_gets_no_second_slot(
     assert instance.ready_workers()[1] == before[1], "slot 1 was left alone"
     for session in [new_session() for _ in range(4)]:
         assert await texts(instance.port, session, "as before") == ["as before"]
+
+
+async def test_a_reload_takes_over_the_bounds_of_turns(start_instance: Callable[..., Instance]) -> None:
+    instance = start_instance(workers=1, supervisor={"soak": 0.1})
+    configure(instance.project, supervisor={"soak": 0.1}, sessions={"on_busy": "reject"})
+    instance.signal(signal.SIGHUP)
+    await eventually(lambda: "rollout done" in instance.log, 20, "the new file is in service")
+    assert "need a restart" not in instance.log
+    session = new_session()
+    async with Stream(instance.port, session, [{"say": "one"}, {"sleep": 60}]) as running:
+        await running.until(events=1)
+        second = await invoke(instance.port, session, "two")
+        assert (second.status, second.code) == (409, "SESSION_BUSY")
+        running.leave()

@@ -229,10 +229,10 @@ async def test_f46_reload_of_a_broken_file_is_refused_with_the_reason(steered: I
 
 
 async def test_what_needs_a_restart_is_told_and_not_half_applied(steered: Instance) -> None:
-    configure(steered.project, supervisor=QUICK, server={"max_turns": 7})
+    configure(steered.project, supervisor=QUICK, server={"max_turns": 7, "max_body_mb": 7})
     ended = await run(steered, "reload", "--wait")
     assert ended.returncode == 0
-    assert "need a restart of the instance: server.max_turns" in ended.stdout
+    assert "need a restart of the instance: server.max_body_mb\n" in ended.stdout
     configure(steered.project, supervisor=QUICK)
 
 
