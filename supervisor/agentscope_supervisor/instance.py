@@ -73,7 +73,10 @@ def state_dir(option: Path | None, env: Mapping[str, str], uid: int) -> Path:
     for variable in ("STATE_DIRECTORY", "XDG_STATE_HOME"):
         if env.get(variable):
             return Path(env[variable].split(":")[0])
-    return Path("/var/lib") if uid == 0 else Path(env.get("HOME") or Path.home()) / ".local" / "state"
+    if uid == 0:
+        return Path("/var/lib")
+    home = env.get("HOME")  # a container may run as a user that the system does not know
+    return Path(home) / ".local" / "state" if home else Path(tempfile.gettempdir()) / f"{PROGRAM}-{uid}"
 
 
 def name_of(option: str | None, project: Path) -> str:

@@ -57,7 +57,7 @@ def test_the_runtime_directory_is_the_first_that_is_given(
         (None, {"STATE_DIRECTORY": "", "XDG_STATE_HOME": "/b", "HOME": "/h"}, 1000, Path("/b")),
         (None, {"HOME": "/h"}, 0, Path("/var/lib")),
         (None, {"HOME": "/h"}, 1000, Path("/h/.local/state")),
-        (None, {}, 1000, Path.home() / ".local" / "state"),
+        (None, {}, 1000, Path(tempfile.gettempdir()) / "agentscope-supervisor-1000"),
     ],
 )
 def test_the_state_directory_is_the_first_that_is_given(
