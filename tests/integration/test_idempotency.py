@@ -17,7 +17,7 @@ from tests.harness.waiting import eventually
 pytestmark = pytest.mark.supervisor_only
 
 PACED: Final = [{"say": "x", "times": 30, "every": 0.01}]
-RETRIES: Final = 20
+RETRIES: Final = 100
 
 
 def keyed(value: str) -> dict[str, str]:

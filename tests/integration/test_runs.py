@@ -337,31 +337,39 @@ class Source:
         return b"".join(event.raw + b"\n\n" for event in self.events)
 
 
+async def cuts_of_one_run(instance: Instance, script: Any, chance: random.Random) -> int:
+    """Cut a run at any byte, at first and each time when it is resumed; returns how often. In the end the
+    pieces must be the whole."""
+    source = Source(instance)
+    first = Stream(instance.port, new_session(), script)
+    done = await source.read(first, chance.randrange(1, 600))
+    while not done:
+        # Seldom far: so that a run is cut many times.
+        done = await source.go_on(first.run_id, chance.choice([1, 50, 200, 500, 2000, 8000]))
+    whole = await replayed(instance, first.run_id)
+    assert source.raw == whole
+    assert len(source.events) == script[0]["times"] + 1
+    assert whole.startswith(first.raw)
+    last = {"Last-Event-ID": source.events[-1].id}
+    end = await refused(instance, f"/runs/{first.run_id}/events", **last)
+    assert end.status == 204, "EventSource stops asking"
+    return source.cuts
+
+
 @pytest.mark.parametrize("script", [PACED, BURST], ids=["paced", "burst"])
 async def test_any_cuts_and_resumptions_give_the_bytes_of_the_whole(
     continuing: Instance, script: Any
 ) -> None:
-    """Some hundred cuts at any byte, of the first connection and of those that resume it."""
     chance = random.Random(7)
-    cuts = 0
-    for _ in range(6):
-        source = Source(continuing)
-        first = Stream(continuing.port, new_session(), script)
-        done = await source.read(first, chance.randrange(1, 600))
-        while not done:
-            # Seldom far: so that a run is cut many times.
-            done = await source.go_on(first.run_id, chance.choice([1, 50, 200, 500, 2000, None]))
-        cuts += source.cuts
-        whole = await replayed(continuing, first.run_id)
-        assert source.raw == whole
-        assert len(source.events) == script[0]["times"] + 1
-        assert whole.startswith(first.raw)
-        end = await refused(
-            continuing, f"/runs/{first.run_id}/events", **{"Last-Event-ID": source.events[-1].id}
-        )
-        assert end.status == 204, "EventSource stops asking"
-    print(f"{cuts} cuts")
-    assert cuts > 50
+    cuts = sum([await cuts_of_one_run(continuing, script, chance) for _ in range(4)])
+    assert cuts > 40
+
+
+async def test_a_thousand_cuts(continuing: Instance) -> None:
+    chance, cuts = random.Random(11), 0
+    while cuts < 1000:
+        runs = [cuts_of_one_run(continuing, chance.choice([PACED, BURST]), chance) for _ in range(8)]
+        cuts += sum(await asyncio.gather(*runs))
 
 
 async def test_every_cut_of_a_short_run(shared: Instance) -> None:
