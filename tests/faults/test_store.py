@@ -91,6 +91,7 @@ import asyncio, logging, pathlib, sys, time
 from agentscope_protocol.frames import Form
 from agentscope_supervisor.idempotency import Key
 from tests.faults.test_store import LIMITS, Store
+from tests.harness.waiting import eventually
 
 async def main():
     logging.basicConfig()
@@ -102,11 +103,9 @@ async def main():
 
     assert await store.ask(claim("before")) is None
     assert (await store.ask(claim("before"))).run_id == "before"
-    for number in range(100_000):
+    for number in range(1000):
         store.put(lambda db: db.add("before", number, number + 1, b"x" * 4000), 4000)
-        if store.failure:
-            break
-        await asyncio.sleep(0)
+    await eventually(lambda: store.failure, 30, "there is no more room")
     began = time.monotonic()
     for number in range(1000):
         assert await store.ask(claim(str(number))) is None
