@@ -262,7 +262,7 @@ async def blocked(port: int) -> None:
     print("\n| one of two workers | `/health` p50 / p99, ms | a turn in the other slot p50 / p99, ms |")
     print("|---|---|---|")
     first, other = await session_in(port, 0), await session_in(port, 1)
-    for name, steps in (("serves", [{"sleep": BLOCKED}]), ("blocks its loop", [{"block": BLOCKED}])):
+    for name, steps in (("waits", [{"sleep": BLOCKED}]), ("blocks its loop", [{"block": BLOCKED}])):
         turn = asyncio.create_task(invoke(port, first, [*steps, {"say": "done"}], within=60))
         await asyncio.sleep(0.2)
         health, turns = await asyncio.gather(
