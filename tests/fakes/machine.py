@@ -33,6 +33,8 @@ from agentscope_supervisor.project import ProjectError
 
 T = TypeVar("T")
 
+ROUNDING: Final = 0.001  # seconds; times are sums of floats
+
 # What keeps a loop from turning: how the kernel describes the process, and whether its thread still ticks.
 STATES: Final[Mapping[str, tuple[str, float, bool]]] = {
     "blocked": (psutil.STATUS_SLEEPING, 0.0, True),
@@ -421,7 +423,7 @@ class Machine:
         waited_for = [turn for turn in worker.turns if turn.state.name in ("RUNNING", "CANCELLING")]
         if waited_for:
             assert self.asked_at, "a turn is cut although nothing presses"
-            assert self.loop.now - self.asked_at[0] >= self.supervisor.drain_timeout
+            assert self.loop.now - self.asked_at[0] >= self.supervisor.drain_timeout - ROUNDING
 
     def may_kill(self, worker: Worker) -> None:
         """Only what does not start, does not turn, does not end, has lost its link, or must go at once."""
@@ -431,7 +433,7 @@ class Machine:
             or worker.link.closed
             or len(self.asked_at) > 1
             or (worker.stuck in ("blocked", "stopped") and self.is_old(worker))
-            or (terminated is not None and now - terminated >= self.supervisor.stop_timeout)
+            or (terminated is not None and now - terminated >= self.supervisor.stop_timeout - ROUNDING)
         ), "a healthy process is killed"
 
     def is_old(self, worker: Worker) -> bool:

@@ -218,7 +218,9 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: not self.over and self.workers(lambda w: bool(w.turns)))
     @rule(data=st.data())
     def one_is_killed_by_a_turn(self, data: st.DataObject) -> None:
-        worker = data.draw(st.sampled_from(self.workers(lambda w: bool(w.turns))))
+        self.one_dies_of(data.draw(st.sampled_from(self.workers(lambda w: bool(w.turns)))))
+
+    def one_dies_of(self, worker: Worker) -> None:
         worker.dies(-11)
         self.reported(worker, "link first")
 
@@ -540,6 +542,78 @@ def test_who_is_to_blame_is_known_also_if_the_kernel_tells_of_the_end_before_the
     assert world.poison.refusal("a", b"one", world.machine.loop.now) is not None
     assert world.daemon._fleet.slots[0].history.short_lives == 1, "the first death may have been the slot's"
     assert not world.daemon._turns._blamed
+
+
+@pytest.mark.parametrize("code", [None, Code.APP_ERROR])
+def test_a_message_that_is_answered_at_last_is_not_refused(world: World, code: Code | None) -> None:
+    for _ in range(3):
+        world.ask("a", "queue", b"one")
+        world.one_dies_of(world.running()[0][0])
+        world.recover(2.0)
+        world.all_starts_succeed()
+        world.ask("a", "queue", b"one")
+        world.ends(*world.running()[0], code)
+    assert [len(asked.told) for asked in world.asked.values()] == [1] * 6
+
+
+def test_who_waits_for_a_first_start_that_fails_for_good_is_told() -> None:
+    world = World()
+    world.begin(size=1, works=False, max_turns=None)
+    world.ask("a", "queue", b"one")
+    world.a_start_of(world.machine.workers[0], fails_with=EX_CONFIG)
+    assert world.over
+    assert not world.open()
+    world.teardown()
+
+
+def test_a_replacement_that_is_lost_while_it_soaks_does_not_get_the_slot(world: World) -> None:
+    world.a_signal_comes(signal.SIGHUP)
+    world.all_starts_succeed()
+    world.a_replacement_is_lost_while_it_soaks()
+    world.turns_go_where_they_can_run()
+    world.ask("a", "queue", b"one")
+    assert [worker for worker, _ in world.running()] == [world.machine.workers[0]]
+
+
+def replaced_under_a_turn(world: World) -> Worker:
+    """A process that drains: it has a turn, and its slot is another's."""
+    world.ask("a", "queue", b"one")
+    world.a_signal_comes(signal.SIGHUP)
+    world.all_starts_succeed()
+    world.machine.pass_time(2.1)
+    (old, _), *_ = world.running()
+    assert old.link.process in world.daemon._staffing.fleet.leaving
+    return old
+
+
+def test_a_rollout_waits_for_a_long_turn_and_its_process_ends_right_after(world: World) -> None:
+    old = replaced_under_a_turn(world)
+    world.machine.pass_time(100.0)
+    assert old.terminated_at is None
+    world.the_turns_end(but_the_cancelled=False)
+    assert old.terminated_at == world.machine.loop.now
+
+
+def test_a_stop_does_not_wait_longer_for_who_was_draining_already(world: World) -> None:
+    old = replaced_under_a_turn(world)
+    world.machine.signal(signal.SIGTERM)
+    world.machine.pass_time(31.0)
+    assert old.terminated_at is not None
+
+
+def test_a_second_signal_ends_everything_at_once(world: World) -> None:
+    world.ask("a", "queue", b"one")
+    world.machine.signal(signal.SIGTERM)
+    world.machine.signal(signal.SIGTERM)
+    assert not any(worker.alive for worker in world.machine.workers)
+
+
+def test_a_process_that_was_ordered_and_called_off_does_not_hold_up_the_stop(world: World) -> None:
+    world.births_take_their_time("waiting")
+    world.a_signal_comes(signal.SIGTTIN)
+    world.machine.signal(signal.SIGTERM)
+    world.who_was_asked_to_ends("link first")
+    assert world.over
 
 
 def test_a_slot_that_is_added_while_it_is_rolled_out_gets_its_sessions(world: World) -> None:

@@ -690,6 +690,7 @@ def test_a_slot_that_rests_is_started_when_its_deaths_are_forgiven() -> None:
         fleet.tick(now := fleet.next_due or now)
     fleet.gone(process, 1, now, 0.0)
     assert fleet.reset(0, now) == [Spawn(process + 1, 0, process + 1, 1)]
+    assert not fleet.slots[0].history.breaker_open
     assert fleet.reset(0, now) == []
 
 

@@ -668,6 +668,7 @@ def test_when_sessions_are_shared_out_anew_what_runs_stays_and_what_waits_goes()
     running, _ = book.submit("s1")
     waiting, _ = book.submit("s1")
     assert book.ledger.resize(2, 1.0) == []
+    assert_slots_count(book.ledger, [1, 1])
     assert book.ledger.assign(1, 7, 1.0) == []
     assert book.ledger.ended(running) == [Settle(running, None), Idle(1), Hand(waiting, 7)]
 
