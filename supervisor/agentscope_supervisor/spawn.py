@@ -43,8 +43,8 @@ class Child:
         self._memory: Final = memory
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process; nothing happens if it has ended."""
-        with contextlib.suppress(ProcessLookupError):
+        """Send a signal to the process; nothing happens if it has ended, or has become another user's."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(self.pid, number)
 
     def dump_stacks(self) -> None:
@@ -53,8 +53,9 @@ class Child:
         self.signal(signal.SIGQUIT)
 
     def kill(self) -> None:
-        """SIGKILL to the process and to those it started; nothing happens if all have ended."""
-        with contextlib.suppress(ProcessLookupError):
+        """SIGKILL to the process and to those it started; nothing happens if all have ended, or if those
+        that are left are another user's."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
