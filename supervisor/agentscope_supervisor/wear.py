@@ -14,7 +14,7 @@ ASK_AGAIN_AFTER: Final = 60.0  # seconds; what could not be replaced a moment ag
 
 @dataclass(slots=True)
 class _Worn:
-    most: float  # turns
+    share: float  # of max_turns
     turns: int = 0
     asked_at: float | None = None
 
@@ -32,8 +32,7 @@ class Wear:
 
     def started(self, process: int, chance: float) -> None:
         """`chance`: uniform in [0, 1)."""
-        most = float("inf") if self.max_turns is None else self.max_turns * (1 + JITTER * (2 * chance - 1))
-        self._processes[process] = _Worn(max(most, 1.0))
+        self._processes[process] = _Worn(1 + JITTER * (2 * chance - 1))
 
     def gone(self, process: int) -> None:
         del self._processes[process]
@@ -42,7 +41,7 @@ class Wear:
         """It was handed a turn."""
         worn = self._processes[process]
         worn.turns += 1
-        if worn.turns < worn.most:
+        if self.max_turns is None or worn.turns < self.max_turns * worn.share:
             return None
         return self._ask(process, f"it has had {worn.turns} turns, supervisor.max_turns", now)
 

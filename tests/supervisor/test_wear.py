@@ -26,6 +26,16 @@ def test_one_turn_at_least() -> None:
     assert wear.turn(1, 0.0)
 
 
+def test_a_limit_that_changes_holds_for_those_that_run() -> None:
+    wear = Wear(max_turns=None, max_memory_mb=None)
+    wear.started(1, 0.5)
+    assert wear.turn(1, 0.0) is None
+    wear.max_turns = 2
+    assert wear.turn(1, 0.0)
+    wear.max_turns = None
+    assert wear.turn(1, 2 * ASK_AGAIN_AFTER) is None
+
+
 def test_what_was_asked_for_is_asked_again_after_a_while_only() -> None:
     wear = Wear(max_turns=1, max_memory_mb=None)
     wear.started(1, 0.5)
