@@ -67,10 +67,12 @@ class Resize:
 
 @dataclass(frozen=True, slots=True)
 class RolloutEnded:
-    """`failure` is empty if every process is of this edition now."""
+    """`failure` is empty if every process is of this edition now. `asked`: by `roll`; else what ended was
+    the replacement of single processes, or the way back from a rollout that had failed."""
 
     edition: int
     failure: str
+    asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class Fleet:
     _editions: dict[int, int] = field(default_factory=dict)  # of each process
     _rollout: deque[int] | None = None  # slots still to replace; None: no rollout
     _worn: set[int] = field(default_factory=set)  # processes to be replaced although of this edition
+    _asked: bool = False  # the rollout is one that `roll` began
     _canary: int | None = None  # the first process of a rollout, until it has been watched enough
     _advance_at: float | None = None  # when it has
     finished: bool = False  # the last command was Finished
@@ -185,8 +188,9 @@ class Fleet:
         edition = self._editions.pop(process)
         self.leaving.discard(process)
         self._worn.discard(process)
-        if process == self._canary:
+        if process == self._canary and self._rollout is not None:
             self._canary = self._advance_at = None
+            self._rollout.appendleft(0)  # the next one there is watched in its place
         commands: list[Command] = []
         for index, slot in enumerate(self.slots):
             if slot.incoming == process:
@@ -223,7 +227,7 @@ class Fleet:
         if self.stopping:
             return []
         self.edition = edition
-        self._rollout = deque(range(self.size))
+        self._rollout, self._asked = deque(range(self.size)), True
         self._canary = self._advance_at = None
         commands: list[Command] = []
         self._advance(now, commands)
@@ -236,6 +240,7 @@ class Fleet:
         for index, slot in enumerate(self.slots):
             if slot.current == process and slot.incoming is None and process not in self._worn:
                 self._worn.add(process)
+                self._asked = self._asked and self._rollout is not None
                 self._rollout = deque([*(self._rollout or ()), index])
                 self._advance(now, commands)
         return commands
@@ -299,7 +304,13 @@ class Fleet:
 
     @property
     def rolling(self) -> bool:
+        """Whether processes are being replaced."""
         return self._rollout is not None
+
+    @property
+    def rolling_out(self) -> bool:
+        """Whether they are because `roll` asked for it; RolloutEnded will say how that ended."""
+        return self.rolling and self._asked
 
     def serving(self) -> int:
         """Slots whose turns are served now."""
@@ -359,7 +370,7 @@ class Fleet:
             self._advance_at = self.ready_since[self._canary] + self.soak * CANARY_SOAKS
             return
         self._rollout, self._good_edition = None, self.edition
-        commands.append(RolloutEnded(self.edition, ""))
+        commands.append(RolloutEnded(self.edition, "", self._asked))
 
     def _is_old(self, process: int | None) -> bool:
         return process is not None and (self._editions[process] != self.edition or process in self._worn)
@@ -370,7 +381,8 @@ class Fleet:
 
     def _roll_back(self, failure: str, now: float, commands: list[Command]) -> None:
         """The rollout ends here; what it has already replaced goes back to the last good edition."""
-        commands.append(RolloutEnded(self.edition, failure))
+        commands.append(RolloutEnded(self.edition, failure, self._asked))
+        self._asked = False
         self._rollout = self._canary = self._advance_at = None
         self._worn.clear()
         if self.edition == self._good_edition:

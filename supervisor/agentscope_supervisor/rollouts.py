@@ -63,8 +63,9 @@ class Rollouts:
         if not failure:
             for older in [each for each in self._snapshots if each < edition]:
                 del self._snapshots[older]
-        elif edition != wanted:
-            self._snapshots.pop(edition, None)
+        else:
+            for tried in [each for each in self._snapshots if each <= edition and each != wanted]:
+                del self._snapshots[tried]
         self._answer(self.last)
 
     def stopped(self) -> None:

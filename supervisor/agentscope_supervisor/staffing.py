@@ -9,6 +9,7 @@ import logging
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -121,7 +122,7 @@ class Staffing:
             return settings
         snapshot = settings_module.dump(settings)
         if snapshot == self.rollouts.snapshot(self.fleet.edition) and not even_unchanged:
-            return Rolling(self.fleet.edition, "") if self.fleet.rolling else Unchanged()
+            return Rolling(self.fleet.edition, "") if self.fleet.rolling_out else Unchanged()
         stale, note = ", ".join(needs_restart(self._at_start, settings)), ""
         if stale:
             note = f"these changes need a restart of the instance: {stale}"
@@ -239,8 +240,11 @@ class Staffing:
                 case fleet.Resize(slots):
                     log.info("sessions are shared out anew", extra={"slots": slots})
                     self._turns.resize(slots)
-                case fleet.RolloutEnded(edition, failure):
+                case fleet.RolloutEnded(edition, failure, asked=True):
                     self._end_rollout(edition, failure)
+                case fleet.RolloutEnded(_, failure):
+                    if failure:
+                        log.error("replacement failed, the old worker goes on", extra={"reason": failure})
                 case fleet.Finished(status):
                     if not self.finished.done():
                         self.finished.set_result(status)
@@ -248,7 +252,9 @@ class Staffing:
 
     def _replace(self, number: int, why: Verdict) -> None:
         """Replace a process that is worn."""
-        process = self.workforce[number]
+        process = self.workforce.get(number)
+        if process is None or process.state is not lifecycle.State.READY:
+            return
         process.retired = why
         log.info("worker is to be replaced", extra={"worker": process.label, "reason": why.detail})
         self._carry_out(self.fleet.replace(number, self._loop.time()))
@@ -279,7 +285,7 @@ class Staffing:
         self.workforce.settings = settings
         self._turns.take_over(settings)
         if worker_count(settings) != before:
-            self.scale(worker_count(settings))
+            self._post(partial(self.scale, worker_count(settings)))
 
     def _read_settings(self) -> Settings | Refused:
         try:
@@ -310,6 +316,6 @@ def _explained(commands: list[fleet.Command], death: Death) -> Iterator[fleet.Co
     """These commands; a rollout that this death has ended is told with its reason."""
     for command in commands:
         if isinstance(command, fleet.RolloutEnded) and command.failure:
-            yield fleet.RolloutEnded(command.edition, f"{command.failure}: {death.verdict}")
+            yield replace(command, failure=f"{command.failure}: {death.verdict}")
         else:
             yield command

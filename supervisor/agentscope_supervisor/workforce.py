@@ -121,6 +121,10 @@ class Workforce:
     def __getitem__(self, number: int) -> Process:
         return self._processes[number]
 
+    def get(self, number: int) -> Process | None:
+        """The process, or None if it is gone."""
+        return self._processes.get(number)
+
     def marks(self) -> dict[int, str]:
         """The pid and the mark of each process whose end has not been seen through, the zygote's too."""
         marks = {process.child.pid: process.mark for process in self if process.child is not None}

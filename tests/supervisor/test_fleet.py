@@ -355,6 +355,7 @@ def serving(size: int) -> Fleet:
 def half_way(fleet: Fleet) -> None:
     """Bring two slots at rest to edition 2 until time 20, when slot 1 has its new process started."""
     fleet.roll(2, 9.0)
+    assert fleet.rolling_out
     fleet.ready(3, 10.0)
     fleet.tick(12.0)
     assert fleet.tick(10.0 + CANARY) == [Spawn(4, 1, 2, 2)]
@@ -463,7 +464,7 @@ def test_a_rollout_that_fails_half_way_takes_back_what_it_has_replaced() -> None
         Spawn(5, 0, 3, 1),
     ]
     fleet.ready(5, 22.0)
-    assert fleet.tick(24.0) == [Assign(0, 5), Retire(3, "replaced"), RolloutEnded(1, "")]
+    assert fleet.tick(24.0) == [Assign(0, 5), Retire(3, "replaced"), RolloutEnded(1, "", asked=False)]
 
 
 def test_a_rollout_that_fails_goes_back_to_what_the_one_before_it_has_brought() -> None:
@@ -480,7 +481,9 @@ def test_a_way_back_that_fails_too_is_told_and_leaves_things_as_they_are() -> No
     fleet = serving(2)
     half_way(fleet)
     fleet.gone(4, 1, 21.0, 0.0)
-    assert fleet.gone(5, 1, 22.0, 0.0) == [RolloutEnded(1, "the new process of slot 0 ended with status 1")]
+    assert fleet.gone(5, 1, 22.0, 0.0) == [
+        RolloutEnded(1, "the new process of slot 0 ended with status 1", asked=False)
+    ]
     assert (fleet.edition, fleet.serving(), fleet.rolling) == (1, 2, False)
 
 
@@ -584,11 +587,20 @@ def test_a_turn_that_kills_the_first_of_the_new_is_not_the_editions_fault() -> N
     fleet.roll(2, 10.0)
     fleet.ready(3, 11.0)
     fleet.tick(13.0)
-    assert fleet.gone(3, -11, 16.0, 0.0, blamed=True) == [
-        Assign(0, None),
-        Spawn(4, 1, 2, 2),
-        Spawn(5, 0, 3, 2),
-    ]
+    assert fleet.gone(3, -11, 16.0, 0.0, blamed=True) == [Assign(0, None), Spawn(4, 0, 3, 2)]
+    assert fleet.ready(4, 17.0) == [Assign(0, 4)], "and the next one there is watched in its place"
+    assert fleet.next_due == 17.0 + CANARY
+    assert fleet.tick(17.0 + CANARY) == [Spawn(5, 1, 2, 2)]
+
+
+def test_a_rollout_of_one_slot_is_not_done_while_that_is_down() -> None:
+    fleet = serving(1)
+    fleet.roll(2, 10.0)
+    fleet.ready(2, 11.0)
+    fleet.tick(13.0)
+    assert fleet.gone(2, -11, 16.0, 0.0, blamed=True) == [Assign(0, None), Spawn(3, 0, 3, 2)]
+    failure = "the new process of slot 0 ended with status 1"
+    assert fleet.gone(3, 1, 17.0, 0.0) == [Assign(0, None), RolloutEnded(2, failure)]
 
 
 def test_the_deaths_that_a_turn_is_blamed_for_never_open_the_breaker() -> None:
@@ -612,13 +624,15 @@ def test_a_reload_before_the_first_start_has_worked_is_a_second_chance() -> None
 def test_one_process_is_replaced_like_in_a_rollout_with_the_same_edition() -> None:
     fleet = serving(2)
     assert fleet.replace(2, 9.0) == [Spawn(3, 1, 2, 1)]
+    assert fleet.rolling
+    assert not fleet.rolling_out
     assert fleet.replace(1, 9.0) == [], "one at a time, and the other is not forgotten"
     assert fleet.replace(2, 9.0) == [], "it is being replaced"
     fleet.ready(3, 10.0)
     assert fleet.tick(12.0) == [Assign(1, 3), Retire(2, "replaced"), Spawn(4, 0, 2, 1)]
     assert fleet.replace(2, 9.0) == [], "it has left"
     fleet.ready(4, 13.0)
-    assert fleet.tick(15.0) == [Assign(0, 4), Retire(1, "replaced"), RolloutEnded(1, "")]
+    assert fleet.tick(15.0) == [Assign(0, 4), Retire(1, "replaced"), RolloutEnded(1, "", asked=False)]
 
 
 def test_a_process_that_was_to_be_replaced_and_dies_before_is_only_restarted() -> None:
@@ -627,7 +641,7 @@ def test_a_process_that_was_to_be_replaced_and_dies_before_is_only_restarted() -
     fleet.replace(2, 9.0)
     assert fleet.gone(2, -9, 10.0, 0.0) == [Assign(1, None)]
     fleet.ready(3, 10.0)
-    assert RolloutEnded(1, "") in fleet.tick(12.0)
+    assert RolloutEnded(1, "", asked=False) in fleet.tick(12.0)
 
 
 def test_slots_that_are_added_get_sessions_in_order_and_when_they_can_serve() -> None:
@@ -643,7 +657,7 @@ def test_a_slot_whose_first_process_is_replaced_before_it_was_ready_gets_its_ses
     assert fleet.scale(2, 10.0) == [Spawn(2, 1, 1, 1)]
     fleet.replace(2, 11.0)
     fleet.gone(2, 1, 12.0, 0.0)
-    assert fleet.ready(3, 13.0) == [Assign(1, 3), Resize(2), RolloutEnded(1, "")]
+    assert fleet.ready(3, 13.0) == [Assign(1, 3), Resize(2), RolloutEnded(1, "", asked=False)]
 
 
 def test_slots_that_are_taken_away_give_their_sessions_up_first() -> None:
