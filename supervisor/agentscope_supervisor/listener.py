@@ -35,9 +35,10 @@ NO_PLACE: Final = refusal(ErrorCode.OVERLOADED, "there are too many connections 
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 _OPTIONS: Final = (
-    # A peer that has vanished is noticed by what it does not acknowledge, or in silence by probes. With the
-    # comment that a silent stream gets after 15 s it makes 45 s at most.
-    (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 29_000),  # milliseconds
+    # A peer that has vanished is noticed by what it does not acknowledge, or in silence by probes. Linux
+    # counts the time too in which a peer that is there takes nothing, so that this is also how long a client
+    # may stop reading when all buffers are full: a minute.
+    (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 60_000),  # milliseconds
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
     (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 15),  # seconds
     (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 5),
