@@ -23,6 +23,7 @@ from typing import Final
 _PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 
 _LINUX: Final = sys.platform.startswith("linux") and os.environ.get("AGENTSCOPE_SUPERVISOR_PORTABLE") != "1"
+_HAS_CHILDREN_FILES: Final = Path("/proc/thread-self/children").exists()
 
 UNKNOWN_STATUS: Final = 255  # as asyncio has it
 
@@ -148,11 +149,12 @@ def become_subreaper() -> bool:
 
 def children() -> set[int]:
     """The pids of our children, zombies too. One that ends at this moment may hide another."""
-    if _LINUX and Path("/proc/thread-self/children").exists():
+    if _LINUX and _HAS_CHILDREN_FILES:
         found: set[int] = set()
-        for thread in os.listdir("/proc/self/task"):
-            with contextlib.suppress(OSError):  # the thread has ended
-                found.update(map(int, Path("/proc/self/task", thread, "children").read_bytes().split()))
+        with contextlib.suppress(OSError):  # no descriptor is free
+            for thread in os.listdir("/proc/self/task"):
+                with contextlib.suppress(OSError):  # the thread has ended
+                    found.update(map(int, Path("/proc/self/task", thread, "children").read_bytes().split()))
         return found
     import psutil  # looks at every process of the machine, and is 3 MB that others never need
 
