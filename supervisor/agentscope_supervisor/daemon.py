@@ -193,10 +193,10 @@ class Daemon:
             return MAINTENANCE
         if self._fleet.serving() == 0:
             return refusal(ErrorCode.NOT_READY, "no worker is ready")
-        return None
+        return self._ledger.full()
 
     def _status(self) -> str:
-        if self._fleet.stopping:
+        if self._fleet.stopping or self._turns.maintenance:
             return "draining"
         if not self._fleet.ever_ready:
             return "starting"

@@ -317,16 +317,24 @@ class Ledger:
 
     # -- inside -----------------------------------------------------------------------------
 
-    def _refusal(self, slot: int, size: int, principal: str) -> Failure | None:
-        limits = self.limits
+    def full(self, size: int = 1) -> Failure | None:
+        """Why no turn at all with a body of so many bytes would be accepted now; None: one would."""
         if self.draining:
             return _DRAINING
-        if len(self._turns) >= limits.max_turns:
-            return refusal(ErrorCode.OVERLOADED, f"the instance has {limits.max_turns} turns already")
-        if self._slots[slot].turns >= limits.max_inflight:
-            return refusal(ErrorCode.OVERLOADED, f"the worker has {limits.max_inflight} turns already")
+        if len(self._turns) >= self.limits.max_turns:
+            return refusal(ErrorCode.OVERLOADED, f"the instance has {self.limits.max_turns} turns already")
         if self._held + size > MAX_HELD_BODIES:
             return refusal(ErrorCode.OVERLOADED, "the open turns hold too many bytes already")
+        return None
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _refusal(self, slot: int, size: int, principal: str) -> Failure | None:
+        limits, failure = self.limits, self.full(size)
+        if failure is not None:
+            return failure
+        if self._slots[slot].turns >= limits.max_inflight:
+            return refusal(ErrorCode.OVERLOADED, f"the worker has {limits.max_inflight} turns already")
         most = limits.max_turns_per_principal
         if most is not None and self._by_principal.get(principal, 0) >= most:
             return refusal(ErrorCode.TOO_MANY_REQUESTS, f"this caller has {most} turns already")
