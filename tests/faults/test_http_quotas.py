@@ -87,7 +87,7 @@ async def test_max_inflight(bounded: Instance) -> None:
 
 
 async def test_max_turns(bounded: Instance) -> None:
-    """Of the instance: no worker, no caller makes a difference. Probes are no turns."""
+    """Of the instance: no worker, no caller makes a difference."""
     port = bounded.port
     sessions = [await session_in(port, number % 2) for number in range(MAX_TURNS)]
     last = await session_in(port, 1)
@@ -97,8 +97,8 @@ async def test_max_turns(bounded: Instance) -> None:
         assert str(MAX_TURNS) in refused.json["error"]["message"]
         async with Stream(port, last, "streamed", headers=caller("more")) as stream:
             assert_refused(await stream.refused(), 503, "OVERLOADED")
-        for path in ("/health", "/readiness"):
-            assert (await call(port, "GET", path)).status == 200
+        assert_refused(await call(port, "GET", "/readiness"), 503, "OVERLOADED")
+        assert (await call(port, "GET", "/health")).status == 200, "probes are no turns"
     await all_ended(port)
     await assert_served(port, last)
 

@@ -284,6 +284,7 @@ async def test_maintenance_refuses_turns_and_says_so(steered: Instance) -> None:
     refused = await invoke(steered.port, new_session(), "x")
     assert (refused.status, refused.code) == (503, "DRAINING")
     assert "maintenance" in refused.json["error"]["message"]
+    assert (await call(steered.port, "GET", "/health")).json["status"] == "draining"
     assert (await call(steered.port, "GET", "/readiness")).status == 503
     assert (await call(steered.port, "GET", "/liveness")).status == 200
     assert "takes no turns: the instance is in maintenance" in (await run(steered, "status")).stdout
