@@ -17,6 +17,7 @@ no turn ever waits for long; it is tried again every RETRY_EVERY seconds. `healt
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -80,6 +81,7 @@ class Store:
         self._database: Database | None = None  # the thread's own
         self._tried_at = 0.0
         self._tidied_at = 0.0
+        self._ended: Final[Future[None]] = Future()
         # A disk that hangs must not keep the process from ending: hence a daemon.
         self._thread: Final = threading.Thread(target=self._work, name="store", daemon=True)
 
@@ -113,7 +115,9 @@ class Store:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        await asyncio.to_thread(self._thread.join, CLOSE_WITHIN)
+        # No other thread waits for it: the loop's own may all hang by now.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(self._ended), CLOSE_WITHIN)
 
     # -- both sides -------------------------------------------------------------------------
 
@@ -141,14 +145,15 @@ class Store:
     # -- the thread's side --------------------------------------------------------------------
 
     def _work(self) -> None:
-        while True:
-            batch = self._next_batch()
-            if batch is None:
-                break
-            self._run(batch)
-            self._tidy()
-        if self._database is not None:
-            self._database.close()
+        self._ended.set_running_or_notify_cancel()  # who gives up waiting cannot cancel it
+        try:
+            while (batch := self._next_batch()) is not None:
+                self._run(batch)
+                self._tidy()
+            if self._database is not None:
+                self._database.close()
+        finally:
+            self._ended.set_result(None)
 
     def _next_batch(self) -> list[_Queued] | None:
         """All that waits; empty when something else is due; None at the end."""

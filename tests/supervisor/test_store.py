@@ -5,6 +5,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
@@ -268,6 +269,31 @@ async def test_what_waits_is_written_before_the_end(path: Path) -> None:
     async with running(path) as made:
         found = await asyncio.gather(*(made.ask(lambda db, n=n: db.load(str(n), NOW)) for n in range(100)))
         assert all(found)
+
+
+async def test_it_ends_while_every_thread_of_the_loop_hangs(path: Path) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    free = threading.Event()
+    hanging = asyncio.create_task(asyncio.to_thread(free.wait, 60))
+    try:
+        async with asyncio.timeout(30), running(path) as made:
+            made.put(claim("a"))
+    finally:
+        free.set()
+        await hanging
+    with closing(opened(path, "two")) as db:
+        assert db.load("a", NOW) is not None
+
+
+async def test_a_disk_that_hangs_at_the_end_is_not_waited_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "CLOSE_WITHIN", 0.05)
+    free = threading.Event()
+    async with asyncio.timeout(30), running(path) as made:
+        made.put(lambda db: free.wait(60))
+    free.set()
+    await eventually(lambda: not made._thread.is_alive(), 10, "the thread ends, once it can")
 
 
 async def test_steps_come_in_the_order_in_which_they_were_asked(path: Path) -> None:
