@@ -70,6 +70,7 @@ class Nursery:
         self._parts: list[str] = []
         self._zygote: Zygote | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._stopping = False
 
     def start(self, order: Order) -> None:
         """Start a worker; `born` or `failed` of the order is called, at once or later."""
@@ -91,6 +92,7 @@ class Nursery:
 
     def stop(self) -> None:
         """Start no worker any more, and end the zygote."""
+        self._stopping = True
         self._carry_out(self._preload.stop())
 
     # -- commands ---------------------------------------------------------------------------
@@ -135,8 +137,11 @@ class Nursery:
                     raise ChildProcessError(told)
                 kernel.on_exit_of_adopted(told, order.on_exit)
             except OSError as error:
-                log.warning("worker cannot be forked", extra={"reason": str(error)})
                 wires.close()
+                if self._stopping:  # which has ended the zygote
+                    order.failed(error)
+                    return
+                log.warning("worker cannot be forked", extra={"reason": str(error)})
                 zygote.kill()  # the next one may do better
                 self._execute(order)
                 return
