@@ -76,20 +76,23 @@ class Orphans:
 
     def _look(self) -> None:
         self._timer = self._loop.call_later(LOOK_EVERY, self._look)
-        try:
-            self._act()
-        except Exception:  # of the next look it may be true no more
-            log.exception("looking for orphans failed")
+        self._act()
 
     def _act(self) -> bool:
         """Look once, and do what is to be done; returns whether an orphan that must end lives on."""
+        try:
+            self._act_on_children()
+        except Exception:  # of the next look it may be true no more
+            log.exception("looking for orphans failed")
+        return self._adoption.ending
+
+    def _act_on_children(self) -> None:
         workers = self._workers()
         pids = kernel.children() | self._pids
         adopted = [found for pid in pids - workers.keys() if (found := _seen(pid))]
         self._pids = {child.pid for child in adopted}
         for command in self._adoption.look(adopted, workers, self._loop.time()):
             self._do(command)
-        return self._adoption.ending
 
     def _do(self, command: Command) -> None:
         # Nobody else reaps these, so that a pid cannot have become that of another process.
