@@ -4,13 +4,15 @@ What is too much is decided in `wear`; how it is measured is in `memory`.
 """
 
 import asyncio
-import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
 from agentscope_supervisor import memory
 from agentscope_supervisor.side_thread import AllTaken, SideThreads
+
+log = logging.getLogger(__name__)
 
 LOOK_EVERY: Final = 5.0
 """Seconds. A look costs a few milliseconds of a thread for each worker; a leak that fills a machine within
@@ -34,16 +36,22 @@ class MemoryWatch:
 
     async def stop(self) -> None:
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait([self._task])  # raises nothing of it
 
     async def _look_on(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            workers = self._workers()
-            with contextlib.suppress(AllTaken):  # the look before hangs, on a worker that waits for a disk
-                for number, held in (await self._threads.run(partial(_measure, workers))).items():
-                    self._seen(number, held)
+            try:
+                await self._look()
+            except AllTaken:  # the look before hangs, on a worker that waits for a disk
+                pass
+            except Exception:  # of the next look it may be true no more
+                log.exception("looking at the memory of workers failed")
+
+    async def _look(self) -> None:
+        workers = self._workers()
+        for number, held in (await self._threads.run(partial(_measure, workers))).items():
+            self._seen(number, held)
 
 
 def _measure(workers: Mapping[int, int]) -> dict[int, float]:
