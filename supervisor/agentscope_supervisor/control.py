@@ -280,7 +280,7 @@ class Control:
             return {"outcome": "started", **asdict(begun)}
         ended = await self._desk.outcome(begun.edition)
         return {
-            "outcome": "failed" if ended.failure else "done",
+            "outcome": "cut" if ended.cut else "failed" if ended.failure else "done",
             "edition": ended.edition,
             "reason": ended.failure,
             "note": begun.note,

@@ -173,6 +173,8 @@ def _rollout(client: ControlClient, path: str, wait: bool) -> None:
             raise click.ClickException(f"refused, nothing was changed\n{told['reason']}")
         case "failed":
             raise click.ClickException(f"rolled back, the old workers go on\n{told['reason']}")
+        case "cut":
+            raise click.ClickException(f"the rollout was cut short: {told['reason']}")
         case "done":
             click.echo(f"done: all workers are of edition {told['edition']}")
         case _:

@@ -37,6 +37,7 @@ class Outcome:
     edition: int
     failure: str
     at: float  # wall clock, seconds since 1970; for people only
+    cut: bool = False  # it came to no end of its own: the instance is stopping
 
 
 class Rollouts:
@@ -70,7 +71,7 @@ class Rollouts:
 
     def stopped(self) -> None:
         """The instance stops: no rollout ends any more."""
-        self._answer(Outcome(self.newest, "the instance is stopping", time.time()))
+        self._answer(Outcome(self.newest, "the instance is stopping", time.time(), cut=True))
 
     async def outcome(self, edition: int) -> Outcome:
         """Wait for the end of the rollout that brings this edition, or a newer one in its place."""

@@ -333,6 +333,22 @@ async def test_stop_wait_returns_when_the_instance_has_ended(start_instance: Cal
     assert (ended.returncode, "no instance is running" in ended.stderr) == (1, True)
 
 
+async def test_what_is_asked_of_an_instance_that_stops_is_not_done_and_said_so(
+    start_instance: Callable[..., Instance],
+) -> None:
+    instance = start_instance(supervisor={"soak": 60})
+    async with Stream(instance.port, new_session(), [{"say": "1"}, {"sleep": 60}]) as stream:
+        await stream.until(events=1)
+        rolling = asyncio.create_task(run(instance, "roll", "--wait"))
+        await eventually(lambda: len(instance.workers()) == 3, 20, "the first successor is there")
+        assert (await run(instance, "stop")).returncode == 0
+        ended = await rolling
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr == "Error: the rollout was cut short: the instance is stopping\n"
+        assert (await run(instance, "stop", "--now", "--wait")).returncode == 0
+        await stream.whole(error="DRAINING")
+
+
 async def test_stop_now_waits_for_nobody(start_instance: Callable[..., Instance]) -> None:
     instance = start_instance(workers=1)
     async with Stream(instance.port, new_session(), [{"say": "1"}, {"sleep": 60}]) as stream:

@@ -44,7 +44,8 @@ async def test_the_end_of_the_instance_ends_every_wait() -> None:
     waiting = asyncio.create_task(rollouts.outcome(rollouts.begin(b"two")))
     await asyncio.sleep(0)
     rollouts.stopped()
-    assert (await waiting).failure == "the instance is stopping"
+    outcome = await waiting
+    assert (outcome.failure, outcome.cut) == ("the instance is stopping", True)
 
 
 async def test_who_no_longer_waits_is_forgotten() -> None:
