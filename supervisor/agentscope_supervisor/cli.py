@@ -23,6 +23,7 @@ import click
 
 from agentscope_protocol import settings as settings_module
 from agentscope_protocol.settings import Settings, SettingsError
+from agentscope_protocol.settings_values import MAX_WORKERS
 from agentscope_supervisor import (
     __version__,
     activation,
@@ -50,7 +51,7 @@ class WorkersType(click.ParamType[int | str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         if value == "auto":
             return "auto"
-        return int(click.IntRange(1, 256).convert(value, param, ctx))
+        return int(click.IntRange(1, MAX_WORKERS).convert(value, param, ctx))
 
 
 def _project_argument(command: Command) -> Command:

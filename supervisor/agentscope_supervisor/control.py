@@ -19,6 +19,7 @@ from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 
+from agentscope_protocol.settings_values import MAX_WORKERS
 from agentscope_supervisor import logs
 from agentscope_supervisor.invocation import Refused, invalid, json_object
 from agentscope_supervisor.journal import Journal
@@ -34,7 +35,6 @@ MAX_FOLLOWERS: Final = 8  # each may hold as many lines as `journal` lets wait
 MAX_BODY: Final = 64 * 1024  # bytes; the longest request there is has a hundred
 MAX_LINE: Final = 8 * 1024  # bytes of a request line or a header
 REQUEST_WITHIN: Final = 5.0  # seconds for the head of a request, and for its body; ours take one write
-MAX_SLOTS: Final = 256  # as `supervisor.workers` has it
 
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # sys/un.h of macOS; xucred begins with a version and the uid
 
@@ -287,7 +287,7 @@ class Control:
         }
 
     async def _scale(self, fields: Mapping[str, Any]) -> Any:
-        slots = _number(fields, "slots", 1, MAX_SLOTS)
+        slots = _number(fields, "slots", 1, MAX_WORKERS)
         self._desk.scale(slots)
         return {"slots": slots}
 

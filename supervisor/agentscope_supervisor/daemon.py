@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentscope_protocol.settings import Settings
+from agentscope_protocol.settings_values import MAX_WORKERS
 from agentscope_supervisor import __version__, signals
 from agentscope_supervisor.answer import Answer
-from agentscope_supervisor.control import MAX_SLOTS, Control
+from agentscope_supervisor.control import Control
 from agentscope_supervisor.deaths import Verdict
 from agentscope_supervisor.desk import OperatorsDesk
 from agentscope_supervisor.event_queue import EventQueue
@@ -102,7 +103,7 @@ class Daemon:
                 signal.SIGINT: self._stop_signal,
                 signal.SIGHUP: partial(self.reload, even_unchanged=True),
                 signal.SIGQUIT: self._workforce.dump_stacks,
-                signal.SIGTTIN: lambda: self.scale(min(self._fleet.size + 1, MAX_SLOTS)),
+                signal.SIGTTIN: lambda: self.scale(min(self._fleet.size + 1, MAX_WORKERS)),
                 signal.SIGTTOU: lambda: self.scale(max(self._fleet.size - 1, 1)),
             }
         )

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import click
 
+from agentscope_protocol.settings_values import MAX_WORKERS
 from agentscope_supervisor import instance
 from agentscope_supervisor.control_client import ControlClient, Unanswered
 from agentscope_supervisor.instance import Address
@@ -181,7 +182,7 @@ def _rollout(client: ControlClient, path: str, wait: bool) -> None:
             click.echo(f"started: edition {told['edition']}; see `status`")
 
 
-@_command(click.argument("slots", metavar="N", type=click.IntRange(1, 256)))
+@_command(click.argument("slots", metavar="N", type=click.IntRange(1, MAX_WORKERS)))
 def scale(client: ControlClient, slots: int) -> None:
     """Have N slots, each with its worker."""
     client.post("/scale", slots=slots)

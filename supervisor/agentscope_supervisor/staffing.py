@@ -17,6 +17,7 @@ from agentscope_protocol import settings as settings_module
 from agentscope_protocol.errors import Code
 from agentscope_protocol.frames import CancelReason
 from agentscope_protocol.settings import Settings, SettingsError
+from agentscope_protocol.settings_values import MAX_WORKERS
 from agentscope_supervisor import fleet, lifecycle
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.deaths import Cause, Death, Verdict
@@ -305,11 +306,12 @@ class Staffing:
 
 
 def worker_count(settings: Settings) -> int:
-    """`supervisor.workers`, with `auto` resolved to the CPUs that this process may use."""
+    """`supervisor.workers`, with `auto` resolved to the CPUs that this process may use, within the bound."""
     workers = settings.supervisor.workers
     if isinstance(workers, int):
         return workers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cpus, MAX_WORKERS)
 
 
 def _explained(commands: list[fleet.Command], death: Death) -> Iterator[fleet.Command]:
