@@ -97,6 +97,7 @@ class Recorder:
                     now=time.time(),
                 ),
                 len(run.whole),
+                owed=True,
             )
         for follower in answer.followers:
             follower.wake()
@@ -135,7 +136,7 @@ class Recorder:
     def release(self, run_id: str, key: Key) -> None:
         """The run that has claimed this key will not be."""
         self._decided(key)
-        self._store.put(partial(Database.forget, run_id=run_id))
+        self._store.put(partial(Database.forget, run_id=run_id), owed=True)
 
     async def find(self, run_id: str, after: int) -> Run | None:
         """A run, for a reader that has seen event `after`."""

@@ -14,11 +14,14 @@ Steps wait in a queue; the thread takes all that are there into one transaction,
 is shared the more, the busier it is. A disk that is full, slow, not writable, or a file that is not ours,
 makes the store *degraded*: what is asked is answered with nothing and what is written is dropped, so that
 no turn ever waits for long; it is tried again every RETRY_EVERY seconds. `health` says so, the log once.
+Only the end of a run is *owed*: its key may lie on the disk from before, and would be answered for a day with
+an unknown outcome. It is written when the store can again.
 """
 
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import threading
 import time
 import uuid
@@ -43,6 +46,10 @@ the store, and stay in memory as all are."""
 MAX_STEPS: Final = 20_000
 """Steps that wait for the disk: with few bytes each, two seconds of what the thread can do."""
 
+MAX_OWED: Final = 20_000
+"""Steps that are owed, and with them at most MAX_QUEUED bytes. What is more is dropped: the outcome of those
+runs is told as unknown."""
+
 ANSWER_WITHIN: Final = 2.0
 """Seconds that a request waits for the disk. A disk that takes longer does not do its work."""
 
@@ -63,6 +70,7 @@ class _Queued:
     step: Step[Any]
     size: int
     answer: Future[Any] | None
+    owed: bool = False
 
 
 class Store:
@@ -75,6 +83,8 @@ class Store:
         self._changed: Final = threading.Condition()  # guards all below
         self._queue: deque[_Queued] = deque()
         self._queued = 0  # bytes
+        self._owed: deque[_Queued] = deque()  # later than all that is in the queue
+        self._owed_bytes = 0
         self._asked = False  # somebody waits for one of them
         self._closing = False
         self._failure = ""  # why it is degraded
@@ -94,9 +104,10 @@ class Store:
         """Open the file, in the thread; until that is done steps wait."""
         self._thread.start()
 
-    def put(self, step: Step[object], size: int = 0) -> None:
-        """Do this, after what was asked before; dropped if the store cannot. `size`: bytes that it holds."""
-        self._enqueue(_Queued(step, size, None))
+    def put(self, step: Step[object], size: int = 0, owed: bool = False) -> None:
+        """Do this, after what was asked before. `size`: bytes that it holds. If the store cannot, it is
+        dropped; `owed`: it is done when the store can again."""
+        self._enqueue(_Queued(step, size, None, owed))
 
     async def ask(self, step: Step[T]) -> T | None:
         """Do this, after what was asked before, and commit it. None too if the store cannot."""
@@ -123,10 +134,12 @@ class Store:
 
     def _enqueue(self, queued: _Queued) -> bool:
         with self._changed:
-            if self._failure:
-                return False
-            if self._queued + queued.size > MAX_QUEUED or len(self._queue) >= MAX_STEPS:
+            if not self._failure and (
+                self._queued + queued.size > MAX_QUEUED or len(self._queue) >= MAX_STEPS
+            ):
                 self._degrade(_BEHIND)
+            if self._failure:
+                self._owe(queued)
                 return False
             self._queue.append(queued)
             self._queued += queued.size
@@ -134,6 +147,24 @@ class Store:
             if self._asked or len(self._queue) == 1:
                 self._changed.notify()
             return True
+
+    def _owe(self, queued: _Queued) -> None:
+        """To be called with the lock held."""
+        if (
+            queued.owed
+            and len(self._owed) < MAX_OWED
+            and self._owed_bytes + queued.size <= MAX_QUEUED
+            and not self._closing
+        ):
+            self._owed.append(queued)
+            self._owed_bytes += queued.size
+
+    def _pay(self) -> None:
+        """What is owed is done next, before what is new. To be called with the lock held."""
+        self._queue.extend(self._owed)
+        self._queued += self._owed_bytes
+        self._owed.clear()
+        self._owed_bytes = 0
 
     def _degrade(self, failure: str) -> None:
         """To be called with the lock held."""
@@ -163,6 +194,8 @@ class Store:
                     self._changed.wait(TIDY_EVERY)
                 elif self._failure:
                     self._changed.wait(RETRY_EVERY)
+            if self._closing:
+                self._pay()  # one last try
             if not self._queue and self._closing:
                 return None
             if self._queue:
@@ -173,20 +206,29 @@ class Store:
             return batch
 
     def _run(self, batch: list[_Queued]) -> None:
-        # What nobody waits for any more is not done.
-        batch = [
-            queued
-            for queued in batch
-            if queued.answer is None or queued.answer.set_running_or_notify_cancel()
-        ]
+        batch = _waited_for(batch)
         try:
             answers = self._commit(batch)
         except Exception as error:  # of SQLite, the file system, or a bug: turns must go on
             self._give_up(f"{self._path}: {error}")
+            # One that fails for another reason than the disk would fail for ever.
+            batch += self._drop_all(batch if isinstance(error, OSError | sqlite3.OperationalError) else [])
             answers = [None] * len(batch)
         for queued, answer in zip(batch, answers, strict=True):
             if queued.answer is not None:
                 queued.answer.set_result(answer)
+
+    def _drop_all(self, batch: list[_Queued]) -> list[_Queued]:
+        """Nothing that waits is done, but what is owed later: first of `batch`, then of the queue, which is
+        returned. Otherwise what waits would be done before what was asked earlier."""
+        with self._changed:
+            later, self._owed, self._owed_bytes = self._owed, deque(), 0
+            dropped = list(self._queue)
+            self._queue.clear()
+            self._queued, self._asked = 0, False
+            for queued in (*batch, *dropped, *later):
+                self._owe(queued)
+        return _waited_for(dropped)
 
     def _commit(self, batch: list[_Queued]) -> list[object]:
         database = self._database or self._open()
@@ -198,6 +240,7 @@ class Store:
             if self._failure and now - self._tried_at >= RETRY_EVERY:
                 log.info("runs and idempotency keys are kept on disk again")
                 self._failure = ""
+                self._pay()
         return answers
 
     def _tidy(self) -> None:
@@ -230,3 +273,10 @@ class Store:
                 self._database = None
         with self._changed:
             self._degrade(failure)
+
+
+def _waited_for(batch: list[_Queued]) -> list[_Queued]:
+    """What nobody waits for any more is not done."""
+    return [
+        queued for queued in batch if queued.answer is None or queued.answer.set_running_or_notify_cancel()
+    ]

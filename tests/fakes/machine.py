@@ -278,7 +278,7 @@ class Store:
     def start(self) -> None:
         pass
 
-    def put(self, *_: object) -> None:
+    def put(self, *_: object, owed: bool = False) -> None:
         pass
 
     async def ask(self, _: object) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
@@ -401,3 +402,136 @@ async def test_its_files_are_closed_with_it(path: Path) -> None:
     files = [file.path for file in psutil.Process().open_files()]
     assert not [file for file in files if str(path) in file]
     assert not [thread for thread in threading.enumerate() if thread.name == "store"]
+
+
+# -- what is owed --------------------------------------------------------------------------------
+
+
+def end(run: str) -> Callable[[Database], None]:
+    return lambda db: db.end(run, 0, "0.1", None, b'["w"]', False, time.time())
+
+
+async def failing(made: Store) -> None:
+    def full(_: Database) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    await made.ask(full)
+    assert made.failure
+
+
+@pytest.fixture
+def slow_retry(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """No try until it is called."""
+    monkeypatch.setattr(store, "RETRY_EVERY", 1e6)
+
+    def retry() -> None:
+        monkeypatch.setattr(store, "RETRY_EVERY", 0.0)
+
+    return retry
+
+
+async def recovered(made: Store, retry: Callable[[], None]) -> None:
+    retry()
+
+    def is_well() -> bool:
+        with made._changed:
+            made._changed.notify()
+        return not made.failure
+
+    await eventually(is_well, 5, "it is tried again")
+
+
+async def test_an_end_that_came_while_the_disk_was_full_is_written_afterwards(
+    path: Path, slow_retry: Callable[[], None]
+) -> None:
+    async with running(path) as made:
+        await made.ask(claim("ended"))
+        await made.ask(claim("refused", "other"))
+        await failing(made)
+        made.put(end("ended"), owed=True)
+        made.put(lambda db: db.forget("refused"), owed=True)
+        made.put(claim("dropped", "third"))
+        await recovered(made, slow_retry)
+        found = await made.ask(claim("again"))
+        assert found is not None
+        assert (found.run_id, found.next, found.whole) == ("ended", 0, b'["w"]')
+        assert await made.ask(claim("new", "other")) is None
+        assert await made.ask(lambda db: db.load("dropped", NOW)) is None
+
+
+async def test_an_end_in_a_commit_that_failed_is_written_afterwards(
+    path: Path, slow_retry: Callable[[], None]
+) -> None:
+    async with running(path) as made:
+        await made.ask(claim("ended"))
+        made.put(end("ended"), owed=True)
+        await failing(made)
+        await recovered(made, slow_retry)
+        found = await made.ask(claim("again"))
+        assert found is not None
+        assert found.next == 0
+
+
+async def test_an_end_that_was_owed_is_written_when_the_store_closes(
+    path: Path, slow_retry: Callable[[], None]
+) -> None:
+    async with running(path) as made:
+        await made.ask(claim("ended"))
+        await failing(made)
+        made.put(end("ended"), owed=True)
+    async with running(path) as made:
+        found = await made.ask(claim("again"))
+        assert found is not None
+        assert found.next == 0
+
+
+async def test_a_claim_that_commits_after_its_time_gets_its_end(
+    path: Path, slow_retry: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "ANSWER_WITHIN", 0.05)
+    free = threading.Event()
+
+    def slow(db: Database) -> Stored | None:
+        free.wait(30)
+        return claim("late")(db)
+
+    async with running(path) as made:
+        assert await made.ask(slow) is None
+        assert "did not answer" in made.failure
+        made.put(end("late"), owed=True)
+        free.set()
+        await recovered(made, slow_retry)
+        monkeypatch.setattr(store, "ANSWER_WITHIN", 5.0)
+        found = await made.ask(claim("again"))
+        assert found is not None
+        assert (found.run_id, found.next) == ("late", 0)
+
+
+async def test_what_fails_for_another_reason_than_the_disk_is_not_tried_for_ever(
+    path: Path, slow_retry: Callable[[], None]
+) -> None:
+    def broken(_: Database) -> None:
+        raise ZeroDivisionError
+
+    async with running(path) as made:
+        made.put(broken, owed=True)
+        assert await made.ask(claim("a")) is None
+        await recovered(made, slow_retry)
+        assert await made.ask(claim("b")) is None
+        assert made.failure == ""
+
+
+@pytest.mark.parametrize(("bound", "size"), [("MAX_OWED", 0), ("MAX_QUEUED", 100)])
+async def test_what_is_owed_is_bounded(
+    bound: str, size: int, path: Path, slow_retry: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(path) as made:
+        await made.ask(claim("first", "1"))
+        await made.ask(claim("second", "2"))
+        await failing(made)
+        monkeypatch.setattr(store, bound, max(size, 1))
+        for run in ("first", "second"):
+            made.put(end(run), size, owed=True)
+        await recovered(made, slow_retry)
+        found = [await made.ask(claim("again", value)) for value in "12"]
+        assert [stored and stored.next for stored in found] == [0, None]
