@@ -74,6 +74,7 @@ class Turns:
         self._blamed: Final[set[int]] = set()  # turns that keep killing were lost with these processes
         self._seen: Final = SessionsSeen()
         self._idle: Final[set[asyncio.Future[None]]] = set()  # who waits until no turn is open
+        self._leaving: Final[dict[int, asyncio.TimerHandle]] = {}  # by number of the turn
         self._sweeping = False
         self.maintenance = False  # no turn is accepted
 
@@ -109,7 +110,9 @@ class Turns:
             if entry[0].key is None:
                 self._post(partial(self._left, turn))
             else:
-                self._loop.call_later(RETURN_WITHIN, self._post, partial(self._left, turn))
+                self._forget_leaving(turn)  # it came back, and goes again
+                left = partial(self._left, turn)
+                self._leaving[turn.number] = self._loop.call_later(RETURN_WITHIN, self._post, left)
 
     def interrupt(self, *, session_id: str | None, run_id: str | None) -> int:
         """End the turns of a session, or one run; returns how many."""
@@ -218,6 +221,7 @@ class Turns:
     def _settle(self, turn: Turn, failure: Failure | None) -> None:
         now = self._loop.time()
         _, answer = self.open.pop(turn.number)
+        self._forget_leaving(turn)
         self._seen.ended(turn.session_id, now)
         if self._metrics is not None:
             self._metrics.turn(answer, failure, now)
@@ -233,6 +237,11 @@ class Turns:
         entry = self.open.get(turn.number)
         if entry is not None and not entry[1].is_heard:
             self.carry_out(self.ledger.cancel(turn, CancelReason.CLIENT_GONE, self._loop.time()))
+
+    def _forget_leaving(self, turn: Turn) -> None:
+        timer = self._leaving.pop(turn.number, None)
+        if timer is not None:
+            timer.cancel()
 
     def _lost(self, process: int, request: Invocation) -> None:
         if not self.hands.is_leaving(process) and self._poison.lost(

@@ -23,6 +23,7 @@ from agentscope_supervisor import routing
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.daemon import Daemon
 from agentscope_supervisor.fleet import EX_CONFIG, EX_OK, EX_TEMPFAIL
+from agentscope_supervisor.idempotency import Key
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.ledger import OnBusy, Turn
 from agentscope_supervisor.ledger import State as TurnState
@@ -123,10 +124,10 @@ class World(RuleBasedStateMachine):
 
     # -- what clients do ----------------------------------------------------------------------
 
-    def ask(self, session: str, on_busy: OnBusy | None, body: bytes) -> None:
+    def ask(self, session: str, on_busy: OnBusy | None, body: bytes, key: Key | None = None) -> None:
         run_id = f"r{next(self.runs)}"
         asked = Asked(run_id, body, self.machine.loop.now)
-        request = Invocation(session, Form.EVENTS, on_busy, body, "ann", {})
+        request = Invocation(session, Form.EVENTS, on_busy, body, "ann", {}, key)
 
         def submit() -> None:
             turn = self.daemon.submit(request, asked)
@@ -488,6 +489,7 @@ class World(RuleBasedStateMachine):
         assert not any(
             [daemon._turns.open, daemon._ledger._turns, daemon._ledger._sessions, daemon._turns._blamed]
         )
+        assert not daemon._turns._leaving
         assert not any([daemon._ledger._on_process, daemon._ledger._by_principal, daemon._ledger._held])
         assert not any([list(daemon._workforce), daemon._staffing.wear._processes, daemon._fleet._editions])
 
@@ -621,6 +623,21 @@ def test_a_slot_that_is_added_while_it_is_rolled_out_gets_its_sessions(world: Wo
     world.machine.do(world.machine.workers[1].link.lose)
     world.a_signal_comes(signal.SIGHUP)
     world.comes_to_rest()
+
+
+def test_a_client_with_a_key_has_its_time_to_come_back_each_time_that_it_leaves(world: World) -> None:
+    world.ask("a", "queue", b"one", Key("me", "k", b"print"))
+    ((turn, asked),) = world.asked.items()
+    world.machine.do(asked.abandon)
+    world.machine.do(lambda: world.daemon.leave(turn))
+    world.machine.pass_time(8.0)
+    world.machine.do(lambda: world.daemon.leave(turn))  # it came back in between
+    world.machine.pass_time(9.0)
+    assert turn.state is TurnState.RUNNING
+    world.machine.pass_time(2.0)
+    assert turn.state is TurnState.CANCELLING
+    world.the_turns_end(but_the_cancelled=False)
+    assert not world.daemon._turns._leaving
 
 
 # -- the machine, last: what an example finds is told faster and more plainly --------------------
