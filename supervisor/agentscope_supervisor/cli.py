@@ -67,7 +67,13 @@ def _config_option(command: Command) -> Command:
 def _run_options(command: Command) -> Command:
     """What `agentscope run` and `agentscope-supervisor start` share."""
     for decorate in (
-        click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", show_default=True),
+        click.option(
+            "--log-level",
+            type=click.Choice(logs.LEVELS),
+            default="info",
+            show_default=True,
+            help="Log this and what is graver.",
+        ),
         click.option("--no-platform", is_flag=True, help="No heartbeats, whatever the file says."),
         _config_option,
         click.option("--port", type=click.IntRange(0, 65535), help="0: any free port. Wins over the file."),
@@ -86,10 +92,24 @@ def main() -> None:
 @main.command()
 @_run_options
 @click.option("--host", help="Address to listen on. Wins over the file.")
-@click.option("--workers", type=WorkersType(), help="Worker processes, or auto: one for each CPU.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option(
-    "--state-dir", type=click.Path(path_type=Path, file_okay=False), help="Runs and idempotency keys."
+    "--workers",
+    metavar="N|auto",
+    type=WorkersType(),
+    help="Worker processes; auto: one for each CPU. Wins over the file.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="For people or for programs.",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Runs and idempotency keys.  [default: $STATE_DIRECTORY, else $XDG_STATE_HOME, else /var/lib as"
+    " root, else ~/.local/state]",
 )
 @operate.instance_options
 def start(
@@ -105,7 +125,10 @@ def start(
     runtime_dir: Path | None,
     state_dir: Path | None,
 ) -> NoReturn:
-    """Host the app in PROJECT (a folder; default: this one) until told to stop."""
+    """Host the app in PROJECT until told to stop.
+
+    PROJECT is a folder, by default this one.
+    """
     logs.set_up(log_format, log_level)
     overrides = Overrides(host, port, workers, no_platform)
     _start(Project(project.resolve(), config, overrides), name, runtime_dir, state_dir)
@@ -125,7 +148,10 @@ def developer() -> None:
 @developer.command("run")
 @_run_options
 def run(project: Path, port: int | None, config: Path, no_platform: bool, log_level: str) -> NoReturn:
-    """Run the app in PROJECT (a folder; default: this one) with one worker."""
+    """Run the app in PROJECT with one worker.
+
+    PROJECT is a folder, by default this one.
+    """
     logs.set_up("text", log_level)
     _start(Project(project.resolve(), config, Overrides(None, port, 1, no_platform)), None, None, None)
 
@@ -151,7 +177,7 @@ def _is_ours(arguments: list[str]) -> bool:
 @_project_argument
 @_config_option
 def check(project: Path, config: Path) -> NoReturn:
-    """Check configuration, requirements and app.py without starting anything. Exit status 0 or 78."""
+    """Check configuration, requirements and app.py; start nothing. Exit status 0 or 78."""
     from agentscope_supervisor.workforce import worker_command
 
     folder = project.resolve()
@@ -194,7 +220,10 @@ def schema() -> None:
 @_project_argument
 @_config_option
 def types(project: Path, config: Path) -> None:
-    """Tell type checkers and editors the model slots of PROJECT: stub files in its folder `typings`."""
+    """Tell type checkers and editors the model slots of PROJECT.
+
+    Writes stub files into its folder `typings`.
+    """
     folder = project.resolve()
     try:
         written = stubs.write(folder, Project(folder, config).read_slots())
@@ -219,7 +248,10 @@ def types(project: Path, config: Path) -> None:
 def invoke(
     words: tuple[str, ...], session: str, config: Path, name: str | None, runtime_dir: Path | None
 ) -> None:
-    """Send TEXT to the running instance of PROJECT (default: this folder) and print the answer."""
+    """Send TEXT to a running instance and print the answer.
+
+    The instance of PROJECT (a folder, by default this one), or the only one that runs.
+    """
     if len(words) > 2:
         raise click.UsageError("give the text as one argument, in quotes")
     project, text = Path(words[0] if len(words) == 2 else "."), words[-1]
@@ -328,7 +360,7 @@ def _serve(
 
 
 def _name_of(sock: socket.socket) -> tuple[str, int]:
-    """Host and port; of a Unix socket its path, as `_url` knows it, and 0."""
+    """Host and port; of a Unix socket its path, as `Address.url` knows it, and 0."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return f"{instance.UNIX}{os.fsdecode(name)}", 0

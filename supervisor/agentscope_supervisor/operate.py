@@ -28,13 +28,18 @@ Command = Callable[..., Any]
 WIDTH: Final = 80  # columns
 SHOWN_OUTPUT: Final = 12  # last lines of a dead worker that are shown without --json
 
+_RUNTIME_DIR: Final = (
+    "Lock and control socket of instances.  [default: $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR, else /run as"
+    " root, else below the temporary directory]"
+)
+
 
 def instance_options(command: Command) -> Command:
     """How a running instance is told from others."""
     directory = click.Path(path_type=Path, file_okay=False)
     for decorate in (
         click.option("--name", help="Of the instance.  [default: the folder's name]"),
-        click.option("--runtime-dir", type=directory, help="Lock and address of the instance."),
+        click.option("--runtime-dir", type=directory, help=_RUNTIME_DIR),
     ):
         command = decorate(command)
     return command
@@ -99,16 +104,16 @@ def status(client: ControlClient, as_json: bool) -> None:
     _print(_shown_status(told), told, as_json)
 
 
-@_command(_json, click.option("-n", "last", type=click.IntRange(1), help="Only so many, the last."))
+@_command(_json, click.option("-n", "last", metavar="N", type=click.IntRange(1), help="The last N only."))
 def deaths(client: ControlClient, as_json: bool, last: int | None) -> None:
-    """Show how workers ended: the cause, the last lines, the stacks."""
+    """Show how workers ended, with their last lines and stacks."""
     told = client.get("/deaths")[-(last or 0) :]
     _print(_shown_deaths(told), told, as_json)
 
 
 @_command(_json)
 def sessions(client: ControlClient, as_json: bool) -> None:
-    """Show the sessions with open turns, by their ids as clients sent them."""
+    """Show the sessions with open turns. Their ids are as clients sent them."""
     told = client.get("/sessions")
     head = ("SESSION", "WORKER", "TURNS", "EVENTS", "FOR")
     rows = [
@@ -125,7 +130,15 @@ def stacks(client: ControlClient, as_json: bool) -> None:
 
 
 _follow: Final = click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
-_last: Final = click.option("-n", "last", type=click.IntRange(0), default=20, show_default=True)
+_last: Final = click.option(
+    "-n",
+    "last",
+    metavar="N",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="Begin with the last N lines that are kept.",
+)
 
 
 @_command(_last, _follow)
@@ -136,7 +149,7 @@ def events(client: ControlClient, last: int, follow: bool) -> None:
 
 @_command(_last, _follow)
 def logs(client: ControlClient, last: int, follow: bool) -> None:
-    """Print the log with what workers print, one JSON object a line."""
+    """Print the log and what workers print, a JSON object a line."""
     _lines(client, "/logs", last, follow)
 
 
@@ -155,13 +168,13 @@ def _lines(client: ControlClient, path: str, last: int, follow: bool) -> None:
 
 @_command(_wait)
 def reload(client: ControlClient, wait: bool) -> None:
-    """Read agentapp.yaml again and replace the workers one by one, cutting no turn."""
+    """Read agentapp.yaml again and replace the workers. One by one, cutting no turn."""
     _rollout(client, "/reload", wait)
 
 
 @_command(_wait)
 def roll(client: ControlClient, wait: bool) -> None:
-    """Replace the workers one by one, with the configuration they have."""
+    """Replace the workers, with the configuration they have. One by one, cutting no turn."""
     _rollout(client, "/roll", wait)
 
 
@@ -200,15 +213,15 @@ def stop(client: ControlClient, wait: bool, now: bool) -> None:
 
 @_command(click.argument("worker"))
 def kill(client: ControlClient, worker: str) -> None:
-    """SIGKILL to WORKER, as 0.3, or to all processes of a slot, as 0."""
+    """SIGKILL to WORKER, as 0.3, or to all of a slot, as 0."""
     click.echo(f"killed: {client.post('/kill', worker=worker)['killed']}")
 
 
 @_command(click.argument("slot", type=click.IntRange(0)))
 def reset(client: ControlClient, slot: int) -> None:
-    """Forget the failures of SLOT, and start it at once if it waits."""
+    """Forget the failures of SLOT; if it waits, start it at once."""
     client.post("/reset", slot=slot)
-    click.echo(f"slot {slot} starts afresh")
+    click.echo(f"the failures of slot {slot} are forgotten; if it waited, it starts now")
 
 
 @_command(click.argument("level", type=click.Choice(LEVELS)))
@@ -227,7 +240,7 @@ def drain(client: ControlClient) -> None:
 
 @_command(click.argument("state", metavar="on|off", type=click.Choice(["on", "off"])))
 def maintenance(client: ControlClient, state: str) -> None:
-    """Refuse new turns and say not ready, or take them again; workers stay."""
+    """Refuse new turns and say not ready, or take them again. Workers stay."""
     client.post("/maintenance", on=state == "on")
     click.echo("new turns are refused" if state == "on" else "turns are taken")
 

@@ -45,6 +45,18 @@ def test_help_names_every_command() -> None:
         assert re.search(rf"^  {name}\b", shown.stdout, re.MULTILINE), name
 
 
+def test_help_says_in_80_columns_what_each_command_does_and_each_option_means() -> None:
+    shown = run(COMMAND, "--help").stdout
+    commands = re.findall(r"^  (\w+) ", shown.partition("Commands:\n")[2], re.MULTILINE)
+    assert re.search(r"\.\.\.$", shown.partition("Commands:\n")[2], re.MULTILINE) is None
+    assert len(commands) > 20
+    for name in commands:
+        told = run(COMMAND, name, "--help").stdout
+        assert max(map(len, told.splitlines())) <= 80, name
+        options = re.split(r"\n  (?=-)", told.partition("Options:")[2])[1:]
+        assert [each for each in options if not re.search(r"\w\.\s", each)] == [], name
+
+
 def test_help_names_every_option_of_start() -> None:
     shown = run(COMMAND, "start", "--help")
     assert shown.returncode == 0
