@@ -9,7 +9,7 @@ slot's process changes in between: the next is handed over only when the one bef
 In SETTLED the client has been told and the App still has not ended: the session stays occupied. Settle is
 the one terminal event; nothing here makes two for a turn, and none is left without.
 
-Where to read next: `daemon` carries out the commands; `outcomes` has the codes.
+Where to read next: `turns` carries out the commands; `outcomes` has the codes.
 """
 
 from collections import deque

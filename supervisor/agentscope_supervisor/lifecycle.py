@@ -1,4 +1,4 @@
-"""The life of one worker process, as a table. Pure: `daemon` carries out what it returns.
+"""The life of one worker process, as a table. Pure: `workforce` carries out what it returns.
 
 A process only ever moves to the right:
 

@@ -1,7 +1,7 @@
 """The editions of the settings, and how the rollout of each one ended; who asked for one may wait for it.
 
 Keeps the snapshot that the processes of an edition are started with, for as long as one may be started or
-the fleet may go back to it. When a rollout ends is decided by `fleet` and told by `daemon`.
+the fleet may go back to it. When a rollout ends is decided by `fleet` and told by `staffing`.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Starting and signalling worker processes. Decides nothing; `daemon` tells it what to start and to end.
+"""Starting and signalling worker processes. Decides nothing; `workforce` tells it what to start and to end.
 
 Each worker has one end of a socketpair, a session and process group of its own, and no other descriptor of
 ours. It asks the kernel itself to die with the supervisor, first thing, so that this process needs no code

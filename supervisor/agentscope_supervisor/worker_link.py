@@ -1,6 +1,6 @@
 """The supervisor's end of the link to one worker: which stream is which turn, and whose answer.
 
-It carries: turns out, bytes of answers in. It decides nothing; what happened goes to `daemon` through the
+It carries: turns out, bytes of answers in. It decides nothing; what happened goes to `workforce` through the
 callbacks of `Reports`. Data is the hot path: from the socket to the client's answer in one call.
 """
 
