@@ -60,6 +60,7 @@ no request waits for the commit of what another has left behind."""
 RETRY_EVERY: Final = 15.0  # seconds between two tries of a degraded store
 TIDY_EVERY: Final = 10.0  # seconds
 CLOSE_WITHIN: Final = 5.0  # seconds for what waits when the instance stops
+AFTER_LAST_WORD: Final = 0.1  # seconds for the end of a thread that has said that it ends; it takes none
 
 _SLOW: Final = f"the disk did not answer within {ANSWER_WITHIN:g} s"
 _BEHIND: Final = "the disk is slower than what is to be written"
@@ -129,6 +130,7 @@ class Store:
         # No other thread waits for it: the loop's own may all hang by now.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.wrap_future(self._ended), CLOSE_WITHIN)
+            self._thread.join(AFTER_LAST_WORD)
 
     # -- both sides -------------------------------------------------------------------------
 

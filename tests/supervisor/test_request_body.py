@@ -61,9 +61,18 @@ async def test_a_body_that_keeps_the_pace_for_too_long_is_given_up() -> None:
 
 async def test_what_has_come_of_all_bodies_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_body, "MAX_UNREAD", 5000)
+    monkeypatch.setattr(request_body, "RATE_WINDOW", 60.0)
     reader = BodyReader(ServerSettings())
     for _ in range(2):  # and given back, however it ends
-        bodies = [reader._collect(content_of([b"x" * 1000] * 3, 0.05)) for _ in range(4)]
+        contents = [StreamReader(Mock(BaseProtocol), 2**16) for _ in range(4)]
+        bodies = [asyncio.ensure_future(reader._collect(content)) for content in contents]
+        for _ in range(3):
+            for content in contents:
+                content.feed_data(b"x" * 1000)
+            for _ in range(5):  # all take what has come
+                await asyncio.sleep(0)
+        for content in contents:
+            content.feed_eof()
         ended = await asyncio.gather(*bodies, return_exceptions=True)
         refused = [each.failure.code for each in ended if isinstance(each, Refused)]
         assert refused
