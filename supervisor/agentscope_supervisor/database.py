@@ -12,13 +12,14 @@ takes 0.06 ms; many at once share a commit (15,000 claims a second). Only reques
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from agentscope_protocol.frames import Form
 from agentscope_supervisor.idempotency import Key
+from agentscope_supervisor.instance import make_directory
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.runs import Stored
 
@@ -74,10 +75,12 @@ class Database:
     """One open file. To be used in the thread that made it."""
 
     def __init__(self, path: Path, limits: Limits, supervisor: str) -> None:
-        """Raises: Refusal, sqlite3.Error, OSError. `supervisor`: the id of this life of the supervisor."""
+        """`supervisor`: the id of this life of the supervisor. Raises: Refusal, InstanceError, OSError,
+        sqlite3.Error."""
         self._limits: Final = limits
         self._supervisor: Final = supervisor
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent)
+        _make_private(path)
         self._sql: Final = sqlite3.connect(path, timeout=1.0, isolation_level=None, cached_statements=32)
         try:
             self._open()
@@ -251,6 +254,15 @@ class Database:
 
     def _one(self, query: str, values: tuple[Any, ...] = ()) -> Any:
         return self._sql.execute(query, values).fetchone()
+
+
+def _make_private(path: Path) -> None:
+    """Only this user can read the file, and what SQLite keeps beside it: which gets the mode of the file when
+    it is made, but may be left from before. Raises: OSError."""
+    path.touch(0o600)
+    for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        with suppress(FileNotFoundError, PermissionError):  # the file may be shared by its group
+            file.chmod(0o600)
 
 
 def _failure_text(failure: Failure | None) -> str | None:

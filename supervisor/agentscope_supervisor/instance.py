@@ -13,6 +13,7 @@ import json
 import os
 import re
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -63,7 +64,7 @@ def runtime_dir(option: Path | None, env: Mapping[str, str], uid: int) -> Path:
     for variable in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
         if env.get(variable):
             return Path(env[variable].split(":")[0])
-    return Path("/run") if uid == 0 else Path(tempfile.gettempdir()) / f"{PROGRAM}-{uid}"
+    return Path("/run") if uid == 0 else _temporary(uid)
 
 
 def state_dir(option: Path | None, env: Mapping[str, str], uid: int) -> Path:
@@ -76,7 +77,44 @@ def state_dir(option: Path | None, env: Mapping[str, str], uid: int) -> Path:
     if uid == 0:
         return Path("/var/lib")
     home = env.get("HOME")  # a container may run as a user that the system does not know
-    return Path(home) / ".local" / "state" if home else Path(tempfile.gettempdir()) / f"{PROGRAM}-{uid}"
+    return Path(home) / ".local" / "state" if home else _temporary(uid)
+
+
+def _temporary(uid: int) -> Path:
+    return Path(tempfile.gettempdir()) / f"{PROGRAM}-{uid}"
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory that only this user can read, and those above it.
+
+    Raises: OSError; InstanceError if it is below a temporary directory that may not be the user's own.
+    """
+    temporary = _temporary(os.getuid())
+    if directory.is_relative_to(temporary):
+        temporary.mkdir(mode=0o700, exist_ok=True)
+    _check(directory)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _check(directory: Path) -> None:
+    """Everybody can make the temporary directory of a user, and so have what is below it.
+
+    Raises: InstanceError.
+    """
+    uid = os.getuid()
+    temporary = _temporary(uid)
+    if not directory.is_relative_to(temporary):
+        return
+    try:
+        found = temporary.lstat()
+    except FileNotFoundError:
+        return
+    writable = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or writable:
+        raise InstanceError(
+            f"{temporary} is not a directory that belongs to this user (uid {uid}) and that nobody else can"
+            " write to; remove it, or choose others with --runtime-dir and --state-dir"
+        )
 
 
 def name_of(option: str | None, project: Path) -> str:
@@ -96,7 +134,7 @@ class Instance:
         self.directory: Final = root / PROGRAM / name
         self.name: Final = name
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(self.directory)
             self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise InstanceError(f"cannot write the runtime directory: {error}") from None
@@ -208,7 +246,9 @@ def _inside(directory: Path) -> Iterator[None]:
 
 
 def running(root: Path) -> list[Address]:
-    """The instances that hold their lock, below this runtime directory."""
+    """The instances that hold their lock, below this runtime directory. Raises: InstanceError if others can
+    write to it."""
+    _check(root)
     found = []
     for directory in sorted((root / PROGRAM).glob("*/")):
         address = read(directory)

@@ -48,7 +48,10 @@ def instance_options(command: Command) -> Command:
 def find(name: str | None, runtime_dir: Path | None, project: Path) -> Address:
     """The running instance that a command means: by name, by project, or the only one."""
     root = _root(runtime_dir)
-    found = instance.running(root)
+    try:
+        found = instance.running(root)
+    except instance.InstanceError as error:
+        raise click.ClickException(str(error)) from None
     if name is not None:
         matching = [address for address in found if address.name == name]
     else:

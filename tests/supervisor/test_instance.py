@@ -6,6 +6,7 @@ import shutil
 import stat
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from agentscope_supervisor.instance import (
     Instance,
     InstanceError,
     connect,
+    make_directory,
     name_of,
     read,
     running,
@@ -100,6 +102,67 @@ def test_a_name_that_was_given_is_taken_as_it_is(name: str) -> None:
 def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is no instance name"):
         name_of(name, Path("/p"))
+
+
+# -- below the temporary directory, where others can write -----------------------------------------
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of this user in a temporary one; it is not there yet."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path / f"{PROGRAM}-{os.getuid()}"
+
+
+def test_the_temporary_directory_of_the_user_is_its_own(temporary: Path) -> None:
+    before = os.umask(0)
+    try:
+        for _ in range(2):
+            Instance(temporary, "app").close()
+    finally:
+        os.umask(before)
+    assert temporary.stat().st_mode & 0o777 == 0o700
+    assert (temporary / PROGRAM / "app").stat().st_mode & 0o777 == 0o700
+    assert running(temporary) == []
+
+
+def writable(path: Path) -> None:
+    path.mkdir()
+    path.chmod(0o770)
+
+
+def linked(path: Path) -> None:
+    path.with_name("elsewhere").mkdir(mode=0o700)
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize("found", [writable, linked])
+def test_a_temporary_directory_that_may_be_anothers_is_not_used(
+    temporary: Path, found: Callable[[Path], None]
+) -> None:
+    found(temporary)
+    nobody_uses(temporary)
+
+
+def test_a_temporary_directory_of_another_user_is_not_used(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: uid)
+    anothers = temporary.with_name(f"{PROGRAM}-{uid}")
+    anothers.mkdir(mode=0o700)
+    nobody_uses(anothers)
+
+
+def nobody_uses(directory: Path) -> None:
+    for use in (
+        lambda: Instance(directory, "app"),
+        lambda: running(directory),
+        lambda: make_directory(directory / PROGRAM / "app"),
+    ):
+        with pytest.raises(InstanceError, match=f"{PROGRAM}-.* is not a directory that belongs to this user"):
+            use()
+    assert list(directory.iterdir()) == []
 
 
 # -- the claim -----------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import os
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +19,7 @@ from agentscope_protocol.frames import Form
 from agentscope_supervisor import database, sse, store
 from agentscope_supervisor.database import Database, Limits, Refusal
 from agentscope_supervisor.idempotency import Key
+from agentscope_supervisor.instance import PROGRAM
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.runs import Stored
 from agentscope_supervisor.store import Store
@@ -77,6 +80,33 @@ def test_a_run_comes_back_as_it_was_written(path: Path) -> None:
 def test_only_this_user_can_read_it(path: Path) -> None:
     with closing(opened(path)):
         assert path.parent.stat().st_mode & 0o777 == 0o700
+        files = list(path.parent.iterdir())
+        assert {file.name for file in files} >= {"runs.db", "runs.db-wal"}
+        assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
+def test_a_file_that_others_could_read_is_closed_to_them(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        path.parent.mkdir()
+        for name in ("runs.db", "runs.db-wal"):
+            (path.parent / name).touch()
+        with closing(opened(path)):
+            assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
+    finally:
+        os.umask(before)
+
+
+async def test_a_place_that_may_be_anothers_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    own = tmp_path / f"{PROGRAM}-{os.getuid()}"
+    own.symlink_to(tmp_path)
+    async with running(own / PROGRAM / "app" / "runs.db") as made:
+        await eventually(lambda: made.failure, 5, "it says so")
+        assert "belongs to this user" in made.failure
+    assert not (tmp_path / PROGRAM).exists()
 
 
 def test_a_key_is_claimed_once(path: Path) -> None:
