@@ -147,14 +147,30 @@ def test_image_does_not_run_as_root() -> None:
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", the("USER"))
 
 
+def test_image_gets_no_sessions_and_no_secrets_of_who_builds_it(tmp_path: Path) -> None:
+    for name in ("sessions", ".git", ".venv", ".venv-v1"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+    for name in (".env", ".env.local", "app.py"):
+        (tmp_path / name).touch()
+    cleaning = [line for word, line in instructions() if word == "RUN" and line.startswith("rm ")]
+    subprocess.run(["sh", "-ec", cleaning[0].replace("/app", str(tmp_path))], check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["app.py"]
+    ignored = CONTAINERFILE.with_name("Containerfile.dockerignore").read_text("utf-8").splitlines()
+    assert {"**/sessions", "**/.git", "**/.env", "**/.env.*", "**/.venv*"} <= set(ignored)
+    # The project comes into the image only from where this was removed.
+    copies = [line.split() for word, line in instructions() if word == "COPY"]
+    assert [line for line in copies if line[-1] == "/srv/app"] == [["--from=build", "/app", "/srv/app"]]
+
+
 AS_IN_A_CONTAINER: Final = """
 set -e
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$1"
 mount --bind "$2" "$2"
+mount --bind "$3" "$3"
 mount -o remount,bind,ro /
 if touch "$0" 2>/dev/null; then exit 99; fi
-shift 2
+shift 3
 exec unshare -U --map-user=10001 --map-group=10001 "$@"
 """
 
@@ -163,21 +179,25 @@ def test_image_serves_as_pid_one_without_root_on_a_root_that_is_read_only(tmp_pa
     project, scratch, port = tmp_path / "project", tmp_path / "tmp", str(free_port())
     shutil.copytree(ROOT / "examples" / "echo", project, ignore=shutil.ignore_patterns("__pycache__"))
     (project / "sessions").mkdir()
+    state = tmp_path / "state"
     scratch.mkdir()
+    state.mkdir()
     here = {
         "/srv/app": str(project),
+        "/srv/state": str(state),
         "8080": port,
         "0.0.0.0": "127.0.0.1",
         "agentscope-supervisor": str(COMMAND),
     }
     command = [here.get(word, word) for word in words(the("ENTRYPOINT")) + words(the("CMD"))]
-    assert {str(project), port} <= set(command)
+    assert {str(project), str(state), port} <= set(command)
+    assert words(the("VOLUME")) == ["/srv/app/sessions", "/srv/state"]
     variables = dict(pair.split("=") for pair in the("ENV").replace("/tmp", str(scratch)).split())
     inside = ["unshare", "-Urpfm", "--mount-proc", "--kill-child", "sh", "-c", AS_IN_A_CONTAINER]
     log = tmp_path / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*inside, str(project), str(scratch), str(project / "sessions"), *command],
+            [*inside, str(project), str(scratch), str(project / "sessions"), str(state), *command],
             stdout=output,
             stderr=output,
             cwd=project,
@@ -191,6 +211,7 @@ def test_image_serves_as_pid_one_without_root_on_a_root_that_is_read_only(tmp_pa
         assert subprocess.run(check, timeout=20, check=False).returncode == 0
         assert [say(port) for _ in range(2)] == ["Turn 1: hello", "Turn 2: hello"], "the session is kept"
         assert not list(project.rglob("__pycache__"))
+        assert [path.name for path in state.rglob("runs.db")] == ["runs.db"]
         (inner,) = psutil.Process(process.pid).children()
         os.kill(inner.pid, signal.SIGTERM)
         assert process.wait(STOP_WITHIN) == 0
