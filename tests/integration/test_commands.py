@@ -54,7 +54,7 @@ def test_help_says_in_80_columns_what_each_command_does_and_each_option_means() 
         told = run(COMMAND, name, "--help").stdout
         assert max(map(len, told.splitlines())) <= 80, name
         options = re.split(r"\n  (?=-)", told.partition("Options:")[2])[1:]
-        assert [each for each in options if not re.search(r"\w\.\s", each)] == [], name
+        assert [each for each in options if not re.search(r"\w\.(\s|$)", each)] == [], name
 
 
 def test_help_names_every_option_of_start() -> None:
