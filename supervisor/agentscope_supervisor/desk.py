@@ -72,7 +72,6 @@ class OperatorsDesk:
         self._actions: Final = actions
         self._loop: Final = asyncio.get_running_loop()
         self.roll: Final = actions.roll
-        self.scale: Final = actions.scale
         self.stop: Final = actions.stop
         self.maintain: Final = actions.maintain
         self.idle: Final = actions.idle
@@ -157,6 +156,11 @@ class OperatorsDesk:
         return [{"worker": "supervisor", "lines": stacks.own()}, *workers]
 
     # -- what is done -----------------------------------------------------------------------
+
+    def scale(self, slots: int) -> None:
+        if self._fleet.stopping:
+            raise Refused(Failure(ErrorCode.DRAINING, "refused: the instance is stopping"))
+        self._actions.scale(slots)
 
     def reset(self, slot: int) -> None:
         if slot >= self._fleet.size:

@@ -345,6 +345,10 @@ async def test_what_is_asked_of_an_instance_that_stops_is_not_done_and_said_so(
         ended = await rolling
         assert (ended.returncode, ended.stdout) == (1, "")
         assert ended.stderr == "Error: the rollout was cut short: the instance is stopping\n"
+        for command in (["scale", "3"], ["roll"], ["reload"]):
+            ended = await run(instance, *command)
+            assert (ended.returncode, ended.stdout) == (1, ""), command
+            assert "the instance is stopping" in ended.stderr
         assert (await run(instance, "stop", "--now", "--wait")).returncode == 0
         await stream.whole(error="DRAINING")
 
