@@ -1,0 +1,42 @@
+"""What README says in tables of codes and keys is what the code has."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+from agentscope_supervisor.outcomes import RETRY_LATER, STATUS
+from agentscope_supervisor.project import NOT_ACTED_ON
+from agentscope_supervisor.reload_scope import TAKEN_OVER
+
+README: Final = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+
+def section(heading: str) -> str:
+    """The text below a heading, to the next one."""
+    found = list(re.finditer(r"^#+ (.*)$", README, re.MULTILINE))
+    (text,) = [README[one.end() : two.start()] for one, two in pairwise(found) if one[1] == heading]
+    return text
+
+
+def test_table_of_errors() -> None:
+    rows = re.findall(r"^\| (\d{3}) \| ([^|]*) \| ([^|]*) ?\|$", section("HTTP"), re.MULTILINE)
+    told = [
+        (code, int(status), "Retry-After" in when) for status, codes, when in rows for code in names(codes)
+    ]
+    assert sorted(told) == sorted((code.value, STATUS[code], code in RETRY_LATER) for code in STATUS)
+
+
+def test_keys_that_a_reload_takes_over() -> None:
+    rows = re.findall(r"^\| `(\w+)`: ([^|]*) \|", section("What a reload changes"), re.MULTILINE)
+    told = [f"{part}.{key}" for part, keys in rows for key in names(keys)]
+    assert sorted(told) == sorted(TAKEN_OVER)
+
+
+def test_keys_without_effect() -> None:
+    (line,) = re.findall(r"^Not there yet: (.*?) have no effect", README, re.MULTILINE | re.DOTALL)
+    assert sorted(names(line)) == sorted(NOT_ACTED_ON)
+
+
+def names(text: str) -> list[str]:
+    return re.findall(r"`([^`]*)`", text)
