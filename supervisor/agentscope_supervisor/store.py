@@ -32,7 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from agentscope_supervisor.database import Database, Limits
+from agentscope_supervisor.database import Database, Limits, Refusal
+from agentscope_supervisor.instance import InstanceError
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,8 @@ class Store:
 
     @property
     def failure(self) -> str:
-        """Why nothing can be kept across a restart now; empty: all is well."""
+        """Why nothing can be kept across a restart now, without a path: everybody may read it. Empty: all is
+        well. The log has the details."""
         return self._failure
 
     def start(self) -> None:
@@ -168,10 +170,10 @@ class Store:
         self._owed.clear()
         self._owed_bytes = 0
 
-    def _degrade(self, failure: str) -> None:
+    def _degrade(self, failure: str, detail: str = "") -> None:
         """To be called with the lock held."""
         if not self._failure:
-            log.error("runs and idempotency keys are kept in memory only: %s", failure)
+            log.error("runs and idempotency keys are kept in memory only: %s", detail or failure)
         self._failure = failure
         self._tried_at = time.monotonic()
 
@@ -212,7 +214,7 @@ class Store:
         try:
             answers = self._commit(batch)
         except Exception as error:  # of SQLite, the file system, or a bug: turns must go on
-            self._give_up(f"{self._path}: {error}")
+            self._give_up(error)
             # One that fails for another reason than the disk would fail for ever.
             batch += self._drop_all(batch if isinstance(error, OSError | sqlite3.OperationalError) else [])
             answers = [None] * len(batch)
@@ -256,7 +258,7 @@ class Store:
             if not more:
                 self._tidied_at = now
         except Exception as error:  # as in `_run`
-            self._give_up(f"{self._path}: {error}")
+            self._give_up(error)
 
     def _open(self) -> Database:
         database = Database(self._path, self._limits, self._supervisor)
@@ -267,14 +269,14 @@ class Store:
             log.warning("runs were lost with an earlier supervisor", extra={"runs": lost})
         return database
 
-    def _give_up(self, failure: str) -> None:
+    def _give_up(self, error: Exception) -> None:
         if self._database is not None:
             try:
                 self._database.close()
             finally:
                 self._database = None
         with self._changed:
-            self._degrade(failure)
+            self._degrade(_reason(error), f"{self._path}: {error}")
 
 
 def _waited_for(batch: list[_Queued]) -> list[_Queued]:
@@ -282,3 +284,14 @@ def _waited_for(batch: list[_Queued]) -> list[_Queued]:
     return [
         queued for queued in batch if queued.answer is None or queued.answer.set_running_or_notify_cancel()
     ]
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case OSError():
+            return error.strerror or "the file system failed"
+        case InstanceError():
+            return "its directory may be another user's"
+        case sqlite3.Error() | Refusal():
+            return str(error)
+    return f"unexpected {type(error).__name__}"

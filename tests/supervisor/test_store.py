@@ -105,7 +105,7 @@ async def test_a_place_that_may_be_anothers_is_not_used(
     own.symlink_to(tmp_path)
     async with running(own / PROGRAM / "app" / "runs.db") as made:
         await eventually(lambda: made.failure, 5, "it says so")
-        assert "belongs to this user" in made.failure
+        assert made.failure == "its directory may be another user's"
     assert not (tmp_path / PROGRAM).exists()
 
 
@@ -363,6 +363,7 @@ async def test_an_unwritable_place_is_told_once_and_nobody_waits(
         (told,) = errors(caplog)
         assert told.startswith("runs and idempotency keys are kept in memory only: ")
         assert str(tmp_path / "state") in told
+        assert made.failure == "File exists"
 
 
 async def test_it_comes_back_when_the_disk_does(
@@ -421,7 +422,7 @@ async def test_an_unexpected_error_is_no_end_of_the_thread(
             raise ZeroDivisionError
 
         assert await made.ask(broken) is None
-        assert made.failure
+        assert made.failure == "unexpected ZeroDivisionError"
         await eventually(lambda: not made.failure, 5, "it goes on")
         assert (await made.ask(claim("b"))) is not None
 
@@ -432,6 +433,19 @@ async def test_its_files_are_closed_with_it(path: Path) -> None:
     files = [file.path for file in psutil.Process().open_files()]
     assert not [file for file in files if str(path) in file]
     assert not [thread for thread in threading.enumerate() if thread.name == "store"]
+
+
+async def test_only_the_log_says_where_a_file_of_another_version_is(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(opened(path)):
+        pass
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("PRAGMA user_version = 99")
+    async with running(path) as made:
+        await eventually(lambda: made.failure, 5, "it says so")
+        assert made.failure.startswith("it was made by another version")
+        assert str(path) in errors(caplog)[0]
 
 
 # -- what is owed --------------------------------------------------------------------------------
