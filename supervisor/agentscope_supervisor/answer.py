@@ -77,6 +77,12 @@ class Answer:
         if self.run is not None:
             self.run.worker = worker
 
+    def give_back(self) -> None:
+        """The turn provably never reached that worker, and waits again."""
+        self.worker = self.taken_at = self._grant = None
+        if self.run is not None:
+            self.run.worker = None
+
     def keep(self, runs: Runs, run: Run) -> None:
         """Keep in `run` what is sent from now on."""
         self._runs, self.run = runs, run

@@ -44,7 +44,7 @@ class Delivery:
         self._keepalive: Final = keepalive
         self._ahead: Final = ahead
         self._open: dict[Answer, Turn] = {}
-        self._viewers: set[Viewer] = set()
+        self._viewers: dict[Viewer, Turn | None] = {}
         self._sweeping = False
         self._loop: Final = asyncio.get_running_loop()
 
@@ -90,9 +90,10 @@ class Delivery:
         return response
 
     async def join(
-        self, request: web.BaseRequest, viewer: Viewer, headers: dict[str, str]
+        self, request: web.BaseRequest, viewer: Viewer, turn: Turn | None, headers: dict[str, str]
     ) -> web.StreamResponse:
-        """Answer a request with the run that an earlier one has begun, from its first event on."""
+        """Answer a request with the run that an earlier one has begun, from its first event on. `turn`: of
+        the run, if that has not ended."""
         run = viewer.run
         if run.form is Form.WHOLE:
             await viewer.ended()
@@ -109,22 +110,22 @@ class Delivery:
         gone = run.resume(-1)
         if isinstance(gone, Failure):
             return gone_response(gone, run, headers)
-        return await self.view(request, viewer, headers)
+        return await self.view(request, viewer, turn, headers)
 
     async def view(
-        self, request: web.BaseRequest, viewer: Viewer, headers: dict[str, str]
+        self, request: web.BaseRequest, viewer: Viewer, turn: Turn | None, headers: dict[str, str]
     ) -> web.StreamResponse:
         """Send what a run has kept from where the viewer stands, and what comes, to the end."""
         _name_worker(viewer.run, headers)
         response = web.StreamResponse(headers=headers | STREAM_HEADERS)
         await response.prepare(request)
-        self._viewers.add(viewer)
+        self._viewers[viewer] = turn
         self._sweep_soon()
         try:
             if await viewer.read(Outlet(request), request.writer.drain, self._loop.time):
                 await response.write_eof()
         finally:
-            self._viewers.remove(viewer)
+            del self._viewers[viewer]
         return response
 
     def _sweep_soon(self) -> None:
@@ -135,27 +136,30 @@ class Delivery:
     def _sweep(self) -> None:
         """Tell clients that wait in silence that they are not forgotten."""
         self._sweeping = False
-        now = self._loop.time()
+        now, first = self._loop.time(), min(QUEUED_AFTER, self._keepalive)
         for answer, turn in self._open.items():
             silent = now - answer.last_write
             if answer.settled and silent >= STALLED_AFTER:
                 answer.cut()  # all is sent, and the client does not read it
             if answer.form is Form.WHOLE or answer.settled:
                 continue
-            if not answer.streaming and answer.worker is None and silent >= QUEUED_AFTER:
-                answer.say(sse.comment(f"queued {self._ahead(turn)}"), now)
-            elif silent >= self._keepalive:
-                waits = answer.worker is None
-                answer.say(sse.comment(f"queued {self._ahead(turn)}" if waits else "keep-alive"), now)
-        for viewer in self._viewers:
+            waits = answer.worker is None
+            if silent >= (first if waits and not answer.streaming else self._keepalive):
+                answer.say(self._comment(turn if waits else None), now)
+        for viewer, turn_of_run in self._viewers.items():
             silent = now - viewer.last_write
             if viewer.run.state is State.ENDED:
                 if silent >= STALLED_AFTER:
                     viewer.cut()
-            elif silent >= self._keepalive:
-                viewer.say(sse.comment("keep-alive"), now)
+                continue
+            waits = viewer.run.state is State.QUEUED
+            if silent >= (first if waits and viewer.is_new else self._keepalive):
+                viewer.say(self._comment(turn_of_run if waits else None), now)
         if self._open or self._viewers:
             self._sweep_soon()
+
+    def _comment(self, waiting: Turn | None) -> bytes:
+        return sse.comment("keep-alive" if waiting is None else f"queued {self._ahead(waiting)}")
 
 
 def _name_worker(run: Run, headers: dict[str, str]) -> None:

@@ -160,8 +160,9 @@ class Ledger:
         return len(self._turns)
 
     def ahead(self, turn: Turn) -> int:
-        """Turns of its session that come before a waiting turn."""
-        return next(i for i, other in enumerate(self._sessions[turn.session_id]) if other is turn)
+        """Turns of its session that come before a waiting turn; 0 if it has just ended."""
+        turns = self._sessions.get(turn.session_id, ())
+        return next((i for i, other in enumerate(turns) if other is turn), 0)
 
     def assigned(self, slot: int) -> int | None:
         """The process that gets the turns of this slot; None also for one that never had any."""

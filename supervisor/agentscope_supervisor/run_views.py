@@ -26,7 +26,7 @@ from agentscope_supervisor.viewer import Viewer
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _CURSOR: Final = re.compile(r"[0-9]{1,15}")
 
-_Send = Callable[[web.BaseRequest, Viewer, dict[str, str]], Awaitable[web.StreamResponse]]
+_Send = Callable[[web.BaseRequest, Viewer, Turn | None, dict[str, str]], Awaitable[web.StreamResponse]]
 
 
 class RunViews:
@@ -85,7 +85,7 @@ class RunViews:
         turn = None
         try:
             with self._recorder.following(viewer) as turn:
-                return await send(request, viewer, headers)
+                return await send(request, viewer, turn, headers)
         finally:
             if turn is not None:
                 self._leave(turn)

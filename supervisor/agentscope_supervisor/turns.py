@@ -163,7 +163,9 @@ class Turns:
         if entry is not None and turn.process is not None:
             if code is Code.LINK_LOST:
                 self._lost(turn.process, entry[0])
-            elif code is not Code.UNSENT:
+            elif code is Code.UNSENT:
+                entry[1].give_back()
+            else:
                 self._survived(entry[0])
         self.carry_out(self.ledger.failed(turn, code, message))
 

@@ -20,9 +20,15 @@ class Viewer:
     def __init__(self, run: Run, number: int, now: float) -> None:
         self.run: Final = run
         self.last_write = now
+        self._since: Final = now
         self._number = number
         self._outlet: Outlet | None = None
         self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was given nothing yet, not even a comment."""
+        return self.last_write == self._since
 
     def fed(self, number: int, count: int, payload: bytes, now: float) -> None:
         """`count` events came, of which `number` is the first; the run has them already."""

@@ -83,6 +83,8 @@ async def test_a_retry_while_it_waits_gets_no_second_place(shared: Instance, tmp
         await eventually(lambda: shared.health()["turns"]["open"] == 2, 5, "one of them waits")
         async with Stream(shared.port, session, "once", headers=keyed(session)) as late:
             await late.begun()
+            await late.until(comments=1)
+            assert late.comments[0] == "queued 1"
             gate.touch()
             assert [event.text for event in await late.whole()] == ["once"]
         for stream in await asyncio.gather(*tasks):

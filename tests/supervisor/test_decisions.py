@@ -625,6 +625,20 @@ def test_a_slot_that_is_added_while_it_is_rolled_out_gets_its_sessions(world: Wo
     world.comes_to_rest()
 
 
+def test_a_turn_that_comes_back_unsent_waits_again(world: World) -> None:
+    worker = world.machine.workers[0]
+    worker.stuck, worker.stuck_at = "blocked", world.machine.loop.now
+    world.ask("a", "queue", b"one")
+    ((turn, asked),) = world.asked.items()
+    assert asked.worker == "0.1"
+    world.machine.do(lambda: worker.dies(1))
+    world.machine.do(worker.link.lose)
+    assert turn.state is TurnState.WAITING
+    assert asked.run is not None
+    assert (asked.worker, asked.run.state.name) == (None, "QUEUED")
+    assert world.daemon.ahead(turn) == 0
+
+
 def test_a_client_with_a_key_has_its_time_to_come_back_each_time_that_it_leaves(world: World) -> None:
     world.ask("a", "queue", b"one", Key("me", "k", b"print"))
     ((turn, asked),) = world.asked.items()

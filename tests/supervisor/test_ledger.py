@@ -493,7 +493,10 @@ def test_queue_runs_the_turns_of_a_session_one_at_a_time_in_order_of_arrival() -
     assert to_b == to_c == []
     assert [book.ledger.ahead(turn) for turn in (a, b, c)] == [0, 1, 2]
     assert book.ledger.ended(a)[-1] == Hand(b, 1)
+    assert book.ledger.ahead(a) == 0, "who asks has not been told yet"
     assert book.ledger.ended(b)[-1] == Hand(c, 1)
+    book.ledger.ended(c)
+    assert book.ledger.ahead(c) == 0
 
 
 def test_queue_has_a_bound_for_each_session() -> None:
