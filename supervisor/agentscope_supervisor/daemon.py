@@ -31,6 +31,7 @@ from agentscope_supervisor.instance import Address
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.journal import Journal
 from agentscope_supervisor.ledger import Turn
+from agentscope_supervisor.memory import Memory
 from agentscope_supervisor.memory_watch import MemoryWatch
 from agentscope_supervisor.metrics import Look, Metrics
 from agentscope_supervisor.orphans import Orphans
@@ -63,7 +64,8 @@ class Daemon:
         self._project: Final = project
         self._settings: Final = settings
         self._post: Final = EventQueue().post
-        self._metrics: Final = Metrics(self) if settings.server.metrics else None
+        self._memory: Final = Memory(lambda: [os.getpid(), *self._workforce.marks()])
+        self._metrics: Final = Metrics(self, self._memory) if settings.server.metrics else None
         self._store: Final = Store(store, limits(settings.sessions))
         self._recorder: Final = Recorder(settings.sessions, self._store)
         self._turns: Final = Turns(
@@ -109,7 +111,9 @@ class Daemon:
         )
         self._pulse = Pulse(self._settings.supervisor.unresponsive_timeout, self._workforce, self._post)
         memory_watch = MemoryWatch(
-            self._staffing.measurable, lambda *seen: self._post(partial(self._staffing.weigh, *seen))
+            self._memory,
+            self._staffing.measurable,
+            lambda *seen: self._post(partial(self._staffing.weigh, *seen)),
         )
         traced = self._settings.tracing
         tracing = Tracing(traced.endpoint, self._project.folder.name) if traced is not None else None
@@ -120,7 +124,9 @@ class Daemon:
             self._leave_door = door.leave
         if self._settings.platform is not None:
             leaves = self._settings.supervisor.on_platform_restart == "exit"
-            self._heartbeat = Heartbeat(self._settings.platform, self, self._post, leaves=leaves)
+            self._heartbeat = Heartbeat(
+                self._settings.platform, self, self._memory, self._post, leaves=leaves
+            )
             self._heartbeat.start()
         journal = Journal()
         logging.getLogger().addHandler(journal)
@@ -226,14 +232,9 @@ class Daemon:
             waiting=len(self._ledger) - running,
             active_sessions=self._turns.active_sessions(),
             workers=Counter(process.state for process in self._workforce),
-            worker_pids=self._worker_pids(),
             rolling=self._fleet.rolling,
             platform_failures=heartbeat.failures if heartbeat is not None else {},
         )
-
-    def _worker_pids(self) -> list[int]:
-        """Of what is counted as the workers' memory: the one they are copies of included."""
-        return list(self._workforce.marks())
 
     # -- Host and Actions: what the platform and the operator ask ------------------------------
 
@@ -247,7 +248,7 @@ class Daemon:
             "restarts": self._staffing.restarts,
             "generation": max(slot.generation for slot in self._fleet.slots),
         }
-        return VitalSigns(_PLATFORM_STATUS.get(status, status), metrics, self._worker_pids())
+        return VitalSigns(_PLATFORM_STATUS.get(status, status), metrics)
 
     def check(self) -> Refused | None:
         return self._staffing.check()
@@ -304,6 +305,7 @@ class Daemon:
             self._fleet,
             self._ledger,
             self._workforce,
+            self._memory,
             self._staffing.rollouts,
             self._turns.open,
             address,

@@ -10,13 +10,15 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
 
-from agentscope_supervisor import __version__, memory, stacks
+from agentscope_supervisor import __version__, stacks
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.deaths import Cause, Death, Verdict
 from agentscope_supervisor.fleet import Fleet
 from agentscope_supervisor.instance import Address
 from agentscope_supervisor.invocation import Invocation, Refused, invalid
 from agentscope_supervisor.ledger import Ledger
+from agentscope_supervisor.memory import Held, Memory
+from agentscope_supervisor.nursery import ZYGOTE
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.rollouts import Outcome, Rolling, Rollouts, Unchanged
 from agentscope_supervisor.rollouts import Refused as RolloutRefused
@@ -58,6 +60,7 @@ class OperatorsDesk:
         fleet: Fleet,
         ledger: Ledger,
         workforce: Workforce,
+        memory: Memory,
         rollouts: Rollouts,
         turns: Mapping[int, tuple[Invocation, Answer]],
         address: Address,
@@ -66,6 +69,7 @@ class OperatorsDesk:
         self._fleet: Final = fleet
         self._ledger: Final = ledger
         self._workforce: Final = workforce
+        self._memory: Final = memory
         self._rollouts: Final = rollouts
         self._turns: Final = turns
         self._address: Final = address
@@ -80,9 +84,7 @@ class OperatorsDesk:
     # -- what is seen -----------------------------------------------------------------------
 
     async def status(self) -> dict[str, Any]:
-        pids = [process.child.pid for process in self._workforce if process.child is not None]
-        measured = await asyncio.to_thread(lambda: [memory.used_mb([pid]) for pid in [os.getpid(), *pids]])
-        used = dict(zip(pids, measured[1:], strict=True))
+        held = await self._memory.look()
         health, unready = self._actions.health(), self._actions.unready()
         deaths = self._workforce.deaths
         last = self._rollouts.last
@@ -95,13 +97,18 @@ class OperatorsDesk:
             "pid": os.getpid(),
             "version": __version__,
             "uptime": health["uptime"],
-            "memory_mb": round(measured[0], 1),
+            "memory_mb": _megabytes(os.getpid(), held),
             "turns": health["turns"],
             "edition": self._fleet.edition,
             "rolling": self._fleet.rolling,
             "rollout": _rollout(last) if last is not None else None,
             "slots": [self._slot(index) for index in range(self._fleet.size)],
-            "workers": [self._worker(process, used) for process in self._in_order()],
+            "workers": [self._worker(process, held) for process in self._in_order()],
+            "zygotes": [
+                {"pid": pid, "memory_mb": _megabytes(pid, held)}
+                for pid, mark in self._workforce.marks().items()
+                if mark == ZYGOTE
+            ],
             "deaths": {cause.value: count for cause, count in deaths.counts.items() if count},
         }
 
@@ -118,7 +125,7 @@ class OperatorsDesk:
             else None,
         }
 
-    def _worker(self, process: Process, used: Mapping[int, float]) -> dict[str, Any]:
+    def _worker(self, process: Process, held: Held) -> dict[str, Any]:
         pid = process.child.pid if process.child is not None else None
         return {
             "worker": process.label,
@@ -128,7 +135,7 @@ class OperatorsDesk:
             "state": process.state.name.lower(),
             "seconds": round(self._loop.time() - process.since, 1),
             "turns": self._ledger.on_process(process.number),
-            "memory_mb": round(used[pid], 1) if pid is not None and pid in used else None,
+            "memory_mb": _megabytes(pid, held),
         }
 
     def _in_order(self) -> list[Process]:
@@ -187,6 +194,11 @@ class OperatorsDesk:
 def _names(process: Process) -> Iterator[str]:
     yield process.label
     yield str(process.slot)
+
+
+def _megabytes(pid: int | None, held: Held) -> float | None:
+    """None: not known yet."""
+    return round(held[pid], 1) if pid is not None and pid in held else None
 
 
 def _clock(at: float) -> str:

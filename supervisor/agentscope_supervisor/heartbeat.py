@@ -7,11 +7,10 @@ the daemon's queue, decided by `platform_signal` and done through `Host`. `platf
 
 import asyncio
 import logging
-import os
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
@@ -19,26 +18,23 @@ from typing import Any, Final, Protocol
 import orjson
 
 from agentscope_protocol.settings import PlatformSettings
-from agentscope_supervisor import memory
+from agentscope_supervisor.memory import LOOK_WITHIN, Memory
 from agentscope_supervisor.platform_client import PlatformClient, PlatformError, Trouble
 from agentscope_supervisor.platform_signal import Action, Answer, Ask, Garbage, Pace, PlatformSignal, read
 from agentscope_supervisor.rollouts import Refused, Rolling, Unchanged
-from agentscope_supervisor.side_thread import AllTaken, SideThreads
 
 log = logging.getLogger(__name__)
 
 CLOSE_WITHIN: Final = 2.0  # seconds for the last beat: who stops an instance must not wait for its platform
-MEASURE_WITHIN: Final = 2.0  # seconds for the memory; a worker in the disk's wait may hold the look up
 COMPLAIN_EVERY: Final = 60.0  # seconds between two log lines about the failures of one conversation
 
 
 @dataclass(frozen=True, slots=True)
 class VitalSigns:
-    """The instance now. `pids`: of its workers, and of the zygote, without which they would be larger."""
+    """The instance now."""
 
     status: str
     metrics: Mapping[str, int]
-    pids: Sequence[int]
 
 
 class Host(Protocol):
@@ -64,18 +60,19 @@ class Heartbeat:
         self,
         settings: PlatformSettings,
         host: Host,
+        memory: Memory,
         post: Callable[[Callable[[], None]], None],
         *,
         leaves: bool,
     ) -> None:
         self._host: Final = host
+        self._memory: Final = memory
         self._post: Final = post
         self._leaves: Final = leaves
         self._loop: Final = asyncio.get_running_loop()
         self._client: Final = PlatformClient(settings)
         self._interval: Final = settings.heartbeat_interval
         self._signal: Final = PlatformSignal()
-        self._measuring: Final = SideThreads("memory", 1)
         self._memory_mb = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -131,7 +128,8 @@ class Heartbeat:
 
     async def _beat(self, within: float) -> None:
         began = self._loop.time()
-        await self._measure(min(MEASURE_WITHIN, within / 2))
+        held = await self._memory.look(min(LOOK_WITHIN, within / 2))
+        self._memory_mb = round(sum(held.values()))
         left = within - (self._loop.time() - began)
         await self._client.beat(self._body(), left)
 
@@ -142,15 +140,6 @@ class Heartbeat:
         self._post(partial(self._answered, answer))
 
     # -- what a beat says -----------------------------------------------------------------------
-
-    async def _measure(self, within: float) -> None:
-        """Look at the memory; where that takes too long, what was seen last is told again."""
-        pids = [os.getpid(), *self._host.vital_signs().pids]
-        try:
-            async with asyncio.timeout(within):
-                self._memory_mb = round(await self._measuring.run(partial(memory.used_mb, pids)))
-        except (TimeoutError, AllTaken):
-            log.debug("the memory could not be measured in time")
 
     def _body(self, status: str | None = None) -> bytes:
         signs = self._host.vital_signs()

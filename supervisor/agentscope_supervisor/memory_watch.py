@@ -1,4 +1,4 @@
-"""The watch over the memory of workers: looks from time to time, in a thread, and tells what it saw.
+"""The watch over the memory of workers: looks from time to time and tells what it saw.
 
 What is too much is decided in `wear`; how it is measured is in `memory`.
 """
@@ -6,11 +6,9 @@ What is too much is decided in `wear`; how it is measured is in `memory`.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Final
 
-from agentscope_supervisor import memory
-from agentscope_supervisor.side_thread import AllTaken, SideThreads
+from agentscope_supervisor.memory import Memory
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +26,10 @@ Seen = Callable[[int, float], None]
 class MemoryWatch:
     """Looks until `stop`."""
 
-    def __init__(self, workers: Workers, seen: Seen) -> None:
+    def __init__(self, memory: Memory, workers: Workers, seen: Seen) -> None:
+        self._memory: Final = memory
         self._workers: Final = workers
         self._seen: Final = seen
-        self._threads: Final = SideThreads("memory", 1)
         self._task: Final = asyncio.get_running_loop().create_task(self._look_on())
 
     async def stop(self) -> None:
@@ -43,16 +41,12 @@ class MemoryWatch:
             await asyncio.sleep(LOOK_EVERY)
             try:
                 await self._look()
-            except AllTaken:  # the look before hangs, on a worker that waits for a disk
-                pass
             except Exception:  # of the next look it may be true no more
                 log.exception("looking at the memory of workers failed")
 
     async def _look(self) -> None:
         workers = self._workers()
-        for number, held in (await self._threads.run(partial(_measure, workers))).items():
-            self._seen(number, held)
-
-
-def _measure(workers: Mapping[int, int]) -> dict[int, float]:
-    return {number: memory.used_mb([pid]) for number, pid in workers.items()}
+        held = await self._memory.look() if workers else {}
+        for number, pid in workers.items():
+            if pid in held:
+                self._seen(number, held[pid])

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, Protocol
 
 from prometheus_client.core import (
@@ -24,17 +23,15 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from agentscope_supervisor import __version__, memory
+from agentscope_supervisor import __version__
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.deaths import Cause
 from agentscope_supervisor.histogram import Histogram
 from agentscope_supervisor.lifecycle import State
+from agentscope_supervisor.memory import MB, Held, Memory
 from agentscope_supervisor.outcomes import Failure
-from agentscope_supervisor.side_thread import AllTaken, SideThreads
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
-MEASURE_WITHIN: Final = 1.0  # seconds for the memory; then what was seen last is told again
-MEASURE_EVERY: Final = 5.0  # seconds between two looks, however often this is asked
 LAG_EVERY: Final = 0.5  # seconds between two looks at the loop
 
 # Seconds. A turn is a model's answer, seconds to minutes; a wait and a loop's lag are milliseconds.
@@ -52,7 +49,6 @@ class Look:
     waiting: int
     active_sessions: int
     workers: Mapping[State, int]
-    worker_pids: Sequence[int]
     rolling: bool
     platform_failures: Mapping[tuple[str, str], int]  # by exchange and kind
 
@@ -67,7 +63,7 @@ class Source(Protocol):
 class Metrics(Collector):
     """The registry of one instance. To be made on the event loop; `close` ends its look at that."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, memory: Memory) -> None:
         self._source: Final = source
         self._loop: Final = asyncio.get_running_loop()
         self._started: Final = time.time()
@@ -81,9 +77,8 @@ class Metrics(Collector):
         self._wait: Final = Histogram(_WAIT)
         self._lag: Final = Histogram(_LAG)
         self._events = self._bytes = self._starts = 0
-        self._memory = {"supervisor": 0.0, "workers": 0.0}  # bytes
-        self._measured = float("-inf")
-        self._measuring: Final = SideThreads("memory", 1)
+        self._memory: Final = memory
+        self._held: Held = {}
         self._registry: Final = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         self._timer = self._arm()
@@ -94,7 +89,7 @@ class Metrics(Collector):
 
     async def render(self) -> bytes:
         """The text, as `CONTENT_TYPE` says."""
-        await self._measure()
+        self._held = await self._memory.look()
         return generate_latest(self._registry)
 
     # -- what happened ------------------------------------------------------------------------
@@ -155,22 +150,9 @@ class Metrics(Collector):
         yield _counter("rollouts", "Replacements of workers that have ended.", _one(self._rollouts), "result")
         yield _gauge("rollout_running", "1 while workers are being replaced.", [((), look.rolling)])
         yield _histogram("event_loop_lag_seconds", "How late the supervisor's loop was.", self._lag)
-        yield _gauge("memory_bytes", "Memory (PSS).", _one(self._memory), "process")
+        yield _gauge("memory_bytes", "Memory (PSS).", _one(_sizes(self._held)), "process")
         failures = look.platform_failures.items()
         yield _counter("platform_failures", "Exchanges that failed.", failures, "exchange", "kind")
-
-    async def _measure(self) -> None:
-        now = self._loop.time()
-        if now - self._measured < MEASURE_EVERY:
-            return
-        self._measured = now
-        pids = self._source.look().worker_pids
-        try:
-            async with asyncio.timeout(MEASURE_WITHIN):
-                sizes = await self._measuring.run(partial(_sizes, pids))
-        except (TimeoutError, AllTaken):
-            return
-        self._memory = sizes
 
     def _arm(self) -> asyncio.TimerHandle:
         due = self._loop.time() + LAG_EVERY
@@ -190,11 +172,10 @@ def _one(values: Mapping[str, float]) -> Values:
     return (((value,), number) for value, number in values.items())
 
 
-def _sizes(pids: Sequence[int]) -> dict[str, float]:
-    return {
-        "supervisor": memory.used_mb([os.getpid()]) * memory.MB,
-        "workers": memory.used_mb(pids) * memory.MB,
-    }
+def _sizes(held: Held) -> dict[str, float]:
+    """Bytes of this process, and of all others."""
+    ours = held.get(os.getpid(), 0.0)
+    return {"supervisor": ours * MB, "workers": (sum(held.values()) - ours) * MB}
 
 
 def _counter(name: str, text: str, values: Values, *labels: str) -> Metric:

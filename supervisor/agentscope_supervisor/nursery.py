@@ -23,6 +23,9 @@ from agentscope_supervisor.zygote import Zygote
 log = logging.getLogger(__name__)
 output_log = logging.getLogger("worker")
 
+ZYGOTE: Final = "zygote"
+"""Its mark among those of children; no worker has it."""
+
 WAITING: Final = 0.5
 """The share of `supervisor.start_timeout` for which the first worker waits for the zygote: its own start, of
 which the same imports are most, must be possible in the whole of it."""
@@ -87,8 +90,8 @@ class Nursery:
         return waited
 
     def marks(self) -> dict[int, str]:
-        """The pid of the zygote, with a mark that no worker has."""
-        return {self._zygote.pid: "zygote"} if self._zygote is not None else {}
+        """The pid of the zygote, with its mark."""
+        return {self._zygote.pid: ZYGOTE} if self._zygote is not None else {}
 
     def stop(self) -> None:
         """Start no worker any more, and end the zygote."""

@@ -265,7 +265,7 @@ def _shown_status(told: dict[str, Any]) -> list[str]:
         lines.append(f"takes no turns: {told['unready']}")
     lines.append(
         f"turns {turns['open']} open, {turns['accepted']} accepted; edition {told['edition']};"
-        f" supervisor pid {told['pid']}, {told['memory_mb']:.0f} MB, {told['version']}"
+        f" supervisor pid {told['pid']}, {_megabytes(told)} MB, {told['version']}"
     )
     if told["rolling"]:
         lines.append("a rollout is under way")
@@ -294,7 +294,13 @@ def _rows(told: dict[str, Any]) -> list[Sequence[object]]:
     for worker in told["workers"]:  # of slots that are not wanted any more
         if worker["slot"] not in shown:
             rows.append(_row({"slot": worker["slot"], "restarts": ""}, worker, "leaves"))
+    for zygote in told["zygotes"]:
+        rows.append(("-", "-", zygote["pid"], "zygote", "-", "-", _megabytes(zygote), "-", ""))
     return rows
+
+
+def _megabytes(process: dict[str, Any]) -> str:
+    return "-" if process["memory_mb"] is None else f"{process['memory_mb']:.0f}"
 
 
 def _row(slot: dict[str, Any], worker: dict[str, Any] | None, note: str) -> Sequence[object]:
@@ -303,7 +309,7 @@ def _row(slot: dict[str, Any], worker: dict[str, Any] | None, note: str) -> Sequ
     return (
         *(slot["slot"], worker["generation"], worker["pid"] or "-", worker["state"]),
         *(_duration(worker["seconds"]), worker["turns"]),
-        "-" if worker["memory_mb"] is None else round(worker["memory_mb"]),
+        _megabytes(worker),
         *(slot["restarts"], note),
     )
 

@@ -5,6 +5,7 @@ the zygote.
 """
 
 import itertools
+import json
 import os
 import signal
 import stat
@@ -73,6 +74,15 @@ def preloaded(_preloaded: Instance) -> Instance:
 
 
 # -- as good as others -------------------------------------------------------------------------------
+
+
+def test_the_zygote_has_a_row_of_its_own(preloaded: Instance) -> None:
+    (zygote,) = preloaded.zygotes()
+    (told,) = json.loads(preloaded.command("status", "--json").stdout)["zygotes"]
+    assert told["pid"] == zygote.pid
+    assert told["memory_mb"] > 10
+    shown = preloaded.command("status").stdout.splitlines()[-1].split()
+    assert [*shown[:6], shown[-1]] == ["-", "-", str(zygote.pid), "zygote", "-", "-", "-"]
 
 
 async def test_forked_workers_are_children_of_the_supervisor(preloaded: Instance) -> None:

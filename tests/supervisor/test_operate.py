@@ -50,9 +50,11 @@ def test_a_slot_that_rests_and_one_that_is_going() -> None:
                 **{"turns": 1, "memory_mb": None},
             }
         ],
+        "zygotes": [{"pid": 8, "memory_mb": 61.4}],
     }
     shown = [line.rstrip() for line in _shown_status(told)]
     assert shown[0] == "shop: degraded, up 2 h 0 min, http://localhost:8080"
     assert shown[2].endswith("failed: the new process died")
-    assert " ".join(shown[-2].split()) == "0 - - down - - - 5 breaker open, starts in 29 s, last: oom"
-    assert " ".join(shown[-1].split()) == "1 3 - draining 1 min 1 s 1 - leaves"
+    assert " ".join(shown[-3].split()) == "0 - - down - - - 5 breaker open, starts in 29 s, last: oom"
+    assert " ".join(shown[-2].split()) == "1 3 - draining 1 min 1 s 1 - leaves"
+    assert " ".join(shown[-1].split()) == "- - 8 zygote - - 61 -"
