@@ -119,6 +119,9 @@ class Delivery:
         _name_worker(viewer.run, headers)
         response = web.StreamResponse(headers=headers | STREAM_HEADERS)
         await response.prepare(request)
+        if request.method == "HEAD":  # what is written to the socket beside the response would be a body
+            await response.write_eof()
+            return response
         self._viewers[viewer] = turn
         self._sweep_soon()
         try:

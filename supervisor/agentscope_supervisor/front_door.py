@@ -149,7 +149,7 @@ class FrontDoor:
             status = response.status
             return response
         finally:
-            self._metrics.request(request.path if request.path in self._routes else "other", status)
+            self._metrics.request(self._label(request.path), status)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         headers = {"X-Request-Id": request_id(request)}
@@ -181,10 +181,19 @@ class FrontDoor:
     def _run_route(self, path: str) -> Route | None:
         match path.split("/"):
             case ["", "runs", run_id]:
-                return Route(lambda _, headers: self._views.state(run_id, headers), ("GET",))
+                return Route(lambda _, headers: self._views.state(run_id, headers))
             case ["", "runs", run_id, "events"]:
-                return Route(partial(self._views.events, run_id), ("GET",))
+                return Route(partial(self._views.events, run_id))
         return None
+
+    def _label(self, path: str) -> str:
+        """What stands for a path in the metrics: one of a few, whatever callers ask for."""
+        match path.split("/"):
+            case ["", "runs", _]:
+                return "/runs/{run_id}"
+            case ["", "runs", _, "events"]:
+                return "/runs/{run_id}/events"
+        return path if path in self._routes else "other"
 
     def _authorize(self, request: web.BaseRequest) -> None:
         if self._token is not None:

@@ -78,6 +78,9 @@ async def test_each_metric_moves(
     assert (await invoke(port, "c", "no token")).status == 401
     for number in range(50):
         assert (await call(port, "GET", f"/nothing/{number}", headers=AUTHORIZED)).status == 404
+        assert (await call(port, "GET", f"/runs/{number}", headers=AUTHORIZED)).status == 404
+    for path in ("/runs/a/events", "/runs/b/events", "/runs/a/b"):
+        assert (await call(port, "GET", path, headers=AUTHORIZED)).status == 404
     steps = [{"say": "here"}, {"wait_for": str(gate)}]
     async with Stream(port, "a", steps, headers=AUTHORIZED) as running:
         await running.until(events=1)
@@ -100,7 +103,9 @@ async def test_each_metric_moves(
     requests = after["agentscope_http_requests_total"]
     assert requests[("/invoke", "200")] == 3
     assert requests[("/invoke", "500")] == requests[("/invoke", "401")] == 1
-    assert requests[("other", "404")] == 50, "a caller cannot make labels"
+    assert requests[("other", "404")] == 51, "a caller cannot make labels"
+    assert requests[("/runs/{run_id}", "404")] == 50
+    assert requests[("/runs/{run_id}/events", "404")] == 2
     for name in ("turn_duration_seconds", "turn_wait_seconds"):
         assert after[f"agentscope_{name}_count"] == {(): 4}
         assert after[f"agentscope_{name}_sum"][()] > 0

@@ -152,6 +152,26 @@ async def test_a_run_that_nobody_knows(shared: Instance, tail: str) -> None:
     assert (posted.status, posted.code) == (405, "METHOD_NOT_ALLOWED")
 
 
+async def test_head_says_what_get_would_and_leaves_the_connection_usable(
+    shared: Instance, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    async with Stream(shared.port, new_session(), [{"say": "one"}, {"wait_for": str(gate)}]) as stream:
+        await stream.until(events=1)
+        async with Connection(shared.port) as connection:
+            for tail in ("", "/events", "/events", ""):
+                path = f"/runs/{stream.run_id}{tail}"
+                await connection.send(f"HEAD {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+                head = await connection.head()
+                assert head.status == 200
+                kind = "text/event-stream" if tail else "application/json"
+                assert head.headers["content-type"].startswith(kind)
+            await connection.send(b"GET /liveness HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await connection.head()).status == 200, "nothing but heads came before"
+        gate.touch()
+        await stream.whole()
+
+
 # -- its state ----------------------------------------------------------------------------------------
 
 
