@@ -241,5 +241,7 @@ async def test_f68_extension_without_end_costs_no_memory(shared: Instance) -> No
 async def test_after_all_that_the_instance_is_well(shared: Instance) -> None:
     health, log = await call(shared.port, "GET", "/health"), await asyncio.to_thread(lambda: shared.log)
     assert health.json["status"] == "healthy"
+    # What workers print is theirs: the instance is shared with tests whose Apps raise.
+    ours = "\n".join(line for line in log.splitlines() if " worker=" not in line)
     for sign in ("request failed", "Traceback", "Unhandled"):
-        assert sign not in log, "nothing of the above was an error of ours"
+        assert sign not in ours, "nothing of the above was an error of ours"
