@@ -165,7 +165,7 @@ async def test_f49_a_long_turn_runs_through_a_rollout(
 @pytest.mark.fault("F43")
 async def test_f43_twenty_hups_in_two_seconds(start_instance: Callable[..., Instance]) -> None:
     """They are one or two rollouts, not twenty; the last word counts."""
-    instance = start_instance(workers=1, supervisor=SOAK)
+    instance = start_instance(workers=1, supervisor={"soak": 2})  # the default
     (instance.project / "version").write_text("old")
     async with unharmed(instance.port, new_session()):
         for number in range(20):
