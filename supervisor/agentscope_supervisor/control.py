@@ -13,14 +13,14 @@ import struct
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Final, Protocol
 
 from aiohttp import web
-from aiohttp.http import RawRequestMessage
-from aiohttp.streams import StreamReader
 
 from agentscope_protocol.settings_values import MAX_WORKERS
 from agentscope_supervisor import logs
+from agentscope_supervisor.http_protocol import answer_to_error, plain_request
 from agentscope_supervisor.invocation import Refused, invalid, json_object
 from agentscope_supervisor.journal import Journal
 from agentscope_supervisor.outcomes import ErrorCode, Failure
@@ -125,37 +125,18 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        if request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun; no error can be sent any more")
-        if status < 500:
-            failure = Failure(ErrorCode.INVALID_REQUEST, "this is not an HTTP/1.1 request")
-        else:
-            log.error("control request failed", exc_info=exc)
-            failure = Failure(ErrorCode.INTERNAL_ERROR, "the request failed in the supervisor")
-        response = error_response(failure, {})
-        response.force_close()
-        return response
+        return answer_to_error(request, status, exc, {})
 
 
 class _Server(web.Server):
     def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
-        super().__init__(handler, request_factory=_request, handler_cancellation=True)
+        factory = partial(plain_request, MAX_BODY)
+        super().__init__(handler, request_factory=factory, handler_cancellation=True)
 
     def __call__(self) -> web.RequestHandler:
         limits: dict[str, Any] = {"max_line_size": MAX_LINE, "max_field_size": MAX_LINE}
         loop = asyncio.get_running_loop()
         return _Connection(self, loop=loop, access_log=None, lingering_time=0.0, **limits)
-
-
-def _request(
-    message: RawRequestMessage,
-    payload: StreamReader,
-    protocol: web.RequestHandler,
-    writer: Any,
-    task: "asyncio.Task[None]",
-) -> web.BaseRequest:
-    loop = asyncio.get_running_loop()
-    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY)
 
 
 class Control:

@@ -10,6 +10,7 @@ import math
 import select
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -174,17 +175,7 @@ class Protocol(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        if request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun; no error can be sent any more")
-        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            text = str(exc) if isinstance(exc, BrokenRule) else "this is not an HTTP/1.1 request"
-            failure = Failure(ErrorCode.INVALID_REQUEST, text)
-        else:
-            log.error("request failed", exc_info=exc)
-            failure = Failure(ErrorCode.INTERNAL_ERROR, "the request failed in the supervisor")
-        response = error_response(failure, {"X-Request-Id": request_id(request)})
-        response.force_close()
-        return response
+        return answer_to_error(request, status, exc, {"X-Request-Id": request_id(request)})
 
 
 class Server(web.Server):
@@ -202,23 +193,46 @@ class Server(web.Server):
             "max_line_size": MAX_LINE,
             "max_field_size": MAX_LINE,
         }
-        super().__init__(handler, request_factory=self._request, handler_cancellation=True)
+        factory = partial(plain_request, limits.max_body)
+        super().__init__(handler, request_factory=factory, handler_cancellation=True)
 
     def connect(self, is_reserved: bool, on_lost: OnLost) -> Protocol:
         """The protocol of one more connection. `on_lost`: called once, when it is lost."""
         loop, options = asyncio.get_running_loop(), self._protocol_options
         return Protocol(self, self._limits, is_reserved, on_lost, loop=loop, **options)
 
-    def _request(
-        self,
-        message: RawRequestMessage,
-        payload: StreamReader,
-        protocol: web.RequestHandler,
-        writer: Any,
-        task: "asyncio.Task[None]",
-    ) -> web.BaseRequest:
-        loop, limit = asyncio.get_running_loop(), self._limits.max_body
-        return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=limit)
+
+def plain_request(
+    max_body: int,
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: web.RequestHandler,
+    writer: Any,
+    task: "asyncio.Task[None]",
+) -> web.BaseRequest:
+    """What aiohttp's server makes of a request, with the bound of bodies in bytes bound first."""
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body)
+
+
+def answer_to_error(
+    request: web.BaseRequest, status: int, error: BaseException | None, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """Our form of what went wrong in aiohttp, before or in a handler; the connection ends with it.
+
+    Raises: ConnectionError if the answer has begun.
+    """
+    if request.writer.output_size > 0:
+        raise ConnectionError("the answer has begun; no error can be sent any more")
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        text = str(error) if isinstance(error, BrokenRule) else "this is not an HTTP/1.1 request"
+        failure = Failure(ErrorCode.INVALID_REQUEST, text)
+    else:
+        log.error("request failed", exc_info=error)
+        failure = Failure(ErrorCode.INTERNAL_ERROR, "the request failed in the supervisor")
+    response = error_response(failure, headers)
+    response.force_close()
+    return response
 
 
 def _is_reset(transport: asyncio.Transport) -> bool:
