@@ -18,7 +18,6 @@ each new configuration.
 The messages are in `agentscope_supervisor.zygote`: JSON, one in each packet.
 """
 
-import contextlib
 import gc
 import json
 import os
@@ -80,7 +79,7 @@ def serve(supervisor: int, descriptor: int) -> list[str]:
 def preload(parts: Collection[str]) -> None:
     """Import what the worker of a project imports before its app.py. `parts`: what the settings use.
 
-    What else cannot be imported is not told here: each worker finds out for itself, and has the words for it.
+    What else cannot be imported is only logged here: each worker finds out for itself, and ends with it.
     Raises: Refusal if AgentScope itself cannot be imported, or does not fit what is installed beside it.
     """
     import uvloop  # noqa: F401
@@ -95,7 +94,7 @@ def preload(parts: Collection[str]) -> None:
     except host.BootError:
         raise Refusal("AgentScope cannot be loaded here, as each worker will tell") from None
     for part in sorted(parts):
-        with contextlib.suppress(Exception):
+        try:
             match part.split(":"):
                 case ["provider", provider]:
                     # Of no use but that it imports all that one of the project's own will need.
@@ -109,6 +108,8 @@ def preload(parts: Collection[str]) -> None:
                 case ["tracing"]:
                     import opentelemetry.exporter.otlp.proto.http.trace_exporter
                     import opentelemetry.sdk.trace.export  # noqa: F401
+        except Exception as error:  # a library's import can raise anything; the workers can do without
+            print(f"{part} is not preloaded: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def check_single_thread() -> None:
