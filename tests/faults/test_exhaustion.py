@@ -28,10 +28,6 @@ async def exhausted(_exhausted: Instance) -> Instance:
     return _exhausted
 
 
-def worker_in(instance: Instance, slot: int) -> Worker:
-    return next(worker for worker in instance.ready_workers() if worker.slot == slot)
-
-
 async def is_replaced(instance: Instance, worn: Worker) -> None:
     await eventually(
         lambda: (

@@ -261,19 +261,15 @@ async def test_f44_f80_an_ask_that_never_ends_is_acted_on_once_and_a_storm_once_
         await eventually(lambda: platform.instance(ID).get("polls", 0) > 1, 10, "the baseline")
         began = time.monotonic()
         platform.lie("same_restart", "config")
-        await eventually(lambda: generations(instance) == [2, 2], 40, "it is acted on")
+        await eventually(lambda: instance.generations() == [2, 2], 40, "it is acted on")
         for lie in ("same_restart", "restart_without_version", "new_version_each_poll"):
             platform.lie(lie, "config")
             before = platform.seen["config"]
             await eventually(lambda before=before: platform.seen["config"] > before + 10, 20, "ten polls")
             assert (await invoke(instance.port, new_session(), "hello")).status == 200
         if time.monotonic() - began < 55:  # else the next one may have begun
-            assert generations(instance) == [2, 2]
+            assert instance.generations() == [2, 2]
         asked = [line for line in instance.log.splitlines() if "the platform asks" in line]
         assert len(asked) == 1 + int((time.monotonic() - began) // 60)
         metrics = platform.instance(ID)["metrics"]
         assert (metrics["last_action"]["version"], metrics["config_version"]) == ("for ever", "for ever")
-
-
-def generations(instance: Instance) -> list[int]:
-    return [worker.generation for worker in instance.ready_workers()]

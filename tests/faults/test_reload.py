@@ -13,10 +13,6 @@ from tests.harness.projects import configure, hooks
 from tests.harness.waiting import eventually
 
 
-def generations(instance: Instance) -> list[int]:
-    return [worker.generation for worker in instance.ready_workers()]
-
-
 @pytest.mark.fault("F40")
 async def test_f40_reload_cuts_no_turn_and_refuses_none(
     start_instance: Callable[..., Instance], tmp_path: Path
@@ -46,7 +42,7 @@ async def test_f40_reload_cuts_no_turn_and_refuses_none(
         for _ in range(8):
             group.create_task(load(new_session("load")))
         instance.signal(signal.SIGHUP)
-        await eventually(lambda: generations(instance) == [2, 2], 30, "both are replaced")
+        await eventually(lambda: instance.generations() == [2, 2], 30, "both are replaced")
         done.set()
         gate.touch()
         old = await running.whole()
@@ -67,7 +63,7 @@ async def test_f46_reload_of_a_broken_file_changes_nothing(start_instance: Calla
     assert await texts(instance.port, new_session(), "as before") == ["as before"]
     configure(instance.project, supervisor={"soak": 0.1})
     instance.signal(signal.SIGHUP)
-    await eventually(lambda: generations(instance) == [2], 15, "the mended file is taken")
+    await eventually(lambda: instance.generations() == [2], 15, "the mended file is taken")
 
 
 @pytest.mark.fault("F41")
@@ -92,7 +88,7 @@ async def test_f42_code_that_falls_over_after_its_soak_gets_no_second_slot(
     await eventually(lambda: "rollout failed" in instance.log, 20, "it is watched beyond its soak")
     hooks(instance.project, startup=[])
     await eventually(lambda: len(instance.ready_workers()) == 2, 20, "slot 0 is back")
-    assert generations(instance)[0] > 2
+    assert instance.generations()[0] > 2
     assert instance.ready_workers()[1] == before[1], "slot 1 was left alone"
     for session in [new_session() for _ in range(4)]:
         assert await texts(instance.port, session, "as before") == ["as before"]

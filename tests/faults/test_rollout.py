@@ -34,12 +34,8 @@ ROLLED_WITHIN: Final = 60.0  # seconds for one rollout of two workers; five on a
 SOAK: Final[dict[str, Any]] = {"soak": 0.1, "drain_timeout": 5, "stop_timeout": 2}
 
 
-def generations(instance: Instance) -> list[int]:
-    return [worker.generation for worker in instance.ready_workers()]
-
-
 async def is_rolled(instance: Instance, *expected: int) -> None:
-    await eventually(lambda: generations(instance) == list(expected), ROLLED_WITHIN, f"rolled to {expected}")
+    await eventually(lambda: instance.generations() == list(expected), ROLLED_WITHIN, f"rolled to {expected}")
 
 
 # -- under load ----------
@@ -116,7 +112,7 @@ async def test_f40_one_rollout_after_another_under_load(start_instance: Callable
     async with load(instance.port) as seen:
         for expected in (2, 3, 4):
             instance.signal(signal.SIGHUP)
-            while generations(instance) != [expected, expected]:
+            while instance.generations() != [expected, expected]:
                 workers = instance.workers()
                 most_starting = max(most_starting, sum(w.state == "starting" for w in workers))
                 await asyncio.sleep(0.05)
@@ -174,7 +170,7 @@ async def test_f43_twenty_hups_in_two_seconds(start_instance: Callable[..., Inst
             await asyncio.sleep(0.1)  # the fault itself
         await eventually(lambda: instance.log.count("rollout done") == 1, ROLLED_WITHIN, "it is over")
     assert await texts(instance.port, new_session(), [{"version": 1}]) == ["19"]
-    assert generations(instance)[0] <= 3, "of twenty, two were worth a process"
+    assert instance.generations()[0] <= 3, "of twenty, two were worth a process"
     await eventually(lambda: len(instance.workers()) == 1, 10, "the old ones have ended")
 
 
@@ -187,7 +183,7 @@ async def test_f45_a_hup_during_a_rollout(start_instance: Callable[..., Instance
     async with unharmed(instance.port, new_session()):
         version.write_text("first")
         instance.signal(signal.SIGHUP)
-        await eventually(lambda: generations(instance)[:1] == [2], ROLLED_WITHIN, "slot 0 is replaced")
+        await eventually(lambda: instance.generations()[:1] == [2], ROLLED_WITHIN, "slot 0 is replaced")
         version.write_text("second")
         instance.signal(signal.SIGHUP)
         await eventually(lambda: "rollout done" in instance.log, ROLLED_WITHIN, "it is over")

@@ -31,10 +31,6 @@ async def instance(_standing: Instance) -> Instance:
     return _standing
 
 
-def worker_in(instance: Instance, slot: int) -> Worker:
-    return next(worker for worker in instance.ready_workers() if worker.slot == slot)
-
-
 async def is_replaced(instance: Instance, lost: Worker) -> None:
     def successor() -> bool:
         found = [w.generation for w in instance.ready_workers() if w.slot == lost.slot]
@@ -54,7 +50,7 @@ async def is_replaced(instance: Instance, lost: Worker) -> None:
 async def test_a_loop_that_stands_is_shown_killed_and_replaced(
     instance: Instance, slot: int, step: dict[str, int], kind: str
 ) -> None:
-    port, victim, logged = instance.port, worker_in(instance, slot), len(instance.log)
+    port, victim, logged = instance.port, instance.worker_in(slot), len(instance.log)
     standing, session = [await session_in(port, slot) for _ in range(2)]
     async with unharmed(port, await session_in(port, 1 - slot)):
         async with Stream(port, standing, [{"say": "before"}, step]) as blocked:
@@ -69,7 +65,7 @@ async def test_a_loop_that_stands_is_shown_killed_and_replaced(
 
 @pytest.mark.fault("F06")
 async def test_f06_a_stopped_worker_is_killed_and_replaced(instance: Instance) -> None:
-    port, victim = instance.port, worker_in(instance, 1)
+    port, victim = instance.port, instance.worker_in(1)
     session, other = await session_in(port, 1), await session_in(port, 0)
     async with unharmed(port, other):
         os.kill(victim.pid, signal.SIGSTOP)

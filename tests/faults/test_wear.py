@@ -42,10 +42,6 @@ class Load:
             await asyncio.sleep(0.005)
 
 
-def generations(instance: Instance) -> list[int]:
-    return [worker.generation for worker in instance.ready_workers()]
-
-
 @pytest.mark.fault("F50")
 async def test_f50_workers_are_replaced_after_their_turns_one_at_a_time(
     start_instance: Callable[..., Instance],
@@ -57,7 +53,7 @@ async def test_f50_workers_are_replaced_after_their_turns_one_at_a_time(
         def both_replaced() -> bool:
             nonlocal most
             most = max(most, len(instance.workers()))
-            return min(generations(instance), default=0) >= 2 and len(generations(instance)) == 2
+            return min(instance.generations(), default=0) >= 2 and len(instance.generations()) == 2
 
         await eventually(both_replaced, 30, "both have had their turns")
     assert load.answered >= 2 * 54
@@ -84,7 +80,7 @@ async def test_f17_a_worker_that_leaks_is_replaced_without_cutting_a_turn(
             )
         stays.leave()
     assert "supervisor.max_memory_mb: 400" in instance.log
-    await eventually(lambda: generations(instance) == [2], 10, "the old one has ended")
+    await eventually(lambda: instance.generations() == [2], 10, "the old one has ended")
     assert await texts(instance.port, leaking, "as before") == ["as before"]
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from tests.harness.client import Stream, call, invoke, session_in, texts
 from tests.harness.events import text_of
-from tests.harness.instance import Instance, Worker
+from tests.harness.instance import Instance
 from tests.harness.projects import hooks, journal
 from tests.harness.waiting import eventually, wait_until
 
@@ -42,10 +42,6 @@ def mortal(_mortal: Instance) -> Instance:
     return _mortal
 
 
-def worker_in(instance: Instance, slot: int) -> Worker:
-    return next(worker for worker in instance.ready_workers() if worker.slot == slot)
-
-
 def steady(seconds: float) -> list[dict[str, object]]:
     """A script that says something all the time."""
     return [{"say": "tick", "times": int(seconds / TICK), "every": TICK}]
@@ -54,7 +50,7 @@ def steady(seconds: float) -> list[dict[str, object]]:
 @pytest.mark.fault("F01", "F02")
 async def test_f01_f02_kill_in_the_middle_of_a_stream(mortal: Instance) -> None:
     """The whole story of one death, as six clients see it."""
-    port, victim = mortal.port, worker_in(mortal, 0)
+    port, victim = mortal.port, mortal.worker_in(0)
     session, newcomer = await session_in(port, 0), await session_in(port, 0)
     other = await session_in(port, 1)
     async with (
@@ -82,7 +78,7 @@ async def test_f01_f02_kill_in_the_middle_of_a_stream(mortal: Instance) -> None:
         back = time.monotonic() - killed_at
         print(f"slot ready again {back:.1f} s after the kill")
         assert back < 10
-        replacement = worker_in(mortal, 0)
+        replacement = mortal.worker_in(0)
         assert replacement.generation == victim.generation + 1
 
         said, pid = [event.text for event in await second.whole()]
@@ -105,7 +101,7 @@ async def test_f03_kill_before_the_first_event(mortal: Instance, tmp_path: Path)
     noted = {"journal": str(path)}
     async with Stream(mortal.port, session, [{"sleep": 60}], metadata=noted) as stream:
         await eventually(lambda: journal(path), 5, "the turn runs")
-        os.kill(worker_in(mortal, 1).pid, signal.SIGKILL)
+        os.kill(mortal.worker_in(1).pid, signal.SIGKILL)
         response = await stream.refused(within=TOLD_WITHIN * NOISE)
     assert (response.status, response.code) == (502, "WORKER_LOST")
     assert response.json["error"]["retryable"] is False
@@ -156,7 +152,7 @@ async def test_f33_no_acknowledged_save_is_lost(start_instance: Callable[..., In
     acknowledged = attempted = 0
     for delay in (0.001, 0.003, 0.005):  # seconds into a burst of turns that each take about two
         timer = asyncio.get_running_loop().call_later(
-            delay, os.kill, worker_in(instance, 0).pid, signal.SIGKILL
+            delay, os.kill, instance.worker_in(0).pid, signal.SIGKILL
         )
         lost = False
         while not lost:
@@ -197,7 +193,7 @@ async def test_f21_app_that_breaks_later(
     there, lost = await session_in(port, 0), await session_in(port, 1)
     good = app.read_text("utf-8")
     app.write_text("raise RuntimeError('half an upload')\n", "utf-8")
-    os.kill(worker_in(instance, 1).pid, signal.SIGKILL)
+    os.kill(instance.worker_in(1).pid, signal.SIGKILL)
     await eventually(lambda: "half an upload" in instance.log, 15, "the replacement has failed")
     assert instance.running, "once it was ready, an instance does not end because of its workers"
     assert (await call(port, "GET", "/readiness")).status == 200

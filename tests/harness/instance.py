@@ -319,6 +319,14 @@ class Instance:
         ready = [worker for worker in self.workers() if worker.state == "ready"]
         return sorted(ready, key=lambda worker: worker.slot)
 
+    def generations(self) -> list[int]:
+        """Those of the ready workers, as /health has them."""
+        return [worker.generation for worker in self.ready_workers()]
+
+    def worker_in(self, slot: int) -> Worker:
+        """The ready worker of a slot, which has one."""
+        return next(worker for worker in self.ready_workers() if worker.slot == slot)
+
     def zygotes(self) -> list[psutil.Process]:
         """What workers are forked from: one, but while another takes its place. All workers must be ready:
         until a worker is known, it looks the same."""

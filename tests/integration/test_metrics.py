@@ -93,7 +93,7 @@ async def test_each_metric_moves(
     assert during["agentscope_turns_open"] == {("running",): 1, ("waiting",): 1}
 
     psutil.Process(instance.ready_workers()[0].pid).kill()
-    await eventually(lambda: generations(instance) == [2, 1], 30, "its replacement is ready")
+    await eventually(lambda: instance.generations() == [2, 1], 30, "its replacement is ready")
     instance.signal(signal.SIGHUP)
     await eventually(lambda: "rollout done" in instance.log, 30, "all are replaced")
     await eventually(lambda: "the platform fails" in instance.log, 10, "nobody is there")
@@ -126,10 +126,6 @@ async def test_each_metric_moves(
     failures = after["agentscope_platform_failures_total"]
     assert failures[("heartbeat", "connection")] > 0
     assert failures[("config", "connection")] > 0
-
-
-def generations(instance: Instance) -> list[int]:
-    return [worker.generation for worker in instance.ready_workers()]
 
 
 async def test_metrics_can_be_taken_away(start_instance: Callable[..., Instance]) -> None:

@@ -86,10 +86,6 @@ async def outcome(platform: Platform, version: str, result: str) -> dict[str, An
     return action(platform)
 
 
-def generations(instance: Instance) -> list[int]:
-    return [worker.generation for worker in instance.ready_workers()]
-
-
 async def test_beats_tell_how_the_instance_is(
     start: StartWithPlatform, platform: Platform, tmp_path: Path
 ) -> None:
@@ -177,12 +173,12 @@ async def test_restart_replaces_all_workers_under_load_and_fails_no_turn(
         before = answered
         await eventually(lambda: answered > before + 20, 10, "turns go on")
         done.set()
-    assert generations(instance) == [2, 2]
+    assert instance.generations() == [2, 2]
     assert last(platform).metrics["config_version"] == version
     assert platform.registry.instances[ID].ask is None, "the platform knows that it is over"
     polls = platform.registry.instances[ID].polls
     await eventually(lambda: platform.registry.instances[ID].polls > polls + 3, 10, "it polls on")
-    assert generations(instance) == [2, 2]
+    assert instance.generations() == [2, 2]
 
 
 async def test_what_the_first_poll_finds_is_not_acted_on(
@@ -197,7 +193,7 @@ async def test_what_the_first_poll_finds_is_not_acted_on(
     await eventually(lambda: known.polls > 3, 10, "it is asked again and again")
     platform.tell_truth()
     await eventually(lambda: beats(platform) != [], 20, "the truth is told")
-    assert generations(instance) == [1]
+    assert instance.generations() == [1]
     assert (last(platform).metrics["config_version"], action(platform)) == (version, {})
 
 
@@ -239,7 +235,7 @@ async def test_a_changed_file_is_rolled_out_by_reload_and_limits_of_that_are_tol
     version = platform.registry.ask(ID, "reload").version
     told = await outcome(platform, version, "done")
     assert told["reason"].endswith(": sessions.replay_ttl"), "the supervisor reads it at its start only"
-    assert generations(instance) == [2]
+    assert instance.generations() == [2]
 
 
 async def test_a_platform_that_restarts_containers_gets_an_exit_that_cuts_no_turn(

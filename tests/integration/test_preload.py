@@ -43,10 +43,6 @@ def is_forked(worker: Worker) -> bool:
     return FORKS in psutil.Process(worker.pid).cmdline()
 
 
-def worker_in(instance: Instance, slot: int) -> Worker:
-    return next(worker for worker in instance.ready_workers() if worker.slot == slot)
-
-
 async def successor(instance: Instance, victim: Worker) -> Worker:
     """The next process of a slot, once it is ready."""
     await eventually(
@@ -57,7 +53,7 @@ async def successor(instance: Instance, victim: Worker) -> Worker:
         BACK_WITHIN,
         "the slot is back",
     )
-    return worker_in(instance, victim.slot)
+    return instance.worker_in(victim.slot)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +153,7 @@ async def test_chance_differs_between_forked_workers(
 
 
 async def test_a_forked_worker_that_is_killed(preloaded: Instance) -> None:
-    victim = worker_in(preloaded, 0)
+    victim = preloaded.worker_in(0)
     async with Stream(
         preloaded.port, await session_in(preloaded.port, 0), [{"say": "x"}, {"sleep": 60}]
     ) as s:
@@ -171,7 +167,7 @@ async def test_a_forked_worker_that_is_killed(preloaded: Instance) -> None:
 
 
 async def test_the_exit_status_of_a_forked_worker(preloaded: Instance) -> None:
-    victim = worker_in(preloaded, 1)
+    victim = preloaded.worker_in(1)
     response = await invoke(preloaded.port, await session_in(preloaded.port, 1), [{"exit": 7}])
     assert (response.status, response.code) == (502, "WORKER_LOST")
     await successor(preloaded, victim)
@@ -179,7 +175,7 @@ async def test_the_exit_status_of_a_forked_worker(preloaded: Instance) -> None:
 
 
 async def test_the_stacks_of_a_forked_worker(preloaded: Instance) -> None:
-    victim = worker_in(preloaded, 0)
+    victim = preloaded.worker_in(0)
     response = await invoke(preloaded.port, await session_in(preloaded.port, 0), [{"segfault": 1}])
     assert response.code == "WORKER_LOST"
     await successor(preloaded, victim)
@@ -188,7 +184,7 @@ async def test_the_stacks_of_a_forked_worker(preloaded: Instance) -> None:
 
 async def test_workers_outlive_their_zygote_and_the_next_start_does_not_wait(preloaded: Instance) -> None:
     (zygote,) = preloaded.zygotes()
-    victim, gate = worker_in(preloaded, 0), preloaded.project / "gate"
+    victim, gate = preloaded.worker_in(0), preloaded.project / "gate"
     loaded = preloaded.log.count("AgentScope is preloaded")
     async with Stream(
         preloaded.port,
