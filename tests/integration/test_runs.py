@@ -273,8 +273,11 @@ async def test_a_reader_that_stops_reading_slows_nobody(
 ) -> None:
     """What it does not take is more than is kept: reading on, it is cut, and asking again it is told so."""
     instance = start_instance(workers=1, sessions={"replay_max_mb": 1})
-    gate = tmp_path / "gate"
-    script = [{"say": "one"}, {"wait_for": str(gate)}, {"big": 2000, "times": 6000}]
+    gates = [tmp_path / f"gate-{number}" for number in range(20)]
+    batch = 300  # events of 2000 characters: what is kept is more than one batch, and far less than all
+    script = [{"say": "one"}]
+    for gate in gates:
+        script += [{"wait_for": str(gate)}, {"big": 2000, "times": batch}]
     async with Stream(instance.port, "s", script) as stream:
         run_id = (await stream.until(events=1)).run_id
         async with (
@@ -282,8 +285,11 @@ async def test_a_reader_that_stops_reading_slows_nobody(
             Watch(instance.port, run_id) as quick,
         ):
             await asyncio.gather(slow.begun(), quick.begun())
-            gate.touch()
-            await asyncio.gather(stream.to_end(60), quick.to_end(60))
+            for number, gate in enumerate(gates, start=1):
+                gate.touch()
+                seen = 1 + number * batch
+                await asyncio.gather(stream.until(events=seen), quick.until(events=seen))
+            await asyncio.gather(stream.to_end(), quick.to_end())
             assert quick.raw == stream.raw
             with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
                 await slow.to_end(60)
