@@ -16,6 +16,10 @@ INTO = uv pip install -q --python $(1)/bin/python
 endif
 INSTALL = $(call INTO,$(VENV))
 
+# Tests that run at once: they wait more than they compute. ARGS="-n 0" runs them one by one.
+JOBS   ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 1) + 1 )))
+SIDE_BY_SIDE = -n $(JOBS) --dist worksteal
+
 # The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
 PURE_TESTS := tests/protocol tests/supervisor
 
@@ -35,11 +39,11 @@ platform: $(VENV)/.ready  ## a small platform with a page, for instances to repo
 
 test: $(VENV)/.ready $(V1)/.ready redis systemd  ## everything: lint, types, walls, pure tests, real processes; on AgentScope 2.x and 1.x
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest -q -m 'not slow' tests/worker tests/integration tests/faults $(ARGS)
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m 'not slow' tests/worker tests/integration tests/faults $(ARGS)
 	$(MAKE) --no-print-directory test-v1
 
 test-v1: $(V1)/.ready redis     ## the tests of the worker, and of the whole where AgentScope matters, on 1.x
-	$(V1)/bin/python -m pytest -q -m 'not supervisor_only' tests/worker tests/integration $(ARGS)
+	$(V1)/bin/python -m pytest -q $(SIDE_BY_SIDE) -m 'not supervisor_only' tests/worker tests/integration $(ARGS)
 
 faults: $(VENV)/.ready redis  ## inject every fault of the catalogue, the slow ones too, and print the table of them
 	$(BIN)/python -m tests.fault_table $(ARGS)

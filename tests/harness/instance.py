@@ -8,6 +8,7 @@ instance is ready; talking to it is the business of `tests.harness.client`.
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -39,6 +40,8 @@ READY_WITHIN: Final = 40.0  # seconds; three or four on an idle machine, of whic
 STOP_WITHIN: Final = 20.0  # seconds; above the drain_timeout that the tests configure
 GONE_WITHIN: Final = 2.0  # seconds from the supervisor's end to that of its last worker
 SHOWN_LINES: Final = 150  # last lines of the log in the report of a failed test
+
+_PORTS: Final = range(16_000, 32_000)  # below those that Linux, macOS and BSD give out by themselves
 
 PASS_ON: Final = """if True:
     import fcntl, os, sys
@@ -354,8 +357,12 @@ class Instance:
 
 
 def free_port() -> int:
-    """A TCP port that nothing listened on a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port
+    """A TCP port that nothing listened on a moment ago, and that the kernel gives to nobody who asks for any.
+
+    By chance, because other tests may run at the same time and choose theirs.
+    """
+    while True:
+        port = random.choice(_PORTS)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port

@@ -124,7 +124,10 @@ def descriptors(pid: int) -> set[tuple[int, int, int]]:
     """What a process holds open that could tie it to another."""
     found = set()
     for entry in Path(f"/proc/{pid}/fd").iterdir():
-        status = entry.stat()
+        try:
+            status = entry.stat()
+        except FileNotFoundError:  # closed meanwhile, so it ties nothing
+            continue
         if stat.S_ISSOCK(status.st_mode) or stat.S_ISFIFO(status.st_mode) or stat.S_ISREG(status.st_mode):
             found.add((status.st_mode, status.st_dev, status.st_ino))
     return found

@@ -177,7 +177,9 @@ exec unshare -U --map-user=10001 --map-group=10001 "$@"
 
 def test_image_serves_as_pid_one_without_root_on_a_root_that_is_read_only(tmp_path: Path) -> None:
     project, scratch, port = tmp_path / "project", tmp_path / "tmp", str(free_port())
-    shutil.copytree(ROOT / "examples" / "echo", project, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "examples" / "echo", project, ignore=shutil.ignore_patterns("__pycache__", "sessions")
+    )
     (project / "sessions").mkdir()
     state = tmp_path / "state"
     scratch.mkdir()
