@@ -136,7 +136,7 @@ async def test_f61_f70_many_idle_connections_do_no_harm(shared: Instance) -> Non
             await connection.send(b"" if number % 2 else b"POST /invoke HTTP/1.1\r\nHost: te")
         answer = await invoke(shared.port, new_session(), "me first")
         assert answer.status == 200
-        assert answer.seconds < 1
+        assert answer.seconds < 5
     finally:
         for connection in connections:
             if hasattr(connection, "writer"):

@@ -175,7 +175,7 @@ async def test_a_server_that_stops_in_order(server: McpProcess, make_link: MakeL
 async def test_calls_do_not_wait_for_a_server_that_stays_away(
     server: McpProcess, make_link: MakeLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_links, "PATIENCE", 0.2)
+    monkeypatch.setattr(mcp_links, "PATIENCE", 2.0)
     link = make_link(server.start())
     await link.connected.wait()
     server.kill()
@@ -185,7 +185,7 @@ async def test_calls_do_not_wait_for_a_server_that_stays_away(
     begun = time.monotonic()
     with pytest.raises(CallFailed, match="is not connected"):
         await said(link, "pid")
-    assert time.monotonic() - begun < 0.1
+    assert time.monotonic() - begun < 1.0
 
 
 async def test_a_wrong_token_is_told_once_and_tried_slowly(

@@ -110,7 +110,7 @@ async def main():
     for number in range(1000):
         assert await store.ask(claim(str(number))) is None
     print(store.failure)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 10.0
     await store.close()
 
 asyncio.run(main())

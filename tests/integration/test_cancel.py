@@ -38,7 +38,7 @@ async def test_stop_by_session(shared: Instance, tmp_path: Path, script: list[An
     async with Stream(shared.port, session, script, **noted(path)) as stream:
         await stream.until(events=1)
         assert await stop(shared.port, session_id=session) == 1
-        assert await stream.whole(error="INTERRUPTED", within=5)
+        assert await stream.whole(error="INTERRUPTED")
     assert words(path) == ["begin", "cancelled"]
     assert await texts(shared.port, session, "next") == ["next"]
 
@@ -50,7 +50,7 @@ async def test_stop_by_run(shared: Instance) -> None:
         async with Stream(shared.port, session, "second") as second:
             await second.until(comments=1)
             assert await stop(shared.port, run_id=stream.run_id) == 1
-            await stream.whole(error="INTERRUPTED", within=5)
+            await stream.whole(error="INTERRUPTED")
             assert [event.text for event in await second.whole()] == ["second"]
 
 
@@ -61,8 +61,8 @@ async def test_stop_by_session_ends_those_that_wait_too(shared: Instance, tmp_pa
         async with Stream(shared.port, session, "second", **noted(path)) as second:
             await second.until(comments=1)
             assert await stop(shared.port, session_id=session) == 2
-            await first.whole(error="INTERRUPTED", within=5)
-            assert await second.whole(error="INTERRUPTED", within=5) == []
+            await first.whole(error="INTERRUPTED")
+            assert await second.whole(error="INTERRUPTED") == []
     assert words(path) == [], "the App has never heard of it"
 
 

@@ -302,15 +302,23 @@ async def test_the_traceback_is_in_the_log_at_error(shared: Instance) -> None:
 # -- a silent turn ---------------------------------------------------------------------------------
 
 
-async def test_a_silent_turn_keeps_the_connection_alive(shared: Instance) -> None:
-    async with Stream(shared.port, new_session(), [{"say": "one"}, {"sleep": 2.5}, {"say": "two"}]) as stream:
+async def test_a_silent_turn_keeps_the_connection_alive(shared: Instance, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    script = [{"say": "one"}, {"wait_for": str(gate)}, {"say": "two"}]
+    async with Stream(shared.port, new_session(), script) as stream:
+        await stream.until(events=1, comments=2)
+        assert set(stream.comments) == {"keep-alive"}
+        gate.touch()
         assert [event.text for event in await stream.whole()] == ["one", "two"]
-        assert stream.comments.count("keep-alive") >= 2, stream.comments
 
 
-async def test_a_turn_that_says_nothing_for_long_still_begins_its_stream(shared: Instance) -> None:
-    async with Stream(shared.port, new_session(), [{"sleep": 2.5}, {"say": "late"}]) as stream:
-        await stream.until(comments=1, within=2.4)
+async def test_a_turn_that_says_nothing_for_long_still_begins_its_stream(
+    shared: Instance, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    async with Stream(shared.port, new_session(), [{"wait_for": str(gate)}, {"say": "late"}]) as stream:
+        await stream.until(comments=1)
+        gate.touch()
         assert [event.text for event in await stream.whole()] == ["late"]
 
 

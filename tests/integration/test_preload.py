@@ -321,7 +321,7 @@ def test_sigterm_while_the_first_worker_waits(
     instance = new_instance(make_project(), variables=zygote_does(HANGS)).launch()
     wait_until(instance.processes, 15, "the zygote is there")
     instance.wait_listening()
-    assert instance.stop(within=5) == 0
+    assert instance.stop(within=15) == 0
     wait_until(lambda: not instance.processes(), 1.0, "nothing is left")
 
 

@@ -82,14 +82,14 @@ async def test_the_end_does_not_wait_long_for_an_endpoint_that_hangs(
     start: Start, sink: OtlpSink, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracing, "FLUSH_WITHIN", 0.2)
-    monkeypatch.setattr(tracing, "SEND_WITHIN", 0.5)
+    monkeypatch.setattr(tracing, "SEND_WITHIN", 3.0)
     sink.hangs = True
     await start(tracing={"endpoint": sink.endpoint})
     with tracing.turn("run", "s", {}, never):
         pass
     began = time.monotonic()
     await runtime.shutdown()
-    assert time.monotonic() - began < tracing.FLUSH_WITHIN + 0.5
+    assert time.monotonic() - began < tracing.FLUSH_WITHIN + 2.0
     assert "the last spans are lost" in caplog.text
     for thread in threading.enumerate():
         if thread.name == "last spans":
