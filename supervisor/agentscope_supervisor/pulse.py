@@ -6,7 +6,7 @@ worker whose loop is late. Its answer needs two looks, because a share of the CP
 
 import asyncio
 import logging
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentscope_supervisor import vitals
 from agentscope_supervisor.deaths import Cause, Verdict
@@ -31,7 +31,7 @@ class Pulse:
         self._workforce: Final = workforce
         self._post: Final = post
         self._loop: Final = asyncio.get_running_loop()
-        self._cpu: dict[int, tuple[float, float]] = {}  # of late processes: CPU seconds, and when
+        self._cpu: dict[int, _Use] = {}  # of late processes
         self._timer = self._arm()
 
     def take_over(self, unresponsive_timeout: float) -> None:
@@ -86,10 +86,20 @@ class Pulse:
             return None
         used = times.user + times.system
         before = self._cpu.get(process.number)
-        self._cpu[process.number] = used, now
-        if before is None or now <= before[1]:
+        if before is None:
+            self._cpu[process.number] = _Use(used, used, now)
             return None
-        return Body(_STATES.get(status, "S"), (used - before[0]) / (now - before[1]))
+        self._cpu[process.number] = _Use(before.at_first, used, now)
+        share = (used - before.used) / (now - before.at)
+        return Body(_STATES.get(status, "S"), share, used - before.at_first)
+
+
+class _Use(NamedTuple):
+    """CPU seconds that a process had used when it was first seen late, and at `at`."""
+
+    at_first: float
+    used: float
+    at: float
 
 
 def _counters(process: Process) -> Counters:

@@ -9,8 +9,9 @@ process follows what is wrong:
     both old                  stopped     SIGSTOP, a debugger, a suspended container
     both old                  sleeping    deadlock below Python
     both old                  in the disk waits for a disk: given twice the time
-    both old                  wants CPU   the machine is starved: the worker is not to blame, and is given
-                                          ten times the time; one that answers nobody for that long is no use
+    both old                  wants CPU   and had little: the machine is starved and the worker not to blame;
+                                          given ten times the time: one that answers nobody for that long
+                                          is no use
 
 Only workers that are ready are looked at: an import may hold the lock for a minute. And nobody is judged
 while the supervisor itself was late, or just after: what is old then may be its own fault.
@@ -27,6 +28,9 @@ SUSPECT_AFTER: Final = 5.0
 LATE: Final = 1.0  # seconds by which the supervisor's own look may be late and still judge
 GRACE: Final = 5.0  # seconds after such a lateness before it judges again, and as long as it was late
 STARVED_SHARE: Final = 0.5  # of a CPU: one who wants to run and gets less is starved
+SPENT_ENOUGH: Final = (
+    2.5  # CPU seconds after which one who got them slowly, and still did not turn, is not spared
+)
 DUMP_WITHIN: Final = 1.0  # seconds for the stacks of a suspect, before it can be condemned
 
 
@@ -56,10 +60,15 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What the kernel says of a process: `state` as in ps (R, S, D, T, …), `cpu` its share of one CPU."""
+    """What the kernel says of a process.
+
+    `state` as in ps (R, S, D, T, …); `cpu` its share of one CPU since the last look; `spent` the seconds of
+    CPU that it has used since it was first seen late.
+    """
 
     state: str
     cpu: float
+    spent: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +115,8 @@ def diagnose(thread_old: bool, body: Body) -> Kind:
     if not thread_old:
         return Kind.PYTHON_LOOP if body.state == "R" else Kind.BLOCKING_CALL
     if body.state == "R":
-        return Kind.LOCK_HELD if body.cpu >= STARVED_SHARE else Kind.STARVED
+        had_its_chance = body.cpu >= STARVED_SHARE or body.spent >= SPENT_ENOUGH
+        return Kind.LOCK_HELD if had_its_chance else Kind.STARVED
     return Kind.DISK_WAIT if body.state == "D" else Kind.DEADLOCK
 
 

@@ -4,7 +4,6 @@ All tests share one instance, whose slots take turns; the other one must not not
 """
 
 import asyncio
-import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -52,9 +51,6 @@ async def test_a_loop_that_stands_is_shown_killed_and_replaced(
     instance: Instance, slot: int, step: dict[str, int], kind: str
 ) -> None:
     port, victim, logged = instance.port, instance.worker_in(slot), len(instance.log)
-    # Other tests run beside this one, and a victim that gets less than half a core is rightly spared.
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, victim.pid, -10)
     standing, session = [await session_in(port, slot) for _ in range(2)]
     async with unharmed(port, await session_in(port, 1 - slot)):
         async with Stream(port, standing, [{"say": "before"}, step]) as blocked:

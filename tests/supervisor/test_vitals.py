@@ -8,6 +8,7 @@ import pytest
 from agentscope_supervisor.vitals import (
     DUMP_WITHIN,
     GRACE,
+    SPENT_ENOUGH,
     SUSPECT_AFTER,
     Body,
     Command,
@@ -22,7 +23,7 @@ from agentscope_supervisor.vitals import (
 
 EVERY = 0.5  # seconds between two looks
 TIMEOUT = 30.0
-SLEEPING, RUNNING, STARVED = Body("S", 0.0), Body("R", 1.0), Body("R", 0.1)
+SLEEPING, RUNNING, STARVED = Body("S", 0.0), Body("R", 1.0), Body("R", 0.1, SPENT_ENOUGH - 0.1)
 
 
 @dataclass
@@ -81,6 +82,7 @@ def test_a_healthy_hour_is_quiet(ward: Ward) -> None:
         (True, SLEEPING, Kind.BLOCKING_CALL),
         (True, RUNNING, Kind.PYTHON_LOOP),
         (False, RUNNING, Kind.LOCK_HELD),
+        (False, Body("R", 0.1, SPENT_ENOUGH), Kind.LOCK_HELD),
         (False, Body("T", 0.0), Kind.STOPPED),
         (True, Body("t", 0.0), Kind.STOPPED),
         (False, SLEEPING, Kind.DEADLOCK),
