@@ -46,7 +46,7 @@ test-v1: $(V1)/.ready redis     ## the tests of the worker, and of the whole whe
 	$(V1)/bin/python -m pytest -q $(SIDE_BY_SIDE) -m 'not supervisor_only' tests/worker tests/integration $(ARGS)
 
 faults: $(VENV)/.ready redis  ## inject every fault of the catalogue, the slow ones too, and print the table of them
-	$(BIN)/python -m tests.fault_table $(ARGS)
+	$(BIN)/python -m tests.fault_table $(SIDE_BY_SIDE) $(ARGS)
 
 MINUTES ?= 5
 soak: $(VENV)/.ready      ## load on 200 sessions under chaos for MINUTES=5; SEED=n repeats one

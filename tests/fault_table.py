@@ -6,6 +6,8 @@ or has said why it cannot be run here. Options choose tests as usual (`-k f13`);
 are not held against the run.
 """
 
+import contextlib
+import io
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -117,7 +119,11 @@ def summary(table: Iterable[Row]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     plugin = FaultTable()
-    status = pytest.main(["-q", "-m", "fault", *arguments], plugins=[plugin])
+    chosen = ["-q", "-m", "fault", *arguments]
+    # Those who run tests side by side collect them in processes of their own, and tell only what ran.
+    with contextlib.redirect_stdout(io.StringIO()):  # what is wrong is said again by the run
+        pytest.main([*chosen, "-n", "0", "--collect-only"], plugins=[plugin])
+    status = pytest.main(chosen, plugins=[plugin])
     table = plugin.rows()
     print(*table, "", summary(table), sep="\n")
     return int(status) or int(any(row.outcome in BAD for row in table))
