@@ -14,19 +14,19 @@ answers that from the stream id alone.
 """
 
 from collections.abc import Mapping
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import Final
 
 from agentscope_protocol.errors import LocalProtocolError, RemoteProtocolError
 
 
-class State(Enum):
+class State(IntEnum):  # hashed in C, for each frame
     OPEN = auto()
     CANCELLING = auto()
     CLOSED = auto()
 
 
-class Move(Enum):
+class Move(IntEnum):
     SEND_DATA = auto()
     SEND_TERMINAL = auto()
     SEND_CANCEL = auto()
