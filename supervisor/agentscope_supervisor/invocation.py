@@ -93,7 +93,7 @@ def read(
             raise invalid(f"Idempotency-Key must be 1 to {idempotency.MAX_KEY} printable ASCII characters")
         fingerprint = idempotency.fingerprint(fields, session, form, body)
         key = Key(idempotency.scope_of(token, caller), idempotency_key, fingerprint)
-    return Invocation(session, form, cast(OnBusy | None, on_busy), body, caller, headers, key)
+    return Invocation(session, form, cast("OnBusy | None", on_busy), body, caller, headers, key)
 
 
 def session_id(value: object, where: str = "session_id") -> str:

@@ -23,6 +23,10 @@ it ten thousand clients could each stop at the last byte of the largest body."""
 _OVERLOADED: Final = refusal(ErrorCode.OVERLOADED, "too many large bodies are on their way in")
 
 
+PLAIN_TYPES: Final = frozenset({None, "application/json", "application/json; charset=utf-8"})
+"""Values of Content-Type that nearly all send and that need no parsing; None: there is none."""
+
+
 class BodyReader:
     """Reads bodies that must be JSON, within `server.max_body_mb` and `server.body_timeout`."""
 
@@ -36,16 +40,12 @@ class BodyReader:
 
     async def read(self, request: web.BaseRequest) -> bytes:
         """The whole body. Raises: Refused."""
-        if request.headers.get("Content-Type") is not None and request.content_type != "application/json":
-            message = f"the body must be application/json, not {request.content_type[:100]}"
-            raise Refused(Failure(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message))
-        if (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
-            message = "the body must be in UTF-8"
-            raise Refused(Failure(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message))
+        if request.headers.get("Content-Type") not in PLAIN_TYPES:
+            _check_type(request)
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             message = "the body must not be compressed"
             raise Refused(Failure(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message))
-        if request.content_length is not None and request.content_length > self.max_size:
+        if (request.content_length or 0) > self.max_size:
             raise Refused(self.too_large)
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -85,3 +85,14 @@ class BodyReader:
             return bytes(body)
         finally:
             self._collected -= len(body)
+
+
+def _check_type(request: web.BaseRequest) -> None:
+    """Raises: Refused."""
+    if request.content_type != "application/json":
+        message = f"the body must be application/json, not {request.content_type[:100]}"
+    elif (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
+        message = "the body must be in UTF-8"
+    else:
+        return
+    raise Refused(Failure(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message))

@@ -22,13 +22,13 @@ _SANE_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 def request_id(request: web.BaseRequest) -> str:
     """The client's X-Request-Id, if it is one that can stand in a log; else a new one."""
-    given = request.headers.get("X-Request-Id", "")
-    return given if _SANE_ID.fullmatch(given) else _new_id()
+    given = request.headers.get("X-Request-Id")
+    return given if given is not None and _SANE_ID.fullmatch(given) else _new_id()
 
 
 def _new_id() -> str:
     """One that no other request has. Nothing is guarded by it, so that the quick generator will do."""
-    return f"{random.getrandbits(128):032x}"
+    return random.randbytes(16).hex()
 
 
 def json_response(value: object, status: int, headers: Mapping[str, str]) -> web.Response:
