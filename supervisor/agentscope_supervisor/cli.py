@@ -10,11 +10,14 @@ import gc
 import json
 import logging
 import os
+import platform
 import shlex
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NoReturn
@@ -127,7 +130,7 @@ def start(
 ) -> NoReturn:
     """Host the app in PROJECT until told to stop.
 
-    PROJECT is a folder, by default this one.
+    PROJECT is a folder, by default this one, or an archive that `pack` made.
     """
     logs.set_up(log_format, log_level)
     overrides = Overrides(host, port, workers, no_platform)
@@ -177,25 +180,57 @@ def _is_ours(arguments: list[str]) -> bool:
 @_project_argument
 @_config_option
 def check(project: Path, config: Path) -> NoReturn:
-    """Check configuration, requirements and app.py; start nothing. Exit status 0 or 78."""
-    from agentscope_supervisor.workforce import worker_command
+    """Check configuration, requirements and app.py; start nothing. Exit status 0 or 78.
+
+    PROJECT is a folder, by default this one, or an archive that `pack` made.
+    """
+    folder = project.resolve()
+    with tempfile.TemporaryDirectory(prefix=f"{instance.PROGRAM}-") as room:
+        name = folder.name
+        if folder.is_file():
+            folder, name = _extracted(folder, Path(room))
+        _check(Project(folder, config))
+        click.echo(f"{name}: all is well")
+    sys.exit(0)
+
+
+@main.command()
+@_project_argument
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The archive.  [default: the folder's name and .tar.gz, in this folder]",
+)
+def pack(project: Path, output: Path | None) -> None:
+    """Make one archive of PROJECT, to upload and start elsewhere.
+
+    A .tar.gz with code, configuration, requirements and a manifest with their hashes; `start` and `check`
+    take it in place of a folder. Sessions, environments, caches, .env and keys stay out. Exit status 78, and
+    no archive, where `check` refuses the project, or where agentapp.yaml holds a secret in plain text.
+    """
+    from agentscope_supervisor import pack as packing
+    from agentscope_supervisor.pack_rules import literal_secrets
 
     folder = project.resolve()
-    settings = _settings(Project(folder, config))
-    _examine(settings, folder)
-    keys = list(without_effect(settings))
-    if keys:
-        click.echo(f"note: without effect in this version: {', '.join(keys)}")
-    ended = subprocess.run(
-        [*worker_command(settings, folder), "--check", str(folder)],
-        cwd=folder,
-        input=settings_module.dump(settings),
-        check=False,
-    )
-    if ended.returncode == 0:
-        click.echo(f"{folder.name}: all is well")
-        sys.exit(0)
-    sys.exit(EX_CONFIG)
+    settings = _check(Project(folder))
+    secrets = literal_secrets((folder / CONFIG_FILE).read_text("utf-8"))
+    if secrets:
+        _fail(EX_CONFIG, f"nothing was packed\n{SettingsError(CONFIG_FILE, secrets)}")
+    name = instance.name_of(None, folder)
+    versions = {"agentscope-supervisor": __version__, "python": platform.python_version()}
+    if settings.supervisor.python is None:  # else it is that of another environment
+        versions["agentscope"] = metadata.version("agentscope")
+    target = output or Path(name + packing.SUFFIX)
+    try:
+        made = packing.pack(folder, target, name=name, versions=versions, save_dir=settings.session.save_dir)
+    except packing.PackError as error:
+        _fail(EX_CONFIG, f"nothing was packed\n{error}")
+    except OSError as error:
+        raise click.ClickException(f"nothing was packed: {error}") from None
+    for reason, paths in made.left_out.items():
+        click.echo(f"left out ({reason}): {', '.join(paths)}")
+    click.echo(f"made {target}: {len(made.manifest.files)} files, {made.size} bytes, sha256 {made.sha256}")
 
 
 @main.command()
@@ -299,9 +334,62 @@ def _examine(settings: Settings, folder: Path) -> None:
         _fail(EX_CONFIG, str(error))
 
 
+def _check(project: Project) -> Settings:
+    """Ends with EX_CONFIG if the project cannot work."""
+    from agentscope_supervisor.workforce import worker_command
+
+    settings = _settings(project)
+    _examine(settings, project.folder)
+    keys = list(without_effect(settings))
+    if keys:
+        click.echo(f"note: without effect in this version: {', '.join(keys)}")
+    ended = subprocess.run(
+        [*worker_command(settings, project.folder), "--check", str(project.folder)],
+        cwd=project.folder,
+        input=settings_module.dump(settings),
+        check=False,
+    )
+    if ended.returncode:
+        sys.exit(EX_CONFIG)
+    return settings
+
+
+def _extracted(archive: Path, room: Path) -> tuple[Path, str]:
+    """The project of an archive, in a new folder in `room`, and its name."""
+    from agentscope_supervisor import unpack
+
+    try:
+        return room / "app", unpack.extract(archive, room / "app").name
+    except (unpack.ArchiveError, OSError) as error:
+        _fail(EX_CONFIG, f"the archive cannot be used\n{error}")
+
+
+def _installed(project: Project, name: str | None, state_dir: Path | None) -> tuple[Project, str]:
+    """The project of an archive, put where it can run, and the name of its instance."""
+    from agentscope_supervisor import unpack
+
+    archive = project.folder
+    try:
+        called = name or unpack.manifest_of(archive).name
+        root = instance.state_dir(state_dir, os.environ, os.getuid()) / instance.PROGRAM
+        folder = unpack.install(archive, root / instance.name_of(called, archive))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    except unpack.ArchiveError as error:
+        _fail(EX_CONFIG, f"the archive cannot be used\n{error}")
+    except (unpack.InUse, instance.InstanceError) as error:
+        _fail(EX_TEMPFAIL, str(error))
+    except OSError as error:
+        _fail(EX_TEMPFAIL, f"the archive cannot be unpacked into the state directory: {error}")
+    log.info("unpacked", extra={"archive": str(archive), "folder": str(folder)})
+    return replace(project, folder=folder), called
+
+
 def _start(project: Project, name: str | None, runtime_dir: Path | None, state_dir: Path | None) -> NoReturn:
     """Run one instance to its end."""
     signals.prepare()
+    if project.folder.is_file():
+        project, name = _installed(project, name, state_dir)
     settings = _settings(project)
     for key in without_effect(settings):
         log.warning("this version does not act on a configured key", extra={"key": key})

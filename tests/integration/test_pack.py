@@ -1,0 +1,127 @@
+"""`pack`, and what is started from its archive: as a person types it, and as the sessions live on."""
+
+import re
+import shutil
+import socket
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.harness.client import texts
+from tests.harness.instance import COMMAND, Instance
+from tests.harness.projects import configure, written
+from tests.integration.test_commands import run
+
+pytestmark = pytest.mark.supervisor_only
+
+REFUSED: Final = 78
+TEMPORARY: Final = 75
+
+
+def packed(project: Path) -> Path:
+    """Its archive, beside it."""
+    made = run(COMMAND, "pack", project, "--output", project.with_suffix(".tar.gz"))
+    assert made.returncode == 0, made.stderr
+    return project.with_suffix(".tar.gz")
+
+
+def test_pack_tells_what_it_made_and_what_it_left_out(
+    make_project: Callable[..., Path], tmp_path: Path
+) -> None:
+    project = make_project("shop")
+    (project / ".env").write_text("KEY=1")
+    (project / "sessions").mkdir()
+    made = run(COMMAND, "pack", project, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.splitlines()[:2] == ["left out (secret): .env", "left out (sessions): sessions/"]
+    assert re.search(
+        r"^made shop\.tar\.gz: 2 files, \d+ bytes, sha256 [0-9a-f]{64}$", made.stdout, re.MULTILINE
+    )
+    with tarfile.open(tmp_path / "shop.tar.gz") as tar:
+        assert tar.getnames() == ["agentapp.manifest.json", "agentapp.yaml", "app.py"]
+    checked = run(COMMAND, "check", tmp_path / "shop.tar.gz")
+    assert (checked.returncode, checked.stdout.splitlines()[-1]) == (0, "shop: all is well")
+
+
+def test_what_check_refuses_is_not_packed(tmp_path: Path) -> None:
+    project = written(tmp_path / "shop", "import nothing_of_this_name\n")
+    refused = run(COMMAND, "pack", project, cwd=tmp_path)
+    assert refused.returncode == REFUSED
+    assert "nothing_of_this_name" in refused.stdout + refused.stderr
+    assert sorted(tmp_path.iterdir()) == [project]
+
+
+def test_a_secret_in_plain_text_is_not_packed(make_project: Callable[..., Path], tmp_path: Path) -> None:
+    project = make_project("shop", server={"auth_token": "hunter2-hunter2"})
+    refused = run(COMMAND, "pack", project, cwd=tmp_path)
+    assert refused.returncode == REFUSED
+    assert re.search(r"agentapp\.yaml:\d+: server\.auth_token: is a secret in plain text", refused.stderr)
+    assert "hunter2" not in refused.stdout + refused.stderr
+    assert sorted(tmp_path.iterdir()) == [project]
+
+
+def test_an_archive_that_cannot_be_written_is_told(make_project: Callable[..., Path], tmp_path: Path) -> None:
+    refused = run(COMMAND, "pack", make_project(), "-o", tmp_path / "gone" / "a.tar.gz")
+    assert refused.returncode == 1
+    assert "nothing was packed" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+async def test_an_instance_runs_from_an_archive_and_the_next_one_finds_its_sessions(
+    make_project: Callable[..., Path], new_instance: Callable[..., Instance], tmp_path: Path
+) -> None:
+    project = make_project("shop")
+    (project / "version").write_text("first")
+    first = new_instance(packed(project), workers=1).start()
+    folder = tmp_path / "instance" / "state" / "agentscope-supervisor" / first.name / "app"
+    assert first.address["project"] == str(folder)
+    assert await texts(first.port, "me", [{"version": 1}, {"count": 1}]) == ["first", "1"]
+    again = run(
+        *(COMMAND, "start", packed(project), "--port", "0", "--name", first.name),
+        *("--runtime-dir", tmp_path / "elsewhere", "--state-dir", tmp_path / "instance" / "state"),
+    )
+    assert again.returncode == TEMPORARY
+    assert "an instance runs from" in again.stderr
+    assert first.stop() == 0
+
+    (project / "version").write_text("second")
+    archive = packed(project)
+    shutil.rmtree(project)
+    second = new_instance(archive, workers=1).start()
+    assert await texts(second.port, "me", [{"version": 1}, {"count": 1}]) == ["second", "2"]
+    assert f"unpacked archive={archive} folder={folder}" in second.log
+
+
+def test_an_archive_is_called_as_its_project_whatever_it_is_called(
+    make_project: Callable[..., Path], tmp_path: Path
+) -> None:
+    archive = packed(make_project("shop")).rename(tmp_path / "upload-4711")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = run(
+            *(COMMAND, "start", archive, "--port", str(taken.getsockname()[1])),
+            *("--runtime-dir", tmp_path / "run", "--state-dir", tmp_path / "state"),
+        )
+    assert (ended.returncode, "cannot listen" in ended.stderr) == (TEMPORARY, True), ended.stderr
+    assert (tmp_path / "state" / "agentscope-supervisor" / "shop" / "app" / "app.py").exists()
+
+
+def test_a_tampered_archive_does_not_start(make_project: Callable[..., Path], tmp_path: Path) -> None:
+    archive, room = packed(make_project("shop")), tmp_path / "room"
+    with tarfile.open(archive) as tar:
+        tar.extractall(room, filter="data")
+    configure(room, server={"port": 1})
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in ("agentapp.manifest.json", "agentapp.yaml", "app.py"):
+            tar.add(room / name, name)
+    for command in (
+        ["start", archive, "--runtime-dir", tmp_path / "run", "--state-dir", tmp_path / "state"],
+        ["check", archive],
+    ):
+        refused = run(COMMAND, *command)
+        assert refused.returncode == REFUSED
+        assert f"{archive}: agentapp.yaml: has " in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "state" / "agentscope-supervisor" / "shop" / "app").exists()
