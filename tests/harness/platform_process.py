@@ -1,6 +1,7 @@
 """The reference platform in a process of its own, which a test starts, has lie, and ends."""
 
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -12,10 +13,13 @@ from tests.harness.instance import free_port
 class PlatformProcess:
     """`python -m reference_platform`. Use as a context manager; it is not started by that."""
 
-    def __init__(self, *, bait: str = "") -> None:
-        """`bait`: where its redirects lead, if not to its own choice."""
+    def __init__(self, *, bait: str = "", token: str = "") -> None:
+        """`bait`: where its redirects lead, if not to its own choice. `token`: what instances must send."""
         self.port: Final = free_port()
-        self._bait: Final = bait
+        self.command: Final = [sys.executable, "-m", "reference_platform", "--port", str(self.port)]
+        if bait:
+            self.command += ["--bait", bait]
+        self._variables: Final = {"PLATFORM_TOKEN": token} if token else {}
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -32,10 +36,13 @@ class PlatformProcess:
     def start(self) -> Self:
         """Start it, and wait until it listens."""
         assert self._process is None, "it runs already"
-        command = [sys.executable, "-m", "reference_platform", "--port", str(self.port)]
-        if self._bait:
-            command += ["--bait", self._bait]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            self.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **self._variables},
+        )
         assert self._process.stdout is not None
         assert str(self.port) in self._process.stdout.readline()
         return self
