@@ -5,6 +5,7 @@ too slowly loses lines, and is told how many; nothing else of the instance notic
 """
 
 import asyncio
+import contextlib
 import copy
 import json
 import logging
@@ -30,6 +31,7 @@ class Journal(logging.Handler):
         super().__init__()
         self._loop: Final = asyncio.get_running_loop()
         self._kept: Final[deque[logging.LogRecord]] = deque(maxlen=KEPT)
+        self.end = 0  # lines so far
         self._followers: Final[set[_Follower]] = set()
         self._formatter: Final = JsonFormatter()
 
@@ -38,6 +40,7 @@ class Journal(logging.Handler):
             text, record = self._formatter.formatException(record.exc_info), copy.copy(record)
             record.exc_info, record.exc_text = None, text
         self._kept.append(record)
+        self.end += 1
         for follower in list(self._followers):
             follower.put(record)
 
@@ -45,6 +48,17 @@ class Journal(logging.Handler):
         """The last lines, oldest first, as JSON. `output`: also what workers printed."""
         records = [record for record in self._kept.copy() if output or record.name != WORKER]
         return self._lines(records[-most:] if most else ())
+
+    def since(self, at: int) -> tuple[list[bytes], int]:
+        """What came after the first `at` lines, as JSON, and how many have come by now: where the next call
+        goes on. What a worker printed is marked `"output": true`; what is not kept any more is told by its
+        number, as `"lost"`."""
+        with self.lock or contextlib.nullcontext():  # lines may come from any thread
+            end, kept = self.end, list(self._kept)
+        new = min(end - max(at, 0), len(kept))
+        lines = [self._marked(record) for record in kept[len(kept) - new :]]
+        lost = end - max(at, 0) - new
+        return ([_lost(lost), *lines] if lost else lines), end
 
     async def follow(self, *, output: bool) -> AsyncIterator[list[bytes]]:
         """What is logged from now on, as JSON, in the pieces in which it comes; without end."""
@@ -55,7 +69,7 @@ class Journal(logging.Handler):
                 records, lost = await follower.take()
                 lines = self._lines(r for r in records if output or r.name != WORKER)
                 if lost:
-                    lines.append(json.dumps({"lost": lost}).encode() + b"\n")
+                    lines.append(_lost(lost))
                 if lines:
                     yield lines
         finally:
@@ -63,6 +77,14 @@ class Journal(logging.Handler):
 
     def _lines(self, records: Iterable[logging.LogRecord]) -> list[bytes]:
         return [self._formatter.format(record).encode() + b"\n" for record in records]
+
+    def _marked(self, record: logging.LogRecord) -> bytes:
+        line = self._formatter.format(record).encode() + b"\n"
+        return b'{"output": true, ' + line.removeprefix(b"{") if record.name == WORKER else line
+
+
+def _lost(lines: int) -> bytes:
+    return json.dumps({"lost": lines}).encode() + b"\n"
 
 
 class _Follower:

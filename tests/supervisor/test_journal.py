@@ -58,6 +58,29 @@ async def test_what_is_kept_is_bounded(journal: Journal) -> None:
     assert (len(kept), kept[0]) == (KEPT, "10")
 
 
+async def test_what_came_since_is_told_once_and_says_what_a_worker_printed(journal: Journal) -> None:
+    events.info("one")
+    output.info("two")
+    lines, at = journal.since(-200)
+    assert list(messages(lines)) == ["one", "two"]
+    assert [json.loads(line).get("output", False) for line in lines] == [False, True]
+    assert journal.since(at) == ([], at)
+    events.info("three")
+    lines, at = journal.since(at)
+    assert (list(messages(lines)), at) == (["three"], journal.end)
+    assert list(messages(journal.since(1)[0])) == ["two", "three"]
+
+
+async def test_who_asks_too_late_is_told_how_many_lines_he_lost(journal: Journal) -> None:
+    events.info("before")
+    at = journal.end
+    for number in range(KEPT + 7):
+        events.info("%d", number)
+    lines, _ = journal.since(at)
+    found = list(messages(lines))
+    assert (found[0], found[1], found[-1], len(found)) == ("lost 7", "7", str(KEPT + 6), KEPT + 1)
+
+
 async def test_a_traceback_is_kept_as_text(journal: Journal) -> None:
     try:
         raise ValueError("here")
