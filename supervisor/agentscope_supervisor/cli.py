@@ -156,7 +156,12 @@ def run(project: Path, port: int | None, config: Path, no_platform: bool, log_le
     PROJECT is a folder, by default this one.
     """
     logs.set_up("text", log_level)
-    _start(Project(project.resolve(), config, Overrides(None, port, 1, no_platform)), None, None, None)
+    _start(
+        Project(project.resolve(), config, Overrides(None, port, 1, no_platform, console=True)),
+        None,
+        None,
+        None,
+    )
 
 
 def agentscope() -> None:
@@ -412,6 +417,8 @@ def _start(project: Project, name: str | None, runtime_dir: Path | None, state_d
     except activation.ActivationError as error:
         _fail(EX_CONFIG, str(error))
     log.info("listening", extra={"url": address.url, "instance": called, "pid": os.getpid()})
+    if settings.server.console == "on":
+        log.info("the console is on", extra={"url": f"{address.url}/console"})
     state = instance.state_dir(state_dir, os.environ, os.getuid()) / instance.PROGRAM / called
     status = _serve(project, settings, sock, state / "runs.db", passed_on is not None, control, address)
     claim.close()

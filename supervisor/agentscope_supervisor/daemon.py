@@ -21,6 +21,7 @@ from agentscope_protocol.settings import Settings
 from agentscope_protocol.settings_values import MAX_WORKERS
 from agentscope_supervisor import __version__, signals
 from agentscope_supervisor.answer import Answer
+from agentscope_supervisor.console_routes import Console
 from agentscope_supervisor.control import Control
 from agentscope_supervisor.deaths import Verdict
 from agentscope_supervisor.desk import OperatorsDesk
@@ -117,7 +118,12 @@ class Daemon:
         )
         traced = self._settings.tracing
         tracing = Tracing(traced.endpoint, self._project.folder.name) if traced is not None else None
-        door = FrontDoor(self._settings.server, self, self._recorder, tracing, self._metrics)
+        journal = Journal()
+        logging.getLogger().addHandler(journal)
+        desk = self._operators_desk(address)
+        has_console = self._settings.server.console == "on"
+        console = Console(self._settings.server, desk, journal) if has_console else None
+        door = FrontDoor(self._settings.server, self, self._recorder, tracing, self._metrics, console)
         self._store.start()
         await door.listen(sock)
         if passed_on:
@@ -128,9 +134,7 @@ class Daemon:
                 self._settings.platform, self, self._memory, self._post, leaves=leaves
             )
             self._heartbeat.start()
-        journal = Journal()
-        logging.getLogger().addHandler(journal)
-        control = Control(self._operators_desk(address), journal)
+        control = Control(desk, journal)
         await control.listen(control_sock)
         self._post(self._staffing.start)
         try:
@@ -145,6 +149,8 @@ class Daemon:
                 await self._heartbeat.close()
             await control.close()
             logging.getLogger().removeHandler(journal)
+            if console is not None:
+                console.close()
             await door.close()
             await self._orphans.stop()
             self._manager.update()

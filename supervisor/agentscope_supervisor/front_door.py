@@ -21,6 +21,7 @@ from aiohttp import web
 from agentscope_protocol.settings import ServerSettings
 from agentscope_supervisor import __version__, http_protocol, invocation
 from agentscope_supervisor.answer import Answer
+from agentscope_supervisor.console_routes import Console
 from agentscope_supervisor.delivery import Delivery
 from agentscope_supervisor.http_protocol import is_reserved
 from agentscope_supervisor.invocation import Invocation, Refused, invalid, json_object
@@ -76,7 +77,7 @@ class Route:
 
 class FrontDoor:
     """The HTTP server. `settings`, `desk` and `recorder` are all that it knows of the instance. `tracing`,
-    `metrics`: None, off."""
+    `metrics`, `console`: None, off."""
 
     def __init__(
         self,
@@ -85,13 +86,17 @@ class FrontDoor:
         recorder: Recorder,
         tracing: Tracing | None = None,
         metrics: Metrics | None = None,
+        console: Console | None = None,
     ) -> None:
+        self._console: Final = console
         self._tracing: Final = tracing
         self._metrics: Final = metrics
         self._desk: Final = desk
         self._principal: Final = settings.principal
         token = settings.auth_token
         self._token: Final = token.get_secret_value().encode() if token is not None else None
+        # Of who has brought none: with a token he was let in as the console, and is the same caller.
+        self._credentials: Final = f"Bearer {token.get_secret_value()}" if token is not None else ""
         self._body: Final = BodyReader(settings)
         self._recorder: Final = recorder
         self._delivery: Final = Delivery(settings.keepalive_interval, desk.ahead)
@@ -116,6 +121,13 @@ class FrontDoor:
         }
         if metrics is not None:
             self._routes["/metrics"] = Route(self._tell_metrics, is_open=True)
+        if console is not None:
+            self._routes["/console"] = Route(console.page, ("GET", "HEAD", "POST"), is_open=True)
+            for name in console.assets:
+                self._routes[f"/console/{name}"] = Route(console.asset, is_open=True)
+            self._routes["/console/live"] = Route(console.live, ("GET",))
+            self._routes["/console/restart"] = Route(console.restart, ("POST",))
+            self._routes["/console/maintenance"] = Route(console.maintain, ("POST",))
 
     # -- life -------------------------------------------------------------------------------
 
@@ -200,7 +212,8 @@ class FrontDoor:
     def _authorize(self, request: web.BaseRequest) -> None:
         if self._token is not None:
             given = _single(request, "Authorization") or ""
-            if not hmac.compare_digest(given.encode("utf-8", "replace"), b"Bearer " + self._token):
+            is_right = hmac.compare_digest(given.encode("utf-8", "replace"), b"Bearer " + self._token)
+            if not is_right and (self._console is None or not self._console.admits(request)):
                 message = "this needs the header Authorization: Bearer with the instance's token"
                 raise Refused(Failure(ErrorCode.UNAUTHORIZED, message))
 
@@ -265,7 +278,7 @@ class FrontDoor:
             await self._body.read(request),
             header_session=_single(request, "X-Session-Id"),
             accepts_json="application/json" in request.headers.get("Accept", ""),
-            token=_fingerprint(request.headers.get("Authorization", "")),
+            token=_fingerprint(request.headers.get("Authorization", self._credentials)),
             principal=self._principal,
             headers=trace.headers if trace is not None else sent,
             idempotency_key=_single(request, "Idempotency-Key"),

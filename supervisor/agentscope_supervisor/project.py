@@ -18,7 +18,6 @@ CONFIG_FILE: Final = "agentapp.yaml"
 # Keys that are read and checked, and that this version does not act on yet: named in a warning at the
 # start where a file sets them, so that nobody relies on them. Each line goes when its part comes.
 NOT_ACTED_ON: Final = (
-    "server.console",
     "sessions.idle_after",
     "sessions.retry_on_crash",
 )
@@ -36,6 +35,7 @@ class Overrides:
     port: int | None = None
     workers: int | str | None = None
     no_platform: bool = False
+    console: bool = False  # what `auto` means
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,11 @@ class Project:
 
     def _overridden(self, settings: Settings) -> Settings:
         asked = self.overrides
-        server = {
+        server: dict[str, object] = {
             key: value for key, value in (("host", asked.host), ("port", asked.port)) if value is not None
         }
+        if asked.console and settings.server.console == "auto":
+            server["console"] = "on"
         supervisor = {"workers": asked.workers} if asked.workers is not None else {}
         changed: dict[str, object] = {
             "server": settings.server.model_copy(update=server),

@@ -8,6 +8,7 @@ from agentscope_supervisor.outcomes import RETRY_LATER, STATUS, ErrorCode, Failu
 CONTRACT = {
     400: {ErrorCode.INVALID_REQUEST},
     401: {ErrorCode.UNAUTHORIZED},
+    403: {ErrorCode.FORBIDDEN},  # of the console, of which the contract has no codes
     404: {ErrorCode.NOT_FOUND},
     405: {ErrorCode.METHOD_NOT_ALLOWED},
     408: {ErrorCode.REQUEST_TIMEOUT},

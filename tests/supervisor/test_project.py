@@ -55,6 +55,23 @@ def test_no_platform_takes_it_away(tmp_path: Path) -> None:
     assert project(tmp_path, no_platform=True).read_settings().platform is None
 
 
+@pytest.mark.parametrize(
+    "said, of_developer, of_others",
+    [
+        ("", "on", "auto"),
+        ("console: auto", "on", "auto"),
+        ("console: off", "off", "off"),
+        ("console: on", "on", "on"),
+    ],
+)
+def test_the_console_of_a_developer_is_on_unless_the_file_says_otherwise(
+    tmp_path: Path, said: str, of_developer: str, of_others: str
+) -> None:
+    text = f"server: {{{said}}}"
+    assert project(tmp_path, text, console=True).read_settings().server.console == of_developer
+    assert project(tmp_path, text).read_settings().server.console == of_others
+
+
 def test_an_empty_file_is_a_project(tmp_path: Path) -> None:
     settings = project(tmp_path, "").read_settings()
     assert settings.server.port == 8080

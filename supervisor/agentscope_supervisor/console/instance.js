@@ -1,0 +1,187 @@
+/** What is shown of the instance: workers, open turns, deaths, the log; and its two buttons. */
+import {atEnd, byId, clock, made, span} from "./elements.js";
+import {ask, events, inWords, post} from "./server.js";
+
+const KEPT_LINES = 1000;  // of the log, in the page
+const SILENT_AFTER = 15_000;  // ms without a word, of an instance that speaks each second
+const LONGEST_WAIT = 8_000;  // ms between two attempts to reach it
+const STATES = {healthy: "good", ready: "good", degraded: "mid", starting: "mid", draining: "mid", stopping: "mid",
+  unhealthy: "bad", killing: "bad", down: "bad"};
+const WHY = {asked: "as asked", memory_limit: "memory limit", turn_limit: "turn limit", exit_code: "it exited", signal: "signal",
+  oom: "out of memory", boot_failed: "its start failed", boot_timeout: "its start took too long", stop_timeout: "its stop took too long",
+  unresponsive: "its event loop did not turn", protocol_error: "broken link", killed: "killed by an operator"};
+const WANTED = ["asked", "memory_limit", "turn_limit"];
+
+const badge = byId("status"), notice = byId("notice"), log = byId("log"), drain = byId("drain");
+let talkIn, isDraining = false, begun = false, edition = null;
+
+/** Follows the instance for as long as the page is there. `unauthorized`: as of the chat; `open`: shows a session in the chat. */
+export async function follow(unauthorized, open) {
+  talkIn = open;
+  byId("restart").addEventListener("click", () => act(unauthorized, restart));
+  drain.addEventListener("click", () => act(unauthorized, () => post("console/maintenance", {on: !isDraining})));
+  byId("filter").addEventListener("change", event => {
+    log.dataset.show = event.target.value;
+    log.scrollTop = log.scrollHeight;
+  });
+  for (let wait = 500;; wait = Math.min(wait * 2, LONGEST_WAIT)) {
+    try {
+      await stream(() => { wait = 500; });
+    } catch (error) {
+      if (error.status === 401) { await unauthorized(); continue; }
+      if (error.status) say(inWords(error.code, error.message), "bad");
+    }
+    mark("no connection", "bad");
+    await new Promise(done => setTimeout(done, wait));
+  }
+}
+
+async function stream(connected) {
+  const aborter = new AbortController();
+  let timer;
+  const heard = () => { clearTimeout(timer); timer = setTimeout(() => aborter.abort(), SILENT_AFTER); };
+  heard();
+  try {
+    const response = await ask("console/live", {signal: aborter.signal});
+    connected();
+    say("");
+    log.replaceChildren();
+    begun = false;
+    for await (const {event, data} of events(response)) {
+      heard();
+      SHOWN[event]?.(JSON.parse(data));
+    }
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+// -- what is done -------------------------------------------------------------------------------
+
+async function act(unauthorized, what) {
+  try {
+    await what();
+  } catch (error) {
+    if (error.status !== 401) say(inWords(error.code, error.message), "bad");
+    else if (await unauthorized()) await act(unauthorized, what);
+  }
+}
+
+async function restart() {
+  const told = await (await post("console/restart", {})).json();
+  if (told.outcome === "refused") return say(`Nothing was changed, the workers go on: ${told.reason}`, "bad");
+  edition = told.edition;
+  say(told.note ? `Workers are being replaced. ${told.note}` : "Workers are being replaced, one by one.", "mid");
+}
+
+/** A line across the page; an empty one goes away. */
+function say(text, kind = "") {
+  notice.hidden = !text;
+  notice.className = kind;
+  notice.replaceChildren(made("span", {}, text));
+}
+
+function mark(text, kind) {
+  badge.textContent = text;
+  badge.className = `badge ${kind}`;
+}
+
+// -- what is seen -------------------------------------------------------------------------------
+
+function status(told) {
+  document.title = `${told.name} · console`;
+  byId("name").textContent = told.name;
+  mark(told.status, STATES[told.status] ?? "");
+  const memory = told.memory_mb === null ? "" : ` · supervisor ${Math.round(told.memory_mb)} MB`;
+  byId("about").textContent = `up ${span(told.uptime)} · ${told.version}${memory}${told.unready ? ` · takes no turns: ${told.unready}` : ""}`;
+  isDraining = told.status === "draining";
+  drain.textContent = isDraining ? "Take turns again" : "Drain";
+  byId("workers").replaceChildren(...rows(told));
+  byId("turns").textContent = `${told.turns.open} open, ${told.turns.accepted} since the start`;
+  byId("sessions").replaceChildren(...(told.sessions.length ? told.sessions.map(sessionLine) : [made("p", {class: "soft"}, "No turn is open.")]));
+  rollout(told);
+}
+
+function rollout(told) {
+  const last = told.rollout;
+  byId("rollout").textContent = told.rolling ? "being replaced …" : last ? `last restart ${clock(last.at)}: ${last.failure ? "failed" : "done"}` : "";
+  if (edition === null || told.rolling || !last || last.edition < edition) return;
+  if (last.failure) say(`The restart failed, the old workers go on: ${last.failure}`, "bad");
+  else say("All workers are new.", "good");
+  edition = null;
+}
+
+function rows(told) {
+  const found = [];
+  for (const slot of told.slots) {
+    const workers = told.workers.filter(worker => worker.slot === slot.slot);
+    const notes = [];
+    if (slot.breaker_open) notes.push("rests after too many deaths");
+    if (slot.starts_in !== null) notes.push(`starts in ${span(slot.starts_in)}`);
+    if (slot.restarts) notes.push(`${slot.restarts} death${slot.restarts === 1 ? "" : "s"}${slot.last_death ? `, last: ${WHY[slot.last_death.cause] ?? slot.last_death.cause}` : ""}`);
+    if (!workers.length) workers.push({worker: String(slot.slot), state: "down", seconds: null, turns: 0, memory_mb: null, pid: null});
+    workers.forEach((worker, at) => found.push(row(worker, at ? "" : notes.join("; "))));
+  }
+  for (const worker of told.workers) if (worker.slot >= told.slots.length) found.push(row(worker, "leaves"));
+  return found;
+}
+
+function row(worker, note) {
+  const cells = [worker.worker, made("span", {class: STATES[worker.state] ?? ""}, worker.state),
+    worker.seconds === null ? "–" : span(worker.seconds), worker.turns,
+    worker.memory_mb === null ? "–" : Math.round(worker.memory_mb), worker.pid ?? "–", note];
+  return made("tr", {"data-worker": worker.worker, "data-state": worker.state}, ...cells.map(cell => made("td", {}, cell)));
+}
+
+function sessionLine(session) {
+  const more = [session.worker ? `worker ${session.worker}` : "waits", `${session.turns} turn${session.turns === 1 ? "" : "s"}`, `${session.events} events`, span(session.seconds)];
+  return made("p", {}, made("button", {type: "button", class: "link", title: "Open in the chat", onclick: () => talkIn(session.session)}, session.session), ` ${more.join(" · ")}`);
+}
+
+function deaths(told) {
+  const list = byId("deaths"), open = new Set([...list.querySelectorAll("details[open]")].map(each => each.dataset.key));
+  list.replaceChildren(...(told.length ? told.reverse().map(each => death(each, open)) : [made("p", {class: "soft"}, "No worker has ended yet.")]));
+}
+
+function death(it, open) {
+  const why = `${WHY[it.cause] ?? it.cause}${it.detail ? `: ${it.detail}` : ""}`, key = `${it.worker} ${it.at}`;
+  const lost = it.turns ? `, ${it.turns} turn${it.turns === 1 ? "" : "s"} lost` : "";
+  const told = [`${it.ended}, pid ${it.pid ?? "none"}, lived ${span(it.lived)}, ${it.ready === null ? "never ready" : `ready for ${span(it.ready)}`}${lost}`];
+  const details = made("details", {"data-key": key},
+    made("summary", {class: WANTED.includes(it.cause) ? "soft" : "bad"}, `${clock(it.at)}  worker ${it.worker}  ${why}`),
+    made("p", {class: "soft"}, ...told),
+    ...dump("The last it printed", it.output), ...dump("Its stacks", it.stacks));
+  details.open = open.has(key);
+  return details;
+}
+
+function dump(title, lines) {
+  return lines.length ? [made("p", {class: "soft"}, title), made("pre", {tabindex: "0"}, lines.join("\n"))] : [];
+}
+
+function lines(told) {
+  atEnd(log, () => {
+    log.append(...told.map(line));
+    while (log.children.length > KEPT_LINES) log.firstElementChild.remove();
+  });
+  if (begun) for (const each of told) announce(each);
+  begun = true;
+}
+
+/** What the person at the page should not have to look for: a rollout from elsewhere (reload, --reload), and its reason. */
+function announce({level, message, reason}) {
+  if (level === "error" && /^(reload|rollout)/.test(message)) say(reason ? `${message}: ${reason}` : message, "bad");
+  else if (message === "rollout done" && notice.className === "bad") say("");
+}
+
+function line({ts, level, message, exception, lost, ...fields}) {
+  if (lost) return made("p", {class: "warning"}, `… ${lost} lines are not shown: they came too fast`);
+  const {output: isOutput, worker} = fields;
+  const shown = made("p", {class: `${level}${isOutput ? " output" : ""}`}, made("time", {datetime: ts}, clock(ts)), " ");
+  const text = Object.entries(fields).map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`).join(" ");
+  shown.append(isOutput ? `${worker} │ ${message}` : `${message} `, isOutput ? "" : made("span", {class: "fields"}, text));
+  if (exception) shown.append(made("pre", {}, exception));
+  return shown;
+}
+
+const SHOWN = {status, deaths, log: lines};
