@@ -23,7 +23,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist worksteal
 # The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
 PURE_TESTS := tests/protocol tests/supervisor
 
-.PHONY: help demo demo-llm platform test test-v1 faults soak bench-restarts provider-table check format mutants redis systemd dist clean
+.PHONY: help demo demo-llm platform test test-v1 faults soak bench-restarts provider-table check format mutants redis systemd chromium dist clean
 
 help:             ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -37,7 +37,7 @@ demo-llm: $(VENV)/.ready  ## the same with a project that asks a model (a small 
 platform: $(VENV)/.ready  ## a small platform with a page, for instances to report to
 	$(BIN)/python -m reference_platform $(ARGS)
 
-test: $(VENV)/.ready $(V1)/.ready redis systemd  ## everything: lint, types, walls, pure tests, real processes; on AgentScope 2.x and 1.x
+test: $(VENV)/.ready $(V1)/.ready redis systemd chromium  ## everything: lint, types, walls, pure tests, real processes; on AgentScope 2.x and 1.x
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m 'not slow' tests/worker tests/integration tests/faults $(ARGS)
 	$(MAKE) --no-print-directory test-v1
@@ -84,6 +84,13 @@ systemd:          ## systemd-analyze for the tests, where it is missing and apt 
 	  && export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive && apt-get update -qq \
 	  && apt-get install -y -qq --no-install-recommends systemd; } >/dev/null 2>&1 \
 	  || echo "systemd-analyze is not on PATH and cannot be installed from here; install systemd for the tests" >&2
+
+# The console is tested in a real browser, Debian's. Where this cannot install it, its tests fail and say so.
+chromium:         ## Chromium for the tests, where it is missing and apt may install it
+	@command -v chromium chromium-browser google-chrome >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive && apt-get update -qq \
+	  && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 \
+	  || echo "there is no chromium on PATH, and it cannot be installed from here; install it for the tests" >&2
 
 mutants: $(VENV)/.ready   ## plant a fixed list of bugs and show that the tests catch each
 	$(BIN)/python tests/mutants.py $(ARGS)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.harness import projects
+from tests.harness.browser import Chromium
 from tests.harness.instance import Instance
 from tests.harness.waiting import wait_until
 
@@ -113,6 +114,13 @@ def shared(_shared_instance: Instance) -> Iterator[Instance]:
     wait_until(lambda: _shared_instance.health()["turns"]["open"] == 0, 10.0, "every turn has ended")
     assert _shared_instance.ready_workers() == before
     assert len(before) == 2
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chromium]:
+    """A browser for all tests; each opens pages of its own."""
+    with Chromium() as browser:
+        yield browser
 
 
 @pytest.hookimpl(wrapper=True)

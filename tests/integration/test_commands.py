@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.harness.client import texts
+from tests.harness.client import call, texts
 from tests.harness.instance import COMMAND, Instance, environment, free_port
 from tests.harness.projects import written
 from tests.harness.waiting import wait_until
@@ -227,6 +227,8 @@ def developer(make_project: Callable[..., Path], tmp_path: Path) -> Iterator[tup
 
 async def test_agentscope_run_is_the_developers_form(developer: tuple[int, Path]) -> None:
     port, log = developer
+    assert (await call(port, "GET", "/console")).status == 200
+    assert "/console" in log.read_text()
     assert await texts(port, "me", "hello") == ["hello"]
     assert str(port) in log.read_text()
     assert "worker=1." not in log.read_text(), "one worker, whatever the file says"

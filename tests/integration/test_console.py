@@ -1,0 +1,505 @@
+"""The console in a real browser, on a real instance; and what it answers to those who are not its page."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from agentscope_supervisor.console_routes import MAX_WATCHERS
+from tests.conftest import StartInstance
+from tests.harness.browser import Chromium, Page
+from tests.harness.client import JSON, Connection, Response, call, invoke, new_session, request
+from tests.harness.instance import READY_WITHIN, Instance
+from tests.harness.waiting import eventually
+
+pytestmark = pytest.mark.supervisor_only
+
+ON: Final = {"console": "on"}
+QUICK: Final = {"soak": 0.1}
+TOKEN: Final = "t0ken"
+EVIL: Final = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script>'
+LAST: Final = "#talk .said:last-of-type:not(.mine)"  # the answer to what was said last
+IDLE: Final = "!document.querySelector('#send').hidden"
+
+
+@pytest.fixture(scope="module")
+def _console(start_module_instance: StartInstance) -> Instance:
+    return start_module_instance(server=ON, supervisor=QUICK)
+
+
+@pytest.fixture
+def console(_console: Instance) -> Instance:
+    """An instance with a console, of two slots that are ready, and without a token."""
+    _console.wait_ready()
+    return _console
+
+
+@pytest.fixture
+async def page(console: Instance, chromium: Chromium) -> AsyncIterator[Page]:
+    """Its console, which must not have complained of anything in the end."""
+    async with Page(chromium) as page:
+        await opened(page, console)
+        yield page
+        assert page.problems == []
+
+
+async def opened(page: Page, instance: Instance) -> Page:
+    await page.goto(url(instance))
+    await page.reads("healthy", "#status")
+    return page
+
+
+def url(instance: Instance, path: str = "/console") -> str:
+    return f"http://127.0.0.1:{instance.port}{path}"
+
+
+async def say(page: Page, script: object) -> None:
+    """Type a message and send it."""
+    await page.sees(IDLE)
+    await page.type("#text", script if isinstance(script, str) else json.dumps(script))
+    await page.press("Enter")
+
+
+# -- the chat ------------------------------------------------------------------------------------------
+
+
+async def test_an_answer_is_shown_while_it_comes(page: Page, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    await say(page, [{"say": "one "}, {"wait_for": str(gate)}, {"say": "two"}])
+    await page.reads("one", LAST)
+    assert await page.run(f"document.querySelector('{LAST}').ariaBusy") == "true"
+    gate.touch()
+    await page.reads("one two", LAST)
+    await page.sees(IDLE)
+    assert await page.run(f"document.querySelector('{LAST}').ariaBusy") is None
+
+
+async def test_escape_stops_the_answer(page: Page, console: Instance) -> None:
+    await say(page, [{"say": "begun"}, {"sleep": 60}])
+    await page.reads("begun", LAST)
+    await page.press("Escape")
+    await page.reads("Stopped.", LAST)
+    assert console.health()["turns"]["open"] == 0
+    await say(page, "on we go")
+    await page.reads("on we go", LAST)
+
+
+async def test_the_stop_button_stops_a_turn_that_says_nothing(page: Page, console: Instance) -> None:
+    await say(page, [{"sleep": 60}])
+    await eventually(lambda: console.health()["turns"]["open"] == 1, 30.0, "the turn runs")
+    await page.click("#stop")
+    await page.reads("Stopped.", LAST)
+    assert console.health()["turns"]["open"] == 0
+
+
+async def test_an_error_of_the_app_is_told_in_words(page: Page) -> None:
+    await say(page, [{"say": "so far "}, {"raise": "the tool is broken"}])
+    await page.reads("so far", LAST)
+    await page.reads("The app raised an error. Its traceback is in the log. (the tool is broken)", LAST)
+
+
+async def test_sessions_are_switched(page: Page) -> None:
+    async def session() -> Any:
+        return await page.run("document.querySelector('#session').value")
+
+    await say(page, "in the first")
+    await page.reads("in the first", LAST)
+    first = await session()
+    await page.click("#new")
+    await say(page, [{"context": 1}])
+    await page.reads('"session_id"', LAST)
+    second = await session()
+    assert second != first
+    await page.reads(f'"session_id": "{second}"', LAST)
+    assert not await page.run("document.querySelector('#talk').innerText.includes('in the first')")
+
+    await choose(page, "#session", first)
+    await page.reads("in the first", "#talk")
+    await choose(page, "#session", "")
+    await page.type("#other-id", "user 7/ü")
+    await page.press("Enter")
+    await say(page, [{"context": 1}])
+    await page.reads('"session_id": "user 7/\\u00fc"', LAST)
+
+
+async def choose(page: Page, selector: str, value: str) -> None:
+    """As a person does from a list."""
+    it, chosen = f"document.querySelector({json.dumps(selector)})", json.dumps(value)
+    await page.run(f"{it}.value = {chosen}; {it}.dispatchEvent(new Event('change'))")
+
+
+async def test_markup_stays_text_wherever_it_comes_from(page: Page, console: Instance) -> None:
+    await say(page, [{"say": EVIL, "name": EVIL}, {"print": EVIL}, {"say": [{"type": "text", "text": EVIL}]}])
+    await page.sees(IDLE)
+    await page.reads(EVIL, LAST)
+    await page.reads(EVIL, "#log")
+    await say(page, [{"raise": EVIL}])
+    await page.reads(EVIL, f"{LAST} .end")
+    asked = asyncio.create_task(invoke(console.port, f"{EVIL}", [{"print": EVIL}, {"sleep": 60}]))
+    await page.reads(EVIL, "#sessions")
+    (busy,) = [worker for worker in console.health()["workers"] if worker["turns"]]
+    os.kill(busy["pid"], signal.SIGKILL)
+    assert (await asked).code == "WORKER_LOST"
+    dead = f"{busy['slot']}.{busy['generation']}"
+    await page.sees(f"document.querySelector('#deaths details[data-key^=\"{dead} \"] pre')")
+    assert EVIL in await page.run(
+        f"document.querySelector('#deaths details[data-key^=\"{dead} \"]').textContent"
+    )
+    assert await page.run("document.querySelectorAll('img, body script').length") == 0
+    assert await page.run("window.pwned") is None
+    await eventually(lambda: len(console.ready_workers()) == 2, READY_WITHIN, "the worker is back")
+
+
+# -- the instance --------------------------------------------------------------------------------------
+
+
+async def test_a_killed_worker_is_seen_to_come_back(page: Page, console: Instance) -> None:
+    await say(page, [{"say": "going "}, {"print": "my last words"}, {"sleep": 60}])
+    await page.reads("going", LAST)
+    (busy,) = [worker for worker in console.health()["workers"] if worker["turns"]]
+    slot, generation = busy["slot"], busy["generation"]
+    os.kill(busy["pid"], signal.SIGKILL)
+    await page.reads("The worker died under this turn.", LAST)
+    await page.sees(f"document.querySelector('[data-worker=\"{slot}.{generation + 1}\"][data-state=ready]')")
+    await page.sees(f"!document.querySelector('[data-worker=\"{slot}.{generation}\"]')")
+    dump = f"#deaths details[data-key^='{slot}.{generation} ']"
+    await page.reads("signal: SIGKILL", dump)
+    await page.click(f"{dump} summary")
+    await page.reads("my last words", f"{dump} pre")
+    await say(page, "are you back?")
+    await page.reads("are you back?", LAST)
+    assert await page.run(f"document.querySelector('{LAST}').innerText.includes('{slot}.{generation + 1}')")
+
+
+async def test_open_turns_are_shown_and_lead_to_their_session(
+    page: Page, console: Instance, tmp_path: Path
+) -> None:
+    session, gate = new_session("theirs"), tmp_path / "gate"
+    asked = asyncio.create_task(invoke(console.port, session, [{"wait_for": str(gate)}]))
+    await page.click("#sessions button")
+    assert await page.run("document.querySelector('#session').value") == session
+    gate.touch()
+    await asked
+    await page.reads("No turn is open.", "#sessions")
+
+
+async def test_restart_replaces_the_workers(page: Page, console: Instance) -> None:
+    before = console.generations()
+    await page.click("#restart")
+    await page.reads("All workers are new.", "#notice")
+    assert all(new > old for new, old in zip(console.generations(), before, strict=True))
+    await page.reads("done", "#rollout")
+
+
+async def test_a_restart_that_cannot_be_is_told_with_its_reason(
+    page: Page, console: Instance, chromium: Chromium
+) -> None:
+    before, good = console.ready_workers(), console.project / "agentapp.yaml"
+    kept = good.read_text()
+    good.write_text("server: {port: high}")
+    try:
+        await page.click("#restart")
+        await page.reads("Nothing was changed, the workers go on: agentapp.yaml:1: server.port", "#notice")
+        async with Page(chromium) as other:
+            await opened(other, console)
+            await other.reads("worker", "#log")
+            console.signal(signal.SIGHUP)  # somebody else asks: the reason is shown to all
+            await other.reads("reload refused", "#notice")
+            await other.reads("server.port", "#notice")
+    finally:
+        good.write_text(kept)
+    assert console.ready_workers() == before
+
+
+async def test_a_rollout_to_broken_code_shows_its_error(page: Page, console: Instance) -> None:
+    app = console.project / "app.py"
+    kept = app.read_text()
+    app.write_text("def broken(:\n")
+    try:
+        await page.click("#restart")
+        await page.reads("the old workers go on", "#notice")
+        await page.reads("SyntaxError", "#notice")
+    finally:
+        app.write_text(kept)
+    await say(page, "who serves?")
+    await page.reads("who serves?", LAST)
+
+
+async def test_drain_refuses_turns_until_it_is_taken_back(page: Page) -> None:
+    await page.click("#drain")
+    await page.reads("draining", "#status")
+    await say(page, "hello?")
+    await page.reads("The instance takes no new turns: it drains.", LAST)
+    await page.reads("Take turns again", "#drain")
+    await page.click("#drain")
+    await page.reads("healthy", "#status")
+    await say(page, "hello again")
+    await page.reads("hello again", LAST)
+
+
+async def test_the_log_can_be_narrowed(page: Page) -> None:
+    await say(page, [{"print": "printed by a worker"}])
+    await page.reads("printed by a worker", "#log")
+    await choose(page, "#filter", "events")
+    shown = await page.run("document.querySelector('#log').innerText")
+    assert "worker is ready" in shown
+    assert "printed by a worker" not in shown
+
+
+async def test_an_instance_that_ends_is_told(start_instance: StartInstance, chromium: Chromium) -> None:
+    instance = start_instance(server=ON, workers=1)
+    async with Page(chromium) as page:
+        await opened(page, instance)
+        assert await asyncio.to_thread(instance.stop) == 0
+        await page.reads("no connection", "#status")
+        await say(page, "are you there?")
+        await page.reads("The instance does not answer. Is it running?", LAST)
+
+
+# -- on other screens, and by keyboard -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width, dark", [(360, True), (360, False), (1280, True)])
+async def test_it_fits_any_screen_dark_or_light(
+    console: Instance, chromium: Chromium, width: int, dark: bool
+) -> None:
+    async with Page(chromium, width=width, height=740, dark=dark) as page:
+        await opened(page, console)
+        await say(page, "word" * 200)
+        await page.reads("word" * 200, LAST)
+        assert await page.run("document.documentElement.scrollWidth <= window.innerWidth")
+        ground, ink = [
+            sum(
+                int(part)
+                for part in (await page.run(f"getComputedStyle(document.body).{what}"))[4:-1].split(",")
+            )
+            for what in ("backgroundColor", "color")
+        ]
+        assert (ground < ink) is dark
+        assert page.problems == []
+
+
+async def test_everything_is_reached_by_keyboard(page: Page) -> None:
+    reached: set[str] = set()
+    async with asyncio.timeout(60):
+        while "text" not in reached:  # where the focus is at first
+            await page.press("Tab")
+            reached.add(await page.run("document.activeElement.id"))
+            focus = "getComputedStyle(document.activeElement).outlineStyle"
+            assert await page.run(f"document.activeElement === document.body || {focus} !== 'none'")
+    assert reached >= {"session", "new", "talk", "text", "send", "restart", "drain", "filter", "log"}
+
+
+# -- the token -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guarded(start_module_instance: StartInstance) -> Instance:
+    """An instance with a console and a token."""
+    return start_module_instance(server={**ON, "auth_token": TOKEN}, supervisor=QUICK, workers=1)
+
+
+async def log_in(page: Page, instance: Instance) -> None:
+    await page.goto(url(instance))
+    await page.sees("document.querySelector('#login').open")
+    await page.type("#token", TOKEN)
+    await page.press("Enter")
+    await page.reads("healthy", "#status")
+
+
+async def test_the_token_is_asked_for_once(guarded: Instance, chromium: Chromium) -> None:
+    async with Page(chromium) as page:
+        await page.goto(url(guarded))
+        await page.sees("document.querySelector('#login').open")
+        await page.type("#token", "something else")
+        await page.press("Enter")
+        await page.reads("This is not the token.", "#login")
+        assert await page.cookies() == []
+        await log_in(page, guarded)
+        await page.sees("!document.querySelector('#login').open")
+        await say(page, "with a cookie")
+        await page.reads("with a cookie", LAST)
+
+        await opened(page, guarded)
+        assert not await page.run("document.querySelector('#login').open")
+        (cookie,) = await page.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/")
+        assert TOKEN not in cookie["value"]
+        assert await page.run("document.cookie") == ""
+        assert page.problems == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_pages_of_other_origins_cannot_use_the_cookie(
+    guarded: Instance, shared: Instance, chromium: Chromium, host: str
+) -> None:
+    """The same host under another port is sent the cookie by the browser, another host is not."""
+    async with Page(chromium) as page:
+        await log_in(page, guarded)
+        before = guarded.generations()
+        await page.goto(f"http://{host}:{shared.port}/health")
+        for route in ("/console/restart", "/console/maintenance", "/stop", "/invoke"):
+            refused = await statuses(guarded, route)
+            await strange(page, url(guarded, route), "POST")
+            assert await statuses(guarded, route) == {**refused, "401": refused.get("401", 0) + 1}
+        refused = await statuses(guarded, "/console/live")
+        await strange(page, url(guarded, "/console/live"), "GET")
+        assert await statuses(guarded, "/console/live") == {**refused, "401": refused.get("401", 0) + 1}
+        assert guarded.generations() == before
+
+
+async def strange(page: Page, target: str, method: str) -> None:
+    """What a page can have a browser send elsewhere with cookies; it never sees the answer."""
+    options = {"method": method, "mode": "no-cors", "credentials": "include"}
+    await page.run(f"fetch({json.dumps(target)}, {json.dumps(options)}).then(() => true)")
+
+
+async def statuses(instance: Instance, route: str) -> dict[str, int]:
+    """How often requests to a route were answered with each status."""
+    text = (await call(instance.port, "GET", "/metrics")).body.decode()
+    found = {}
+    for line in text.splitlines():
+        if line.startswith(f'agentscope_http_requests_total{{route="{route}",'):
+            found[line.split('status="')[1][:3]] = int(float(line.split()[-1]))
+    return found
+
+
+async def test_who_has_the_cookie_is_the_caller_with_the_token(guarded: Instance) -> None:
+    """Keys of idempotency are their caller's own: the two ways in are one caller."""
+    ours = {"Host": "test", "Sec-Fetch-Site": "same-origin"}
+    login = await call(guarded.port, "POST", "/console", body=body(token=TOKEN), headers=ours)
+    assert login.status == 204
+    cookie = login.headers["set-cookie"].partition(";")[0]
+    one = await invoke(
+        guarded.port, "one", "hello", headers={**ours, "Cookie": cookie, "Idempotency-Key": "same"}
+    )
+    two = await invoke(
+        guarded.port, "one", "hello", headers={"Authorization": f"Bearer {TOKEN}", "Idempotency-Key": "same"}
+    )
+    assert one.json["run_id"] == two.json["run_id"]
+
+
+def body(**fields: object) -> bytes:
+    return json.dumps(fields).encode()
+
+
+# -- whom it answers to --------------------------------------------------------------------------------
+
+
+async def asked(instance: Instance, path: str, **headers: str) -> Response:
+    """A POST as the page would make it, with other headers as `headers` say; empty: without."""
+    ours = {**JSON, "Host": f"localhost:{instance.port}", "Origin": f"http://localhost:{instance.port}"}
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    fields = {name: value for name, value in (ours | sent).items() if value}
+    return await call(instance.port, "POST", path, body=body(on=False), headers=fields)
+
+
+async def test_without_a_token_only_the_own_page_is_answered(console: Instance) -> None:
+    before = console.generations()
+    assert (await asked(console, "/console/maintenance")).status == 200
+    for headers in (
+        {"Origin": ""},
+        {"Origin": "http://localhost:1"},
+        {"Origin": "null"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Host": "evil.com", "Origin": "http://evil.com"},
+        {"X_Forwarded_For": "10.1.1.1"},
+    ):
+        for path in ("/console/maintenance", "/console/restart"):
+            refused = await asked(console, path, **headers)
+            assert (refused.status, refused.code) == (403, "FORBIDDEN"), headers
+    live = await call(console.port, "GET", "/console/live", headers={"Host": "localhost"})
+    assert live.code == "FORBIDDEN"
+    assert console.generations() == before
+
+
+async def test_a_strange_page_in_the_browser_is_refused(
+    console: Instance, shared: Instance, chromium: Chromium
+) -> None:
+    before = console.generations()
+    async with Page(chromium) as page:
+        await page.goto(url(shared, "/health"))
+        refused = await statuses(console, "/console/restart")
+        await strange(page, url(console, "/console/restart"), "POST")
+        assert (await statuses(console, "/console/restart"))["403"] == refused.get("403", 0) + 1
+    assert console.generations() == before
+
+
+async def test_what_is_malformed_is_told(console: Instance, guarded: Instance) -> None:
+    assert (await asked(console, "/console")).code == "INVALID_REQUEST"
+    assert (await asked(console, "/console", Origin="http://evil.com")).code == "FORBIDDEN"
+    ours = {**JSON, "Host": "localhost", "Origin": "http://localhost"}
+    nonsense = await call(console.port, "POST", "/console/maintenance", body=body(on=1), headers=ours)
+    assert nonsense.code == "INVALID_REQUEST"
+    assert (await call(console.port, "PUT", "/console", headers=ours)).code == "METHOD_NOT_ALLOWED"
+    huge = await call(console.port, "POST", "/console", body=body(token="x" * 70_000), headers=ours)
+    assert huge.code == "PAYLOAD_TOO_LARGE"
+    no_need = await call(console.port, "POST", "/console", body=body(token="x"), headers=ours)
+    assert (no_need.status, "set-cookie" in no_need.headers) == (204, False)
+
+
+async def test_it_is_off_unless_it_is_asked_for(shared: Instance) -> None:
+    for path in ("/console", "/console/live", "/console/main.js"):
+        assert (await call(shared.port, "GET", path)).code == "NOT_FOUND"
+
+
+async def test_nothing_on_the_page_is_from_elsewhere_or_inline(console: Instance) -> None:
+    page = await call(console.port, "GET", "/console")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+    assert "unsafe" not in policy
+    assert page.headers["x-content-type-options"] == "nosniff"
+    text = page.body.decode()
+    assert "//" not in text.replace("<!doctype", "")
+    assert "style=" not in text
+    for asset in ("main.js", "chat.js", "instance.js", "server.js", "elements.js", "style.css", "icon.svg"):
+        answer = await call(console.port, "GET", f"/console/{asset}")
+        assert answer.status == 200, asset
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert (await call(console.port, "GET", "/console/page.html")).code == "NOT_FOUND"
+    assert (await call(console.port, "GET", "/console/../cli.py")).code == "NOT_FOUND"
+
+
+# -- its stream ----------------------------------------------------------------------------------------
+
+
+async def watching(stack: AsyncExitStack, instance: Instance) -> Connection:
+    """A connection that has asked for the stream of the page."""
+    connection = await stack.enter_async_context(Connection(instance.port))
+    ours = {"Host": "localhost", "Sec-Fetch-Site": "same-origin"}
+    await connection.send(request("GET", "/console/live", None, ours))
+    return connection
+
+
+async def test_only_so_many_pages_are_served(console: Instance) -> None:
+    async with asyncio.timeout(60), AsyncExitStack() as stack:
+        for _ in range(MAX_WATCHERS):
+            connection = await watching(stack, console)
+            assert (await connection.head()).status == 200
+        refused = await watching(stack, console)
+        assert (await refused.answer()).code == "OVERLOADED"
+        connection.abort()
+        while True:
+            late = await watching(stack, console)
+            if (await late.head()).status == 200:
+                break
+
+
+async def test_the_stream_ends_well_with_the_instance(start_instance: StartInstance) -> None:
+    instance = start_instance(server=ON, workers=1)
+    async with asyncio.timeout(60), AsyncExitStack() as stack:
+        connection = await watching(stack, instance)
+        head = await connection.head()
+        stopping = asyncio.create_task(asyncio.to_thread(instance.stop))
+        told = b"".join([piece async for piece in connection.body(head)])
+        assert b"event: status\n" in told
+        assert b"event: deaths\n" in told
+        assert b"event: log\n" in told
+        assert await stopping == 0
