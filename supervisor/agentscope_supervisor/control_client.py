@@ -76,6 +76,8 @@ class ControlClient:
         except PermissionError:
             raise Unanswered("only the user of the instance, and root, may do this") from None
         except (OSError, http.client.HTTPException) as error:
+            if self.address not in instance.running(self._root):
+                raise Unanswered(f"the instance {self.address.name!r} has ended") from None
             told = f"the instance {self.address.name!r} (pid {self.address.pid}) does not answer"
             raise Unanswered(f"{told}: {error or type(error).__name__}") from None
         if response.status != 200:

@@ -242,6 +242,22 @@ class Daemon:
             platform_failures=heartbeat.failures if heartbeat is not None else {},
         )
 
+    def outlook(self) -> dict[str, Any]:
+        running, platform, heartbeat = self._ledger.running(), self._settings.platform, self._heartbeat
+        return {
+            "turns": {"running": running, "waiting": len(self._ledger) - running},
+            "sessions": self._turns.active_sessions(),
+            "latency": self._turns.latencies.told(),
+            "platform": {
+                "instance_id": platform.instance_id,
+                "failing": sorted(heartbeat.failing),
+                "failures": heartbeat.failures.total(),
+            }
+            if platform is not None and heartbeat is not None
+            else None,
+            "trouble": self._trouble or None,
+        }
+
     # -- Host and Actions: what the platform and the operator ask ------------------------------
 
     def vital_signs(self) -> VitalSigns:

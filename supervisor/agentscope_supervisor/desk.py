@@ -31,6 +31,9 @@ class Actions(Protocol):
     def health(self) -> dict[str, Any]:
         """As /health shows it."""
 
+    def outlook(self) -> dict[str, Any]:
+        """What only the operator is shown of turns, platform and the last reload."""
+
     def unready(self) -> Failure | None:
         """Why a turn would not be accepted now; None: it would."""
 
@@ -86,6 +89,7 @@ class OperatorsDesk:
     async def status(self) -> dict[str, Any]:
         held = await self._memory.look()
         health, unready = self._actions.health(), self._actions.unready()
+        outlook = self._actions.outlook()
         deaths = self._workforce.deaths
         last = self._rollouts.last
         return {
@@ -98,10 +102,15 @@ class OperatorsDesk:
             "version": __version__,
             "uptime": health["uptime"],
             "memory_mb": _megabytes(os.getpid(), held),
-            "turns": health["turns"],
+            "turns": health["turns"] | outlook["turns"],
+            "sessions": outlook["sessions"],
+            "latency": outlook["latency"],
+            "platform": outlook["platform"],
+            "store": health["store"]["reason"],
             "edition": self._fleet.edition,
             "rolling": self._fleet.rolling,
             "rollout": _rollout(last) if last is not None else None,
+            "trouble": outlook["trouble"],
             "slots": [self._slot(index) for index in range(self._fleet.size)],
             "workers": [self._worker(process, held) for process in self._in_order()],
             "zygotes": [

@@ -78,6 +78,8 @@ class Heartbeat:
         self._timer: asyncio.TimerHandle | None = None
         self.failures: Final[Counter[tuple[str, str]]] = Counter()
         """Failed exchanges since the start, by conversation ("heartbeat", "config") and kind."""
+        self.failing: Final[set[str]] = set()
+        """Conversations whose last exchange failed."""
 
     def start(self) -> None:
         """The first beat leaves at once."""
@@ -112,6 +114,7 @@ class Heartbeat:
             except PlatformError as error:
                 delay = pace.failed(random.random())
                 self.failures[name, error.kind] += 1
+                self.failing.add(name)
                 if self._loop.time() - complained >= COMPLAIN_EVERY:
                     complained, all_is_told = self._loop.time(), False
                     told = {"exchange": name, "reason": str(error), "failures": pace.failures}
@@ -120,6 +123,7 @@ class Heartbeat:
                 log.exception("an exchange with the platform failed", extra={"exchange": name})
                 delay = pace.failed(random.random())
             else:
+                self.failing.discard(name)
                 if not all_is_told:
                     all_is_told = True
                     log.info("the platform is back", extra={"exchange": name, "failures": pace.failures})

@@ -1,16 +1,15 @@
 """The commands with which an operator sees and steers a running instance, and how they are shown.
 
 Each asks the control socket of one instance. Exit statuses: 0 done, 1 refused, failed or no instance, 2 wrong
-usage. What is printed fits 80 columns and has no colours; programs read `--json`.
+usage. `overview` and `top` have the pictures for people, and are imported only for them; programs read
+`--json`.
 """
 
-import calendar
 import json
 import os
 import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final
@@ -20,12 +19,12 @@ import click
 from agentscope_protocol.settings_values import MAX_WORKERS
 from agentscope_supervisor import instance
 from agentscope_supervisor.control_client import ControlClient, Unanswered
+from agentscope_supervisor.figures import clock, duration, printable
 from agentscope_supervisor.instance import Address
 from agentscope_supervisor.logs import LEVELS
 
 Command = Callable[..., Any]
 
-WIDTH: Final = 80  # columns
 SHOWN_OUTPUT: Final = 12  # last lines of a dead worker that are shown without --json
 
 _RUNTIME_DIR: Final = (
@@ -104,7 +103,50 @@ _wait: Final = click.option("--wait", is_flag=True, help="Until it is over.")
 def status(client: ControlClient, as_json: bool) -> None:
     """Show the instance, its slots and their workers."""
     told = client.get("/status")
-    _print(_shown_status(told), told, as_json)
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+    else:
+        _show_status(told)
+
+
+def _show_status(told: dict[str, Any]) -> None:
+    from agentscope_supervisor import overview
+
+    screen = overview.screen()
+    screen.print(overview.status(told, screen.width))
+
+
+@_command(
+    click.option("--every", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Seconds."),
+    click.option("--once", is_flag=True, help="One picture, and no keys."),
+    click.option("--json", "as_json", is_flag=True, help="A line for each picture, for programs."),
+)
+def top(client: ControlClient, every: float, once: bool, as_json: bool) -> None:
+    """Watch the instance live, with its open sessions. `q` quits, `s` sorts."""
+    from agentscope_supervisor import top
+
+    once = once or not (as_json or (sys.stdin.isatty() and sys.stdout.isatty()))
+    try:
+        if as_json:
+            _told_lines(client, every, once)
+        elif once:
+            _show_status(client.get("/status"))
+            click.echo()
+            _show_sessions(client.get("/sessions"))
+        else:
+            top.run(client, every)
+    except KeyboardInterrupt:
+        sys.exit(0)
+
+
+def _told_lines(client: ControlClient, every: float, once: bool) -> None:
+    while True:
+        told = {**client.get("/status"), "open_sessions": client.get("/sessions")}
+        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.flush()
+        if once:
+            return
+        time.sleep(every)
 
 
 @_command(_json, click.option("-n", "last", metavar="N", type=click.IntRange(1), help="The last N only."))
@@ -118,11 +160,20 @@ def deaths(client: ControlClient, as_json: bool, last: int | None) -> None:
 def sessions(client: ControlClient, as_json: bool) -> None:
     """Show the sessions with open turns. Their ids are as clients sent them."""
     told = client.get("/sessions")
-    head = ("SESSION", "WORKER", "TURNS", "EVENTS", "FOR")
-    rows = [
-        (s["session"], s["worker"] or "waits", s["turns"], s["events"], _duration(s["seconds"])) for s in told
-    ]
-    _print(_table(head, rows) if rows else ["no turn is open"], told, as_json)
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+    else:
+        _show_sessions(told)
+
+
+def _show_sessions(told: list[dict[str, Any]]) -> None:
+    from agentscope_supervisor import overview
+
+    screen = overview.screen()
+    if told:
+        screen.print(overview.sessions(told, screen.width))
+    else:
+        screen.print("no turn is open")
 
 
 @_command(_json)
@@ -255,75 +306,7 @@ def _print(lines: Iterable[str], told: Any, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(told, indent=2))
     else:
-        click.echo("\n".join(line.rstrip() for line in lines))
-
-
-def _shown_status(told: dict[str, Any]) -> list[str]:
-    turns, lines = told["turns"], []
-    lines.append(f"{told['name']}: {told['status']}, up {_duration(told['uptime'])}, {told['url']}")
-    if told["unready"] is not None:
-        lines.append(f"takes no turns: {told['unready']}")
-    lines.append(
-        f"turns {turns['open']} open, {turns['accepted']} accepted; edition {told['edition']};"
-        f" supervisor pid {told['pid']}, {_megabytes(told)} MB, {told['version']}"
-    )
-    if told["rolling"]:
-        lines.append("a rollout is under way")
-    elif told["rollout"] is not None:
-        ended = told["rollout"]
-        lines.append(f"last rollout: edition {ended['edition']}, {_local(ended['at'])}, {_said(ended)}")
-    lines.append("")
-    lines += _table(("SLOT", "GEN", "PID", "STATE", "FOR", "TURNS", "MB", "RESTARTS", "NOTE"), _rows(told))
-    return [part for line in lines for part in textwrap.wrap(line, 2 * WIDTH) or [""]]
-
-
-def _said(rollout: dict[str, Any]) -> str:
-    return f"failed: {rollout['failure']}" if rollout["failure"] else "done"
-
-
-def _rows(told: dict[str, Any]) -> list[Sequence[object]]:
-    rows: list[Sequence[object]] = []
-    shown = set()
-    for slot in told["slots"]:
-        workers = [worker for worker in told["workers"] if worker["slot"] == slot["slot"]]
-        note = _note(slot)
-        for worker in workers or [None]:
-            rows.append(_row(slot, worker, note))
-            note = ""
-        shown.add(slot["slot"])
-    for worker in told["workers"]:  # of slots that are not wanted any more
-        if worker["slot"] not in shown:
-            rows.append(_row({"slot": worker["slot"], "restarts": ""}, worker, "leaves"))
-    for zygote in told["zygotes"]:
-        rows.append(("-", "-", zygote["pid"], "zygote", "-", "-", _megabytes(zygote), "-", ""))
-    return rows
-
-
-def _megabytes(process: dict[str, Any]) -> str:
-    return "-" if process["memory_mb"] is None else f"{process['memory_mb']:.0f}"
-
-
-def _row(slot: dict[str, Any], worker: dict[str, Any] | None, note: str) -> Sequence[object]:
-    if worker is None:
-        return (slot["slot"], "-", "-", "down", "-", "-", "-", slot["restarts"], note)
-    return (
-        *(slot["slot"], worker["generation"], worker["pid"] or "-", worker["state"]),
-        *(_duration(worker["seconds"]), worker["turns"]),
-        _megabytes(worker),
-        *(slot["restarts"], note),
-    )
-
-
-def _note(slot: dict[str, Any]) -> str:
-    parts = []
-    if slot["breaker_open"]:
-        parts.append("breaker open")
-    if slot["starts_in"] is not None:
-        parts.append(f"starts in {_duration(slot['starts_in'])}")
-    last = slot["last_death"]
-    if last is not None and slot["restarts"]:
-        parts.append(f"last: {last['cause']}")
-    return ", ".join(parts)
+        click.echo("\n".join(printable(line.rstrip()) for line in lines))
 
 
 def _shown_deaths(told: list[dict[str, Any]]) -> list[str]:
@@ -332,11 +315,11 @@ def _shown_deaths(told: list[dict[str, Any]]) -> list[str]:
     lines = []
     for death in told:
         detail = f" ({death['detail']})" if death["detail"] else ""
-        lines.append(f"{_local(death['at'])}  worker {death['worker']}  {death['cause']}{detail}")
-        ready = "never ready" if death["ready"] is None else f"ready for {_duration(death['ready'])}"
+        lines.append(f"{clock(death['at'])}  worker {death['worker']}  {death['cause']}{detail}")
+        ready = "never ready" if death["ready"] is None else f"ready for {duration(death['ready'])}"
         pid = f"pid {death['pid']}, " if death["pid"] is not None else ""
         lines.append(
-            f"    {pid}{death['ended']}, lived {_duration(death['lived'])}, {ready},"
+            f"    {pid}{death['ended']}, lived {duration(death['lived'])}, {ready},"
             f" {death['turns']} turns lost"
         )
         if death["cause"] != "asked":
@@ -355,24 +338,3 @@ def _shown_stacks(told: list[dict[str, Any]]) -> list[str]:
         lines += [f"  {line}" for line in process["lines"]] or ["  no answer: is it stopped?"]
         lines.append("")
     return lines[:-1]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    cells = [head, *([str(value) for value in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-
-
-def _duration(seconds: float) -> str:
-    """A length of time in at most two units."""
-    whole = int(seconds)
-    for size, unit, part_size, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // part_size} {part}"
-    return f"{whole} s"
-
-
-def _local(utc: str) -> str:
-    """A time of the API, in the clock of the one who reads it."""
-    at = time.strptime(utc, "%Y-%m-%dT%H:%M:%SZ")
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(calendar.timegm(at)))

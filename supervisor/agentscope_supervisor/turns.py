@@ -18,6 +18,7 @@ from agentscope_supervisor import ledger, routing
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.event_queue import Post
 from agentscope_supervisor.invocation import Invocation
+from agentscope_supervisor.latencies import Latencies
 from agentscope_supervisor.ledger import Ledger, Limits, Turn
 from agentscope_supervisor.metrics import Metrics
 from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
@@ -76,6 +77,7 @@ class Turns:
         self._idle: Final[set[asyncio.Future[None]]] = set()  # who waits until no turn is open
         self._leaving: Final[dict[int, asyncio.TimerHandle]] = {}  # by number of the turn
         self._sweeping = False
+        self.latencies: Final = Latencies()
         self.maintenance = False  # no turn is accepted
 
     # -- what clients do ----------------------------------------------------------------------
@@ -225,6 +227,8 @@ class Turns:
         _, answer = self.open.pop(turn.number)
         self._forget_leaving(turn)
         self._seen.ended(turn.session_id, now)
+        first = answer.first_at
+        self.latencies.note(now - answer.started_at, first - answer.started_at if first is not None else None)
         if self._metrics is not None:
             self._metrics.turn(answer, failure, now)
         answer.settle(failure, now)

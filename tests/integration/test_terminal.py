@@ -1,0 +1,114 @@
+"""`status` and `top` in a real terminal."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from typing import Final
+
+import pytest
+
+from tests.harness.client import Stream, session_in
+from tests.harness.instance import COMMAND, Instance
+from tests.harness.terminal import Terminal
+from tests.harness.waiting import eventually, wait_until
+
+pytestmark = pytest.mark.supervisor_only
+
+ALTERNATE: Final = "\x1b[?1049h"
+
+
+@pytest.fixture(scope="module")
+def watched(start_module_instance: Callable[..., Instance]) -> Instance:
+    return start_module_instance()
+
+
+def top(instance: Instance, *options: str, rows: int = 24, columns: int = 80) -> Terminal:
+    command = [COMMAND, "top", "--every", "0.2", *options, *instance.found_by]
+    return Terminal(command, rows=rows, columns=columns)
+
+
+def test_status_in_a_terminal_has_colours_and_fits(watched: Instance) -> None:
+    with Terminal([COMMAND, "status", *watched.found_by], columns=60) as terminal:
+        assert terminal.wait_exit() == 0
+        wait_until(lambda: "zygote" in terminal.text or "SLOT" in terminal.text, 10, "it is printed")
+        assert "\x1b[32mhealthy" in terminal.said
+        assert max(map(len, terminal.text.splitlines())) <= 60
+        terminal.check_restored()
+
+
+def test_no_color_is_heeded(watched: Instance) -> None:
+    with Terminal([COMMAND, "status", *watched.found_by], NO_COLOR="1") as terminal:
+        assert terminal.wait_exit() == 0
+        wait_until(lambda: "SLOT" in terminal.text, 10, "it is printed")
+        assert "\x1b[32m" not in terminal.said
+
+
+async def test_top_shows_what_comes_and_goes(watched: Instance) -> None:
+    session = await session_in(watched.port, 1)
+    with top(watched) as terminal:
+        await eventually(lambda: "by time" in "".join(terminal.screen), 30, "the first picture")
+        assert terminal.screen[0].startswith("test: healthy, up ")
+        async with Stream(watched.port, session, [{"say": "one"}, {"sleep": 60}]) as stream:
+            await stream.until(events=1)
+            await eventually(lambda: session in "\n".join(terminal.screen), 30, "the session is shown")
+        await eventually(lambda: session not in "\n".join(terminal.screen), 30, "it is over")
+        victim = watched.ready_workers()[0]
+        os.kill(victim.pid, signal.SIGKILL)
+        await eventually(lambda: "last: signal" in "\n".join(terminal.screen), 30, "the death is shown")
+        terminal.press("q")
+        assert terminal.wait_exit() == 0
+        terminal.check_restored()
+    watched.wait_ready()
+
+
+def test_top_sorts_by_another_column_with_each_key(watched: Instance) -> None:
+    with top(watched) as terminal:
+        for order in ("time", "events", "worker", "session", "time"):
+            terminal.wait_for(f"open sessions by {order}")
+            terminal.press("\x1b[As")  # an arrow is no key of it
+        terminal.press("q")
+        assert terminal.wait_exit() == 0
+        terminal.check_restored()
+
+
+@pytest.mark.parametrize("rows, columns", [(24, 80), (6, 30)])
+def test_top_fits_its_terminal(watched: Instance, rows: int, columns: int) -> None:
+    with top(watched, rows=rows, columns=columns) as terminal:
+        terminal.wait_for("test: healthy")
+        wait_until(lambda: len(terminal.screen) == rows, 10, "a whole picture")
+        assert max(map(len, terminal.screen)) <= columns
+        terminal.press("\x03")
+        assert terminal.wait_exit() == 0
+        terminal.check_restored()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_top_leaves_the_terminal_as_it_was(watched: Instance, number: signal.Signals) -> None:
+    with top(watched) as terminal:
+        terminal.wait_for("q quit")
+        assert ALTERNATE in terminal.said
+        terminal.signal(number)
+        assert terminal.wait_exit() == (0 if number is signal.SIGINT else 128 + number)
+        terminal.check_restored()
+
+
+def test_top_says_that_the_instance_has_ended(start_instance: Callable[..., Instance]) -> None:
+    instance = start_instance(workers=1)
+    with top(instance) as terminal:
+        terminal.wait_for("q quit")
+        assert instance.stop() == 0
+        assert terminal.wait_exit() == 1
+        terminal.check_restored()
+        wait_until(lambda: "the instance 'test' has ended" in terminal.text, 10, "it is said")
+        assert "Traceback" not in terminal.text
+
+
+def test_top_without_a_terminal_is_one_picture(watched: Instance) -> None:
+    ended = watched.command("top")
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("test: healthy, up ")
+    assert ended.stdout.endswith("no turn is open\n")
+    assert "\x1b" not in ended.stdout
+    told = json.loads(watched.command("top", "--json", "--once").stdout)
+    assert (told["name"], told["open_sessions"]) == ("test", [])
