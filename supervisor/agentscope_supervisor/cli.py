@@ -78,6 +78,7 @@ def _run_options(command: Command) -> Command:
             help="Log this and what is graver.",
         ),
         click.option("--no-platform", is_flag=True, help="No heartbeats, whatever the file says."),
+        click.option("--reload", is_flag=True, help="Watch PROJECT: a change of it replaces the workers."),
         _config_option,
         click.option("--port", type=click.IntRange(0, 65535), help="0: any free port. Wins over the file."),
         _project_argument,
@@ -120,6 +121,7 @@ def start(
     port: int | None,
     config: Path,
     no_platform: bool,
+    reload: bool,
     log_level: str,
     host: str | None,
     workers: int | str | None,
@@ -133,7 +135,7 @@ def start(
     PROJECT is a folder, by default this one, or an archive that `pack` made.
     """
     logs.set_up(log_format, log_level)
-    overrides = Overrides(host, port, workers, no_platform)
+    overrides = Overrides(host, port, workers, no_platform, reload=reload)
     _start(Project(project.resolve(), config, overrides), name, runtime_dir, state_dir)
 
 
@@ -150,18 +152,16 @@ def developer() -> None:
 
 @developer.command("run")
 @_run_options
-def run(project: Path, port: int | None, config: Path, no_platform: bool, log_level: str) -> NoReturn:
+def run(
+    project: Path, port: int | None, config: Path, no_platform: bool, reload: bool, log_level: str
+) -> NoReturn:
     """Run the app in PROJECT with one worker.
 
     PROJECT is a folder, by default this one.
     """
     logs.set_up("text", log_level)
-    _start(
-        Project(project.resolve(), config, Overrides(None, port, 1, no_platform, console=True)),
-        None,
-        None,
-        None,
-    )
+    overrides = Overrides(port=port, workers=1, no_platform=no_platform, console=True, reload=reload)
+    _start(Project(project.resolve(), config, overrides), None, None, None)
 
 
 def agentscope() -> None:
@@ -395,6 +395,9 @@ def _start(project: Project, name: str | None, runtime_dir: Path | None, state_d
     signals.prepare()
     if project.folder.is_file():
         project, name = _installed(project, name, state_dir)
+    if project.watched:
+        # Bytecode is known by the second and the size of its source: two edits within one would be one.
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     settings = _settings(project)
     for key in without_effect(settings):
         log.warning("this version does not act on a configured key", extra={"key": key})

@@ -25,6 +25,7 @@ from agentscope_supervisor.console_routes import Console
 from agentscope_supervisor.control import Control
 from agentscope_supervisor.deaths import Verdict
 from agentscope_supervisor.desk import OperatorsDesk
+from agentscope_supervisor.edits import Edits
 from agentscope_supervisor.event_queue import EventQueue
 from agentscope_supervisor.front_door import FrontDoor
 from agentscope_supervisor.heartbeat import Heartbeat, VitalSigns
@@ -46,6 +47,7 @@ from agentscope_supervisor.staffing import Staffing, worker_count
 from agentscope_supervisor.store import Store
 from agentscope_supervisor.tracing import Tracing
 from agentscope_supervisor.turns import MAINTENANCE, Turns
+from agentscope_supervisor.watcher import Watcher
 from agentscope_supervisor.workforce import Process
 
 log = logging.getLogger(__name__)
@@ -136,10 +138,15 @@ class Daemon:
             self._heartbeat.start()
         control = Control(desk, journal)
         await control.listen(control_sock)
+        watcher = self._watcher() if self._project.watched else None
+        if watcher is not None:
+            watcher.start()
         self._post(self._staffing.start)
         try:
             return await self._staffing.finished
         finally:
+            if watcher is not None:
+                await watcher.close()
             self._pulse.stop()
             await memory_watch.stop()
             if self._metrics is not None:
@@ -275,10 +282,10 @@ class Daemon:
     def check(self) -> Refused | None:
         return self._staffing.check()
 
-    def reload(self, *, even_unchanged: bool) -> Rolling | Unchanged | Refused:
+    def reload(self, *, even_unchanged: bool, code_only: bool = False) -> Rolling | Unchanged | Refused:
         if not self._fleet.stopping:
             self._manager.reloading()
-        told = self._staffing.reload(even_unchanged=even_unchanged)
+        told = self._staffing.reload(even_unchanged=even_unchanged, code_only=code_only)
         if isinstance(told, Refused):
             self._trouble = told.reason
         if not isinstance(told, Rolling):
@@ -333,7 +340,21 @@ class Daemon:
             address,
         )
 
+    def _watcher(self) -> Watcher:
+        project = self._project
+        edits = Edits(project.folder, project.config, Path(self._settings.session.save_dir))
+        return Watcher(project.folder, edits, self._edited)
+
     # -- what happens ---------------------------------------------------------------------------
+
+    def _edited(self, files: str) -> None:
+        """The author has changed these files of the project."""
+        log.info("files changed", extra={"files": files})
+
+        def roll() -> None:
+            self.reload(even_unchanged=True, code_only=True)
+
+        self._post(roll)
 
     def _ready(self) -> None:
         self._manager.ready()

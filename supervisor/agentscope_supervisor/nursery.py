@@ -33,8 +33,8 @@ which the same imports are most, must be possible in the whole of it."""
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A worker to be started. `process`: our number of it; `snapshot`: its settings, of this edition;
-    `mark`: its descendants are known by it.
+    """A worker to be started. `process`: our number of it; `snapshot`: its settings; `edition`: the first
+    that had them and the packages that are installed; `mark`: its descendants are known by it.
     """
 
     process: int

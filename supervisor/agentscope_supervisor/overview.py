@@ -151,7 +151,7 @@ def _note(slot: Told) -> str:
     if slot["starts_in"] is not None:
         parts.append(f"starts in {duration(slot['starts_in'])}")
     last = slot["last_death"]
-    if last is not None and slot["restarts"]:
+    if last is not None and slot["restarts"] and last["cause"] != "asked":
         parts.append(f"last: {last['cause']}")
     return ", ".join(parts)
 

@@ -15,6 +15,10 @@ from agentscope_protocol.settings import Settings
 
 CONFIG_FILE: Final = "agentapp.yaml"
 
+DEVELOPERS_SOAK: Final = 0.1
+"""Seconds, with `--reload` and where the file does not say: an edit is to be tried at once, and the one who
+made it looks."""
+
 # Keys that are read and checked, and that this version does not act on yet: named in a warning at the
 # start where a file sets them, so that nobody relies on them. Each line goes when its part comes.
 NOT_ACTED_ON: Final = (
@@ -36,6 +40,7 @@ class Overrides:
     workers: int | str | None = None
     no_platform: bool = False
     console: bool = False  # what `auto` means
+    reload: bool = False  # the project is watched, by who is working on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,11 @@ class Project:
     folder: Path
     config: Path = Path(CONFIG_FILE)
     overrides: Overrides = Overrides()
+
+    @property
+    def watched(self) -> bool:
+        """Whether a change of its files replaces the workers."""
+        return self.overrides.reload
 
     def read_settings(self) -> Settings:
         """The settings of the file as it is now. Raises: ProjectError, SettingsError."""
@@ -76,7 +86,9 @@ class Project:
         }
         if asked.console and settings.server.console == "auto":
             server["console"] = "on"
-        supervisor = {"workers": asked.workers} if asked.workers is not None else {}
+        supervisor: dict[str, object] = {"workers": asked.workers} if asked.workers is not None else {}
+        if asked.reload and "supervisor.soak" not in settings_module.chosen_keys(settings):
+            supervisor["soak"] = DEVELOPERS_SOAK
         changed: dict[str, object] = {
             "server": settings.server.model_copy(update=server),
             "supervisor": settings.supervisor.model_copy(update=supervisor),

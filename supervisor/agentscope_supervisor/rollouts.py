@@ -45,28 +45,38 @@ class Rollouts:
 
     def __init__(self, snapshot: bytes) -> None:
         self._snapshots: Final = {1: snapshot}
+        self._images: Final = {1: 1}
+        self._latest = snapshot, 1  # of the newest edition, with its image
         self._waiting: Final[dict[asyncio.Future[Outcome], int]] = {}
         self.newest = 1
         self.last: Outcome | None = None
 
-    def begin(self, snapshot: bytes) -> int:
-        """A new edition, of these settings; its number."""
+    def begin(self, snapshot: bytes, *, code_only: bool = False) -> int:
+        """A new edition, of these settings; its number. `code_only`: nothing was installed since the last."""
+        before, image = self._latest
         self.newest += 1
-        self._snapshots[self.newest] = snapshot
+        if not code_only or snapshot != before:
+            image = self.newest
+        self._snapshots[self.newest], self._images[self.newest] = self._latest = snapshot, image
         return self.newest
 
     def snapshot(self, edition: int) -> bytes:
         return self._snapshots[edition]
+
+    def image(self, edition: int) -> int:
+        """The first edition of those that have the same settings and packages as this one: what is loaded
+        before a worker's own code is the same for them all."""
+        return self._images[edition]
 
     def ended(self, edition: int, failure: str, wanted: int) -> None:
         """The rollout of an edition has ended. `wanted`: the edition of processes that start from now on."""
         self.last = Outcome(edition, failure, time.time())
         if not failure:
             for older in [each for each in self._snapshots if each < edition]:
-                del self._snapshots[older]
+                del self._snapshots[older], self._images[older]
         else:
             for tried in [each for each in self._snapshots if each <= edition and each != wanted]:
-                del self._snapshots[tried]
+                del self._snapshots[tried], self._images[tried]
         self._answer(self.last)
 
     def stopped(self) -> None:

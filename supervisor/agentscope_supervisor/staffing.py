@@ -114,8 +114,9 @@ class Staffing:
         settings = self._read_settings()
         return settings if isinstance(settings, Refused) else None
 
-    def reload(self, *, even_unchanged: bool) -> Rolling | Unchanged | Refused:
-        """Read the file again and replace the workers; if nothing has changed, only with `even_unchanged`."""
+    def reload(self, *, even_unchanged: bool, code_only: bool = False) -> Rolling | Unchanged | Refused:
+        """Read the file again and replace the workers; if nothing has changed, only with `even_unchanged`.
+        `code_only`: no package was installed since the last time."""
         if self.fleet.stopping:
             return STOPPING
         settings = self._read_settings()
@@ -128,7 +129,7 @@ class Staffing:
         if stale:
             note = f"these changes need a restart of the instance: {stale}"
             log.warning("these changes need a restart of the instance", extra={"keys": stale})
-        return self._roll_to(snapshot, note)
+        return self._roll_to(snapshot, note, code_only=code_only)
 
     def roll(self) -> Rolling | Refused:
         """Replace all workers, without a look at the file."""
@@ -229,7 +230,9 @@ class Staffing:
             match command:
                 case fleet.Spawn(edition=edition):
                     self.wear.started(command.process, random.random())
-                    self.workforce.start(command, self.rollouts.snapshot(edition))
+                    self.workforce.start(
+                        command, self.rollouts.snapshot(edition), self.rollouts.image(edition)
+                    )
                     if self._metrics is not None:
                         self._metrics.started()
                 case fleet.Retire(number, reason):
@@ -260,8 +263,8 @@ class Staffing:
         log.info("worker is to be replaced", extra={"worker": process.label, "reason": why.detail})
         self._carry_out(self.fleet.replace(number, self._loop.time()))
 
-    def _roll_to(self, snapshot: bytes, note: str) -> Rolling:
-        edition = self.rollouts.begin(snapshot)
+    def _roll_to(self, snapshot: bytes, note: str, *, code_only: bool = False) -> Rolling:
+        edition = self.rollouts.begin(snapshot, code_only=code_only)
         log.info("replacing all workers", extra={"edition": edition})
         self._post(lambda: self._carry_out(self.fleet.roll(edition, self._loop.time())))
         return Rolling(edition, note)

@@ -144,8 +144,8 @@ class Workforce:
 
     # -- commands ---------------------------------------------------------------------------
 
-    def start(self, command: fleet.Spawn, snapshot: bytes) -> None:
-        """Start a process with this settings snapshot."""
+    def start(self, command: fleet.Spawn, snapshot: bytes, image: int) -> None:
+        """Start a process with this settings snapshot. `image`: as `Rollouts.image` has it."""
         now = self._loop.time()
         process = Process(command.process, command.slot, command.generation, now, now)
         self._processes[process.number] = process
@@ -153,7 +153,7 @@ class Workforce:
         self._nursery.start(
             Order(
                 process.number,
-                command.edition,
+                image,
                 snapshot,
                 process.mark,
                 lambda line: output_log.info(line, extra={"worker": process.label}),

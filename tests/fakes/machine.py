@@ -366,7 +366,9 @@ class Machine:
 
     def boot(self) -> None:
         def run() -> None:
-            project = SimpleNamespace(folder=Path("/nowhere"), read_settings=self._read_settings)
+            project = SimpleNamespace(
+                folder=Path("/nowhere"), watched=False, read_settings=self._read_settings
+            )
             assert self.settings is not None
             self.daemon = Daemon(project, self.settings, Path())  # type: ignore[arg-type]
             self._run = self.loop.create_task(self.daemon.run(None, None, None))  # type: ignore[arg-type]

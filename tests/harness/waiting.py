@@ -6,7 +6,7 @@ where the condition comes in time. Used by everything in `tests.harness` and by 
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 T = TypeVar("T")
@@ -30,6 +30,15 @@ async def eventually(condition: Callable[[], T], within: float, what: str) -> T:
     """As `wait_until`, while the loop of the test goes on."""
     deadline = time.monotonic() + within
     while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
+        await asyncio.sleep(LOOK_EVERY)
+    return value
+
+
+async def eventually_so(condition: Callable[[], Awaitable[T]], within: float, what: str) -> T:
+    """As `eventually`, for a condition that has to be asked for."""
+    deadline = time.monotonic() + within
+    while not (value := await condition()):
         assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
         await asyncio.sleep(LOOK_EVERY)
     return value

@@ -73,3 +73,23 @@ async def test_snapshots_live_as_long_as_a_process_may_be_started_with_them() ->
         rollouts.snapshot(1)
     rollouts.ended(three, "a replacement in the same edition failed", wanted=three)
     assert rollouts.snapshot(three) == b"three"
+
+
+def test_an_image_serves_as_long_as_only_code_changes() -> None:
+    rollouts = Rollouts(b"one")
+    assert rollouts.image(1) == 1
+    assert [rollouts.image(rollouts.begin(b"one", code_only=True)) for _ in range(2)] == [1, 1]
+    settings = rollouts.begin(b"two", code_only=True)
+    assert rollouts.image(settings) == settings
+    # A reload that was asked for may follow an installation.
+    asked = rollouts.begin(b"two")
+    assert rollouts.image(asked) == asked
+
+
+def test_an_edition_that_failed_leaves_its_image_to_the_next() -> None:
+    rollouts = Rollouts(b"one")
+    tried = rollouts.begin(b"two", code_only=True)
+    rollouts.ended(tried, "a syntax error", wanted=1)
+    assert rollouts.image(rollouts.begin(b"two", code_only=True)) == tried
+    back = rollouts.begin(b"one", code_only=True)
+    assert rollouts.image(back) == back

@@ -1,0 +1,192 @@
+"""`--reload`: what the author of a project sees while he works on it."""
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.harness.client import Stream, new_session, texts
+from tests.harness.instance import Instance
+from tests.harness.projects import configure, written
+from tests.harness.waiting import eventually, eventually_so, wait_until
+
+pytestmark = pytest.mark.supervisor_only
+
+APP: Final = """
+    from agentscope.message import Msg
+    from agentscope.runtime import AgentApp
+
+    from words import WORD
+
+
+    class App(AgentApp):
+        async def __call__(self, msg, ctx):
+            yield Msg(name="a", content=WORD, role="assistant")
+"""
+LIVE_WITHIN: Final = 60.0  # seconds; one on an idle machine
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = written(tmp_path / "project", APP)
+    (folder / "words.py").write_text("WORD = 'v0'\n")
+    return folder
+
+
+@pytest.fixture
+def edited(project: Path, new_instance: Callable[..., Instance]) -> Instance:
+    """An instance that watches a project whose App says a word of the module `words`."""
+    instance = new_instance(project, workers=1, arguments=["--reload"]).start()
+    wait_until(lambda: "watching the project" in instance.log, 10, "it watches")
+    return instance
+
+
+def say(project: Path, word: str) -> None:
+    (project / "words.py").write_text(f"WORD = '{word}'\n")
+
+
+async def said(instance: Instance) -> str:
+    (word,) = await texts(instance.port, new_session(), "x")
+    return word
+
+
+async def live(instance: Instance, word: str) -> None:
+    """Wait until turns are answered with this word."""
+
+    async def answered() -> bool:
+        return await said(instance) == word
+
+    await eventually_so(answered, LIVE_WITHIN, f"{word} is live")
+
+
+def status(instance: Instance) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(instance.command("status", "--json").stdout)
+    return told
+
+
+def rolls(instance: Instance) -> int:
+    return instance.log.count("replacing all workers")
+
+
+async def test_each_edit_is_live_also_two_within_a_second(edited: Instance, project: Path) -> None:
+    assert await said(edited) == "v0"
+    for number in range(1, 5):  # of one size: bytecode would be taken for that of the one before
+        say(project, f"v{number}")
+        await live(edited, f"v{number}")
+    assert edited.log.count("AgentScope is preloaded") == 1, "what is loaded before an App is loaded once"
+
+
+async def test_a_turn_goes_on_while_its_code_changes(edited: Instance, project: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    app = (project / "app.py").read_text()
+    waits = f"while not pathlib.Path({str(gate)!r}).exists():\n            await asyncio.sleep(0.01)"
+    (project / "app.py").write_text(
+        "import asyncio, pathlib\n" + app.replace("yield", f"{waits}\n        yield")
+    )
+    await eventually(lambda: "rollout done" in edited.log, LIVE_WITHIN, "it waits for the gate now")
+    asking = asyncio.create_task(said(edited))
+    await eventually(lambda: edited.health()["turns"]["open"] == 1, 10, "a turn runs")
+    say(project, "v1")
+    await eventually(lambda: edited.log.count("rollout done") == 2, LIVE_WITHIN, "it rolls")
+    assert not asking.done()
+    gate.touch()
+    assert await asking == "v0"
+    assert await said(edited) == "v1"
+
+
+async def test_a_syntax_error_is_shown_and_the_old_code_serves(edited: Instance, project: Path) -> None:
+    (worker,) = edited.ready_workers()
+    (project / "words.py").write_text("WORD = 'v1'\nWORD = = 2\n")
+    await eventually(lambda: "rollout failed" in edited.log, LIVE_WITHIN, "it is refused")
+    told = f"{project}/words.py, line 2: SyntaxError"
+    assert told in edited.log
+    assert told in status(edited)["rollout"]["failure"]
+    assert "words.py, line 2" in edited.command("events", "-n", "100").stdout
+    assert "".join(told.split()) in "".join(edited.command("status").stdout.split())
+    assert edited.ready_workers() == [worker]
+    assert await said(edited) == "v0"
+    say(project, "v2")
+    await live(edited, "v2")
+    await eventually(lambda: not status(edited)["rollout"]["failure"], LIVE_WITHIN, "all is well again")
+
+
+async def test_a_wrong_configuration_is_shown_and_the_old_one_holds(edited: Instance, project: Path) -> None:
+    (project / "agentapp.yaml").write_text("server:\n  prot: 1\n")
+    await eventually(lambda: "agentapp.yaml:2" in edited.log, LIVE_WITHIN, "it is refused")
+    assert "server.prot" in status(edited)["trouble"]
+    assert await said(edited) == "v0"
+    configure(project, sessions={"max_queue": 3})
+    await eventually(lambda: status(edited)["trouble"] is None, LIVE_WITHIN, "it is taken")
+
+
+async def test_a_burst_is_one_rollout_or_two_and_ends_with_the_last_word(
+    edited: Instance, project: Path
+) -> None:
+    for number in range(100):
+        (project / f"more{number}.py").write_text("x = 1\n")
+        say(project, f"w{number}")
+    await live(edited, "w99")
+    # One, but on a machine so busy that a tenth of a second goes by between two of the writes.
+    assert rolls(edited) < 10
+    line = next(line for line in edited.log.splitlines() if "files changed" in line)
+    assert re.search(r"more0\.py, .* and \d+ more", line)
+
+
+async def test_what_editors_do_to_a_file(edited: Instance, project: Path) -> None:
+    words, beside = project / "words.py", project / ".words.py.swp"
+    beside.write_text("WORD = 'v1'\n")
+    beside.rename(words)  # replaced as a whole
+    await live(edited, "v1")
+    words.rename(project / "words.py~")  # moved away, and written anew
+    say(project, "v2")
+    await live(edited, "v2")
+    words.unlink()
+    await eventually(lambda: "No module named 'words'" in edited.log, LIVE_WITHIN, "it is missed")
+    assert await said(edited) == "v2"
+    say(project, "v3")
+    await live(edited, "v3")
+
+
+async def test_a_change_during_a_rollout_is_live_at_its_end(
+    project: Path, new_instance: Callable[..., Instance], tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    instance = new_instance(project, workers=1, arguments=["--reload"]).start()
+    wait_until(lambda: "watching the project" in instance.log, 10, "it watches")
+    text = (project / "app.py").read_text()
+    waiting = f"import time, pathlib\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\n"
+    (project / "app.py").write_text(waiting + text)
+    await eventually(lambda: len(instance.workers()) == 2, LIVE_WITHIN, "the first rollout is under way")
+    say(project, "v1")
+    await eventually(lambda: rolls(instance) == 2, LIVE_WITHIN, "the second is asked for")
+    gate.touch()
+    await live(instance, "v1")
+    await eventually(lambda: "rollout done" in instance.log, LIVE_WITHIN, "it ends")
+    assert rolls(instance) == 2
+
+
+async def test_what_an_app_writes_changes_nothing(edited: Instance, project: Path) -> None:
+    for name in ("sessions/a.py", "data.json", "__pycache__/x.py", "out/log.txt", ".git/HEAD.py"):
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text("x")
+    os.utime(project / "words.py")  # the one that counts, and comes last
+    await eventually(lambda: "files changed" in edited.log, LIVE_WITHIN, "it is seen")
+    line = next(line for line in edited.log.splitlines() if "files changed" in line)
+    assert line.endswith("files=words.py")
+    assert rolls(edited) == 1
+
+
+async def test_without_the_option_nothing_is_watched(
+    project: Path, new_instance: Callable[..., Instance]
+) -> None:
+    instance = new_instance(project, workers=1).start()
+    say(project, "v1")
+    async with Stream(instance.port, new_session(), "x") as stream:
+        await stream.whole()
+    assert "watching the project" not in instance.log
+    assert await said(instance) == "v0"
