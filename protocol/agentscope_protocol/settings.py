@@ -165,7 +165,7 @@ class SessionsSettings(_Section):
     cancel_grace: Seconds = Field(10, description="s for a cancelled turn to end")
     idle_after: PositiveSeconds = Field(900, description="s, then on_session_idle")
     retry_on_crash: Literal["never", "before_first_event"] = Field(
-        "never", description="may a turn run again when its worker died"
+        "never", description="may a turn run once more whose worker died"
     )
 
 

@@ -9,6 +9,9 @@ slot's process changes in between: the next is handed over only when the one bef
 In SETTLED the client has been told and the App still has not ended: the session stays occupied. Settle is
 the one terminal event; nothing here makes two for a turn, and none is left without.
 
+From RUNNING a turn goes back to WAITING, first of its session as before, when it provably never reached its
+process; and, where `retry_on_crash` allows it, when its process died before the client was sent an event.
+
 Where to read next: `turns` carries out the commands; `outcomes` has the codes.
 """
 
@@ -20,13 +23,17 @@ from typing import Final, Literal
 
 from agentscope_protocol.errors import Code
 from agentscope_protocol.frames import CancelReason
-from agentscope_supervisor.outcomes import ErrorCode, Failure, of_worker, refusal
+from agentscope_supervisor.outcomes import ErrorCode, Failure, of_worker, refusal, repeated_in_vain
 
 OnBusy = Literal["queue", "reject", "interrupt", "latest"]
 
 MAX_HELD_BODIES: Final = 256 * 1024 * 1024
 """Bytes of the bodies of all open turns: sixteen of the largest size allowed by default. Above it new
 turns are refused, so that a stopped worker cannot fill the supervisor's memory."""
+
+CRASH_RETRIES: Final = 1
+"""Times that a turn is run again after a crash: what it met may have been chance once, and each time costs
+the other turns of its slot their process."""
 
 DISTRUST_AGAIN_AFTER: Final = 60.0
 """Seconds after which the end of a process that holds a session is asked for once more: what was to take its
@@ -51,6 +58,7 @@ class Limits:
     request_timeout: float  # 0: none
     start_timeout: float
     cancel_grace: float
+    retry_on_crash: bool = False  # of a turn whose client has been sent no event
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +74,7 @@ class Turn:
     accepted_at: float
     state: State = State.WAITING
     process: int | None = None  # that it was handed to
+    crashes: int = 0  # processes that it was lost with, and after which it waits or runs again
     ending: Failure | None = None  # what its client will be told once it has been cancelled
     cancelled_at: float = 0.0
     distrusted_at: float = 0.0  # when the end of its process was last asked for
@@ -204,7 +213,8 @@ class Ledger:
             self._cancel(earlier[0], CancelReason.INTERRUPTED, now, commands)
         elif on_busy == "latest":
             for other in earlier:
-                if other.state is State.WAITING:
+                # One that waits to run again has begun before: it is not among those that make room.
+                if other.state is State.WAITING and not other.crashes:
                     self._drop(other, _SUPERSEDED, commands)
         return turn, commands
 
@@ -238,12 +248,16 @@ class Ledger:
         """The App answered to the end."""
         return self._terminal(turn, None) if turn.number in self._turns else []
 
-    def failed(self, turn: Turn, code: Code, message: str) -> list[Command]:
-        """The worker failed the turn, or was lost with it."""
+    def failed(self, turn: Turn, code: Code, message: str, *, harmless: bool = False) -> list[Command]:
+        """The worker failed the turn, or was lost with it. `harmless`: it may run again as far as its client
+        and its past go, for no event was sent and it does not keep killing."""
         if turn.number not in self._turns:
             return []
-        if code is Code.UNSENT and turn.state is State.RUNNING and not self.draining:
+        crashed = code is Code.LINK_LOST and harmless and self.limits.retry_on_crash
+        again = code is Code.UNSENT or (crashed and turn.crashes < CRASH_RETRIES)
+        if again and turn.state is State.RUNNING and not self.draining:
             commands: list[Command] = []
+            turn.crashes += crashed
             assert turn.process is not None, "it runs"
             self._count_off(turn.process, commands)
             turn.state, turn.process = State.WAITING, None
@@ -382,8 +396,8 @@ class Ledger:
             commands.append(Cancel(turn, turn.process, reason))
 
     def _drop(self, turn: Turn, failure: Failure, commands: list[Command]) -> None:
-        """A waiting turn ends without having been handed over."""
-        commands.append(Settle(turn, failure))
+        """A waiting turn ends."""
+        commands.append(Settle(turn, _told(turn, failure)))
         self._forget(turn, commands)
 
     def _give_up(self, turn: Turn, now: float, commands: list[Command]) -> None:
@@ -404,7 +418,7 @@ class Ledger:
         commands: list[Command] = []
         if turn.state is not State.SETTLED:
             assert turn.process is not None, "only a turn that was handed over can end"
-            commands.append(Settle(turn, turn.ending or failure))
+            commands.append(Settle(turn, turn.ending or (failure and _told(turn, failure))))
             self._count_off(turn.process, commands)
         self._forget(turn, commands)
         return commands
@@ -432,3 +446,8 @@ class Ledger:
         else:
             del self._sessions[turn.session_id]
             place.ready.pop(turn.session_id, None)
+
+
+def _told(turn: Turn, failure: Failure) -> Failure:
+    """The failure as the client must read it: of a turn that began once none may say that it did not."""
+    return repeated_in_vain(failure) if turn.crashes else failure

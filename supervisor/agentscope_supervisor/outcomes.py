@@ -107,3 +107,12 @@ def of_worker(code: Code, message: str) -> Failure:
     if told is ErrorCode.WORKER_LOST:
         message = "the worker died under the turn"
     return Failure(told, message, retryable=not code.begun and told is not ErrorCode.INVALID_REQUEST)
+
+
+def repeated_in_vain(failure: Failure) -> Failure:
+    """The failure to tell of a turn that a worker died under before, and that was to run again: whatever has
+    kept it from that, the App has seen it."""
+    if failure.retryable or failure.code is ErrorCode.WORKER_LOST:
+        message = f"the worker died under the turn, and running it again came to nothing: {failure.message}"
+        return Failure(ErrorCode.WORKER_LOST, message)
+    return failure

@@ -20,6 +20,7 @@ TAKEN_OVER: Final = frozenset(
         "sessions.on_busy",
         "sessions.max_queue",
         "sessions.cancel_grace",
+        "sessions.retry_on_crash",
         "supervisor.workers",
         "supervisor.max_inflight",
         "supervisor.start_timeout",

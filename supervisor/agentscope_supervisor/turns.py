@@ -162,14 +162,19 @@ class Turns:
     def failed(self, turn: Turn, code: Code, message: str) -> None:
         """The worker failed the turn, or was lost with it."""
         entry = self.open.get(turn.number)
+        harmless, crashes = False, turn.crashes
         if entry is not None and turn.process is not None:
+            request, answer = entry
             if code is Code.LINK_LOST:
-                self._lost(turn.process, entry[0])
-            elif code is Code.UNSENT:
-                entry[1].give_back()
-            else:
-                self._survived(entry[0])
-        self.carry_out(self.ledger.failed(turn, code, message))
+                harmless = not self._lost(turn.process, request) and not answer.events
+            elif code is not Code.UNSENT:
+                self._survived(request)
+            elif not crashes:  # else the App has seen it, though not this time
+                answer.give_back()
+        commands = self.ledger.failed(turn, code, message, harmless=harmless)
+        if turn.crashes > crashes:
+            log.warning("worker died before the turn's first event; it runs again", extra=_names(turn))
+        self.carry_out(commands)
 
     def cut(self, process: int) -> None:
         """There is no time left for the turns of this process."""
@@ -209,10 +214,7 @@ class Turns:
                 case ledger.Idle(number):
                     self.hands.drained(number)
                 case ledger.Distrust(turn, number):
-                    log.error(
-                        "turn ignores its cancellation; its worker is replaced",
-                        extra={"slot": turn.slot, "run": turn.run_id},
-                    )
+                    log.error("turn ignores its cancellation; its worker is replaced", extra=_names(turn))
                     self.hands.distrust(number)
 
     def _hand(self, number: int, turn: Turn) -> None:
@@ -249,11 +251,14 @@ class Turns:
         if timer is not None:
             timer.cancel()
 
-    def _lost(self, process: int, request: Invocation) -> None:
-        if not self.hands.is_leaving(process) and self._poison.lost(
+    def _lost(self, process: int, request: Invocation) -> bool:
+        """Blame the turn for a death; returns whether it is known now to kill."""
+        kills = not self.hands.is_leaving(process) and self._poison.lost(
             request.session_id, request.body, self._loop.time()
-        ):
+        )
+        if kills:
             self._blamed.add(process)
+        return kills
 
     def _survived(self, request: Invocation) -> None:
         if len(self._poison):
@@ -281,4 +286,10 @@ def limits(settings: Settings) -> Limits:
         request_timeout=settings.server.request_timeout,
         start_timeout=settings.supervisor.start_timeout,
         cancel_grace=settings.sessions.cancel_grace,
+        retry_on_crash=settings.sessions.retry_on_crash == "before_first_event",
     )
+
+
+def _names(turn: Turn) -> dict[str, object]:
+    """What a line of the log says of a turn."""
+    return {"slot": turn.slot, "run": turn.run_id}

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from agentscope_protocol.errors import Code
 from agentscope_protocol.frames import CancelReason
 from agentscope_supervisor.ledger import (
+    CRASH_RETRIES,
     DISTRUST_AGAIN_AFTER,
     MAX_HELD_BODIES,
     Cancel,
@@ -56,6 +57,7 @@ class Known:
     on: int | None = None  # the process that has it
     hands: int = 0
     unsent: int = 0  # times that it provably never left
+    crashes: int = 0  # times that it was lost and may run again
     cancelled_at: float | None = None
     ending: ErrorCode | None = None
     settled: bool = False
@@ -91,8 +93,9 @@ class World(RuleBasedStateMachine):
         most=st.sampled_from([None, 2]),
         request_timeout=st.sampled_from([0.0, 30.0]),
         up=st.sampled_from([True, True, False]),
+        repeats=st.booleans(),
     )
-    def begin(self, slots: int, most: int | None, request_timeout: float, up: bool) -> None:
+    def begin(self, slots: int, most: int | None, request_timeout: float, up: bool, repeats: bool) -> None:
         self.limits = Limits(
             max_turns=6,
             max_inflight=5,
@@ -101,6 +104,7 @@ class World(RuleBasedStateMachine):
             request_timeout=request_timeout,
             start_timeout=10.0,
             cancel_grace=5.0,
+            retry_on_crash=repeats,
         )
         self.ledger = Ledger(self.limits, slots, slot_of)
         self.assigned, self.down_since = [None] * slots, [0.0] * slots
@@ -143,7 +147,9 @@ class World(RuleBasedStateMachine):
                     assert process == self.assigned[turn.slot]
                     assert self.open(turn.session_id)[0] is turn, "out of order, or two at a time"
                     assert known.waits
-                    assert known.hands == known.unsent, "a turn that may have begun was handed again"
+                    assert known.crashes <= CRASH_RETRIES
+                    again = known.unsent + known.crashes
+                    assert known.hands == again, "a turn that may have begun was handed again"
                     known.on, known.hands = process, known.hands + 1
                 case Cancel(turn, process, reason):
                     known = self.known[turn]
@@ -155,6 +161,7 @@ class World(RuleBasedStateMachine):
                     known = self.known[turn]
                     assert not known.settled, "settled twice"
                     known.settled = True
+                    assert not (known.crashes and failure and failure.retryable), "the App has seen it"
                     settles[turn] = failure.code if failure is not None else None
                 case Idle(process):
                     idles.append(process)
@@ -222,7 +229,7 @@ class World(RuleBasedStateMachine):
         told: dict[Turn, ErrorCode | None] = {}
         cancelled: dict[Turn, CancelReason] = {}
         if on_busy == "latest":
-            told = dict.fromkeys(waiting, ErrorCode.SUPERSEDED)
+            told = {t: ErrorCode.SUPERSEDED for t in waiting if not self.known[t].crashes}
         elif on_busy == "interrupt" and earlier:
             if earlier[0] in waiting:
                 told = {earlier[0]: ErrorCode.INTERRUPTED}
@@ -301,17 +308,25 @@ class World(RuleBasedStateMachine):
         self.do(self.ledger.ended(turn), told, idle=idle)
 
     @precondition(lambda self: self.held())
-    @rule(data=st.data(), code=st.sampled_from([*Code, Code.UNSENT]))
-    def a_turn_fails(self, data: st.DataObject, code: Code) -> None:
-        self.fails(data.draw(st.sampled_from(self.held())), code)
+    @rule(data=st.data(), code=st.sampled_from([*Code, Code.UNSENT]), harmless=st.booleans())
+    def a_turn_fails(self, data: st.DataObject, code: Code, harmless: bool) -> None:
+        self.fails(data.draw(st.sampled_from(self.held())), code, harmless)
 
-    def fails(self, turn: Turn, code: Code) -> None:
-        known = self.known[turn]
-        again = code is Code.UNSENT and known.runs and not self.draining
-        told = {} if known.settled or again else {turn: known.ending or of_worker(code, "").code}
-        known.unsent += again
+    def fails(self, turn: Turn, code: Code, harmless: bool) -> None:
+        known, may = self.known[turn], harmless and self.limits.retry_on_crash
+        live = known.runs and not self.draining
+        unsent = live and code is Code.UNSENT
+        crashed = live and code is Code.LINK_LOST and may and known.crashes < CRASH_RETRIES
+        ending = known.ending or self.honest(turn, of_worker(code, "").code, of_worker(code, "").retryable)
+        told = {} if known.settled or unsent or crashed else {turn: ending}
+        known.unsent += unsent
+        known.crashes += crashed
         idle = self.leaves(turn)
-        self.do(self.ledger.failed(turn, code, "no"), told, idle=idle)
+        self.do(self.ledger.failed(turn, code, "no", harmless=harmless), told, idle=idle)
+
+    def honest(self, turn: Turn, code: ErrorCode, retryable: bool) -> ErrorCode:
+        """What the client is told: of a turn that the App has seen, nothing that says it has not."""
+        return ErrorCode.WORKER_LOST if self.known[turn].crashes and retryable else code
 
     @precondition(lambda self: self.held())
     @rule(data=st.data())
@@ -320,7 +335,8 @@ class World(RuleBasedStateMachine):
         if process in self.assigned:
             self.assign(self.assigned.index(process), None)
         for turn in [turn for turn in self.held() if self.known[turn].on == process]:
-            self.fails(turn, data.draw(st.sampled_from([Code.LINK_LOST, Code.UNSENT])))
+            code = data.draw(st.sampled_from([Code.LINK_LOST, Code.UNSENT]))
+            self.fails(turn, code, harmless=data.draw(st.booleans()))
 
     @precondition(lambda self: self.held())
     @rule(data=st.data())
@@ -355,7 +371,8 @@ class World(RuleBasedStateMachine):
                     cancelled[turn] = CancelReason.TIMEOUT
             elif known.waits and self.assigned[turn.slot] is None:
                 since = max(turn.accepted_at, self.down_since[turn.slot])
-                told |= {turn: ErrorCode.NOT_READY} if self.now - since >= self.limits.start_timeout else {}
+                if self.now - since >= self.limits.start_timeout:
+                    told[turn] = self.honest(turn, ErrorCode.NOT_READY, retryable=True)
         idle = []
         for turn in distrusted:
             self.known[turn].distrusted_at = self.now
@@ -371,7 +388,8 @@ class World(RuleBasedStateMachine):
     def the_instance_stops(self, really: bool) -> None:
         if really:
             self.draining = True
-            self.do(self.ledger.drain(), dict.fromkeys(self.waiting(), ErrorCode.DRAINING))
+            told = {turn: self.honest(turn, ErrorCode.DRAINING, retryable=True) for turn in self.waiting()}
+            self.do(self.ledger.drain(), told)
 
     # -- what must hold ---------------------------------------------------------------------
 
@@ -410,8 +428,11 @@ class World(RuleBasedStateMachine):
     def teardown(self) -> None:
         if self.assigned:
             for turn in self.held()[::2]:
-                self.fails(turn, Code.LINK_LOST)
-            remaining = {turn: self.known[turn].ending or ErrorCode.DRAINING for turn in self.unsettled()}
+                self.fails(turn, Code.LINK_LOST, harmless=False)
+            remaining = {
+                turn: self.known[turn].ending or self.honest(turn, ErrorCode.DRAINING, retryable=True)
+                for turn in self.unsettled()
+            }
             processes = {self.known[turn].on for turn in self.held()}
             self.draining = True
             commands = self.ledger.close()
@@ -640,6 +661,92 @@ def test_a_turn_that_may_have_begun_is_lost_with_its_process() -> None:
     book = Book()
     turn, _ = book.submit()
     assert settled(book.ledger.failed(turn, Code.LINK_LOST, "")) == [(turn, ErrorCode.WORKER_LOST, False)]
+
+
+def crash(book: Book, turn: Turn, *, harmless: bool = True) -> list[Command]:
+    """The process that has this turn dies under it; the slot has none then."""
+    book.ledger.assign(0, None, 1.0)
+    return book.ledger.failed(turn, Code.LINK_LOST, "", harmless=harmless)
+
+
+def test_a_harmless_turn_runs_again_in_its_place_where_that_is_allowed() -> None:
+    book = Book(retry_on_crash=True)
+    turn, _ = book.submit()
+    waiting, _ = book.submit()
+    assert crash(book, turn) == [Idle(1)]
+    assert (turn.state, book.ledger.ahead(waiting)) == (State.WAITING, 1)
+    assert book.ledger.assign(0, 2, 2.0) == [Hand(turn, 2)], "before those that wait"
+    assert book.ledger.ended(turn) == [Settle(turn, None), Idle(2), Hand(waiting, 2)]
+
+
+@pytest.mark.parametrize("allowed, harmless", [(False, True), (True, False)])
+def test_a_turn_is_not_repeated_unless_that_is_allowed_and_harmless(allowed: bool, harmless: bool) -> None:
+    book = Book(retry_on_crash=allowed)
+    turn, _ = book.submit()
+    assert settled(crash(book, turn, harmless=harmless)) == [(turn, ErrorCode.WORKER_LOST, False)]
+
+
+def test_a_turn_is_repeated_once_and_then_told_of_both_deaths() -> None:
+    book = Book(retry_on_crash=True)
+    turn, _ = book.submit()
+    crash(book, turn)
+    book.ledger.assign(0, 2, 2.0)
+    commands = crash(book, turn)
+    assert settled(commands) == [(turn, ErrorCode.WORKER_LOST, False)]
+    assert isinstance(commands[0], Settle)
+    assert commands[0].failure is not None
+    assert "running it again came to nothing: the worker died" in commands[0].failure.message
+
+
+def test_an_app_error_of_a_repeated_turn_is_told_as_it_is() -> None:
+    book = Book(retry_on_crash=True)
+    turn, _ = book.submit()
+    crash(book, turn)
+    book.ledger.assign(0, 2, 2.0)
+    failed = book.ledger.failed(turn, Code.APP_ERROR, "no")
+    assert failed == [Settle(turn, Failure(ErrorCode.APP_ERROR, "no")), Idle(2)]
+
+
+def test_a_turn_that_is_cancelled_is_not_repeated_whether_its_process_lives_or_has_died() -> None:
+    book = Book(retry_on_crash=True)
+    (a, _), (b, _) = book.submit("a"), book.submit("b")
+    book.ledger.cancel(a, CancelReason.CLIENT_GONE, 0.0)
+    assert settled(crash(book, a)) == [(a, ErrorCode.INTERRUPTED, False)]
+    assert crash(book, b) == [Idle(1)]
+    assert settled(book.ledger.cancel(b, CancelReason.INTERRUPTED, 2.0)) == [
+        (b, ErrorCode.INTERRUPTED, False)
+    ]
+    assert_nothing_is_kept(book.ledger)
+
+
+def test_a_turn_that_waits_to_run_again_does_not_make_room_for_the_latest() -> None:
+    book = Book(retry_on_crash=True)
+    begun, _ = book.submit()
+    waiting, _ = book.submit()
+    crash(book, begun)
+    latest, commands = book.submit(on_busy="latest")
+    assert settled(commands) == [(waiting, ErrorCode.SUPERSEDED, False)]
+    assert book.ledger.assign(0, 2, 2.0) == [Hand(begun, 2)]
+    assert book.ledger.ended(begun)[-1] == Hand(latest, 2)
+
+
+def test_a_turn_that_cannot_run_again_is_never_said_not_to_have_begun() -> None:
+    book = Book(retry_on_crash=True, start_timeout=60.0)
+    (a, _), (b, _) = book.submit("a"), book.submit("b")
+    crash(book, a)
+    assert settled(book.ledger.expire(61.0)) == [(a, ErrorCode.WORKER_LOST, False)], "no process came"
+    crash(book, b)
+    assert settled(book.ledger.drain()) == [(b, ErrorCode.WORKER_LOST, False)], "the instance stops"
+
+
+def test_a_turn_that_never_reached_its_second_process_still_has_its_one_repetition() -> None:
+    book = Book(retry_on_crash=True)
+    turn, _ = book.submit()
+    crash(book, turn)
+    book.ledger.assign(0, 2, 2.0)
+    assert book.ledger.failed(turn, Code.UNSENT, "")[-1] == Hand(turn, 2)
+    book.ledger.drain()
+    assert settled(book.ledger.failed(turn, Code.UNSENT, "")) == [(turn, ErrorCode.WORKER_LOST, False)]
 
 
 def test_a_turn_that_never_left_and_is_not_wanted_any_more_ends() -> None:

@@ -70,6 +70,15 @@ def note(path: str, **what: Any) -> None:
         file.write(line + "\n")
 
 
+def is_due(step: Step) -> bool:
+    """Whether a step is to be done; with `only_first`, that many times, counted in the file `counted_in`."""
+    if "only_first" not in step:
+        return True
+    path = Path(step["counted_in"])
+    note(str(path), word="due")
+    return len(path.read_text("utf-8").splitlines()) <= step["only_first"]
+
+
 async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Msg]:
     """Do one step; yields what it has to say."""
     match step:
@@ -138,14 +147,9 @@ async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Ms
                 os.open("/dev/null", os.O_RDONLY)
         case {"note": path}:
             note(path, word=step.get("word", "here"))
-        case {"raise": text}:  # kind; only_first: raise until this file has so many lines
-            times = step.get("only_first")
-            if times is not None:
-                path = Path(step["counted_in"])
-                note(str(path), word="raises")
-                if len(path.read_text("utf-8").splitlines()) > times:
-                    return
-            raise ERRORS[step.get("kind", "RuntimeError")](text)
+        case {"raise": text}:  # kind; only_first
+            if is_due(step):
+                raise ERRORS[step.get("kind", "RuntimeError")](text)
         case {"print": text}:  # times
             for _ in range(step.get("times", 1)):
                 sys.stdout.write(text + "\n")
@@ -154,8 +158,9 @@ async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Ms
         case {"write_bytes": size}:  # to standard output, one line that is no text
             sys.stdout.flush()
             os.write(1, b"\xff\x00\x1b" * (size // 3) + b"\n")
-        case {"exit": status}:
-            os._exit(status)
+        case {"exit": status}:  # only_first
+            if is_due(step):
+                os._exit(status)
         case {"exit_later": seconds}:
             asyncio.get_running_loop().call_later(seconds, os._exit, 1)
         case {"segfault": _}:
