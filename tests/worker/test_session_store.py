@@ -88,6 +88,31 @@ async def test_nothing_stored(sessions: SessionStore) -> None:
         await sessions.load_session_state("s", allow_not_exist=False)
 
 
+async def test_what_is_deleted_is_gone_and_nothing_else(sessions: SessionStore, medium: Medium) -> None:
+    for session, user in (("s", ""), ("s", "ann"), ("t", "")):
+        await sessions.save_session_state(session, user, value=Value([session, user]))
+    assert await sessions.delete_session_state("s", "ann") is True
+    assert await sessions.delete_session_state("s", "ann") is False
+    assert await sessions.load_session_state("s", "ann") is None
+    assert await sessions.load_session_state("s") is not None
+    assert await sessions.delete_session_state("t") is True
+    assert len(await medium.contents()) == 1
+    assert await medium.leftovers() == []
+    with pytest.raises(ValueError, match="session_id"):
+        await sessions.delete_session_state("")
+
+
+async def test_a_save_that_has_begun_does_not_come_after_the_deletion(sessions: SessionStore) -> None:
+    slow_down(sessions, 0.2)
+    saving = asyncio.create_task(sessions.save_session_state("s", value=Value(1)))
+    await asyncio.sleep(0)
+    saving.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await saving
+    assert await sessions.delete_session_state("s") is True
+    assert await sessions.load_session_state("s") is None
+
+
 async def test_sessions_and_users_never_share_a_place(
     sessions: SessionStore, medium: Medium, tmp_path: Path
 ) -> None:

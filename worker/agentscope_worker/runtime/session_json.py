@@ -42,6 +42,9 @@ class JsonSessions(SessionStore):
     async def _read(self, key: Key) -> bytes | None:
         return await asyncio.to_thread(_read, self._file(key))
 
+    async def _remove(self, key: Key) -> bool:
+        return await asyncio.to_thread(_remove, self._file(key), self._lock(key))
+
     async def _set_aside(self, key: Key, damaged: bytes) -> str | None:
         return await asyncio.to_thread(_set_aside, self._file(key), self._lock(key), damaged)
 
@@ -94,12 +97,26 @@ def _write(file: Path, lock: Path, data: bytes) -> None:
         except BaseException:
             os.unlink(temporary)
             raise
-        # The rename itself is on disk only when its directory is.
-        entry = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        _keep_entries(directory)
+
+
+def _remove(file: Path, lock: Path) -> bool:
+    with _locked(lock):
         try:
-            os.fsync(entry)
-        finally:
-            os.close(entry)
+            file.unlink()
+        except FileNotFoundError:
+            return False
+        _keep_entries(file.parent)
+        return True
+
+
+def _keep_entries(directory: Path) -> None:
+    """A file that was renamed or removed is so on disk only when its directory is."""
+    entry = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(entry)
+    finally:
+        os.close(entry)
 
 
 @contextlib.contextmanager

@@ -110,6 +110,10 @@ class RedisSessions(SessionStore):
         async with self._bounded():
             return await self._get(self._redis, PREFIX + key.name)
 
+    async def _remove(self, key: Key) -> bool:
+        async with self._bounded():
+            return bool(await self._redis.delete(PREFIX + key.name))
+
     async def _set_aside(self, key: Key, damaged: bytes) -> str | None:
         name = PREFIX + key.name
         aside = f"{name}:corrupt:{time.time_ns()}"

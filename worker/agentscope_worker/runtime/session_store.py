@@ -95,9 +95,7 @@ class SessionStore(ABC):
         and the session begins anew) or of another major of AgentScope; OSError.
         """
         key = _key(session_id, user_id)
-        saves = [task for task, name in self._saves.items() if name == key.name]
-        if saves:
-            await asyncio.wait(saves)
+        await self._saved(key)
         stored = await self._load(key)
         if stored is None:
             if allow_not_exist:
@@ -107,6 +105,17 @@ class SessionStore(ABC):
             if name in stored:
                 state.put_back(name, module, stored[name])
         return stored
+
+    async def delete_session_state(self, session_id: str, user_id: str = "") -> bool:
+        """Delete what is stored; returns whether there was anything.
+
+        Saves that have begun are waited for, so that none brings it back. What is kept aside of a damaged
+        state stays. Raises: TypeError, ValueError for an id that cannot be one; OSError.
+        """
+        key = _key(session_id, user_id)
+        await self._saved(key)
+        async with self._turn(key):
+            return await self._remove(key)
 
     # -- what a medium does -----------------------------------------------------------------
 
@@ -119,6 +128,10 @@ class SessionStore(ABC):
         """What is stored, None when nothing is. Raises: OSError."""
 
     @abstractmethod
+    async def _remove(self, key: Key) -> bool:
+        """Delete what is stored; returns whether anything was. Raises: OSError."""
+
+    @abstractmethod
     async def _set_aside(self, key: Key, damaged: bytes) -> str | None:
         """Move what is stored to another name and return that, unless it is no longer `damaged`."""
 
@@ -127,6 +140,12 @@ class SessionStore(ABC):
         """Where a session is stored, for messages; without credentials."""
 
     # -- the rest ---------------------------------------------------------------------------
+
+    async def _saved(self, key: Key) -> None:
+        """Wait for the saves of this session that have begun in this process."""
+        saves = [task for task, name in self._saves.items() if name == key.name]
+        if saves:
+            await asyncio.wait(saves)
 
     async def _save(self, key: Key, modules: dict[str, Any]) -> None:
         await agents.settled(modules.values())
