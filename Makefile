@@ -52,8 +52,8 @@ MINUTES ?= 5
 soak: $(VENV)/.ready      ## load on 200 sessions under chaos for MINUTES=5; SEED=n repeats one
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-bench-restarts: $(VENV)/.ready $(PEERS)/.ready  ## rolling restarts under load, beside uvicorn and gunicorn
-	$(BIN)/python -m tests.benchmarks.rolling_restart --peers $(PEERS) $(ARGS)
+bench-restarts: $(VENV)/.ready  ## rolling restarts under load, beside uvicorn and gunicorn
+	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks.rolling_restart --peers $(PEERS) $(ARGS)
 
 provider-table: $(VENV)/.ready $(V1)/.ready  ## ask each provider's model on both majors; write README's table of them
 	$(BIN)/python tests/provider_table.py $(V1)/bin/python $(BIN)/python
@@ -103,11 +103,6 @@ $(VENV)/.ready: pyproject.toml worker/shim/agentscope/runtime.py
 $(V1)/.ready: pyproject.toml worker/shim/agentscope/runtime.py
 	$(PYTHON) -m venv --without-pip $(V1)
 	$(call INTO,$(V1)) -e '.[test,v1]'
-	@touch $@
-
-$(PEERS)/.ready:
-	$(PYTHON) -m venv --without-pip $(PEERS)
-	$(call INTO,$(PEERS)) 'uvicorn[standard]' gunicorn
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.ready

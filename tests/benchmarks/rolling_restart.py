@@ -1,8 +1,8 @@
 """Rolling restarts under load, ours and those of uvicorn and gunicorn; and a worker whose loop is blocked.
 
-    python -m tests.benchmarks.rolling_restart [--peers VENV] [--restarts 50]      (make bench-restarts)
+    python -m tests.benchmarks.rolling_restart [--peers FOLDER] [--restarts 50]      (make bench-restarts)
 
-`--peers` is an environment with uvicorn and gunicorn, which `make` sets up in a cache folder; without it only
+`--peers` is the folder of the environments of uvicorn and gunicorn, which are made there; without it only
 ours is measured. Each server has two workers and the same clients: some keep their connection, some make a
 new one for each request, some have streams of a second. A request has failed if it was sent and no whole
 answer came; a client that is told that its connection closes, or sees it closed before it sends, makes
@@ -26,6 +26,7 @@ from typing import Final
 
 import psutil
 
+from tests.benchmarks.peers import Environments
 from tests.harness import projects
 from tests.harness.client import JSON, Connection, call, invoke, request, session_in, turn_body
 from tests.harness.instance import Instance, environment, free_port
@@ -131,8 +132,9 @@ def peer(folder: Path, command: Sequence[str]) -> Iterator[Server]:
         process.wait()
 
 
-def peers(bin_folder: Path) -> dict[str, Sequence[str]]:
-    uvicorn, gunicorn = str(bin_folder / "uvicorn"), str(bin_folder / "gunicorn")
+def peers(folder: Path) -> dict[str, Sequence[str]]:
+    environments = Environments(folder)
+    uvicorn, gunicorn = (str(environments.bin(name) / name) for name in ("uvicorn", "gunicorn"))
     return {
         "uvicorn": [uvicorn, "peer:app", "--workers", "2", "--port", "{port}", "--log-level", "warning"],
         "gunicorn": [gunicorn, "peer:app", "-w", "2", "-k", "asgi", "-b", "127.0.0.1:{port}"],
@@ -223,10 +225,10 @@ async def restarts(server: Server, times: int) -> tuple[Seen, list[float]]:
     return seen, took
 
 
-def measure_restarts(bin_folder: Path | None, times: int) -> None:
+def measure_restarts(folder_of_peers: Path | None, times: int) -> None:
     print("| server | restarts | requests | failed | streams | cut | time of a restart, s |")
     print("|---|---|---|---|---|---|---|")
-    commands = peers(bin_folder) if bin_folder is not None else {}
+    commands = peers(folder_of_peers) if folder_of_peers is not None else {}
     for name in ["ours", *commands]:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -279,10 +281,10 @@ def quantiles(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", type=Path, metavar="VENV")
+    parser.add_argument("--peers", type=Path, metavar="FOLDER")
     parser.add_argument("--restarts", type=int, default=50)
     options = parser.parse_args()
-    measure_restarts(options.peers / "bin" if options.peers else None, options.restarts)
+    measure_restarts(options.peers, options.restarts)
     with tempfile.TemporaryDirectory() as folder:
         project = projects.scripted(Path(folder) / "project")
         with Instance(project, Path(folder), workers=2) as instance:
