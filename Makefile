@@ -23,7 +23,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist worksteal
 # The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
 PURE_TESTS := tests/protocol tests/supervisor
 
-.PHONY: help demo demo-llm platform test test-v1 faults soak bench-restarts provider-table check format mutants redis systemd chromium dist clean
+.PHONY: help demo demo-llm platform test test-v1 faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick proxies dist clean
 
 help:             ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,12 @@ MINUTES ?= 5
 soak: $(VENV)/.ready      ## load on 200 sessions under chaos for MINUTES=5; SEED=n repeats one
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+bench: $(VENV)/.ready proxies  ## ours beside others, an hour or two; goes on where it was interrupted; writes docs/benchmarks.md
+	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks --peers $(PEERS) $(ARGS)
+
+bench-quick: $(VENV)/.ready proxies  ## ours beside HAProxy and uvicorn, in three minutes: has something become far slower?
+	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks --peers $(PEERS) --quick $(ARGS)
+
 bench-restarts: $(VENV)/.ready  ## rolling restarts under load, beside uvicorn and gunicorn
 	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks.rolling_restart --peers $(PEERS) $(ARGS)
 
@@ -77,6 +83,13 @@ redis:            ## redis-server for the tests, where it is missing and apt may
 	  && export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive && apt-get update -qq \
 	  && apt-get install -y -qq --no-install-recommends redis-server; } >/dev/null 2>&1 \
 	  || echo "redis-server is not on PATH and cannot be installed from here; install it for the tests" >&2
+
+# Benchmarks compare with both; like redis-server, they are not started by their packages.
+proxies:          ## haproxy and nginx for the benchmarks, where they are missing and apt may install them
+	@PATH="$$PATH:/usr/sbin"; { command -v haproxy && command -v nginx; } >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive && apt-get update -qq \
+	  && apt-get install -y -qq --no-install-recommends haproxy nginx-light; } >/dev/null 2>&1 \
+	  || echo "haproxy and nginx cannot be installed from here; the benchmarks go without what is missing" >&2
 
 # The units are tested by systemd's own checker; nothing of systemd is started for it, nor by its package.
 systemd:          ## systemd-analyze for the tests, where it is missing and apt may install it
