@@ -68,6 +68,7 @@ class Answer:
         self._owed = 0  # bytes written that the client's socket has not taken
         self._grant: Grant | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self.on_change: Callable[[], None] | None = None  # as `changed`, for who has no task to wait with
 
     # -- the worker's side ------------------------------------------------------------------
 
@@ -192,6 +193,8 @@ class Answer:
                 follower.fed(self.events, count, payload, now)
 
     def _wake(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from agentscope_protocol.settings import ServerSettings
 from agentscope_supervisor import console_rules
-from agentscope_supervisor.console_rules import Pass
+from agentscope_supervisor.console_rules import Headers, Pass
 from agentscope_supervisor.invocation import Refused, invalid, json_object
 from agentscope_supervisor.journal import Journal
 from agentscope_supervisor.outcomes import ErrorCode, Failure
@@ -89,9 +89,9 @@ class Console:
         """End the streams; they would hold up the end of the instance."""
         self._closing.set()
 
-    def admits(self, request: web.BaseRequest) -> bool:
+    def admits(self, headers: Headers) -> bool:
         """Whether a request needs no token, as the console's page sends it with the cookie for one."""
-        return self._pass is not None and self._pass.is_held(request.headers)
+        return self._pass is not None and self._pass.is_held(headers)
 
     # -- the page -----------------------------------------------------------------------------
 

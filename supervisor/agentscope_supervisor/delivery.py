@@ -16,7 +16,7 @@ from aiohttp import web
 from agentscope_protocol.frames import Form
 from agentscope_supervisor import sse
 from agentscope_supervisor.answer import Answer
-from agentscope_supervisor.http_protocol import Outlet
+from agentscope_supervisor.http_protocol import outlet_of
 from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.outcomes import Failure
 from agentscope_supervisor.responses import error_response, gone_response
@@ -48,12 +48,20 @@ class Delivery:
         self._sweeping = False
         self._loop: Final = asyncio.get_running_loop()
 
+    def watch(self, answer: Answer, turn: Turn) -> None:
+        """Tell the client of this answer, while it waits in silence, that it is not forgotten."""
+        self._open[answer] = turn
+        self._sweep_soon()
+
+    def forget(self, answer: Answer) -> None:
+        """It is sent, or nobody waits for it any more."""
+        del self._open[answer]
+
     async def deliver(
         self, request: web.BaseRequest, answer: Answer, turn: Turn, headers: dict[str, str]
     ) -> web.StreamResponse:
         """Wait for the answer and send it; a stream is sent whole when this returns."""
-        self._open[answer] = turn
-        self._sweep_soon()
+        self.watch(answer, turn)
         try:
             await answer.changed()
             if answer.form is Form.WHOLE:
@@ -65,20 +73,20 @@ class Delivery:
                 assert answer.failure is not None
                 return error_response(answer.failure, headers)
             if answer.form is Form.WHOLE:
-                return _whole(turn.session_id, turn.run_id, answer.whole, headers)
+                return _whole(turn, answer.whole, headers)
             headers |= STREAM_HEADERS
             if answer.settled:  # a short turn: all of it is here, and its length is known
                 return web.Response(body=answer.buffered(), headers=headers)
             return await self._stream(request, answer, headers)
         finally:
-            del self._open[answer]
+            self.forget(answer)
 
     async def _stream(
         self, request: web.BaseRequest, answer: Answer, headers: dict[str, str]
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
-        answer.begin(Outlet(request), self._loop.time())
+        answer.begin(outlet_of(request), self._loop.time())
         while True:
             if answer.owes:
                 await request.writer.drain()
@@ -106,7 +114,7 @@ class Delivery:
             assert run.failure is not None
             return error_response(run.failure, headers)
         if run.form is Form.WHOLE:
-            return _whole(run.session_id, run.run_id, run.whole, headers)
+            return _whole(run, run.whole, headers)
         gone = run.resume(-1)
         if isinstance(gone, Failure):
             return gone_response(gone, run, headers)
@@ -125,7 +133,7 @@ class Delivery:
         self._viewers[viewer] = turn
         self._sweep_soon()
         try:
-            if await viewer.read(Outlet(request), request.writer.drain, self._loop.time):
+            if await viewer.read(outlet_of(request), request.writer.drain, self._loop.time):
                 await response.write_eof()
         finally:
             del self._viewers[viewer]
@@ -170,7 +178,11 @@ def _name_worker(run: Run, headers: dict[str, str]) -> None:
         headers["X-Agentscope-Worker"] = run.worker
 
 
-def _whole(session_id: str, run_id: str, messages: bytes, headers: dict[str, str]) -> web.Response:
-    head = orjson.dumps({"session_id": session_id, "run_id": run_id})
-    body = b'%b,"messages":%b}' % (head[:-1], messages)
-    return web.Response(body=body, content_type="application/json", headers=headers)
+def _whole(of: Turn | Run, messages: bytes, headers: dict[str, str]) -> web.Response:
+    return web.Response(body=whole_body(of, messages), content_type="application/json", headers=headers)
+
+
+def whole_body(of: Turn | Run, messages: bytes) -> bytes:
+    """The body of an answer in one piece; `messages`: a JSON array."""
+    head = orjson.dumps({"session_id": of.session_id, "run_id": of.run_id})
+    return b'%b,"messages":%b}' % (head[:-1], messages)

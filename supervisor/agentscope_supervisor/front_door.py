@@ -17,12 +17,16 @@ from functools import lru_cache, partial
 from typing import Any, Final, Protocol
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
+from multidict import CIMultiDictProxy
 
 from agentscope_protocol.settings import ServerSettings
 from agentscope_supervisor import __version__, http_protocol, invocation
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.console_routes import Console
 from agentscope_supervisor.delivery import Delivery
+from agentscope_supervisor.direct_answer import DirectAnswer
+from agentscope_supervisor.http_direct import DirectProtocol
 from agentscope_supervisor.http_protocol import is_reserved
 from agentscope_supervisor.invocation import Invocation, Refused, invalid, json_object
 from agentscope_supervisor.ledger import Turn
@@ -31,7 +35,7 @@ from agentscope_supervisor.metrics import CONTENT_TYPE, Metrics
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.recorder import Recorder
 from agentscope_supervisor.request_body import BodyReader
-from agentscope_supervisor.responses import error_response, json_response, request_id
+from agentscope_supervisor.responses import closes, error_bytes, error_response, json_response, request_id
 from agentscope_supervisor.run_views import RunViews
 from agentscope_supervisor.runs import Run
 from agentscope_supervisor.tracing import CLIENT_LEFT, RequestTrace, Tracing
@@ -62,6 +66,7 @@ class Desk(Protocol):
         """Why a turn would not be accepted now; None: it would."""
 
 
+Headers = CIMultiDictProxy[str]
 Handler = Callable[[web.BaseRequest, dict[str, str]], Awaitable[web.StreamResponse]]
 """Answers a request; the second argument: headers that its answer must have. Raises: Refused."""
 
@@ -103,7 +108,9 @@ class FrontDoor:
         self._views: Final = RunViews(recorder, self._delivery, desk.leave)
         self._loop: Final = asyncio.get_running_loop()
         limits = http_protocol.Limits(settings.header_timeout, self._body.max_size)
-        self._server: Final = http_protocol.Server(self.handle, limits)
+        # A trace is the handler's to record.
+        direct = partial(DirectProtocol, self.take) if tracing is None else http_protocol.Protocol
+        self._server: Final = http_protocol.Server(self.handle, limits, direct)
         self._max_connections: Final = settings.max_connections
         self._listener: Listener | None = None
         ready = Route(self._readiness, is_open=True)
@@ -164,7 +171,7 @@ class FrontDoor:
             self._metrics.request(self._label(request.path), status)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        headers = {"X-Request-Id": request_id(request)}
+        headers = {"X-Request-Id": request_id(request.headers)}
         try:
             response = await self._route(request, headers)
         except Refused as refused:
@@ -181,7 +188,7 @@ class FrontDoor:
         if route is None or not route.is_open:
             if is_reserved(request):
                 raise Refused(NO_PLACE)
-            self._authorize(request)
+            self._authorize(request.headers)
         if route is None:
             raise Refused(Failure(ErrorCode.NOT_FOUND, f"there is nothing at {path[:200]}"))
         if request.method not in route.methods:
@@ -209,11 +216,11 @@ class FrontDoor:
                 return "/runs/{run_id}/events"
         return "other"
 
-    def _authorize(self, request: web.BaseRequest) -> None:
+    def _authorize(self, headers: Headers) -> None:
         if self._token is not None:
-            given = _single(request, "Authorization") or ""
+            given = _single(headers, "Authorization") or ""
             is_right = hmac.compare_digest(given.encode("utf-8", "replace"), b"Bearer " + self._token)
-            if not is_right and (self._console is None or not self._console.admits(request)):
+            if not is_right and (self._console is None or not self._console.admits(headers)):
                 message = "this needs the header Authorization: Bearer with the instance's token"
                 raise Refused(Failure(ErrorCode.UNAUTHORIZED, message))
 
@@ -268,21 +275,58 @@ class FrontDoor:
         finally:
             self._tracing.record(trace)
 
+    def take(self, head: RawRequestMessage, body: bytes, connection: DirectProtocol) -> DirectAnswer | None:
+        """Begin to answer a usual turn the direct way; None: it was refused, and told so."""
+        headers = {"X-Request-Id": request_id(head.headers)}
+        try:
+            self._authorize(head.headers)
+            if len(body) > self._body.max_size:
+                raise Refused(self._body.too_large)
+            asked = self._read(body, head.headers, None)
+            answer = Answer(secrets.token_hex(16), asked.form, self._loop.time())
+            turn = self._desk.submit(asked, answer)
+            if isinstance(turn, Failure):
+                raise Refused(turn)
+        except Refused as refused:
+            connection.send(error_bytes(refused.failure, headers))
+            if closes(refused.failure):
+                connection.close()
+            self._count(refused.failure.status)
+            return None
+        headers["X-Run-Id"] = answer.run_id
+        self._delivery.watch(answer, turn)
+        return DirectAnswer(connection, answer, turn, headers, self._over)
+
+    def _over(self, direct: DirectAnswer, status: int) -> None:
+        """An answer has gone the direct way, or its client has."""
+        self._delivery.forget(direct.answer)
+        if status == CLIENT_LEFT:
+            self._desk.leave(direct.turn)
+        self._count(status)
+
+    def _count(self, status: int) -> None:
+        if self._metrics is not None:
+            self._metrics.request("/invoke", status)
+
+    def _read(self, body: bytes, headers: Headers, trace: RequestTrace | None) -> Invocation:
+        """What a request asks for. Raises: Refused."""
+        # What is no ASCII is no trace context, and would not pass the link.
+        sent = {name: headers.get(name, "") for name in _TRACE_HEADERS}
+        sent = {name: value for name, value in sent.items() if value and value.isascii()}
+        return invocation.read(
+            body,
+            header_session=_single(headers, "X-Session-Id"),
+            accepts_json="application/json" in headers.get("Accept", ""),
+            token=_fingerprint(headers.get("Authorization", self._credentials)),
+            principal=self._principal,
+            headers=trace.headers if trace is not None else sent,
+            idempotency_key=_single(headers, "Idempotency-Key"),
+        )
+
     async def _invoke(
         self, request: web.BaseRequest, headers: dict[str, str], trace: RequestTrace | None = None
     ) -> web.StreamResponse:
-        # What is no ASCII is no trace context, and would not pass the link.
-        sent = {name: request.headers.get(name, "") for name in _TRACE_HEADERS}
-        sent = {name: value for name, value in sent.items() if value and value.isascii()}
-        asked = invocation.read(
-            await self._body.read(request),
-            header_session=_single(request, "X-Session-Id"),
-            accepts_json="application/json" in request.headers.get("Accept", ""),
-            token=_fingerprint(request.headers.get("Authorization", self._credentials)),
-            principal=self._principal,
-            headers=trace.headers if trace is not None else sent,
-            idempotency_key=_single(request, "Idempotency-Key"),
-        )
+        asked = self._read(await self._body.read(request), request.headers, trace)
         answer = Answer(secrets.token_hex(16), asked.form, self._loop.time())
         if asked.key is not None:
             match await self._recorder.claim(answer.run_id, asked):
@@ -320,11 +364,11 @@ _WELCOME: Final = {
 }
 
 
-def _single(request: web.BaseRequest, name: str) -> str | None:
+def _single(headers: Headers, name: str) -> str | None:
     """The value of a header of which a second one, read by somebody else on the way, would be a way in.
     Raises: Refused."""
-    value = request.headers.get(name)
-    if value is not None and len(request.headers.getall(name)) > 1:
+    value = headers.get(name)
+    if value is not None and len(headers.getall(name)) > 1:
         raise invalid(f"the header {name} came more than once")
     return value
 

@@ -32,6 +32,8 @@ RESERVED_HEAD_TIMEOUT: Final = 2.0
 FIRST_LOOK: Final = 0.05  # seconds after which a half-closed peer is looked at; each time twice as long
 LAST_LOOK: Final = 5.0  # but not longer
 
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -151,19 +153,21 @@ class Protocol(web.RequestHandler):
             return
         if not self._messages:
             self.close()  # after the answer under way
-        if _is_reset(transport) or (asked is not None and not self._provoke(transport, asked)):
+        if _is_reset(transport) or not self._provoke(transport, asked):
             transport.abort()
             return
         self._loop.call_later(next_look, self._look_at_half_closed, min(next_look * 2, LAST_LOOK))
 
-    def _provoke(self, transport: asyncio.Transport, asked: web.BaseRequest) -> bool:
-        """Send something that means nothing; returns whether there was a way."""
+    def _provoke(self, transport: asyncio.Transport, asked: web.BaseRequest | None) -> bool:
+        """Send something that means nothing beside the answer to `asked`; returns whether there was a way."""
+        if asked is None:
+            return True
         if self.outlet is not None and self.outlet.request is asked:
             self.outlet.write(sse.comment("keep-alive"))
         elif asked.writer.output_size == 0:
             if asked.version < HttpVersion11:
                 return False  # it knows no interim answers: to cancel turns in time it is taken as gone
-            transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            transport.write(CONTINUE)
         return True
 
     # -- errors before there is a request -----------------------------------------------------
@@ -175,14 +179,20 @@ class Protocol(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        return answer_to_error(request, status, exc, {"X-Request-Id": request_id(request)})
+        return answer_to_error(request, status, exc, {"X-Request-Id": request_id(request.headers)})
+
+
+Make = Callable[..., Protocol]
+"""`Protocol`, or what has its arguments and makes one."""
 
 
 class Server(web.Server):
-    """Makes the protocols of connections (`connect`); all of them call `handler` for each request."""
+    """Makes the protocols of connections (`connect`); all of them call `handler` for each request. `make`:
+    makes those of connections that have a place of their own."""
 
-    def __init__(self, handler: Handler, limits: Limits) -> None:
+    def __init__(self, handler: Handler, limits: Limits, make: Make = Protocol) -> None:
         self._limits = limits
+        self._make = make
         self._protocol_options: Mapping[str, Any] = {
             "keepalive_timeout": limits.idle_timeout,
             # How long the rest of a refused body is read, so that its sender sees the refusal.
@@ -199,7 +209,8 @@ class Server(web.Server):
     def connect(self, is_reserved: bool, on_lost: OnLost) -> Protocol:
         """The protocol of one more connection. `on_lost`: called once, when it is lost."""
         loop, options = asyncio.get_running_loop(), self._protocol_options
-        return Protocol(self, self._limits, is_reserved, on_lost, loop=loop, **options)
+        make = Protocol if is_reserved else self._make
+        return make(self, self._limits, is_reserved, on_lost, loop=loop, **options)
 
 
 def plain_request(
@@ -248,24 +259,34 @@ def is_reserved(request: web.BaseRequest) -> bool:
 
 
 class Outlet:
-    """The client's transport, with chunked framing where the client understands it."""
+    """The client's transport, with chunked framing where the client understands it. `request`: that it
+    answers, if aiohttp has made one."""
 
-    __slots__ = ("_chunked", "request")
+    __slots__ = ("_chunked", "_connection", "request")
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    def __init__(
+        self, connection: Protocol, *, chunked: bool = True, request: web.BaseRequest | None = None
+    ) -> None:
         self.request = request
-        self._chunked = request.version >= HttpVersion11
-        cast(Protocol, request.protocol).outlet = self
+        self._connection = connection
+        self._chunked = chunked
+        connection.outlet = self
 
     def write(self, data: bytes) -> None:
-        transport = self.request.transport
+        transport = self._connection.transport
         # uvloop raises on a write to a closing transport; the handler hears of the end by itself.
         if transport is not None and not transport.is_closing():
             transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def is_full(self) -> bool:
-        return self.request.protocol.writing_paused
+        return self._connection.writing_paused
 
     def cut(self) -> None:
-        if self.request.transport is not None:
-            self.request.transport.abort()
+        if self._connection.transport is not None:
+            self._connection.transport.abort()
+
+
+def outlet_of(request: web.BaseRequest) -> Outlet:
+    """The way to the client of a request."""
+    connection = cast(Protocol, request.protocol)
+    return Outlet(connection, chunked=request.version >= HttpVersion11, request=request)

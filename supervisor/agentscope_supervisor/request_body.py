@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.streams import StreamReader
 
 from agentscope_protocol.settings import ServerSettings
+from agentscope_supervisor.http_rules import PLAIN_TYPES
 from agentscope_supervisor.invocation import Refused, invalid
 from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
 
@@ -21,10 +22,6 @@ MAX_UNREAD: Final = 256 * 1024 * 1024
 it ten thousand clients could each stop at the last byte of the largest body."""
 
 _OVERLOADED: Final = refusal(ErrorCode.OVERLOADED, "too many large bodies are on their way in")
-
-
-PLAIN_TYPES: Final = frozenset({None, "application/json", "application/json; charset=utf-8"})
-"""Values of Content-Type that nearly all send and that need no parsing; None: there is none."""
 
 
 class BodyReader:

@@ -12,6 +12,8 @@ from typing import Final
 
 import orjson
 from aiohttp import web
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import SERVER_SOFTWARE
 
 from agentscope_supervisor import sse
 from agentscope_supervisor.outcomes import RETRY_LATER, ErrorCode, Failure
@@ -20,9 +22,13 @@ from agentscope_supervisor.runs import Run
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
-def request_id(request: web.BaseRequest) -> str:
+_CLOSING: Final = (ErrorCode.DRAINING, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.REQUEST_TIMEOUT)
+"""Errors after which the connection is of no more use."""
+
+
+def request_id(headers: Mapping[str, str]) -> str:
     """The client's X-Request-Id, if it is one that can stand in a log; else a new one."""
-    given = request.headers.get("X-Request-Id")
+    given = headers.get("X-Request-Id")
     return given if given is not None and _SANE_ID.fullmatch(given) else _new_id()
 
 
@@ -42,32 +48,45 @@ def error_response(
 ) -> web.Response:
     """A failure before the first byte of an answer. `more`: what stands beside the error in the body."""
     body = {"error": sse.error_object(failure), **(more or {})}
-    response = json_response(body, failure.status, headers)
-    if failure.code is ErrorCode.UNAUTHORIZED:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    elif failure.code in RETRY_LATER:
-        response.headers["Retry-After"] = _retry_after()
-    if failure.code in (ErrorCode.DRAINING, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.REQUEST_TIMEOUT):
+    response = json_response(body, failure.status, {**headers, **_error_fields(failure)})
+    if closes(failure):
         response.force_close()
     return response
 
 
-def error_bytes(failure: Failure) -> bytes:
-    """A whole response for who is answered before there is a request; the connection is to be closed."""
+def closes(failure: Failure) -> bool:
+    """Whether the connection ends with this answer."""
+    return failure.code in _CLOSING
+
+
+def _error_fields(failure: Failure) -> dict[str, str]:
+    if failure.code is ErrorCode.UNAUTHORIZED:
+        return {"WWW-Authenticate": "Bearer"}
+    return {"Retry-After": _retry_after()} if failure.code in RETRY_LATER else {}
+
+
+def head_bytes(status: int, fields: Mapping[str, str]) -> bytes:
+    """The head of a response that aiohttp does not make. The values must not hold what came from outside
+    unchecked: a line break would begin another header."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+    phrase = "OK" if status == HTTPStatus.OK else HTTPStatus(status).phrase
+    tail = f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
+    return f"HTTP/1.1 {status} {phrase}\r\n{lines}{tail}".encode("ascii")
+
+
+def error_bytes(failure: Failure, headers: Mapping[str, str] | None = None) -> bytes:
+    """A whole response with an error that aiohttp does not make. Without `headers` it is for who is answered
+    before there is a request; then, and where `closes` says so, the connection is to be closed."""
     body = orjson.dumps({"error": sse.error_object(failure)})
     fields = {
+        **(headers or {"X-Request-Id": _new_id()}),
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
-        "X-Request-Id": _new_id(),
-        "Connection": "close",
+        **_error_fields(failure),
     }
-    if failure.code in RETRY_LATER:
-        fields["Retry-After"] = _retry_after()
-    lines = [
-        f"HTTP/1.1 {failure.status} {HTTPStatus(failure.status).phrase}",
-        *(f"{name}: {value}" for name, value in fields.items()),
-    ]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    if headers is None or closes(failure):
+        fields["Connection"] = "close"
+    return head_bytes(failure.status, fields) + body
 
 
 def _retry_after() -> str:
