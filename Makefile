@@ -23,7 +23,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist worksteal
 # The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
 PURE_TESTS := tests/protocol tests/supervisor
 
-.PHONY: help demo demo-llm platform test test-v1 faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick proxies dist clean
+.PHONY: help demo demo-llm platform test test-v1 faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick balancers dist clean
 
 help:             ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -37,7 +37,7 @@ demo-llm: $(VENV)/.ready  ## the same with a project that asks a model (a small 
 platform: $(VENV)/.ready  ## a small platform with a page, for instances to report to
 	$(BIN)/python -m reference_platform $(ARGS)
 
-test: $(VENV)/.ready $(V1)/.ready redis systemd chromium  ## everything: lint, types, walls, pure tests, real processes; on AgentScope 2.x and 1.x
+test: $(VENV)/.ready $(V1)/.ready redis systemd chromium balancers  ## everything: lint, types, walls, pure tests, real processes; on AgentScope 2.x and 1.x
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m 'not slow' tests/worker tests/integration tests/faults $(ARGS)
 	$(MAKE) --no-print-directory test-v1
@@ -52,10 +52,10 @@ MINUTES ?= 5
 soak: $(VENV)/.ready      ## load on 200 sessions under chaos for MINUTES=5; SEED=n repeats one
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-bench: $(VENV)/.ready proxies  ## ours beside others, an hour or two; goes on where it was interrupted; writes docs/benchmarks.md
+bench: $(VENV)/.ready balancers  ## ours beside others, an hour or two; goes on where it was interrupted; writes docs/benchmarks.md
 	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks --peers $(PEERS) $(ARGS)
 
-bench-quick: $(VENV)/.ready proxies  ## ours beside HAProxy and uvicorn, in three minutes: has something become far slower?
+bench-quick: $(VENV)/.ready balancers  ## ours beside HAProxy and uvicorn, in three minutes: has something become far slower?
 	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks --peers $(PEERS) --quick $(ARGS)
 
 bench-restarts: $(VENV)/.ready  ## rolling restarts under load, beside uvicorn and gunicorn
@@ -76,34 +76,27 @@ format: $(VENV)/.lint     ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The session store is tested on a real Redis. Debian would start one of its own (but not in RUNLEVEL 1).
-# Where this cannot install it, the tests that need it fail and say what to do.
+# What pip cannot bring. Where it cannot be installed from here either, the tests that need it fail and say so.
+# Debian would start a server that it installs (but not in RUNLEVEL 1); nothing of it is to run.
+define FROM_APT
+@( for each in $(1); do PATH="$$PATH:/usr/sbin" command -v $$each || exit 1; done ) >/dev/null \
+  || { test "$$(id -u)" = 0 && command -v apt-get \
+  && export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive && apt-get update -qq \
+  && apt-get install -y -qq --no-install-recommends $(2); } >/dev/null 2>&1 \
+  || echo "not on PATH, and cannot be installed from here: one of $(1); install it for the tests" >&2
+endef
+
 redis:            ## redis-server for the tests, where it is missing and apt may install it
-	@command -v redis-server >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-	  && export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive && apt-get update -qq \
-	  && apt-get install -y -qq --no-install-recommends redis-server; } >/dev/null 2>&1 \
-	  || echo "redis-server is not on PATH and cannot be installed from here; install it for the tests" >&2
+	$(call FROM_APT,redis-server,redis-server)
 
-# Benchmarks compare with both; like redis-server, they are not started by their packages.
-proxies:          ## haproxy and nginx for the benchmarks, where they are missing and apt may install them
-	@PATH="$$PATH:/usr/sbin"; { command -v haproxy && command -v nginx; } >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-	  && export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive && apt-get update -qq \
-	  && apt-get install -y -qq --no-install-recommends haproxy nginx-light; } >/dev/null 2>&1 \
-	  || echo "haproxy and nginx cannot be installed from here; the benchmarks go without what is missing" >&2
+systemd:          ## systemd-analyze for the tests: the units are looked at by systemd's own checker
+	$(call FROM_APT,systemd-analyze,systemd)
 
-# The units are tested by systemd's own checker; nothing of systemd is started for it, nor by its package.
-systemd:          ## systemd-analyze for the tests, where it is missing and apt may install it
-	@command -v systemd-analyze >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-	  && export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive && apt-get update -qq \
-	  && apt-get install -y -qq --no-install-recommends systemd; } >/dev/null 2>&1 \
-	  || echo "systemd-analyze is not on PATH and cannot be installed from here; install systemd for the tests" >&2
+chromium:         ## Chromium for the tests: the console is used in a real browser
+	$(call FROM_APT,chromium,chromium fonts-dejavu-core)
 
-# The console is tested in a real browser, Debian's. Where this cannot install it, its tests fail and say so.
-chromium:         ## Chromium for the tests, where it is missing and apt may install it
-	@command -v chromium chromium-browser google-chrome >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-	  && export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive && apt-get update -qq \
-	  && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 \
-	  || echo "there is no chromium on PATH, and it cannot be installed from here; install it for the tests" >&2
+balancers:        ## HAProxy and nginx, for the tests of what is shipped for them and for the benchmarks
+	$(call FROM_APT,haproxy nginx,haproxy nginx-light)
 
 mutants: $(VENV)/.ready   ## plant a fixed list of bugs and show that the tests catch each
 	$(BIN)/python tests/mutants.py $(ARGS)

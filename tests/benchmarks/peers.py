@@ -89,7 +89,7 @@ def proxy(name: str) -> str:
     """The path of haproxy or nginx. Raises: NotThere."""
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
     if found is None:
-        raise NotThere(f"{name} is not installed; `make proxies` does, where apt may")
+        raise NotThere(f"{name} is not installed; `make balancers` does, where apt may")
     return found
 
 
