@@ -9,6 +9,7 @@ from typing import Final
 
 import psutil
 import pytest
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from agentscope_supervisor.deaths import Cause
@@ -47,6 +48,19 @@ def documented() -> dict[str, str]:
     """The table of README: name -> type."""
     rows = re.findall(r"^\| (`agentscope_[^|]*) \| (\w+) \|", README.read_text("utf-8"), re.MULTILINE)
     return {name: kind for names, kind in rows for name in re.findall(r"`(\w+)`", names)}
+
+
+def documented_labels() -> dict[str, set[str]]:
+    """The same table: name -> its labels."""
+    rows = re.findall(r"^\| (`agentscope_[^|]*) \| \w+ \|([^|]*)\|", README.read_text("utf-8"), re.MULTILINE)
+    names = re.compile(r"(?:^ |, )`(\w+)`(?=[ ,:]|$)")
+    return {
+        name: set(
+            names.findall(told.partition(":")[0].partition(" (")[0]) + re.findall(r", `(\w+)` \(", told)
+        )
+        for metrics, told in rows
+        for name in re.findall(r"`(\w+)`", metrics)
+    }
 
 
 async def test_readme_lists_what_there_is(shared: Instance) -> None:
@@ -126,6 +140,70 @@ async def test_each_metric_moves(
     failures = after["agentscope_platform_failures_total"]
     assert failures[("heartbeat", "connection")] > 0
     assert failures[("config", "connection")] > 0
+
+
+BASE_UNITS: Final = ("_seconds", "_bytes")
+OTHER_UNITS: Final = (
+    "_ms",
+    "_milliseconds",
+    "_minutes",
+    "_hours",
+    "_kb",
+    "_mb",
+    "_kilobytes",
+    "_megabytes",
+    "_percent",
+)
+FEW: Final = 30  # values of one label, whatever clients do; the codes of errors are the most, two dozen
+
+
+async def test_the_form_is_what_promtool_checks_for(shared: Instance) -> None:
+    session = new_session()
+    for number in range(2 * FEW):
+        await call(shared.port, "GET", f"/{session}/{number}")
+    assert (await invoke(shared.port, session, "hello")).status == 200
+    text = (await call(shared.port, "GET", "/metrics")).body.decode()
+    lines = text.splitlines()
+    assert text.endswith("\n")
+    assert session not in text
+    said = [line.split(maxsplit=3)[1:3] for line in lines if line.startswith("#")]
+    names = [name for kind, name in said if kind == "TYPE"]
+    assert said == [[kind, name] for name in names for kind in ("HELP", "TYPE")], (
+        "each once, one after the other"
+    )
+    series = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
+    assert len(series) == len(set(series)), "each series once"
+    for family in text_string_to_metric_families(text):
+        check_family(family)
+
+
+def check_family(family: Metric) -> None:
+    name = family.name
+    assert re.fullmatch(r"agentscope_[a-z0-9]+(_[a-z0-9]+)*", name)
+    assert not re.search(r"_(counter|gauge|histogram|summary|total|count|sum|bucket|info_info)$", name)
+    assert not name.endswith(OTHER_UNITS)
+    if re.search(r"duration|lag|wait|memory|bytes|time", name):
+        assert name.endswith(BASE_UNITS), "what has a unit ends in a base unit"
+    assert len(family.samples) <= 10 * FEW, name
+    values: dict[str, set[str]] = {}
+    for sample in family.samples:
+        endings = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}.get(family.type, ("",))
+        assert sample.name.removeprefix(name) in endings
+        assert sample.timestamp is None
+        assert sample.value >= 0
+        assert ("le" in sample.labels) == sample.name.endswith("_bucket")
+        for label, value in sample.labels.items():
+            values.setdefault(label, set()).add(value)
+    assert values.keys() - {"le"} <= documented_labels()[name + "_total" * (family.type == "counter")]
+    assert all(len(each) <= FEW for each in values.values()), values
+    if family.type == "histogram":
+        told = {sample.name.removeprefix(name): sample.value for sample in family.samples}
+        buckets = [sample for sample in family.samples if sample.name.endswith("_bucket")]
+        assert [float(each.labels["le"]) for each in buckets] == sorted(
+            float(each.labels["le"]) for each in buckets
+        )
+        assert [each.value for each in buckets] == sorted(each.value for each in buckets)
+        assert (buckets[-1].labels["le"], buckets[-1].value) == ("+Inf", told["_count"])
 
 
 async def test_metrics_can_be_taken_away(start_instance: Callable[..., Instance]) -> None:
