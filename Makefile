@@ -23,7 +23,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist worksteal
 # The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
 PURE_TESTS := tests/protocol tests/supervisor
 
-.PHONY: help demo demo-llm platform test test-v1 faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick balancers dist clean
+.PHONY: help demo demo-llm platform test test-v1 faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick balancers screenshots dist clean
 
 help:             ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -97,6 +97,9 @@ chromium:         ## Chromium for the tests: the console is used in a real brows
 
 balancers:        ## HAProxy and nginx, for the tests of what is shipped for them and for the benchmarks
 	$(call FROM_APT,haproxy nginx,haproxy nginx-light)
+
+screenshots: $(VENV)/.ready chromium  ## take README's screenshots anew, or those named in ARGS
+	$(BIN)/python -m tests.screenshots $(ARGS)
 
 mutants: $(VENV)/.ready   ## plant a fixed list of bugs and show that the tests catch each
 	$(BIN)/python tests/mutants.py $(ARGS)

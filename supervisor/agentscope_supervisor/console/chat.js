@@ -48,8 +48,7 @@ export function show(id) {
 }
 
 function fresh() {
-  const numbers = crypto.getRandomValues(new Uint32Array(2));
-  return "console-" + [...numbers].map(n => n.toString(36)).join("");
+  return "console-" + crypto.getRandomValues(new Uint32Array(1))[0].toString(36);
 }
 
 function add(id) {
@@ -81,6 +80,7 @@ async function send() {
   const turn = session.turn = {run: null, aborter: new AbortController(), note: null, entry: null, chars: 0};
   turn.note = made("p", {class: "soft"}, "waiting …");
   put(session, turn.note);
+  talk.scrollTop = talk.scrollHeight;
   buttons();
   try {
     await stream(session, turn, said);
