@@ -8,6 +8,7 @@ Decides nothing itself. What happens is posted to the instance's queue and comes
 import asyncio
 import json
 import logging
+import secrets
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,6 +113,8 @@ class Workforce:
         self._stopping = False
         self._oom_kills = kernel.oom_kills()
         self.deaths: Final = Deaths()
+        # What workers know each other by where they share a store with those of other instances.
+        self._instance: Final = secrets.token_hex(8)
         command = worker_command(settings, project)
         self._nursery: Final = Nursery(settings, command, project, post)
 
@@ -173,6 +176,7 @@ class Workforce:
             "project": str(self._project),
             "slot": process.slot,
             "generation": process.generation,
+            "member": f"{self._instance}.{process.number}",
         }
         process.link = WorkerLink(process.number, process.label, greeting, child.page, self)
         # Kept, because the loop itself holds tasks only weakly. It cannot fail: the socket is connected.

@@ -139,6 +139,27 @@ async def test_the_queue_of_a_session_is_bounded(shared: Instance, tmp_path: Pat
         assert sorted(itertools.chain(*await asyncio.gather(*waiting))) == ["w0", "w1", "w2"]
 
 
+async def test_turns_of_instances_that_share_a_store_run_one_after_the_other(
+    new_instance: Callable[..., Instance], make_project: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The second one waits where it loads the session, and goes on from what the first has saved."""
+    store = {"save_dir": str(tmp_path / "sessions")}
+    one, two = (
+        new_instance(make_project(name, session=store), name=name, workers=1).start() for name in ("a", "b")
+    )
+    session, gate = new_session(), tmp_path / "gate"
+    script = [{"count": 1}, {"wait_for": str(gate)}, {"count": 1}]
+    async with Stream(one.port, session, script) as first:
+        await first.until(events=1)
+        second = asyncio.create_task(texts(two.port, session, [{"count": 1}]))
+        told = "another process has a turn of its session"
+        await eventually(lambda: told in two.log, 30, "the second one waits")
+        assert not second.done()
+        gate.touch()
+        assert [event.text for event in await first.whole()] == ["1", "2"]
+        assert await second == ["3"]
+
+
 # -- on_busy ----------------------------------------------------------------------------------------
 
 

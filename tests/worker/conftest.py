@@ -13,8 +13,10 @@ import pytest
 
 from agentscope_protocol.settings import Settings
 from agentscope_worker.runtime import runtime
+from agentscope_worker.runtime.session_store import SessionStore
 from tests.fakes.model_server import ModelServer
 from tests.harness.redis_server import RedisServer
+from tests.worker.session_contract import Files, Keys, Medium
 
 MINIMAL_APP = """
     from agentscope.runtime import AgentApp
@@ -64,6 +66,24 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     yield server.start()
     server.kill()
+
+
+@pytest.fixture(params=["json", "redis"])
+async def medium(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Medium]:
+    server: RedisServer | None = None
+    if request.param == "redis":
+        server = request.getfixturevalue("redis_server")
+    made = Files(tmp_path / "sessions") if server is None else Keys(server.url)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def sessions(medium: Medium) -> AsyncIterator[SessionStore]:
+    store = medium.store()
+    await store.open()
+    yield store
+    await store.close()
 
 
 @pytest.fixture

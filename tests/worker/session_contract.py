@@ -2,15 +2,21 @@
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from contextvars import copy_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import redis.asyncio
 
-from agentscope_worker.runtime import session_redis
+from agentscope_worker.runtime import session_claims, session_redis
 from agentscope_worker.runtime.session_json import JsonSessions
 from agentscope_worker.runtime.session_redis import RedisSessions
 from agentscope_worker.runtime.session_store import SessionStore
+from tests.worker.values import Value
+
+T = TypeVar("T")
 
 
 class Medium(ABC):
@@ -19,9 +25,9 @@ class Medium(ABC):
     kind: str
     where: str
 
-    def store(self, major: int = 2) -> SessionStore:
-        """A store on it, as a worker with that major of AgentScope has it."""
-        return make(self.kind, self.where, major)
+    def store(self, major: int = 2, member: str = "") -> SessionStore:
+        """A store on it, as that member of an instance with that major of AgentScope has it."""
+        return make(self.kind, self.where, major, member)
 
     @abstractmethod
     async def contents(self) -> list[bytes]:
@@ -93,9 +99,38 @@ class Keys(Medium):
         return [name for name in names if (word in name) == there]
 
 
-def make(kind: str, where: str, major: int = 2) -> SessionStore:
+def make(kind: str, where: str, major: int = 2, member: str = "") -> SessionStore:
     """The store of that kind; not opened."""
-    return JsonSessions(Path(where), major) if kind == "json" else RedisSessions(where, major)
+    if kind == "json":
+        return JsonSessions(Path(where), major, member)
+    return RedisSessions(where, major, member)
+
+
+class OneTurn:
+    """One turn of a session, as `serve` has it; what it does after its `end` is done late."""
+
+    def __init__(self, store: SessionStore, session: str = "s") -> None:
+        self._store, self._session = store, session
+        self._stack = ExitStack()
+        self._outside = copy_context()
+        self._outside.run(self._stack.enter_context, session_claims.turn(session, "run"))
+        self._inside = self._outside.copy()
+
+    def end(self) -> None:
+        self._outside.run(self._stack.close)
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run this in the turn."""
+        return asyncio.create_task(coroutine, context=self._inside.copy())
+
+    async def load(self) -> Any:
+        """The value that is stored; None: nothing."""
+        value = Value()
+        await self.start(self._store.load_session_state(self._session, value=value))
+        return value.value
+
+    async def save(self, value: Any) -> None:
+        await self.start(self._store.save_session_state(self._session, value=Value(value)))
 
 
 def slow_down(store: SessionStore, seconds: float) -> None:

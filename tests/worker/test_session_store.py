@@ -10,7 +10,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from pydantic import BaseModel
 
 from agentscope_worker.runtime import session_redis, session_store
 from agentscope_worker.runtime.session_store import SessionStateError, SessionStore
-from tests.harness.redis_server import RedisServer
-from tests.worker.session_contract import Files, Keys, Medium, refuse_writes, slow_down
+from tests.worker.session_contract import Medium, refuse_writes, slow_down
 from tests.worker.values import Value
 
 ROOT = Path(__file__).parents[2]
@@ -28,24 +27,6 @@ ROOT = Path(__file__).parents[2]
 Writer = Callable[..., subprocess.Popen[str]]
 
 _ITEMS = 2000  # of a state that is saved over and over: four kilobytes
-
-
-@pytest.fixture(params=["json", "redis"])
-async def medium(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Medium]:
-    server: RedisServer | None = None
-    if request.param == "redis":
-        server = request.getfixturevalue("redis_server")
-    made = Files(tmp_path / "sessions") if server is None else Keys(server.url)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-async def sessions(medium: Medium) -> AsyncIterator[SessionStore]:
-    store = medium.store()
-    await store.open()
-    yield store
-    await store.close()
 
 
 @pytest.fixture
@@ -217,6 +198,7 @@ async def test_what_is_stored_says_what_it_is(sessions: SessionStore, medium: Me
     await sessions.save_session_state("s", "u", value=Value(1))
     (content,) = await medium.contents()
     assert json.loads(content) == {
+        "save": 1,
         "format": "agentscope-supervisor session",
         "version": 1,
         "agentscope": 2,

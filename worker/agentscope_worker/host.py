@@ -33,17 +33,19 @@ _EXPECTED = (
 )
 
 
-async def boot(settings: Settings, project: Path, *, hooks: bool = True, worker: str = "0.0") -> Runtime:
+async def boot(
+    settings: Settings, project: Path, *, hooks: bool = True, worker: str = "0.0", member: str = ""
+) -> Runtime:
     """Start the project: the singleton, ready for the first turn, `on_startup` done unless not `hooks`.
 
-    `worker`: who this is in traces, "<slot>.<generation>".
+    `worker`: who this is in traces, "<slot>.<generation>". `member`: see `session_claims.Claims`.
 
     Raises: BootError; nothing is left running then.
     """
     check_installation(frozenset(each.provider for each in settings.models.values()))
     seam()
     _publish()
-    await runtime.start(settings, project, hooks=hooks, worker=worker)
+    await runtime.start(settings, project, hooks=hooks, worker=worker, member=member)
     return runtime
 
 

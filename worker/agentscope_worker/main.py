@@ -90,7 +90,12 @@ async def _work(sock: socket.socket, page: LifePage) -> int:
     assert isinstance(project, str)
     try:
         worker_label = "{slot!s}.{generation!s}".format_map(hello.items)
-        runtime = await host.boot(settings_module.restore(snapshot), Path(project), worker=worker_label)
+        runtime = await host.boot(
+            settings_module.restore(snapshot),
+            Path(project),
+            worker=worker_label,
+            member=str(hello.items.get("member", "")),  # an older supervisor has none
+        )
     except host.BootError as error:
         worker.notice("failed", json.dumps({"message": error.message[:MAX_TOLD]}))
         return EX_CONFIG if error.permanent else 1

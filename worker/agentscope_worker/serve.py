@@ -19,7 +19,7 @@ from agentscope_protocol.errors import Code
 from agentscope_protocol.frames import MAX_ANSWER, Cancel, CancelReason, Form, Open, Ping
 from agentscope_protocol.link import Link
 from agentscope_worker import host, messages
-from agentscope_worker.runtime import AgentApp, SessionContext, tracing
+from agentscope_worker.runtime import AgentApp, SessionContext, session_claims, tracing
 from agentscope_worker.watchdog import LifeSigns
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,10 @@ class Server:
     async def _answer(self, turn: _Turn) -> bytes:
         """Run the App, in the trace that the request belongs to; returns the payload of End."""
         opened = turn.opened
-        with tracing.turn(opened.run_id, opened.session_id, opened.headers, lambda: turn.cancelled) as trace:
+        with (
+            session_claims.turn(opened.session_id, opened.run_id),
+            tracing.turn(opened.run_id, opened.session_id, opened.headers, lambda: turn.cancelled) as trace,
+        ):
             try:
                 return await self._run(turn, trace)
             except (SystemExit, KeyboardInterrupt) as error:

@@ -10,6 +10,11 @@ replication): with `noeviction` a full server refuses a save, and what was store
 
 A Redis that cannot be reached does not keep a worker from starting: it is logged, and each save and
 load raises ConnectionError or TimeoutError (both OSError, as those of a disk are) until it is back.
+A claim (`session_claims`) is a key of its own that lasts `LEASE` and is renewed while it is held, because no
+server sees a process die. Among the workers of one instance, whose supervisor knows that the turn before has
+ended, the claim of a process that was started later replaces an older one at once; so a crash makes only
+other instances wait. A save watches the claim as well, and is made only under its own.
+
 The keys have one prefix and hold nothing of a project's name: projects that share a server need a
 database each (`redis://host:6379/1`). No message here may hold the URL, which has the password.
 """
@@ -27,11 +32,23 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agentscope_worker.runtime.boot_error import BootError, pip_install
-from agentscope_worker.runtime.session_store import Key, SessionStore
+from agentscope_worker.runtime.session_store import (
+    HEAD,
+    ClaimLostError,
+    Key,
+    NewerStateError,
+    SessionStore,
+    number_of,
+    numbered,
+)
 
 log = logging.getLogger(__name__)
 
 PREFIX = "agentscope-supervisor:session:"
+CLAIM_PREFIX = "agentscope-supervisor:turn:"
+
+LEASE = 15.0  # seconds; an event loop that is blocked for as long fails its clients anyway
+_RENEWALS = 3  # in that time, so that one that is lost costs nothing
 
 CONNECT_WITHIN = 2.0  # seconds; a Redis is near, and an App's turn waits
 ANSWER_WITHIN = 5.0  # seconds for one command; the largest state takes one or two
@@ -43,9 +60,11 @@ _PAUSE = 0.02  # seconds, at most, before a save that met another is tried again
 class RedisSessions(SessionStore):
     """The keys of one database. A state is in the server's memory when a save returns."""
 
-    def __init__(self, url: str, major: int) -> None:
+    def __init__(self, url: str, major: int, member: str = "") -> None:
         """Opens no connection. Raises: BootError, if the client library is missing or refuses `url`."""
-        super().__init__(major)
+        super().__init__(major, member)
+        self._held: dict[str, str] = {}  # tokens of the claims that are held, by name of the key
+        self._renewing: asyncio.Task[None] | None = None
         try:
             import redis.asyncio
             from redis import exceptions
@@ -89,20 +108,82 @@ class RedisSessions(SessionStore):
     async def close(self) -> None:
         """Wait for the saves that are still being written, and close the connections."""
         await super().close()
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.wait([self._renewing])
         await self._redis.aclose()
         await self._pool.disconnect()
 
-    async def _write(self, key: Key, data: bytes) -> None:
-        name = PREFIX + key.name
+    async def _claim(self, session: str, token: str) -> bool:
+        name = CLAIM_PREFIX + session
+        async with self._bounded():
+            taken = await self._redis.set(name, token, nx=True, px=_milliseconds(LEASE))
+            if not taken and not await self._take_over(name, token):
+                return False
+        self._held[name] = token
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(self._renew())
+        return True
+
+    async def _release(self, session: str, token: str) -> None:
+        name = CLAIM_PREFIX + session
+        self._held.pop(name, None)
+        async with self._bounded():
+            with contextlib.suppress(self._errors.WatchError):
+                async with self._redis.pipeline() as transaction:
+                    await transaction.watch(name)
+                    if await self._get(transaction, name) == token.encode():
+                        transaction.multi()
+                        transaction.delete(name)
+                        await transaction.execute()
+
+    async def _take_over(self, name: str, token: str) -> bool:
+        """Replace a claim of this process or an earlier one of its instance: its turn has ended."""
+        instance, number = _member(token)
+        with contextlib.suppress(self._errors.WatchError):
+            async with self._redis.pipeline() as transaction:
+                await transaction.watch(name)
+                holder = _member((await self._get(transaction, name) or b"").decode())
+                if holder[0] == instance and holder[1] <= number:
+                    transaction.multi()
+                    transaction.set(name, token, px=_milliseconds(LEASE))
+                    await transaction.execute()
+                    return True
+        return False
+
+    async def _renew(self) -> None:
+        """Prolong the claims that are held, until none is. One that another has taken is left to him."""
+        while self._held:
+            await asyncio.sleep(LEASE / _RENEWALS)
+            claims = list(self._held.items())
+            if claims:
+                # Those that cannot be prolonged now are still there at the next look, or are found lost.
+                with contextlib.suppress(OSError):
+                    async with self._bounded():
+                        holders = await self._redis.mget([name for name, _ in claims])
+                        async with self._redis.pipeline(transaction=False) as batch:
+                            for (name, token), holder in zip(claims, holders, strict=True):
+                                if holder == token.encode():
+                                    batch.pexpire(name, _milliseconds(LEASE))
+                            await batch.execute()
+
+    async def _write(self, key: Key, data: bytes, token: str | None = None, most: int | None = None) -> int:
+        name, claim = PREFIX + key.name, CLAIM_PREFIX + key.session
+        watched = [name] if token is None else [name, claim]
         async with self._bounded():
             while True:
                 try:
                     async with self._redis.pipeline() as transaction:
-                        await transaction.watch(name)
+                        await transaction.watch(*watched)
+                        if token is not None and await self._get(transaction, claim) != token.encode():
+                            raise ClaimLostError
+                        number = number_of(await self._head(transaction, name))
+                        if most is not None and number > most:
+                            raise NewerStateError
                         transaction.multi()
-                        transaction.set(name, data)
+                        transaction.set(name, numbered(data, number + 1))
                         await transaction.execute()
-                        return
+                        return number + 1
                 except self._errors.WatchError:  # another process's save, or a connection that broke
                     await asyncio.sleep(random.random() * _PAUSE)
 
@@ -130,6 +211,15 @@ class RedisSessions(SessionStore):
 
     def _place(self, key: Key) -> str:
         return f"{PREFIX}{key.name} in {self._where}"
+
+    async def _head(self, client: Any, name: str) -> bytes:
+        try:
+            head: bytes = await client.getrange(name, 0, HEAD - 1)
+        except self._errors.ResponseError as error:
+            if str(error).startswith("WRONGTYPE"):
+                return b""
+            raise
+        return head
 
     async def _get(self, client: Any, name: str) -> bytes | None:
         try:
@@ -165,3 +255,13 @@ def _without_credentials(url: str) -> str:
     except ValueError:
         return "redis"
     return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
+
+
+def _member(token: str) -> tuple[str, int]:
+    """The instance of a token, and the number of the process in it."""
+    instance, _, number = token.partition("/")[0].partition(".")
+    return instance, int(number or 0)
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)

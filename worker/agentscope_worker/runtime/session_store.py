@@ -3,7 +3,8 @@
 It owns the API that Apps call, the names under which sessions are stored, the stored form with its
 header, and the order of saves in this process: one at a time for a session, completed even when its
 turn is cancelled, so that a load of the session always sees the newest. It must not know a medium:
-`session_json` writes files, `session_redis` keys of a Redis; what a state is made of is in `state`.
+`session_json` writes files, `session_redis` keys of a Redis; what a state is made of is in `state`. Turns
+of other processes, and late ones of this, are kept from overwriting what is newer by `session_claims`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 import unicodedata
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from agentscope_worker.runtime import agents, state
+from agentscope_worker.runtime import agents, session_claims, state
+from agentscope_worker.runtime.session_claims import Attempt, Claims
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +33,21 @@ VERSION = 1  # of the format; raised when an older reader would misread it
 
 MAX_ID = 256  # characters of a session_id (as at the HTTP door) or a user_id
 MAX_BYTES = 64 * 2**20  # of one state: a conversation of that size fits no model's context
+HEAD = 32  # first bytes of a stored form, in which the number of its save is
+_NUMBER = re.compile(rb'\{"save":(\d{1,18}),')
 _LOOKS = 3  # at a damaged state that another process replaces each time before it is kept aside
 
 
 class SessionStateError(RuntimeError):
-    """A stored session cannot be used; the message names where it is and what to do with it."""
+    """A stored session cannot be used, or must not be replaced; the message names it and says why."""
+
+
+class ClaimLostError(SessionStateError):
+    """The claim of a turn has ended without its doing."""
+
+
+class NewerStateError(SessionStateError):
+    """What is stored is newer than what the turn that saves has seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +58,11 @@ class Key:
     session_id: str
     user_id: str
 
+    @property
+    def session(self) -> str:
+        """What its claim is under."""
+        return session_claims.name_of(self.session_id)
+
 
 class SessionStore(ABC):
     """Save and load the state of agents, memories, toolkits and own objects.
@@ -51,32 +70,38 @@ class SessionStore(ABC):
     Errors of the medium are OSError in every store: a full disk, a Redis that does not answer.
     """
 
-    def __init__(self, major: int) -> None:
-        """`major` of AgentScope is stored with each state: it does not fit the other."""
+    def __init__(self, major: int, member: str = "") -> None:
+        """`major` of AgentScope is stored with each state: it does not fit the other. `member`: see
+        `Claims`."""
         self._major = major
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._saves: dict[asyncio.Task[None], str] = {}
+        self._saves: dict[asyncio.Task[None], tuple[str, Attempt | None]] = {}
+        self._claims = Claims(member, self._claim, self._release, self._saves_of)
 
     async def open(self) -> None:  # noqa: B027 - optional, not abstract
         """Get ready; to be called once, first."""
 
     async def close(self) -> None:
-        """Wait for the saves that were cancelled and are still being written."""
+        """Wait for the saves that were cancelled and are still being written, and for claims."""
         if self._saves:
             await asyncio.wait(list(self._saves))
+        await self._claims.close()
 
     async def save_session_state(self, session_id: str, user_id: str = "", **modules: Any) -> None:
         """Store the state of `modules` under their names, in place of what was stored.
 
         It is stored when this returns. An agent that has just been stopped is waited for. A
         cancelled save completes in the background, and a load of the session waits for it.
+        In a turn of the session it waits for that of another process, if there is one.
         Raises: TypeError for a module without a state, ValueError for an id or a state that cannot
-        be stored, OSError. What was stored before is then still there; only where a Redis is lost
-        at the very moment of writing may it be the new state.
+        be stored, SessionStateError where a later turn of the session has begun or saved since this
+        one ended or was taken for dead, OSError (TimeoutError too: the other turn did not end). What
+        was stored before is then still there; only where a Redis is lost at the very moment of
+        writing may it be the new state.
         """
-        key = _key(session_id, user_id)
-        task = asyncio.create_task(self._save(key, modules))
-        self._saves[task] = key.name
+        key, attempt = _key(session_id, user_id), session_claims.current(session_id)
+        task = asyncio.create_task(self._save(key, modules, attempt))
+        self._saves[task] = key.name, attempt
         task.add_done_callback(self._saves.pop)
         try:
             await asyncio.shield(task)
@@ -89,14 +114,19 @@ class SessionStore(ABC):
     ) -> dict[str, Any] | None:
         """Bring `modules` to their stored state, as far as there is one under their names.
 
-        Returns everything that is stored for the session, or None when nothing is.
+        Returns everything that is stored for the session, or None when nothing is. In a turn of the
+        session it waits for that of another process, if there is one.
         Raises: ValueError when nothing is stored and `allow_not_exist` is false, or when a state
         does not fit its module; SessionStateError for a state that is damaged (it is kept aside,
         and the session begins anew) or of another major of AgentScope; OSError.
         """
-        key = _key(session_id, user_id)
+        key, attempt = _key(session_id, user_id), session_claims.current(session_id)
+        if attempt is not None and not attempt.over:
+            await self._claims.obtain(attempt)
         await self._saved(key)
-        stored = await self._load(key)
+        stored, number = await self._load(key)
+        if attempt is not None:
+            attempt.known[key.name] = number
         if stored is None:
             if allow_not_exist:
                 return None
@@ -120,8 +150,20 @@ class SessionStore(ABC):
     # -- what a medium does -----------------------------------------------------------------
 
     @abstractmethod
-    async def _write(self, key: Key, data: bytes) -> None:
-        """Replace what is stored by `data` as a whole, or leave it and raise OSError."""
+    async def _claim(self, session: str, token: str) -> bool:
+        """See `Claims`."""
+
+    @abstractmethod
+    async def _release(self, session: str, token: str) -> None:
+        """See `Claims`."""
+
+    @abstractmethod
+    async def _write(self, key: Key, data: bytes, token: str | None = None, most: int | None = None) -> int:
+        """Replace what is stored by `data` as a whole, with the next number, which is returned; or leave it
+        and raise. All in one step: only under the claim of `token`, only what has a number up to `most`.
+
+        Raises: OSError, ClaimLostError, NewerStateError.
+        """
 
     @abstractmethod
     async def _read(self, key: Key) -> bytes | None:
@@ -143,18 +185,46 @@ class SessionStore(ABC):
 
     async def _saved(self, key: Key) -> None:
         """Wait for the saves of this session that have begun in this process."""
-        saves = [task for task, name in self._saves.items() if name == key.name]
+        saves = [task for task, (name, _) in self._saves.items() if name == key.name]
         if saves:
             await asyncio.wait(saves)
 
-    async def _save(self, key: Key, modules: dict[str, Any]) -> None:
+    async def _save(self, key: Key, modules: dict[str, Any], attempt: Attempt | None) -> None:
         await agents.settled(modules.values())
         states = {name: state.take(name, each) for name, each in modules.items()}
         data = _encode(key, self._major, states)
+        if attempt is not None and not attempt.over:
+            await self._claims.obtain(attempt)
         # The lock is held by this task, not by the caller: a cancelled caller must not let the
         # next save begin while this one may still arrive.
         async with self._turn(key):
-            await self._write(key, data)
+            if attempt is None:
+                await self._write(key, data)
+            else:
+                attempt.known[key.name] = await self._replace(key, data, attempt)
+
+    async def _replace(self, key: Key, data: bytes, attempt: Attempt) -> int:
+        token = self._claims.token(attempt)
+        if self._claims.holds(attempt):
+            try:
+                return await self._write(key, data, token)
+            except ClaimLostError:
+                log.warning("turn %s has lost the claim of its session", attempt.run_id)
+        later = f"{self._place(key)} was not saved: a later turn of the session has"
+        if not await self._claims.seize(attempt):
+            raise SessionStateError(f"{later} begun")
+        try:
+            return await self._write(key, data, token, attempt.known.get(key.name))
+        except NewerStateError:
+            raise NewerStateError(f"{later} saved, and that is kept") from None
+        except ClaimLostError:
+            raise ClaimLostError(f"{later} begun") from None
+        finally:
+            if attempt.over:
+                await self._claims.release(attempt)
+
+    def _saves_of(self, attempt: Attempt) -> Iterator[asyncio.Task[None]]:
+        return (task for task, (_, other) in self._saves.items() if other is attempt)
 
     def _turn(self, key: Key) -> asyncio.Lock:
         """The lock under which this process writes one session; first come, first served."""
@@ -163,11 +233,12 @@ class SessionStore(ABC):
             lock = self._turns[key.name] = asyncio.Lock()
         return lock
 
-    async def _load(self, key: Key) -> dict[str, Any] | None:
+    async def _load(self, key: Key) -> tuple[dict[str, Any] | None, int]:
+        """What is stored, and the number of its save: 0 of nothing."""
         for _ in range(_LOOKS):
             data = await self._read(key)
             if data is None:
-                return None
+                return None, 0
             try:
                 document = await asyncio.to_thread(_decode, data)
             except ValueError as error:
@@ -178,7 +249,7 @@ class SessionStore(ABC):
                         "session begins anew"
                     ) from error
             else:
-                return self._fitting(key, document)
+                return self._fitting(key, document), number_of(data)
         raise SessionStateError(f"{self._place(key)} is damaged, over and over, by another process")
 
     def _fitting(self, key: Key, document: dict[str, Any]) -> dict[str, Any]:
@@ -191,6 +262,18 @@ class SessionStore(ABC):
             f"worker runs {self._major}.x (format {VERSION}), which cannot read it; move it away to "
             "begin the session anew"
         )
+
+
+def number_of(stored: bytes) -> int:
+    """The number of the save that wrote this stored form, of which the first HEAD bytes are enough; 0 where
+    it has none."""
+    found = _NUMBER.match(stored)
+    return int(found[1]) if found is not None else 0
+
+
+def numbered(data: bytes, number: int) -> bytes:
+    """The stored form with the number of its save."""
+    return b'{"save":%d,%b' % (number, data[1:])
 
 
 def _key(session_id: str, user_id: str) -> Key:

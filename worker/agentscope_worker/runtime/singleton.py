@@ -98,13 +98,19 @@ class Runtime:
         await self.start(load(text, source=str(file), env=os.environ), project)
 
     async def start(
-        self, settings: Settings, project: Path, *, hooks: bool = True, worker: str = "0.0"
+        self,
+        settings: Settings,
+        project: Path,
+        *,
+        hooks: bool = True,
+        worker: str = "0.0",
+        member: str = "",
     ) -> None:
         """What `initialize` does once the configuration is read; after a failure nothing is left.
 
         Without `hooks` no MCP server is connected and `on_startup` is not called: a look whether
         the project could start. `worker`: who this is in traces,
-        "<slot>.<generation>".
+        "<slot>.<generation>". `member`: of which instance, see `session_claims.Claims`.
         Raises: RuntimeError when already initialized; BootError.
         """
         if self._starting or self._initialized:
@@ -114,13 +120,13 @@ class Runtime:
             )
         self._starting = True
         try:
-            await self._start(settings, project, hooks, worker)
+            await self._start(settings, project, hooks, worker, member)
         except BaseException:
             await self._release()
             raise
         self._starting, self._initialized, self._hooks = False, True, hooks
 
-    async def _start(self, settings: Settings, project: Path, hooks: bool, worker: str) -> None:
+    async def _start(self, settings: Settings, project: Path, hooks: bool, worker: str, member: str) -> None:
         check_installation(frozenset(each.provider for each in settings.models.values()))
         compat = seam()
         compat.adapt(settings.agentscope.permission_mode)
@@ -134,7 +140,7 @@ class Runtime:
 
             self._mcp = McpServers(settings.mcp_servers, functools.partial(compat.publish, self._tools))
             await self._mcp.open()
-        self._session = _session_store(settings.session, project, compat.MAJOR)
+        self._session = _session_store(settings.session, project, compat.MAJOR, member)
         await self._session.open()
         self._app = load_app(project)
         try:
@@ -190,11 +196,11 @@ def _there(value: _T | None, name: str) -> _T:
     return value
 
 
-def _session_store(settings: SessionStoreSettings, project: Path, major: int) -> SessionStore:
+def _session_store(settings: SessionStoreSettings, project: Path, major: int, member: str) -> SessionStore:
     if settings.backend == "json":
-        return JsonSessions(project / settings.save_dir, major)
+        return JsonSessions(project / settings.save_dir, major, member)
     assert settings.redis_url is not None, "the settings require it for this backend"
-    return RedisSessions(settings.redis_url.get_secret_value(), major)
+    return RedisSessions(settings.redis_url.get_secret_value(), major, member)
 
 
 runtime = Runtime()

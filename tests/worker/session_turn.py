@@ -1,0 +1,77 @@
+"""A worker of its own as far as the session store goes, for the tests of claims.
+
+    python -m tests.worker.session_turn json|redis WHERE MEMBER LEASE
+
+`Peer` starts one and speaks to it: a line is `begin`, `load`, `save VALUE` or `end`, of a turn of the session
+"s"; the answer is a line of JSON, the value or the error. LEASE: seconds, of a claim in a Redis.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from agentscope_worker.runtime import session_redis
+from tests.worker.session_contract import Medium, OneTurn, make
+
+ROOT: Final = Path(__file__).parents[2]
+
+
+async def main(kind: str, where: str, member: str, lease: str) -> None:
+    session_redis.LEASE = float(lease)
+    store = make(kind, where, member=member)
+    await store.open()
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        word, _, value = line.strip().partition(" ")
+        answer: Any = None
+        try:
+            match word:
+                case "begin":
+                    turn = OneTurn(store)
+                case "load":
+                    answer = await turn.load()
+                case "save":
+                    await turn.save(value)
+                case "end":
+                    turn.end()
+                    await store._claims.close()
+        except Exception as error:  # the test wants to see it
+            answer = f"{type(error).__name__}: {error}"
+        print(json.dumps(answer), flush=True)
+    await store.close()
+
+
+class Peer:
+    """That process, from the outside."""
+
+    def __init__(self, medium: Medium, member: str, lease: float = session_redis.LEASE) -> None:
+        command = [sys.executable, "-m", __name__, medium.kind, medium.where, member, str(lease)]
+        self._process: Final = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    async def do(self, line: str) -> Any:
+        """Have a line done; returns the answer."""
+        return await asyncio.to_thread(self._do, line)
+
+    def _do(self, line: str) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self._process.pid, number)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
