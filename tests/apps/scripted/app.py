@@ -57,6 +57,19 @@ class Counter:
         self.count = state["count"]
 
 
+class History:
+    """What the turns of a session have left in it, in order."""
+
+    def __init__(self) -> None:
+        self.entries: list[str] = []
+
+    def state_dict(self) -> dict[str, list[str]]:
+        return {"entries": self.entries}
+
+    def load_state_dict(self, state: dict[str, list[str]]) -> None:
+        self.entries = state["entries"]
+
+
 def message(text: str, step: Step | None = None) -> Msg:
     options = step or {}
     more = {"metadata": options["metadata"]} if "metadata" in options else {}
@@ -108,6 +121,16 @@ async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Ms
             counter = Counter()
             await runtime.session.load_session_state(ctx.session_id, counter=counter)
             yield message(str(counter.count))
+        case {"append": entry}:  # to the history of this session; says where it stands in it
+            history = History()
+            await runtime.session.load_session_state(ctx.session_id, history=history)
+            history.entries.append(entry)
+            await runtime.session.save_session_state(ctx.session_id, history=history)
+            yield message(str(len(history.entries)))
+        case {"history": _}:
+            history = History()
+            await runtime.session.load_session_state(ctx.session_id, history=history)
+            yield message(json.dumps(history.entries))
         case {"sleep": seconds}:
             await asyncio.sleep(seconds)
         case {"wait_for": path}:  # until this file is there
