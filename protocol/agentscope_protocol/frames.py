@@ -68,10 +68,16 @@ MAX_PAYLOAD: Final[Mapping[int, int]] = {
 
 
 class Form(IntEnum):
-    """How the requester wants the answer of a stream."""
+    """What a stream is for, and how the requester wants its answer.
+
+    A turn has one of the first two. The others are for the session between its turns; a worker that can do
+    them says so with its word `ready`, and is not sent what it does not know.
+    """
 
     EVENTS = 0  # server-sent events, in Data frames as the App yields
     WHOLE = 1  # one JSON array of messages, in End
+    IDLE = 2  # the session leaves this process: the App's on_session_idle; End is empty
+    FORGET = 3  # delete its stored state; body {"user_id": …}, End true or false: whether there was one
 
 
 class CancelReason(IntEnum):
@@ -93,7 +99,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Supervisor to worker: one turn, whole. Stream ids only ever grow."""
+    """Supervisor to worker: one turn, whole, or what else `form` says. Stream ids only ever grow."""
 
     stream: int
     form: int
@@ -164,7 +170,8 @@ class Pong:
 @dataclass(frozen=True, slots=True)
 class Notice:
     """A word about the life of the process: worker to supervisor `progress`, `ready`, `failed`;
-    supervisor to worker `shutdown`. An unknown word is ignored."""
+    supervisor to worker `shutdown`. An unknown word is ignored. The detail of `ready` is empty or a JSON
+    object: `forms`, those that the worker takes beside the two of a turn."""
 
     word: str
     detail: str

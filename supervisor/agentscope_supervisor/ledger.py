@@ -12,11 +12,16 @@ the one terminal event; nothing here makes two for a turn, and none is left with
 From RUNNING a turn goes back to WAITING, first of its session as before, when it provably never reached its
 process; and, where `retry_on_crash` allows it, when its process died before the client was sent an event.
 
+What is done to a session between the turns of its clients is a turn too, of another purpose: its deletion,
+and the telling of the process that it leaves (`residents` says when). So no client's turn runs beside it,
+and a message that comes meanwhile waits for it.
+
 Where to read next: `turns` carries out the commands; `outcomes` has the codes.
 """
 
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, Literal
@@ -24,6 +29,7 @@ from typing import Final, Literal
 from agentscope_protocol.errors import Code
 from agentscope_protocol.frames import CancelReason
 from agentscope_supervisor.outcomes import ErrorCode, Failure, of_worker, refusal, repeated_in_vain
+from agentscope_supervisor.residents import Residents
 
 OnBusy = Literal["queue", "reject", "interrupt", "latest"]
 
@@ -38,6 +44,22 @@ the other turns of its slot their process."""
 DISTRUST_AGAIN_AFTER: Final = 60.0
 """Seconds after which the end of a process that holds a session is asked for once more: what was to take its
 place may not have started."""
+
+
+TELL_WITHIN: Final = 15.0
+"""Seconds that a process may take to be told of a session that leaves it; then that is cancelled. A client
+may be waiting: it should free memory, or save what one save takes."""
+
+MAX_TELLING: Final = 32
+"""Sessions that are told at once without a client that waits for it: as many saves as a store takes well."""
+
+
+class Purpose(Enum):
+    """Why there is a turn."""
+
+    CLIENT = auto()
+    FORGET = auto()  # a client has its session deleted
+    TELL = auto()  # the process in which its session lives is told that it leaves
 
 
 class State(Enum):
@@ -72,6 +94,7 @@ class Turn:
     size: int  # bytes of its body
     principal: str
     accepted_at: float
+    purpose: Purpose = Purpose.CLIENT
     state: State = State.WAITING
     process: int | None = None  # that it was handed to
     crashes: int = 0  # processes that it was lost with, and after which it waits or runs again
@@ -152,7 +175,10 @@ class Ledger:
     slots: int
     slot_of: Callable[[str, int], int]
     draining: bool = False
-    total: int = 0  # turns accepted since the start
+    residents: Residents = field(default_factory=lambda: Residents(math.inf))
+    total: int = 0  # turns of clients accepted since the start
+    _last: int = 0  # number of a turn
+    _told: int = 0  # turns that tell
     _turns: dict[int, Turn] = field(default_factory=dict)
     _sessions: dict[str, deque[Turn]] = field(default_factory=dict)  # the first one runs, or will next
     _slots: list[_Slot] = field(init=False)
@@ -173,6 +199,10 @@ class Ledger:
         turns = self._sessions.get(turn.session_id, ())
         return next((i for i, other in enumerate(turns) if other is turn), 0)
 
+    def sessions(self) -> Mapping[str, Sequence[Turn]]:
+        """The open turns of each session that has any: the first one runs, or will next."""
+        return self._sessions
+
     def assigned(self, slot: int) -> int | None:
         """The process that gets the turns of this slot; None also for one that never had any."""
         return self._slots[slot].process if slot < len(self._slots) else None
@@ -188,16 +218,24 @@ class Ledger:
     # -- what happened ----------------------------------------------------------------------
 
     def accept(
-        self, run_id: str, session_id: str, size: int, principal: str, on_busy: OnBusy, now: float
+        self,
+        run_id: str,
+        session_id: str,
+        size: int,
+        principal: str,
+        on_busy: OnBusy,
+        now: float,
+        purpose: Purpose = Purpose.CLIENT,
     ) -> tuple[Turn | Failure, list[Command]]:
-        """A request came: the turn it has become, or why it is refused."""
+        """A request came: the turn it has become, or why it is refused. `purpose`: not TELL."""
         queue = self._sessions.get(session_id)
         slot = self.slot_of(session_id, self.slots)
         failure = self._refusal(slot, size, principal) or (queue and self._busy(queue, on_busy)) or None
         if failure is not None:
             return failure, []
-        self.total += 1
-        turn = Turn(self.total, run_id, session_id, slot, size, principal, now)
+        self.total += purpose is Purpose.CLIENT
+        self._last += 1
+        turn = Turn(self._last, run_id, session_id, slot, size, principal, now, purpose)
         self._turns[turn.number] = turn
         self._slots[slot].turns += 1
         self._held += size
@@ -209,12 +247,13 @@ class Ledger:
             return turn, commands
         earlier = list(queue)
         queue.append(turn)
-        if on_busy == "interrupt":
+        if on_busy == "interrupt" and earlier[0].purpose is Purpose.CLIENT:
             self._cancel(earlier[0], CancelReason.INTERRUPTED, now, commands)
         elif on_busy == "latest":
             for other in earlier:
                 # One that waits to run again has begun before: it is not among those that make room.
-                if other.state is State.WAITING and not other.crashes:
+                waits = other.state is State.WAITING and not other.crashes
+                if waits and other.purpose is Purpose.CLIENT:
                     self._drop(other, _SUPERSEDED, commands)
         return turn, commands
 
@@ -255,7 +294,8 @@ class Ledger:
             return []
         crashed = code is Code.LINK_LOST and harmless and self.limits.retry_on_crash
         again = code is Code.UNSENT or (crashed and turn.crashes < CRASH_RETRIES)
-        if again and turn.state is State.RUNNING and not self.draining:
+        may_wait = turn.state is State.RUNNING and turn.purpose is not Purpose.TELL and not self.draining
+        if again and may_wait:
             commands: list[Command] = []
             turn.crashes += crashed
             assert turn.process is not None, "it runs"
@@ -279,11 +319,25 @@ class Ledger:
         """End the turns of a session, or one run; returns how many were not being ended already."""
         commands: list[Command] = []
         turns = self._sessions.get(session_id, ()) if session_id is not None else self._turns.values()
-        hit = [turn for turn in turns if run_id in (None, turn.run_id) and turn.ending is None]
+        hit = [
+            turn
+            for turn in turns
+            if run_id in (None, turn.run_id) and turn.ending is None and turn.purpose is Purpose.CLIENT
+        ]
         # From the last: so that none that waits is handed over only to be cancelled.
         for turn in reversed(hit):
             self._cancel(turn, CancelReason.INTERRUPTED, now, commands)
         return len(hit), commands
+
+    def tell(self, now: float) -> list[Command]:
+        """Have processes told of the sessions that are to leave them. To be called when such a turn has
+        ended, and about every second while `residents.waiting`."""
+        commands: list[Command] = []
+        if not self.draining:
+            for session_id, process in self.residents.due(self._sessions, MAX_TELLING - self._told, now):
+                self._sessions[session_id] = deque()
+                self._tell(session_id, process, commands)
+        return commands
 
     def cut(self, process: int, now: float) -> list[Command]:
         """There is no time left for the turns of this process."""
@@ -318,6 +372,10 @@ class Ledger:
             elif turn.state is State.SETTLED:
                 if now - turn.distrusted_at >= DISTRUST_AGAIN_AFTER:
                     self._distrust(turn, now, commands)
+            elif turn.purpose is Purpose.TELL:
+                turn.accepted_at = min(turn.accepted_at, now)
+                if now - turn.accepted_at >= TELL_WITHIN:
+                    self._cancel(turn, CancelReason.TIMEOUT, now, commands)
             else:
                 place = self._slots[turn.slot]
                 if limits.request_timeout and now - turn.accepted_at >= limits.request_timeout:
@@ -330,13 +388,11 @@ class Ledger:
                     self._drop(turn, _NOT_READY, commands)
         return commands
 
-    # -- inside -----------------------------------------------------------------------------
-
     def full(self, size: int = 1) -> Failure | None:
         """Why no turn at all with a body of so many bytes would be accepted now; None: one would."""
         if self.draining:
             return _DRAINING
-        if len(self._turns) >= self.limits.max_turns:
+        if len(self._turns) - self._told >= self.limits.max_turns:
             return refusal(ErrorCode.OVERLOADED, f"the instance has {self.limits.max_turns} turns already")
         if self._held + size > MAX_HELD_BODIES:
             return refusal(ErrorCode.OVERLOADED, "the open turns hold too many bytes already")
@@ -356,7 +412,7 @@ class Ledger:
         return None
 
     def _busy(self, queue: deque[Turn], on_busy: OnBusy) -> Failure | None:
-        if on_busy == "reject":
+        if on_busy == "reject" and any(turn.purpose is Purpose.CLIENT for turn in queue):
             return refusal(ErrorCode.SESSION_BUSY, "a turn of this session is running")
         # With `latest`, those that wait make room; the bound is for the others.
         if on_busy != "latest" and len(queue) > self.limits.max_queue:
@@ -374,9 +430,28 @@ class Ledger:
             place.ready[session_id] = None
             return
         place.ready.pop(session_id, None)
-        turn.state, turn.process = State.RUNNING, place.process
-        self._on_process[place.process] = self.on_process(place.process) + 1
-        commands.append(Hand(turn, place.process))
+        home = self.residents.home(session_id)
+        if home is not None and (home != place.process or turn.purpose is Purpose.FORGET):
+            self.residents.told(session_id)
+            self._tell(session_id, home, commands)
+        else:
+            self._hand(turn, place.process, commands)
+
+    def _hand(self, turn: Turn, process: int, commands: list[Command]) -> None:
+        turn.state, turn.process = State.RUNNING, process
+        self._on_process[process] = self.on_process(process) + 1
+        commands.append(Hand(turn, process))
+
+    def _tell(self, session_id: str, process: int, commands: list[Command]) -> None:
+        """Before what waits in the session runs, if anything does, tell the process that it leaves."""
+        self._last += 1
+        self._told += 1
+        slot = self.slot_of(session_id, self.slots)
+        # When it was accepted is known at the next look for what takes too long.
+        turn = Turn(self._last, f"tell-{self._last}", session_id, slot, 0, "", math.inf, Purpose.TELL)
+        self._turns[turn.number] = turn
+        self._sessions[session_id].appendleft(turn)
+        self._hand(turn, process, commands)
 
     def _place(self, turn: Turn) -> None:
         """Where a waiting turn will run, as the sessions are shared out now."""
@@ -405,6 +480,7 @@ class Ledger:
         stays held until then, so that the next turn does not run beside it."""
         assert turn.process is not None
         turn.state = State.SETTLED
+        self.residents.told(turn.session_id)  # as far as it can be: its process need not wait for more
         commands.append(Settle(turn, turn.ending))
         self._distrust(turn, now, commands)
         self._count_off(turn.process, commands)
@@ -434,11 +510,14 @@ class Ledger:
     def _forget(self, turn: Turn, commands: list[Command]) -> None:
         assert self._turns.pop(turn.number, None) is turn, "a turn ends once"
         place = self._slots[turn.slot]
-        place.turns -= 1
-        self._held -= turn.size
-        count = self._by_principal.pop(turn.principal) - 1
-        if count:
-            self._by_principal[turn.principal] = count
+        if turn.purpose is Purpose.TELL:
+            self._told -= 1
+        else:
+            place.turns -= 1
+            self._held -= turn.size
+            count = self._by_principal.pop(turn.principal) - 1
+            if count:
+                self._by_principal[turn.principal] = count
         queue = self._sessions[turn.session_id]
         queue.remove(turn)
         if queue:

@@ -21,7 +21,7 @@ made it looks."""
 
 # Keys that are read and checked, and that this version does not act on yet: named in a warning at the
 # start where a file sets them, so that nobody relies on them. Each line goes when its part comes.
-NOT_ACTED_ON: Final = ("sessions.idle_after",)
+NOT_ACTED_ON: Final[tuple[str, ...]] = ()
 
 
 class ProjectError(Exception):

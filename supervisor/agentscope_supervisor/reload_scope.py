@@ -21,6 +21,7 @@ TAKEN_OVER: Final = frozenset(
         "sessions.max_queue",
         "sessions.cancel_grace",
         "sessions.retry_on_crash",
+        "sessions.idle_after",
         "supervisor.workers",
         "supervisor.max_inflight",
         "supervisor.start_timeout",

@@ -15,7 +15,7 @@ from typing import Final
 
 from agentscope_protocol import settings as settings_module
 from agentscope_protocol.errors import Code
-from agentscope_protocol.frames import CancelReason
+from agentscope_protocol.frames import CancelReason, Form
 from agentscope_protocol.settings import Settings, SettingsError
 from agentscope_protocol.settings_values import MAX_WORKERS
 from agentscope_supervisor import fleet, lifecycle
@@ -24,7 +24,7 @@ from agentscope_supervisor.deaths import Cause, Death, Verdict
 from agentscope_supervisor.event_queue import Post
 from agentscope_supervisor.fleet import Fleet
 from agentscope_supervisor.invocation import Invocation
-from agentscope_supervisor.ledger import Turn
+from agentscope_supervisor.ledger import Purpose, Turn
 from agentscope_supervisor.metrics import Metrics
 from agentscope_supervisor.project import Project, ProjectError
 from agentscope_supervisor.reload_scope import needs_restart
@@ -141,6 +141,8 @@ class Staffing:
 
     def hand(self, number: int, turn: Turn, invocation: Invocation, answer: Answer) -> None:
         self.workforce.hand(number, turn, invocation, answer)
+        if turn.purpose is Purpose.TELL:  # on its way out, or for nobody: no wear
+            return
         worn = self.wear.turn(number, self._loop.time())
         if worn is not None:
             self._post(partial(self._replace, number, Verdict(Cause.TURN_LIMIT, worn)))
@@ -161,6 +163,8 @@ class Staffing:
 
     def became_ready(self, process: Process) -> None:
         first = not self.fleet.ever_ready
+        if Form.IDLE in process.forms:
+            self._turns.joined(process.number)
         self._carry_out(self.fleet.ready(process.number, self._loop.time()))
         if first and self.fleet.ever_ready:
             log.info("instance is ready", extra={"slots": self.fleet.size})
@@ -169,17 +173,22 @@ class Staffing:
     def left_ready(self, process: Process) -> None:
         self.fleet.unready(process.number)
         self._turns.unassign(process.slot, process.number)
+        if process.state is lifecycle.State.DRAINING and not self.fleet.stopping:
+            self._turns.departs(process.number)
+        else:
+            self._turns.gone(process.number)
 
     def out_of_time(self, process: Process) -> None:
         self._turns.cut(process.number)
 
     def is_idle(self, process: Process) -> bool:
-        return self._turns.ledger.on_process(process.number) == 0
+        return self._turns.is_done(process.number)
 
     def exited(self, process: Process, death: Death) -> None:
         assert process.status is not None, "it has ended"
         asked, blamed = self.is_leaving(process.number), self._turns.is_blamed(process.number)
         self.wear.gone(process.number)
+        self._turns.gone(process.number)
         commands = self.fleet.gone(
             process.number, process.status, self._loop.time(), random.random(), blamed=blamed
         )

@@ -7,23 +7,25 @@ not come this way: they go from `worker_link` to `answer` directly.
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterable
 from functools import partial
 from typing import Final, Protocol
 
 from agentscope_protocol.errors import Code, LocalProtocolError
-from agentscope_protocol.frames import CancelReason
+from agentscope_protocol.frames import CancelReason, Form
 from agentscope_protocol.settings import Settings
 from agentscope_supervisor import ledger, routing
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.event_queue import Post
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.latencies import Latencies
-from agentscope_supervisor.ledger import Ledger, Limits, Turn
+from agentscope_supervisor.ledger import Ledger, Limits, Purpose, Turn
 from agentscope_supervisor.metrics import Metrics
 from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
 from agentscope_supervisor.poison import Poison
 from agentscope_supervisor.recorder import Recorder
+from agentscope_supervisor.residents import Residents
 from agentscope_supervisor.sessions_seen import SessionsSeen
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,8 @@ class Turns:
         self._recorder: Final = recorder
         self._metrics: Final = metrics
         self._loop: Final = asyncio.get_running_loop()
-        self.ledger: Final = Ledger(limits(settings), slots, routing.slot_of)
+        self.residents: Final = Residents(settings.sessions.idle_after)
+        self.ledger: Final = Ledger(limits(settings), slots, routing.slot_of, residents=self.residents)
         self.open: Final[dict[int, tuple[Invocation, Answer]]] = {}  # by number of the turn
         self._poison: Final = Poison()
         self._blamed: Final[set[int]] = set()  # turns that keep killing were lost with these processes
@@ -83,10 +86,11 @@ class Turns:
     # -- what clients do ----------------------------------------------------------------------
 
     def submit(self, request: Invocation, answer: Answer) -> Turn | Failure:
-        """Accept a turn, whose answer will be settled once; or say why not."""
+        """Accept a turn, whose answer will be settled once; or say why not. Form.FORGET: a deletion."""
         if self.maintenance:
             return MAINTENANCE
-        if len(self._poison):
+        purpose = Purpose.FORGET if request.form is Form.FORGET else Purpose.CLIENT
+        if len(self._poison) and purpose is Purpose.CLIENT:
             refused = self._poison.refusal(request.session_id, request.body, self._loop.time())
             if refused is not None:
                 return refused
@@ -97,10 +101,12 @@ class Turns:
             request.principal,
             request.on_busy or self._on_busy,
             self._loop.time(),
+            purpose,
         )
         if isinstance(turn, Turn):
             self.open[turn.number] = request, answer
-            self._recorder.begin(request, turn, answer)
+            if purpose is Purpose.CLIENT:
+                self._recorder.begin(request, turn, answer)
             self._post(lambda: self.carry_out(commands))
             self._sweep_soon()
         return turn
@@ -124,7 +130,8 @@ class Turns:
 
     def active_sessions(self) -> int:
         """Sessions that have a turn, or had one in the last five minutes."""
-        return self._seen.active((request.session_id for request, _ in self.open.values()), self._loop.time())
+        open_now = (request.session_id for request, _ in self.open.values() if _is_of_client(request))
+        return self._seen.active(open_now, self._loop.time())
 
     async def idle(self) -> None:
         """Wait until no turn is open."""
@@ -137,6 +144,24 @@ class Turns:
                 self._idle.discard(waiter)
 
     # -- what processes do ----------------------------------------------------------------------
+
+    def joined(self, process: int) -> None:
+        """A process is ready that wants to be told of the sessions that leave it."""
+        self.residents.joined(process)
+
+    def departs(self, process: int) -> None:
+        """A process gets no new turn, and ends when it `is_done`."""
+        self.residents.leave(process, self._loop.time())
+        if self.residents.stays(process):
+            self._post(self._tell)
+
+    def gone(self, process: int) -> None:
+        """A process can be given and told nothing any more."""
+        self.residents.gone(process)
+
+    def is_done(self, process: int) -> bool:
+        """Whether a process that is leaving has ended its turns, and been told of its sessions."""
+        return not self.ledger.on_process(process) and not self.residents.stays(process)
 
     def assign(self, slot: int, process: int | None) -> None:
         """Turns of this slot go to `process` from now on; None: they wait."""
@@ -156,7 +181,8 @@ class Turns:
         entry = self.open.get(turn.number)
         if entry is not None:
             entry[1].whole = whole
-            self._survived(entry[0])
+            if turn.purpose is Purpose.CLIENT:
+                self._survived(entry[0])
         self.carry_out(self.ledger.ended(turn))
 
     def failed(self, turn: Turn, code: Code, message: str) -> None:
@@ -165,12 +191,15 @@ class Turns:
         harmless, crashes = False, turn.crashes
         if entry is not None and turn.process is not None:
             request, answer = entry
-            if code is Code.LINK_LOST:
+            if code is Code.UNSENT:
+                if not crashes:  # else the App has seen it, though not this time
+                    answer.give_back()
+            elif turn.purpose is not Purpose.CLIENT:
+                pass  # it says nothing of a client's turn
+            elif code is Code.LINK_LOST:
                 harmless = not self._lost(turn.process, request) and not answer.events
-            elif code is not Code.UNSENT:
+            else:
                 self._survived(request)
-            elif not crashes:  # else the App has seen it, though not this time
-                answer.give_back()
         commands = self.ledger.failed(turn, code, message, harmless=harmless)
         if turn.crashes > crashes:
             log.warning("worker died before the turn's first event; it runs again", extra=_names(turn))
@@ -189,12 +218,14 @@ class Turns:
     def take_over(self, settings: Settings) -> None:
         """These settings hold from now on, for turns that are open too."""
         self._on_busy, self.ledger.limits = settings.sessions.on_busy, limits(settings)
+        self.residents.idle_after = settings.sessions.idle_after
 
     # -- the end ----------------------------------------------------------------------------------
 
     def drain(self) -> None:
         """The instance stops: what runs may finish, what waits will not begin."""
         self.carry_out(self.ledger.drain())
+        self._let_go()
 
     def close(self) -> None:
         """No process is left, and none will come."""
@@ -212,14 +243,23 @@ class Turns:
                 case ledger.Settle(turn, failure):
                     self._settle(turn, failure)
                 case ledger.Idle(number):
-                    self.hands.drained(number)
+                    if self.is_done(number):
+                        self.hands.drained(number)
                 case ledger.Distrust(turn, number):
                     log.error("turn ignores its cancellation; its worker is replaced", extra=_names(turn))
                     self.hands.distrust(number)
 
     def _hand(self, number: int, turn: Turn) -> None:
+        now = self._loop.time()
+        if turn.purpose is Purpose.TELL:
+            request = Invocation(turn.session_id, Form.IDLE, None, b"", turn.principal, {})
+            self.open[turn.number] = request, Answer(turn.run_id, Form.IDLE, now)
+            self._sweep_soon()
+        _, answer = self.open[turn.number]
         try:
             self.hands.hand(number, turn, *self.open[turn.number])
+            if turn.purpose is Purpose.CLIENT and answer.worker is not None:
+                self.residents.used(turn.session_id, number, answer.worker, now)
         except LocalProtocolError as error:
             log.error("turn cannot be sent", extra={"run": turn.run_id, "reason": str(error)})
             self._post(partial(self.failed, turn, Code.PROTOCOL, "the turn cannot be sent to a worker"))
@@ -228,17 +268,50 @@ class Turns:
         now = self._loop.time()
         _, answer = self.open.pop(turn.number)
         self._forget_leaving(turn)
-        self._seen.ended(turn.session_id, now)
-        first = answer.first_at
-        self.latencies.note(now - answer.started_at, first - answer.started_at if first is not None else None)
-        if self._metrics is not None:
-            self._metrics.turn(answer, failure, now)
+        if turn.purpose is Purpose.CLIENT:
+            self._seen.ended(turn.session_id, now)
+            self.residents.rested(turn.session_id, now)
+            first = answer.first_at
+            self.latencies.note(
+                now - answer.started_at, first - answer.started_at if first is not None else None
+            )
+            if self._metrics is not None:
+                self._metrics.turn(answer, failure, now)
         answer.settle(failure, now)
-        self._recorder.end(answer, failure)
+        if turn.purpose is Purpose.CLIENT:
+            self._recorder.end(answer, failure)
+        elif turn.purpose is Purpose.TELL:
+            self._told(answer, failure)
+        elif failure is None:
+            self.residents.forget(turn.session_id)
         if not self.open:
             for waiter in self._idle:
                 if not waiter.done():
                     waiter.set_result(None)
+
+    def _told(self, answer: Answer, failure: Failure | None) -> None:
+        """A process was told of a session that leaves it, or could not be."""
+        if failure is not None:
+            log.warning(
+                "App.on_session_idle did not end well",
+                extra={"worker": answer.worker, "code": failure.code, "reason": failure.message},
+            )
+        self._post(self._tell)
+
+    def _tell(self) -> None:
+        self.carry_out(self.ledger.tell(self._loop.time()))
+        self._let_go()
+        if self.residents.waiting:
+            self._sweep_soon()
+
+    def _let_go(self) -> None:
+        """Processes that were told of all their sessions may end, and those whose time for it is over."""
+        now = math.inf if self.ledger.draining else self._loop.time()
+        for process, untold in self.residents.departed(now):
+            if untold and not self.ledger.draining:
+                log.warning("there was no time to call App.on_session_idle", extra={"sessions": untold})
+            if self.is_done(process):
+                self.hands.drained(process)
 
     def _left(self, turn: Turn) -> None:
         """The client of this turn is gone for good, unless somebody reads its answer."""
@@ -272,8 +345,13 @@ class Turns:
     def _sweep(self) -> None:
         self._sweeping = False
         self.carry_out(self.ledger.expire(self._loop.time()))
+        self._tell()
         if len(self.ledger):
             self._sweep_soon()
+
+
+def _is_of_client(request: Invocation) -> bool:
+    return request.form in (Form.EVENTS, Form.WHOLE)
 
 
 def limits(settings: Settings) -> Limits:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from agentscope_protocol.errors import Code
-from agentscope_protocol.frames import CancelReason
+from agentscope_protocol.errors import Code, LocalProtocolError
+from agentscope_protocol.frames import CancelReason, Form
 from agentscope_protocol.link import BROKE_THE_RULES
 from agentscope_protocol.page import LifePage
 from agentscope_protocol.settings import Settings
@@ -56,6 +56,7 @@ class Process:
     link: WorkerLink | None = None
     timer: asyncio.TimerHandle | None = None
     ready_at: float | None = None  # monotonic; None: never
+    forms: frozenset[int] = frozenset()  # that it takes; known when it is ready
     failure: str = ""  # what it said, or printed last, when its start failed
     retired: Verdict | None = None  # why it was asked to go, if it was
     condemned: Verdict | None = None  # why it is killed, if we decided that
@@ -134,10 +135,14 @@ class Workforce:
         return marks | self._nursery.marks()
 
     def hand(self, number: int, turn: Turn, invocation: Invocation, answer: Answer) -> None:
-        """Give a turn to a process that is ready."""
-        link = self._processes[number].link
-        assert link is not None, "turns go to processes that are ready"
-        link.hand(turn, invocation, answer)
+        """Give a turn to a process that is ready. Raises: LocalProtocolError if it cannot be sent."""
+        process = self._processes.get(number)
+        if process is None:  # there was a session to be told of
+            raise LocalProtocolError("the process is gone")
+        assert process.link is not None, "turns go to processes that are ready"
+        if invocation.form not in process.forms:
+            raise LocalProtocolError(f"this worker's package is too old for {invocation.form.name}")
+        process.link.hand(turn, invocation, answer)
 
     def cancel(self, number: int, turn: Turn, reason: CancelReason) -> None:
         """Ask a process to end a turn; nothing happens if it is gone."""
@@ -250,7 +255,7 @@ class Workforce:
     def noticed(self, number: int, word: str, detail: str) -> None:
         match word:
             case "ready":
-                self._post(lambda: self._became_ready(number))
+                self._post(lambda: self._became_ready(number, _forms(detail)))
             case "failed":
                 self._processes[number].failure = _told(detail)
             case "worn":
@@ -290,12 +295,13 @@ class Workforce:
             log.warning("worker is not ready yet; its stacks follow", extra={"worker": process.label})
             process.child.dump_stacks()
 
-    def _became_ready(self, number: int) -> None:
+    def _became_ready(self, number: int, forms: frozenset[int]) -> None:
         process = self._processes.get(number)
         if process is not None and process.state is State.STARTING:
             seconds = round(self._loop.time() - process.since, 2)
             log.info("worker is ready", extra={"worker": process.label, "seconds": seconds})
             process.ready_at = self._loop.time()
+            process.forms = forms
             self.step(process, lifecycle.Ready())
             self._overseer.became_ready(process)
 
@@ -420,6 +426,15 @@ def status_name(status: int) -> str:
         return signal.Signals(-status).name
     except ValueError:  # a real-time signal
         return f"signal {-status}"
+
+
+def _forms(detail: str) -> frozenset[int]:
+    """The forms of streams that a worker takes, as its `ready` notice says."""
+    try:
+        more = [int(form) for form in json.loads(detail or "{}").get("forms", ())]
+    except (ValueError, TypeError, AttributeError):
+        more = []
+    return frozenset({Form.EVENTS, Form.WHOLE, *more})
 
 
 def _told(detail: str) -> str:

@@ -27,9 +27,10 @@ from agentscope_supervisor import daemon as daemon_module
 from agentscope_supervisor import workforce
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.daemon import Daemon
-from agentscope_supervisor.ledger import Turn
+from agentscope_supervisor.ledger import Purpose, Turn
 from agentscope_supervisor.nursery import Order
 from agentscope_supervisor.project import ProjectError
+from agentscope_supervisor.residents import FAREWELL_WITHIN
 
 T = TypeVar("T")
 
@@ -86,6 +87,7 @@ class Worker:
         self._machine: Final = machine
         self._on_exit: Final = on_exit
         self.link: Link
+        self.sessions: set[str] = set()  # in its memory: the App was not told that they leave
         self.turns: dict[Turn, bool] = {}  # whether the App has begun it; else it lies in the socket
         self.cancelled: set[Turn] = set()
         self.is_ready = False
@@ -140,7 +142,7 @@ class Worker:
 
     def becomes_ready(self) -> None:
         self.is_ready = True
-        self.link.reports.noticed(self.link.process, "ready", "")
+        self.link.reports.noticed(self.link.process, "ready", self._machine.ready)
 
     def reads(self) -> None:
         """It takes what lies in its socket."""
@@ -190,6 +192,9 @@ class Link:
         self.worker._machine.may_hand(turn, self.worker)
         answer.take(self._label, lambda _: None, self.worker._machine.loop.now)
         self.worker.turns[turn] = False
+        (self.worker.sessions.add if turn.purpose is Purpose.CLIENT else self.worker.sessions.discard)(
+            turn.session_id
+        )
         if self.worker.acts:
             self.worker.reads()
 
@@ -314,6 +319,7 @@ class Machine:
         self.orders: dict[int, Order] = {}  # of processes that are not there yet
         self.births = "at once"  # or "waiting", or "under way" and no more to be called off
         self.forks_fail = False
+        self.ready = ""  # what workers say with that word
         self.asked_at: list[float] = []  # when the instance was told to stop
         self.on_failed: Callable[[Worker, Turn, Code], None] = lambda *_: None
         self._handlers: Mapping[signal.Signals, Callable[[], None]] = {}
@@ -414,7 +420,15 @@ class Machine:
         """Once, unless it never left; to a ready process; never beside another turn of its session."""
         assert turn not in self.begun, "a turn that an App may have seen is handed over again"
         process = self.daemon._workforce[worker.link.process]
-        assert process.state.name == "READY"
+        if turn.purpose is Purpose.TELL:
+            assert process.state.name in ("READY", "DRAINING")
+            assert turn.session_id in worker.sessions, "it is told twice, or of what it never had"
+        else:
+            assert process.state.name == "READY"
+            for other in self.workers:
+                lives = other.acts and not other.link.closed and other.terminated_at is None
+                left = other is worker or turn.session_id not in other.sessions
+                assert left or not lives or not self.ready, "a session moves in silence"
         for other in self.workers:
             if other.alive:
                 for running in other.turns:
@@ -426,6 +440,10 @@ class Machine:
         if waited_for:
             assert self.asked_at, "a turn is cut although nothing presses"
             assert self.loop.now - self.asked_at[0] >= self.supervisor.drain_timeout - ROUNDING
+        elif self.ready and not self.asked_at:
+            drains_for = self.loop.now - self.daemon._workforce[worker.link.process].since
+            held = {turn.session_id for turn in worker.turns}
+            assert worker.sessions <= held or drains_for >= FAREWELL_WITHIN - ROUNDING, "it was not told"
 
     def may_kill(self, worker: Worker) -> None:
         """Only what does not start, does not turn, does not end, has lost its link, or must go at once."""

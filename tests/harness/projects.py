@@ -26,6 +26,13 @@ def copied(app: str, folder: Path, **sections: Section) -> Path:
     return folder
 
 
+def told(folder: Path, **sections: Section) -> Path:
+    """As `scripted`, of the App that wants to be told of the sessions that leave it."""
+    copied("told", folder, **sections)
+    shutil.copy(APPS / "scripted" / "app.py", folder / "scripted.py")
+    return folder
+
+
 def configure(folder: Path, **sections: Section) -> None:
     """Write agentapp.yaml."""
     merged = {name: {**QUICK_STOP.get(name, {}), **sections.get(name, {})} for name in QUICK_STOP | sections}

@@ -169,7 +169,7 @@ def test_a_tag_that_is_no_fixint_is_refused() -> None:
     "tag,number,payload",
     [
         (Tag.DATA, 0, b"x"),
-        (Tag.OPEN, 2, ["s", "r", b"", {}]),
+        (Tag.OPEN, 4, ["s", "r", b"", {}]),
         (Tag.OPEN, 0, ["s", "r", b""]),
         (Tag.OPEN, 0, ["s", b"r", b"", {}]),
         (Tag.OPEN, 0, ["s", "r", "", {}]),

@@ -25,7 +25,7 @@ from agentscope_supervisor.daemon import Daemon
 from agentscope_supervisor.fleet import EX_CONFIG, EX_OK, EX_TEMPFAIL
 from agentscope_supervisor.idempotency import Key
 from agentscope_supervisor.invocation import Invocation
-from agentscope_supervisor.ledger import OnBusy, Turn
+from agentscope_supervisor.ledger import OnBusy, Purpose, Turn
 from agentscope_supervisor.ledger import State as TurnState
 from agentscope_supervisor.lifecycle import State
 from agentscope_supervisor.outcomes import ErrorCode, Failure
@@ -36,6 +36,7 @@ SESSIONS: Final = ("a", "b", "c", "d", "e")  # over two slots and over three, ea
 BODIES: Final = (b"one", b"two")
 STATUSES: Final = st.sampled_from([0, 1, -11, EX_CONFIG])
 MOST_SLOTS: Final = 4
+TELLS: Final = '{"forms": [2, 3]}'  # of a worker that wants to be told of the sessions that leave it
 
 
 class Asked(Answer):
@@ -66,13 +67,16 @@ class World(RuleBasedStateMachine):
         size=st.integers(1, 3),
         works=st.sampled_from([True] * 5 + [False]),
         max_turns=st.sampled_from([None, None, 4]),
+        tells=st.booleans(),
     )
-    def begin(self, size: int, works: bool, max_turns: int | None) -> None:
+    def begin(self, size: int, works: bool, max_turns: int | None, tells: bool) -> None:
         supervisor = {"workers": size, "max_turns": max_turns}
-        sections = {"supervisor": supervisor, "sessions": {"max_queue": 2}, "server": {"metrics": False}}
+        sessions = {"max_queue": 2, "idle_after": 20}
+        sections = {"supervisor": supervisor, "sessions": sessions, "server": {"metrics": False}}
         chosen = Settings.model_validate(sections)
         self.size = size
         self.machine = Machine(chosen)
+        self.machine.ready = TELLS if tells else ""
         self.machine.on_failed = self.a_turn_has_failed
         self.undo.enter_context(self.machine.installed())
         self.machine.boot()
@@ -112,7 +116,7 @@ class World(RuleBasedStateMachine):
 
     def a_turn_has_failed(self, worker: Worker, turn: Turn, code: Code) -> None:
         """A link is about to report it: the model's poison takes the same notes."""
-        if self.asked[turn].told:
+        if turn.purpose is not Purpose.CLIENT or self.asked[turn].told:
             return
         body, now = self.asked[turn].body, self.machine.loop.now
         if code is Code.LINK_LOST:
@@ -155,6 +159,20 @@ class World(RuleBasedStateMachine):
         for session, on_busy in asks:
             self.ask(session, on_busy, body)
 
+    @precondition(lambda self: not self.over)
+    @rule(session=st.sampled_from(SESSIONS))
+    def a_session_is_deleted(self, session: str) -> None:
+        asked = Asked(f"r{next(self.runs)}", b"", self.machine.loop.now)
+        request = Invocation(session, Form.FORGET, "reject", b"{}", "ann", {})
+        busy = any(turn.session_id == session and turn.purpose is Purpose.CLIENT for turn in self.open())
+        turn = self.machine.do(lambda: self.daemon.submit(request, asked))
+        if isinstance(turn, Failure):
+            refused = (ErrorCode.SESSION_BUSY,) if busy else (ErrorCode.TOO_MANY_REQUESTS,)
+            assert turn.code in refused or self.stopping
+        else:
+            assert not busy
+            self.asked[turn] = asked
+
     @precondition(lambda self: not self.over and self.open())
     @rule(data=st.data())
     def a_client_leaves(self, data: st.DataObject) -> None:
@@ -171,7 +189,7 @@ class World(RuleBasedStateMachine):
     def ends(self, worker: Worker, turn: Turn, code: Code | None) -> None:
         if turn in worker.cancelled:
             code = Code.CANCELLED
-        if code is None and not self.asked[turn].told:
+        if code is None and turn.purpose is Purpose.CLIENT and not self.asked[turn].told:
             self.poison.survived(turn.session_id, self.asked[turn].body)
         self.machine.do(lambda: worker.answers(turn, code))
 
@@ -453,7 +471,11 @@ class World(RuleBasedStateMachine):
         if self.over:
             assert not self.open(), "a turn without a terminal event"
             return
-        assert self.daemon._turns.open.keys() == {turn.number for turn in self.open()}
+        told = {
+            number for number, (request, _) in self.daemon._turns.open.items() if request.form is Form.IDLE
+        }
+        assert self.daemon._turns.open.keys() - told == {turn.number for turn in self.open()}
+        assert self.machine.ready or not told
         runs = {turn.number for w in self.machine.workers if not w.link.closed for turn in w.turns}
         assert self.daemon._ledger._turns.keys() <= self.daemon._turns.open.keys() | runs
 
@@ -490,6 +512,7 @@ class World(RuleBasedStateMachine):
             [daemon._turns.open, daemon._ledger._turns, daemon._ledger._sessions, daemon._turns._blamed]
         )
         assert not daemon._turns._leaving
+        assert not any([daemon._turns.residents._telling, daemon._turns.residents._leaving])
         assert not any([daemon._ledger._on_process, daemon._ledger._by_principal, daemon._ledger._held])
         assert not any([list(daemon._workforce), daemon._staffing.wear._processes, daemon._fleet._editions])
 
@@ -521,7 +544,7 @@ class World(RuleBasedStateMachine):
 @pytest.fixture
 def world() -> Iterator[World]:
     world = World()
-    world.begin(size=1, works=True, max_turns=None)
+    world.begin(size=1, works=True, max_turns=None, tells=False)
     yield world
     world.teardown()
 
@@ -560,7 +583,7 @@ def test_a_message_that_is_answered_at_last_is_not_refused(world: World, code: C
 
 def test_who_waits_for_a_first_start_that_fails_for_good_is_told() -> None:
     world = World()
-    world.begin(size=1, works=False, max_turns=None)
+    world.begin(size=1, works=False, max_turns=None, tells=False)
     world.ask("a", "queue", b"one")
     world.a_start_of(world.machine.workers[0], fails_with=EX_CONFIG)
     assert world.over

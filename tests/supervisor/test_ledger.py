@@ -17,6 +17,8 @@ from agentscope_supervisor.ledger import (
     CRASH_RETRIES,
     DISTRUST_AGAIN_AFTER,
     MAX_HELD_BODIES,
+    MAX_TELLING,
+    TELL_WITHIN,
     Cancel,
     Command,
     Distrust,
@@ -25,13 +27,16 @@ from agentscope_supervisor.ledger import (
     Ledger,
     Limits,
     OnBusy,
+    Purpose,
     Settle,
     State,
     Turn,
 )
 from agentscope_supervisor.outcomes import ErrorCode, Failure, of_worker
+from agentscope_supervisor.residents import Residents
 
 SESSIONS: Final = ("s0", "s1", "s2")
+IDLE_AFTER: Final = 100.0
 PRINCIPALS: Final = ("ann", "bob")
 SIZES: Final = (10, 10, MAX_HELD_BODIES // 4)
 ENDINGS: Final = {
@@ -953,3 +958,166 @@ World.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestWorld = World.TestCase
+
+
+# -- between the turns of clients ----------------------------------------------------------------
+
+
+def with_home(**limits: Any) -> Book:
+    """Process 1 has the slot, wants to be told, and session "s" lives in it."""
+    book = Book(**limits)
+    book.ledger.residents = Residents(IDLE_AFTER)
+    book.ledger.residents.joined(1)
+    book.ledger.residents.used("s", 1, "0.1", 0.0)
+    return book
+
+
+def told(commands: list[Command]) -> Turn:
+    """The turn that tells, which is all that these commands are."""
+    (hand,) = commands
+    assert isinstance(hand, Hand)
+    assert hand.turn.purpose is Purpose.TELL
+    return hand.turn
+
+
+def delete(book: Book, session: str = "s", now: float = 0.0) -> tuple[Turn | Failure, list[Command]]:
+    return book.ledger.accept("d", session, 2, "ann", "reject", now, Purpose.FORGET)
+
+
+def test_a_session_that_is_idle_is_told_and_its_next_turn_waits_for_it() -> None:
+    book = with_home()
+    assert book.ledger.tell(IDLE_AFTER - 0.1) == []
+    telling = told(book.ledger.tell(IDLE_AFTER))
+    assert (telling.session_id, telling.process) == ("s", 1)
+    assert book.ledger.on_process(1) == 1
+    turn, commands = book.submit("s", "reject")
+    assert commands == []
+    assert book.ledger.ahead(turn) == 1
+    assert book.ledger.ended(telling)[-1] == Hand(turn, 1)
+    assert book.ledger.total == 1, "clients are counted"
+    book.ledger.ended(turn)
+    assert_nothing_is_kept(book.ledger)
+
+
+def test_a_session_moves_when_it_has_been_told() -> None:
+    book = with_home()
+    book.ledger.assign(0, 2, 0.0)
+    turn, commands = book.submit()
+    telling = told(commands)
+    assert telling.process == 1
+    assert turn.state is State.WAITING
+    assert book.ledger.failed(telling, Code.APP_ERROR, "no")[-1] == Hand(turn, 2)
+
+
+def test_telling_is_not_tried_again() -> None:
+    for code in (Code.UNSENT, Code.LINK_LOST):
+        book = with_home()
+        book.ledger.assign(0, 2, 0.0)
+        turn, commands = book.submit()
+        assert book.ledger.failed(told(commands), code, "gone")[-1] == Hand(turn, 2)
+
+
+def test_telling_has_its_time_and_then_its_grace() -> None:
+    book = with_home(cancel_grace=10.0, request_timeout=1.0)
+    telling = told(book.ledger.tell(IDLE_AFTER))
+    start = IDLE_AFTER + 0.5
+    assert book.ledger.expire(start) == []
+    assert book.ledger.expire(start + TELL_WITHIN - 0.1) == []
+    late = start + TELL_WITHIN
+    assert book.ledger.expire(late) == [Cancel(telling, 1, CancelReason.TIMEOUT)]
+    assert [type(command) for command in book.ledger.expire(late + 10.0)] == [Settle, Distrust, Idle]
+    turn, commands = book.submit(now=late + 10.0)
+    assert commands == [], "its process must end first"
+    assert book.ledger.failed(telling, Code.LINK_LOST, "")[-1] == Hand(turn, 1)
+
+
+def test_nobody_interrupts_or_counts_what_tells() -> None:
+    book = with_home(max_turns=1, max_inflight=1, max_turns_per_principal=1)
+    telling = told(book.ledger.tell(IDLE_AFTER))
+    assert book.ledger.full() is None
+    assert book.ledger.interrupt(0.0, session_id="s") == (0, [])
+    turn, commands = book.submit("s", "interrupt")
+    assert commands == []
+    assert telling.state is State.RUNNING
+    assert book.refused("another") == (ErrorCode.OVERLOADED, 503, True)
+    book.ledger.ended(telling)
+    assert turn.state is State.RUNNING
+
+
+def test_latest_leaves_what_is_not_of_clients() -> None:
+    book = Book(process=None)
+    (deletion, _), (turn, _) = delete(book), book.submit()
+    assert isinstance(deletion, Turn)
+    _, commands = book.submit("s", "latest")
+    assert settled(commands) == [(turn, ErrorCode.SUPERSEDED, False)]
+    assert deletion.state is State.WAITING
+
+
+def test_only_so_many_are_told_at_once() -> None:
+    book = with_home()
+    for number in range(MAX_TELLING + 5):
+        book.ledger.residents.used(f"s{number}", 1, "0.1", 0.0)
+    first = book.ledger.tell(IDLE_AFTER)
+    assert len(first) == MAX_TELLING
+    assert book.ledger.tell(IDLE_AFTER) == []
+    assert isinstance(first[0], Hand)
+    book.ledger.ended(first[0].turn)
+    assert len(book.ledger.tell(IDLE_AFTER)) == 1
+    book.ledger.drain()
+    assert book.ledger.tell(IDLE_AFTER) == [], "the instance stops: nobody is told any more"
+
+
+def test_a_turn_that_ignored_its_cancellation_is_not_waited_for_to_be_told() -> None:
+    book = with_home()
+    turn, _ = book.submit()
+    book.ledger.cancel(turn, CancelReason.INTERRUPTED, 0.0)
+    book.ledger.residents.leave(1, 0.0)
+    assert book.ledger.tell(0.0) == []
+    assert book.ledger.residents.departed(0.0) == [], "it may end yet, and is told then"
+    book.ledger.expire(10.0)
+    assert book.ledger.tell(10.0) == []
+    assert book.ledger.residents.departed(10.0) == [(1, 0)]
+
+
+def test_a_deletion_is_a_turn_that_is_refused_while_another_is_open() -> None:
+    book = Book()
+    turn, _ = book.submit()
+    refused, commands = delete(book)
+    assert isinstance(refused, Failure)
+    assert (refused.code, commands) == (ErrorCode.SESSION_BUSY, [])
+    book.ledger.ended(turn)
+    deletion, commands = delete(book)
+    assert isinstance(deletion, Turn)
+    assert commands == [Hand(deletion, 1)]
+    second, commands = delete(book)
+    assert isinstance(second, Turn), "it waits, and will find nothing"
+    after, _ = book.submit("s", "reject")
+    assert book.ledger.interrupt(0.0, session_id="s")[0] == 1
+    assert book.ledger.ended(deletion)[-1] == Hand(second, 1)
+    assert book.ledger.total == 2
+    book.ledger.ended(second)
+    assert_nothing_is_kept(book.ledger)
+    assert after.process is None
+
+
+def test_before_a_deletion_the_session_is_told() -> None:
+    book = with_home()
+    deletion, commands = delete(book)
+    assert isinstance(deletion, Turn)
+    assert book.ledger.ended(told(commands))[-1] == Hand(deletion, 1)
+
+
+def test_a_deletion_that_was_not_sent_is_given_to_the_next_process() -> None:
+    book = Book()
+    deletion, _ = delete(book)
+    assert isinstance(deletion, Turn)
+    book.ledger.assign(0, 2, 0.0)
+    assert book.ledger.failed(deletion, Code.UNSENT, "")[-1] == Hand(deletion, 2)
+
+
+def test_open_turns_are_shown_by_session() -> None:
+    book = Book()
+    (first, _), (second, _) = book.submit(), book.submit()
+    assert {session: list(turns) for session, turns in book.ledger.sessions().items()} == {
+        "s": [first, second]
+    }

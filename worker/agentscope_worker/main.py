@@ -79,6 +79,7 @@ async def _work(sock: socket.socket, page: LifePage) -> int:
     from agentscope_protocol import settings as settings_module
     from agentscope_worker import host
     from agentscope_worker.serve import Server
+    from agentscope_worker.sessions import Sessions
 
     worker = _Worker()
     await worker.connect(sock)
@@ -99,13 +100,14 @@ async def _work(sock: socket.socket, page: LifePage) -> int:
     except host.BootError as error:
         worker.notice("failed", json.dumps({"message": error.message[:MAX_TOLD]}))
         return EX_CONFIG if error.permanent else 1
-    server = Server(runtime.app, worker.link, watchdog.LifeSigns(page))
+    sessions = Sessions(runtime.app, runtime.session)
+    server = Server(runtime.app, worker.link, watchdog.LifeSigns(page), sessions)
     worker.serve(server.on_event)
     # What has been imported and built lives as long as the process: the collector need not visit it.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-    worker.notice("ready", "")
+    worker.notice("ready", json.dumps({"forms": sessions.forms}))
     await worker.stop
     try:
         # While the supervisor is there, it bounds the end; it is the one who knows the settings.

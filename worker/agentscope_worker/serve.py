@@ -20,6 +20,7 @@ from agentscope_protocol.frames import MAX_ANSWER, Cancel, CancelReason, Form, O
 from agentscope_protocol.link import Link
 from agentscope_worker import host, messages
 from agentscope_worker.runtime import AgentApp, SessionContext, session_claims, tracing
+from agentscope_worker.sessions import Sessions
 from agentscope_worker.watchdog import LifeSigns
 
 log = logging.getLogger(__name__)
@@ -44,8 +45,9 @@ class _Turn:
 class Server:
     """Answers the streams of one link with an App."""
 
-    def __init__(self, app: AgentApp, link: Link[Responder], life: LifeSigns) -> None:
+    def __init__(self, app: AgentApp, link: Link[Responder], life: LifeSigns, sessions: Sessions) -> None:
         self._app: Final = app
+        self._sessions: Final = sessions
         self._link: Final = link
         self._responder: Final = link.connection
         self._turns: dict[int, _Turn] = {}
@@ -90,17 +92,25 @@ class Server:
     # -- one turn ---------------------------------------------------------------------------
 
     async def _answer(self, turn: _Turn) -> bytes:
-        """Run the App, in the trace that the request belongs to; returns the payload of End."""
+        """Do what the stream is for; returns the payload of End."""
         opened = turn.opened
-        with (
-            session_claims.turn(opened.session_id, opened.run_id),
-            tracing.turn(opened.run_id, opened.session_id, opened.headers, lambda: turn.cancelled) as trace,
-        ):
-            try:
-                return await self._run(turn, trace)
-            except (SystemExit, KeyboardInterrupt) as error:
-                # asyncio would end the worker with it, and with the worker the turns of everybody else.
-                raise RuntimeError(f"the App raised {type(error).__name__}({error})") from error
+        try:
+            with session_claims.turn(opened.session_id, opened.run_id):
+                match opened.form:
+                    case Form.IDLE:
+                        return await self._sessions.leaves(opened.session_id, opened.run_id)
+                    case Form.FORGET:
+                        return await self._sessions.forget(opened.session_id, opened.body)
+                return await self._traced(turn)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # asyncio would end the worker with it, and with the worker the turns of everybody else.
+            raise RuntimeError(f"the App raised {type(error).__name__}({error})") from error
+
+    async def _traced(self, turn: _Turn) -> bytes:
+        """Run the App, in the trace that the request belongs to."""
+        opened = turn.opened
+        with tracing.turn(opened.run_id, opened.session_id, opened.headers, lambda: turn.cancelled) as trace:
+            return await self._run(turn, trace)
 
     async def _run(self, turn: _Turn, trace: dict[str, str]) -> bytes:
         opened = turn.opened
@@ -109,6 +119,7 @@ class Server:
         context = SessionContext(
             opened.session_id, body.get("metadata", {}), run_id=opened.run_id, trace=trace
         )
+        self._sessions.begins(context)
         answers = await host.start_answer(self._app, message, context)
         try:
             if opened.form == Form.WHOLE:
@@ -177,7 +188,8 @@ class Server:
         elif isinstance(error, messages.BadMessage):
             self._responder.fail(stream, Code.BAD_MESSAGE, str(error))
         else:
-            log.error("the App raised in turn %s", task.get_name(), exc_info=error)
+            who = "the session store" if turn.opened.form == Form.FORGET else "the App"
+            log.error("%s raised in turn %s", who, task.get_name(), exc_info=error)
             self._responder.fail(stream, Code.APP_ERROR, _text(error))
             if worn := _worn(error):
                 self._responder.notice("worn", json.dumps({"message": worn}))

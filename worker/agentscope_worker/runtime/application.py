@@ -54,4 +54,9 @@ class AgentApp(ABC):
         """Called once after the last turn."""
 
     async def on_session_idle(self, ctx: SessionContext) -> None:  # noqa: B027 - optional
-        """Called when a session had no turn for `sessions.idle_after` seconds: free its memory."""
+        """Called when a session had no turn for `sessions.idle_after` seconds, and before it moves to another
+        process or is deleted: free its memory, after saving what is to be kept.
+
+        `ctx.metadata` is that of the session's last turn. No turn of the session runs meanwhile; a message
+        that comes waits. After 15 s it is cancelled. What it raises is logged.
+        """

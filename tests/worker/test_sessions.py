@@ -1,0 +1,87 @@
+"""What a worker does for sessions between their turns, with an App and a store in memory."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentscope_protocol.frames import Form
+from agentscope_worker import sessions as sessions_module
+from agentscope_worker.runtime import AgentApp, SessionContext
+from agentscope_worker.runtime.session_json import JsonSessions
+from agentscope_worker.sessions import Sessions
+from tests.worker.values import Value
+
+
+class Plain(AgentApp):
+    async def __call__(self, msg: Any, ctx: SessionContext) -> AsyncIterator[Any]:
+        yield msg
+
+
+class Told(Plain):
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+        self.left: list[SessionContext] = []
+
+    async def on_session_idle(self, ctx: SessionContext) -> None:
+        self.left.append(ctx)
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> JsonSessions:
+    made = JsonSessions(tmp_path / "sessions", 2)
+    await made.open()
+    return made
+
+
+async def test_only_an_app_with_the_hook_wants_to_be_told(store: JsonSessions) -> None:
+    assert Sessions(Told(), store).forms == [Form.IDLE, Form.FORGET]
+    plain = Sessions(Plain(), store)
+    assert plain.forms == [Form.FORGET]
+    plain.begins(SessionContext("s", {"user_id": "ann"}))
+    assert not plain._metadata, "it costs nothing"
+
+
+async def test_the_app_gets_what_it_needs_to_save(store: JsonSessions) -> None:
+    app = Told()
+    sessions = Sessions(app, store)
+    sessions.begins(SessionContext("s", {"user_id": "ann"}))
+    sessions.begins(SessionContext("s", {"user_id": "bob"}))
+    assert await sessions.leaves("s", "tell-1") == b""
+    assert app.left == [SessionContext("s", {"user_id": "bob"}, run_id="tell-1")]
+    await sessions.leaves("s", "tell-2")
+    assert app.left[1].metadata == {}, "the stay is over"
+
+
+async def test_what_is_remembered_is_bounded(store: JsonSessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions_module, "MAX_REMEMBERED", 2)
+    sessions = Sessions(Told(), store)
+    for session in "abac":
+        sessions.begins(SessionContext(session, {"of": session}))
+    assert list(sessions._metadata) == ["a", "c"]
+
+
+async def test_what_the_hook_raises_is_logged(store: JsonSessions, caplog: pytest.LogCaptureFixture) -> None:
+    sessions = Sessions(Told(KeyError("memory")), store)
+    assert await sessions.leaves("s", "tell-1") == b""
+    (record,) = caplog.records
+    assert (record.levelno, record.exc_info is not None) == (logging.ERROR, True)
+    assert "on_session_idle" in record.message
+
+
+async def test_a_hook_that_is_cancelled_is_not_held_up(store: JsonSessions) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        await Sessions(Told(asyncio.CancelledError()), store).leaves("s", "tell-1")
+
+
+async def test_a_deletion_says_whether_there_was_anything(store: JsonSessions) -> None:
+    sessions = Sessions(Plain(), store)
+    await store.save_session_state("s", "ann", value=Value(1))
+    assert await sessions.forget("s", b'{"user_id": ""}') == b"false"
+    assert await sessions.forget("s", b'{"user_id": "ann"}') == b"true"
+    assert await sessions.forget("s", b'{"user_id": "ann"}') == b"false"
