@@ -43,6 +43,7 @@ from agentscope_supervisor.pulse import Pulse
 from agentscope_supervisor.recorder import Recorder, limits
 from agentscope_supervisor.rollouts import Refused, Rolling, Unchanged
 from agentscope_supervisor.sdnotify import Notifier
+from agentscope_supervisor.session_table import SessionTable
 from agentscope_supervisor.staffing import Staffing, worker_count
 from agentscope_supervisor.store import Store
 from agentscope_supervisor.tracing import Tracing
@@ -75,6 +76,7 @@ class Daemon:
             settings, worker_count(settings), self._post, self._recorder, self._metrics
         )
         self._ledger: Final = self._turns.ledger
+        self._table: Final = SessionTable(self._ledger, self._turns.open)
         self._staffing: Final = Staffing(
             project, settings, self._turns, self._post, self._metrics, self._ready, self._rollout_ended
         )
@@ -215,6 +217,12 @@ class Daemon:
             return refusal(ErrorCode.NOT_READY, "no worker is ready")
         return self._ledger.full()
 
+    def session(self, session_id: str) -> dict[str, Any] | None:
+        return self._table.row(session_id, self._loop.time())
+
+    async def sessions(self, after: str, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+        return await self._table.page(after, limit, self._loop.time())
+
     def _status(self) -> str:
         if self._fleet.stopping or self._turns.maintenance:
             return "draining"
@@ -336,7 +344,7 @@ class Daemon:
             self._workforce,
             self._memory,
             self._staffing.rollouts,
-            self._turns.open,
+            self._table,
             address,
         )
 

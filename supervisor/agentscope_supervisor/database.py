@@ -104,6 +104,8 @@ class Database:
                 self._sql.execute(f"PRAGMA user_version = {VERSION}")
             elif version != VERSION:
                 raise Refusal(f"it was made by another version (tables {version}, this one has {VERSION})")
+            # Not with the tables: a file from before it is one of the same version.
+            self._sql.execute("CREATE INDEX IF NOT EXISTS runs_by_session ON runs (session_id)")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -191,6 +193,16 @@ class Database:
         self._count_off("SELECT sum(length(data)) FROM events WHERE run_id = ?", (run_id,))
         self._sql.execute("DELETE FROM events WHERE run_id = ?", (run_id,))
         self._sql.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
+
+    def forget_session(self, session_id: str) -> int:
+        """Forget the runs of a session that have ended, and their keys; returns how many."""
+        ended = "SELECT run_id FROM runs WHERE session_id = ? AND expires IS NOT NULL"
+        of_session = (session_id,)
+        self._count_off(f"SELECT sum(length(data)) FROM events WHERE run_id IN ({ended})", of_session)
+        self._sql.execute(f"DELETE FROM events WHERE run_id IN ({ended})", of_session)
+        return self._sql.execute(
+            "DELETE FROM runs WHERE session_id = ? AND expires IS NOT NULL", of_session
+        ).rowcount
 
     def load(self, run_id: str, now: float) -> Stored | None:
         """A run with its events, if it is here and not too old."""

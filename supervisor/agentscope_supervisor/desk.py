@@ -7,21 +7,21 @@ Reads `fleet`, `workforce` and the open turns and changes none of them; what is 
 import asyncio
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 from agentscope_supervisor import __version__, stacks
-from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.deaths import Cause, Death, Verdict
 from agentscope_supervisor.fleet import Fleet
 from agentscope_supervisor.instance import Address
-from agentscope_supervisor.invocation import Invocation, Refused, invalid
+from agentscope_supervisor.invocation import Refused, invalid
 from agentscope_supervisor.ledger import Ledger
 from agentscope_supervisor.memory import Held, Memory
 from agentscope_supervisor.nursery import ZYGOTE
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.rollouts import Outcome, Rolling, Rollouts, Unchanged
 from agentscope_supervisor.rollouts import Refused as RolloutRefused
+from agentscope_supervisor.session_table import SessionTable
 from agentscope_supervisor.workforce import Process, Workforce
 
 
@@ -65,16 +65,15 @@ class OperatorsDesk:
         workforce: Workforce,
         memory: Memory,
         rollouts: Rollouts,
-        turns: Mapping[int, tuple[Invocation, Answer]],
+        table: SessionTable,
         address: Address,
     ) -> None:
-        """`turns`: the open ones."""
         self._fleet: Final = fleet
         self._ledger: Final = ledger
         self._workforce: Final = workforce
         self._memory: Final = memory
         self._rollouts: Final = rollouts
-        self._turns: Final = turns
+        self._table: Final = table
         self._address: Final = address
         self._actions: Final = actions
         self._loop: Final = asyncio.get_running_loop()
@@ -154,18 +153,7 @@ class OperatorsDesk:
         return [_death(death) for death in self._workforce.deaths]
 
     def sessions(self) -> list[dict[str, Any]]:
-        now = self._loop.time()
-        found: dict[str, dict[str, Any]] = {}
-        for invocation, answer in self._turns.values():
-            session = found.setdefault(
-                invocation.session_id,
-                {"session": invocation.session_id, "worker": None, "turns": 0, "seconds": 0.0, "events": 0},
-            )
-            session["turns"] += 1
-            session["seconds"] = max(session["seconds"], round(now - answer.started_at, 1))
-            if answer.worker is not None:
-                session["worker"], session["events"] = answer.worker, answer.events
-        return list(found.values())
+        return self._table.busy(self._loop.time())
 
     async def stacks(self) -> list[dict[str, Any]]:
         workers = await stacks.of_workers(self._in_order())

@@ -38,6 +38,7 @@ from agentscope_supervisor.request_body import BodyReader
 from agentscope_supervisor.responses import closes, error_bytes, error_response, json_response, request_id
 from agentscope_supervisor.run_views import RunViews
 from agentscope_supervisor.runs import Run
+from agentscope_supervisor.session_views import SessionViews, session_of
 from agentscope_supervisor.tracing import CLIENT_LEFT, RequestTrace, Tracing
 
 CLOSES_WITHIN: Final = 5.0  # seconds
@@ -45,7 +46,7 @@ _TRACE_HEADERS: Final = ("traceparent", "tracestate")
 
 
 class Desk(Protocol):
-    """What requests may ask of the instance. All return at once."""
+    """What requests may ask of the instance. All but the coroutine return at once."""
 
     def submit(self, request: Invocation, answer: Answer) -> Turn | Failure:
         """Accept a turn, whose answer will be settled once; or say why not."""
@@ -64,6 +65,12 @@ class Desk(Protocol):
 
     def unready(self) -> Failure | None:
         """Why a turn would not be accepted now; None: it would."""
+
+    def session(self, session_id: str) -> dict[str, Any] | None:
+        """A session as /sessions shows it; None: it has no turn, and had none lately."""
+
+    async def sessions(self, after: str, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+        """A page of them, and after which id the next one begins."""
 
 
 Headers = CIMultiDictProxy[str]
@@ -106,6 +113,7 @@ class FrontDoor:
         self._recorder: Final = recorder
         self._delivery: Final = Delivery(settings.keepalive_interval, desk.ahead)
         self._views: Final = RunViews(recorder, self._delivery, desk.leave)
+        self._sessions: Final = SessionViews(desk, recorder)
         self._loop: Final = asyncio.get_running_loop()
         limits = http_protocol.Limits(settings.header_timeout, self._body.max_size)
         # A trace is the handler's to record.
@@ -119,6 +127,7 @@ class FrontDoor:
             "/": Route(self._welcome),
             "/invoke": Route(self._invoke if tracing is None else self._traced_invoke, ("POST",)),
             "/stop": Route(self._stop, ("POST",)),
+            "/sessions": Route(self._sessions.page),
             "/health": Route(self._health, is_open=True),
             "/readiness": ready,
             "/readyz": ready,
@@ -184,7 +193,7 @@ class FrontDoor:
 
     async def _route(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         path = request.path
-        route = self._routes.get(path) or self._run_route(path)
+        route = self._routes.get(path) or self._route_below(path)
         if route is None or not route.is_open:
             if is_reserved(request):
                 raise Refused(NO_PLACE)
@@ -197,8 +206,10 @@ class FrontDoor:
             raise Refused(Failure(ErrorCode.METHOD_NOT_ALLOWED, message))
         return await route.handler(request, headers)
 
-    def _run_route(self, path: str) -> Route | None:
+    def _route_below(self, path: str) -> Route | None:
         match path.split("/"):
+            case ["", "sessions", *_]:
+                return Route(self._session, ("GET", "HEAD", "DELETE"))
             case ["", "runs", run_id]:
                 return Route(lambda _, headers: self._views.state(run_id, headers))
             case ["", "runs", run_id, "events"]:
@@ -210,6 +221,8 @@ class FrontDoor:
         if path in self._routes:
             return path
         match path.split("/"):
+            case ["", "sessions", _, *_]:
+                return "/sessions/{session_id}"
             case ["", "runs", _]:
                 return "/runs/{run_id}"
             case ["", "runs", _, "events"]:
@@ -249,6 +262,14 @@ class FrontDoor:
         return web.Response(body=body, headers={**headers, "Content-Type": CONTENT_TYPE})
 
     # -- turns ------------------------------------------------------------------------------
+
+    async def _session(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
+        session_id = session_of(request.rel_url.raw_path)
+        if request.method == "DELETE":
+            by_token = self._principal == "token"
+            caller = _fingerprint(request.headers.get("Authorization", "")) if by_token else ""
+            return await self._sessions.delete(session_id, caller, request, headers)
+        return await self._sessions.state(session_id, headers)
 
     async def _stop(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         fields = json_object(await self._body.read(request))
@@ -357,6 +378,7 @@ _WELCOME: Final = {
         "invoke": "/invoke",
         "stop": "/stop",
         "runs": "/runs/{run_id}",
+        "sessions": "/sessions",
         "health": "/health",
         "readiness": "/readiness",
         "liveness": "/liveness",

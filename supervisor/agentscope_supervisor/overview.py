@@ -29,7 +29,14 @@ _WORKERS: Final = (
     *(("SLOT", True), ("GEN", True), ("PID", False), ("STATE", True), ("FOR", True), ("TURNS", True)),
     *(("MB", True), ("RESTARTS", False), ("NOTE", True)),
 )
-_SESSIONS: Final = (("SESSION", True), ("WORKER", True), ("TURNS", True), ("EVENTS", False), ("FOR", True))
+_SESSIONS: Final = (
+    ("SESSION", True),
+    ("WORKER", True),
+    ("RUNS", True),
+    ("WAIT", True),
+    ("EVENTS", False),
+    ("FOR", True),
+)
 
 
 def screen() -> Console:
@@ -47,9 +54,10 @@ def sessions(told: Sequence[Told], width: int) -> Table:
     """Open sessions, in the order in which they come."""
     rows = [
         (
-            Text(printable(s["session"])),
+            Text(printable(s["session_id"])),
             s["worker"] or "waits",
-            s["turns"],
+            int(s["run_id"] is not None),
+            s["waiting"],
             s["events"],
             duration(s["seconds"]),
         )

@@ -146,6 +146,16 @@ class Recorder:
         stored = await self._store.ask(partial(Database.load, run_id=run_id, now=time.time()))
         return self._restored(stored, after) if stored is not None else None
 
+    async def forget(self, session_id: str) -> bool:
+        """Forget the runs of a session that have ended, their events and keys; returns whether there were
+        any. What a disk that cannot be used has is forgotten when it can be."""
+        in_memory = self._runs.forget(session_id)
+        step = partial(Database.forget_session, session_id=session_id)
+        in_store = await self._store.ask(step)
+        if in_store is None:
+            self._store.put(step, owed=True)
+        return bool(in_memory or in_store)
+
     @contextmanager
     def following(self, viewer: Viewer) -> Iterator[Turn | None]:
         """The viewer is fed with what comes. Gives the turn of its run, if that has not ended."""

@@ -13,7 +13,7 @@ Where to read next: `ledger` makes the telling a turn of the session; `session_v
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Container, Iterator
+from collections.abc import Container, KeysView
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -58,9 +58,9 @@ class Residents:
         known = self._known.get(session_id)
         return known if known is not None and now - known.used_at < self.idle_after else None
 
-    def ids(self) -> Iterator[str]:
+    def ids(self) -> KeysView[str]:
         """All that may be known; `get` says which are."""
-        return iter(self._known)
+        return self._known.keys()
 
     def home(self, session_id: str) -> int | None:
         """The process that must be told before the session goes elsewhere; None: none."""
@@ -122,8 +122,8 @@ class Residents:
     def leave(self, process: int, now: float) -> None:
         """A process gets no new turn; what lives in it is to be told, as `due` says."""
         if process in self._telling:
-            there = deque(session for session, known in self._known.items() if known.process == process)
-            self._leaving[process] = _Farewell(there, now + FAREWELL_WITHIN)
+            there = [session for session, known in self._known.items() if known.process == process]
+            self._leaving[process] = _Farewell(deque(there), now + FAREWELL_WITHIN)
 
     def due(self, busy: Container[str], room: int, now: float) -> list[tuple[str, int]]:
         """Sessions that are to be told now, each with its process; at most `room`. `busy`: those with a turn.

@@ -218,6 +218,15 @@ class Runs:
             self.end(run, run.failure, now)
         return present or run
 
+    def forget(self, session_id: str) -> int:
+        """Forget the runs of a session that have ended; returns how many."""
+        gone = [run for run in self._ended if run.session_id == session_id]
+        if gone:
+            self._ended = deque(run for run in self._ended if run.session_id != session_id)
+            for run in gone:
+                self._drop_ended(run)
+        return len(gone)
+
     def expire(self, now: float) -> None:
         """Forget what ended too long ago. To be called now and then while nothing else happens."""
         self._expire(now)
@@ -236,7 +245,9 @@ class Runs:
 
     def _forget_oldest(self) -> None:
         """Readers that have it go on with it; nobody new finds it."""
-        run = self._ended.popleft()
+        self._drop_ended(self._ended.popleft())
+
+    def _drop_ended(self, run: Run) -> None:
         del self._runs[run.run_id]
         if run.key is not None and self._by_key.get(run.key) is run:
             del self._by_key[run.key]

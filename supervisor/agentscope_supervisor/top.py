@@ -31,7 +31,7 @@ SORTED_BY: Final[dict[str, Callable[[dict[str, Any]], Any]]] = {
     "time": lambda session: -session["seconds"],
     "events": lambda session: -session["events"],
     "worker": lambda session: (session["worker"] or "", -session["seconds"]),
-    "session": lambda session: session["session"],
+    "session": lambda session: session["session_id"],
 }
 """Orders of the sessions; `s` takes the next one."""
 

@@ -84,7 +84,7 @@ async def test_a_session_is_shown_while_its_turn_runs(steered: Instance) -> None
     async with Stream(steered.port, session, [{"say": "one"}, {"sleep": 60}]) as stream:
         await stream.until(events=1)
         shown = await ask(steered, "sessions")
-        assert [(s["session"], s["turns"], s["events"]) for s in shown] == [(session, 1, 1)]
+        assert [(s["session_id"], s["waiting"], s["events"]) for s in shown] == [(session, 0, 1)]
         assert shown[0]["worker"].startswith("1.")
         assert session in (await run(steered, "sessions")).stdout
         status = await ask(steered, "status")

@@ -97,12 +97,19 @@ def test_what_an_app_said_at_its_end_does_not_steer_the_terminal() -> None:
 def test_sessions_are_shown_as_they_come() -> None:
     screen = Console(file=io.StringIO(), width=80)
     told = [
-        {"session": "[b]x[/b]", "worker": "0.1", "turns": 2, "events": 7, "seconds": 61.0},
-        {"session": "s" * 200, "worker": None, "turns": 1, "events": 0, "seconds": 0.0},
+        {
+            "session_id": "[b]x[/b]",
+            "worker": "0.1",
+            "run_id": "r",
+            "waiting": 1,
+            "events": 7,
+            "seconds": 61.0,
+        },
+        {"session_id": "s" * 200, "worker": None, "run_id": None, "waiting": 1, "events": 0, "seconds": 0.0},
     ]
     screen.print(overview.sessions(told, 80))
     assert isinstance(screen.file, io.StringIO)
     lines = screen.file.getvalue().splitlines()
-    assert lines[1].split() == ["[b]x[/b]", "0.1", "2", "7", "1", "min", "1", "s"]
+    assert lines[1].split() == ["[b]x[/b]", "0.1", "1", "1", "7", "1", "min", "1", "s"]
     assert max(map(len, lines)) <= 80
     assert "".join(lines).count("s") >= 200

@@ -73,6 +73,32 @@ def key(value: str = "k", scope: str = "me") -> Key:
     return Key(scope, value, b"print")
 
 
+def test_the_runs_of_a_session_are_forgotten_when_they_have_ended() -> None:
+    runs = keeper()
+    mine, other, going = (
+        opened(runs, "mine", key()),
+        Run("other", "another", Form.EVENTS),
+        opened(runs, "going"),
+    )
+    runs.open(other)
+    before = runs.size
+    finish(runs, other)
+    after = runs.size
+    say(runs, mine, 3)
+    finish(runs, mine)
+    assert runs.forget("nobody's") == 0
+    assert runs.forget("session") == 1
+    assert runs.get("mine", NOW) is None
+    assert runs.keyed(key(), NOW) is None
+    assert runs.get("other", NOW) is other
+    assert runs.get("going", NOW) is going
+    assert runs.size == after > before
+    finish(runs, going)
+    assert runs.forget("session") == 1
+    assert runs.forget("another") == 1
+    assert (len(runs), runs.size) == (0, 0)
+
+
 # -- one run -------------------------------------------------------------------------------------
 
 

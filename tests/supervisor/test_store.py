@@ -161,6 +161,35 @@ def test_runs_are_forgotten_after_their_time(path: Path) -> None:
             assert raw.execute("SELECT DISTINCT run_id FROM events").fetchall() == []
 
 
+def test_the_runs_of_a_session_are_forgotten_when_they_have_ended(path: Path) -> None:
+    with closing(opened(path)) as db:
+        claimed(db, "ended", "a")
+        ended(db, "ended")
+        claimed(db, "going", "b")
+        with db.transaction():
+            db.open("other", "another", Form.EVENTS, None)
+        ended(db, "other")
+        before = db._bytes
+        with db.transaction():
+            assert db.forget_session("s") == 1
+            assert db.forget_session("s") == 0
+        assert [name for name in ("ended", "going", "other") if db.load(name, NOW)] == ["going", "other"]
+        assert db._bytes == before // 2
+        assert claimed(db, "again", "a") is None, "its key is free"
+
+
+def test_a_file_from_before_sessions_could_be_deleted_is_taken_over(path: Path) -> None:
+    with closing(opened(path)) as db:
+        claimed(db, "r")
+        ended(db, "r")
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("DROP INDEX runs_by_session")
+    with closing(opened(path)) as db:
+        plan = "EXPLAIN QUERY PLAN SELECT run_id FROM runs WHERE session_id = 's'"
+        assert "runs_by_session" in str(db._one(plan))
+        assert db.load("r", NOW) is not None
+
+
 def opened_raw(path: Path, db: Database) -> sqlite3.Connection:
     db.close()
     return sqlite3.connect(path)

@@ -134,8 +134,9 @@ function row(worker, note) {
 }
 
 function sessionLine(session) {
-  const more = [session.worker ? `worker ${session.worker}` : "waits", `${session.turns} turn${session.turns === 1 ? "" : "s"}`, `${session.events} events`, span(session.seconds)];
-  return made("p", {}, made("button", {type: "button", class: "link", title: "Open in the chat", onclick: () => talkIn(session.session)}, session.session), ` ${more.join(" · ")}`);
+  const turns = session.waiting + (session.run_id === null ? 0 : 1);
+  const more = [session.worker ? `worker ${session.worker}` : "waits", `${turns} turn${turns === 1 ? "" : "s"}`, `${session.events} events`, span(session.seconds)];
+  return made("p", {}, made("button", {type: "button", class: "link", title: "Open in the chat", onclick: () => talkIn(session.session_id)}, session.session_id), ` ${more.join(" · ")}`);
 }
 
 function deaths(told) {

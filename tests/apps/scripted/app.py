@@ -111,11 +111,11 @@ async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Ms
             yield message(str(os.getpid()))
         case {"version": _}:  # what the file `version` said when this process loaded app.py
             yield message(VERSION)
-        case {"count": _}:  # turns of this session, kept by runtime.session
-            counter = Counter()
-            await runtime.session.load_session_state(ctx.session_id, counter=counter)
+        case {"count": _}:  # turns of this session, kept by runtime.session; user
+            counter, user = Counter(), step.get("user", "")
+            await runtime.session.load_session_state(ctx.session_id, user, counter=counter)
             counter.count += 1
-            await runtime.session.save_session_state(ctx.session_id, counter=counter)
+            await runtime.session.save_session_state(ctx.session_id, user, counter=counter)
             yield message(str(counter.count))
         case {"recall": _}:  # that number, without a change
             counter = Counter()
