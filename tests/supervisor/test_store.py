@@ -561,15 +561,18 @@ async def test_an_end_that_was_owed_is_written_when_the_store_closes(
 async def test_a_claim_that_commits_after_its_time_gets_its_end(
     path: Path, slow_retry: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "ANSWER_WITHIN", 0.05)
-    free = threading.Event()
+    free, begun = threading.Event(), threading.Event()
 
     def slow(db: Database) -> Stored | None:
+        begun.set()
         free.wait(30)
         return claim("late")(db)
 
     async with running(path) as made:
+        await made.ask(lambda _: True)  # the file is open: what follows is begun at once
+        monkeypatch.setattr(store, "ANSWER_WITHIN", 1.0)
         assert await made.ask(slow) is None
+        assert begun.is_set(), "it gave up before"
         assert "did not answer" in made.failure
         monkeypatch.setattr(store, "ANSWER_WITHIN", 30.0)
         made.put(end("late"), owed=True)
