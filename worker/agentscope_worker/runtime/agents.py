@@ -21,6 +21,8 @@ _AHEAD = 100  # items
 _locks: weakref.WeakKeyDictionary[Any, asyncio.Lock] = weakref.WeakKeyDictionary()
 _relays: dict[asyncio.Task[None], Any] = {}  # a reply that runs -> its agent
 _stopping: set[asyncio.Task[None]] = set()  # those of them whose reader has left
+# Agents whose author has interrupted a reply that runs and is not relayed; until that ends.
+_interrupted: weakref.WeakSet[Any] = weakref.WeakSet()
 # The agents whose reply runs in this context: a reply that calls its own agent must not wait for
 # itself.
 _replying: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar(
@@ -46,6 +48,7 @@ async def turn_of(agent: Any) -> AsyncIterator[None]:
             yield
         finally:
             _replying.reset(token)
+            _interrupted.discard(agent)
 
 
 async def relay(agent: Any, work: Callable[[Put], Awaitable[Any]]) -> AsyncGenerator[Any, None]:
@@ -97,13 +100,27 @@ async def relay(agent: Any, work: Callable[[Put], Awaitable[Any]]) -> AsyncGener
             del _relays[task]
 
 
+def interrupted(agent: Any) -> None:
+    """The author has asked for the end of the reply that runs, and does not wait for it.
+
+    Who reads a relayed one goes on reading, so that nothing may wait for its end.
+    """
+    if not any(each is agent for each in _relays.values()):
+        _interrupted.add(agent)
+
+
 async def settled(objects: Iterable[object]) -> None:
     """Wait for the agents that are being stopped, if `objects` are some of them or parts of them.
 
     An App that leaves the loop over `agent.stream(...)` without closing it, as an exception in the
-    loop's body does, goes on while the agent still writes its memory.
+    loop's body does, goes on while the agent still writes its memory; so does one that has
+    interrupted an agent.
     """
     looked_for = {id(each) for each in objects}
+    for agent in [agent for agent in _interrupted if looked_for & _parts(agent)]:
+        if id(agent) not in _replying.get():
+            async with _locks[agent]:  # held by the reply
+                pass
     concerned = [task for task, agent in _relays.items() if looked_for & _parts(agent)]
     if concerned:
         # The iterator that was left is closed by a task that the event loop has just been given.

@@ -28,7 +28,7 @@ from agentscope.message import Msg
 from agentscope.tool import Toolkit
 
 from agentscope_worker.runtime import lossy_json, providers
-from agentscope_worker.runtime.agents import Put, relay, turn_of
+from agentscope_worker.runtime.agents import Put, interrupted, relay, turn_of
 
 if TYPE_CHECKING:
     from agentscope_protocol.settings import ModelSettings
@@ -208,6 +208,7 @@ def _patch() -> None:
     os.environ.setdefault("AGENTSCOPE_DISABLE_CONSOLE_OUTPUT", "true")
     AgentBase.stream = stream
     AgentBase.__call__ = _one_at_a_time(AgentBase.__call__)
+    AgentBase.interrupt = _telling_of_it(AgentBase.interrupt)
     ReActAgent.__init__ = _with_defaults(ReActAgent.__init__)
     anthropic = models.AnthropicChatModel
     anthropic._parse_anthropic_stream_completion_response = _closing_its_stream(
@@ -252,6 +253,19 @@ def _one_at_a_time(call: Callable[..., Any]) -> Callable[..., Any]:
             return await call(self, *args, **kwargs)
 
     return __call__
+
+
+def _telling_of_it(interrupt: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a save that follows `agent.interrupt()` wait for what the agent still writes into its memory:
+    1.x only asks its reply to end."""
+
+    @functools.wraps(interrupt)
+    async def interrupt_and_tell(self: Any, *args: Any, **kwargs: Any) -> None:
+        if self._reply_task is not None and not self._reply_task.done():
+            interrupted(self)
+        await interrupt(self, *args, **kwargs)
+
+    return interrupt_and_tell
 
 
 def _with_defaults(init: Callable[..., None]) -> Callable[..., None]:
