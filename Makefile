@@ -23,7 +23,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist worksteal
 # The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
 PURE_TESTS := tests/protocol tests/supervisor
 
-.PHONY: help demo demo-llm platform test test-v1 faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick balancers screenshots dist clean
+.PHONY: help demo demo-llm platform test test-v1 faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick balancers screenshots bench-store dist clean
 
 help:             ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -60,6 +60,9 @@ bench-quick: $(VENV)/.ready balancers  ## ours beside HAProxy and uvicorn, in th
 
 bench-restarts: $(VENV)/.ready  ## rolling restarts under load, beside uvicorn and gunicorn
 	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks.rolling_restart --peers $(PEERS) $(ARGS)
+
+bench-store: $(VENV)/.ready  ## what the embedded store costs a turn: with a key, with events that are written, without
+	$(BIN)/python -m tests.benchmarks.store_cost $(ARGS)
 
 provider-table: $(VENV)/.ready $(V1)/.ready  ## ask each provider's model on both majors; write README's table of them
 	$(BIN)/python tests/provider_table.py $(V1)/bin/python $(BIN)/python
