@@ -11,7 +11,12 @@ from typing import Any, Final
 
 import pytest
 
-from agentscope_supervisor.console_routes import MAX_WATCHERS
+from agentscope_protocol.settings import ServerSettings
+from agentscope_supervisor import console_routes
+from agentscope_supervisor.console_routes import MAX_WATCHERS, Console
+from agentscope_supervisor.http_protocol import Limits, Server
+from agentscope_supervisor.journal import Journal
+from agentscope_supervisor.rollouts import Refused as RolloutRefused
 from tests.conftest import StartInstance
 from tests.harness.browser import Chromium, Page
 from tests.harness.client import JSON, Connection, Response, call, invoke, new_session, request
@@ -224,6 +229,8 @@ async def test_a_rollout_to_broken_code_shows_its_error(page: Page, console: Ins
     try:
         await page.click("#restart")
         await page.reads("the old workers go on", "#notice")
+        await page.reads("SyntaxError", "#notice")
+        await opened(page, console)  # who comes later is told too
         await page.reads("SyntaxError", "#notice")
     finally:
         app.write_text(kept)
@@ -503,3 +510,52 @@ async def test_the_stream_ends_well_with_the_instance(start_instance: StartInsta
         assert b"event: deaths\n" in told
         assert b"event: log\n" in told
         assert await stopping == 0
+
+
+async def test_a_page_that_is_not_read_is_let_go_and_gives_its_place_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(console_routes, "STALLED_AFTER", 0.2)
+    monkeypatch.setattr(console_routes, "MAX_WATCHERS", 1)
+    console = Console(ServerSettings(), Busy(), Journal())
+    server = Server(lambda request: console.live(request, {}), Limits(5.0, 1024))
+    loop = asyncio.get_running_loop()
+    listening = await loop.create_server(lambda: server.connect(False, lambda: None), "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    ours = {"Host": "localhost", "Sec-Fetch-Site": "same-origin"}
+    async with asyncio.timeout(60), Connection(port, receive_buffer=4096) as asleep:
+        await asleep.send(request("GET", "/console/live", None, ours))
+        await eventually(lambda: console._watchers == 1, 30.0, "the page is served")
+        await eventually(lambda: console._watchers == 0, 30.0, "it is given up")
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            async for _ in asleep.body(await asleep.head()):
+                pass
+        async with Connection(port) as awake:
+            await awake.send(request("GET", "/console/live", None, ours))
+            head = await awake.head()
+            console.close()
+            told = sum([len(piece) async for piece in awake.body(head)])
+            assert told > MUCH
+    listening.close()
+    await server.shutdown(0.1)
+
+
+MUCH: Final = 16_000_000  # bytes; more than the buffers between two processes hold
+
+
+class Busy:
+    """A desk with much to tell."""
+
+    async def status(self) -> dict[str, Any]:
+        return {"deaths": {}, "told": "x" * MUCH}
+
+    def sessions(self) -> list[dict[str, Any]]:
+        return []
+
+    deaths = sessions
+
+    def reload(self) -> RolloutRefused:
+        return RolloutRefused("busy")
+
+    def maintain(self, on: bool) -> None:
+        pass

@@ -105,6 +105,7 @@ function status(told) {
 function rollout(told) {
   const last = told.rollout;
   byId("rollout").textContent = told.rolling ? "being replaced …" : last ? `last restart ${clock(last.at)}: ${last.failure ? "failed" : "done"}` : "";
+  if (!begun && last?.failure) say(`The last restart failed, the old workers go on: ${last.failure}`, "bad");
   if (edition === null || told.rolling || !last || last.edition < edition) return;
   if (last.failure) say(`The restart failed, the old workers go on: ${last.failure}`, "bad");
   else say("All workers are new.", "good");
