@@ -53,9 +53,11 @@ soak: $(VENV)/.ready      ## load on 200 sessions under chaos for MINUTES=5; SEE
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: $(VENV)/.ready balancers  ## ours beside others, an hour or two; goes on where it was interrupted; writes docs/benchmarks.md
+	$(BIN)/python -m pytest -q tests/benchmarks
 	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks --peers $(PEERS) $(ARGS)
 
 bench-quick: $(VENV)/.ready balancers  ## ours beside HAProxy and uvicorn, in three minutes: has something become far slower?
+	$(BIN)/python -m pytest -q tests/benchmarks
 	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks --peers $(PEERS) --quick $(ARGS)
 
 bench-restarts: $(VENV)/.ready  ## rolling restarts under load, beside uvicorn and gunicorn

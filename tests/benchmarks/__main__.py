@@ -11,6 +11,7 @@ and the figures in docs/sizing.md, unless --quick. To be run on a machine that d
 """
 
 import argparse
+import itertools
 import resource
 import signal
 import sys
@@ -123,10 +124,11 @@ def versions(candidates: Sequence[str], environments: Environments) -> dict[str,
     return told
 
 
-def plan(scenarios: Sequence[str], candidates: Sequence[str], rounds: int, seconds: float) -> float:
+def plan(asked: argparse.Namespace) -> float:
     """Seconds that all takes, about."""
-    starts = len(candidates) * START * (1 + sum(SCENARIOS[name].fresh for name in scenarios))
-    return rounds * (starts + len(candidates) * sum(SCENARIOS[name].expected(seconds) for name in scenarios))
+    cells = sum(SCENARIOS[name].expected(asked.seconds) for name in asked.only)
+    starts = sum(SCENARIOS[name].fresh for name in asked.only) + (1 / asked.rounds if asked.quick else 1)
+    return len(asked.candidates) * asked.rounds * (cells + starts * START)
 
 
 def names(known: Sequence[str]) -> Callable[[str], list[str]]:
@@ -165,20 +167,20 @@ def options() -> argparse.Namespace:
 
 def run(asked: argparse.Namespace, results: Results, environments: Environments) -> None:
     """Measure what is not measured yet."""
-    with tempfile.TemporaryDirectory(prefix="bench-load-") as folder:
+    with tempfile.TemporaryDirectory(prefix="bench-load-") as folder, Pool(environments) as pool:
         binary = build(Path(folder))
         for number in range(asked.rounds):
-            with Pool(environments) as pool:
-                for scenario in asked.only:
-                    # Each round begins with another, so that none is always first after a pause.
-                    at = number % len(asked.candidates)
-                    for candidate in asked.candidates[at:] + asked.candidates[:at]:
-                        if results.has(scenario, candidate, number):
-                            continue
-                        cell = measure(pool, binary, scenario, candidate, asked.seconds)
-                        results.put(scenario, candidate, number, cell)
-                        said = report.in_short(scenario, cell)
-                        print(f"round {number + 1} {scenario:15} {candidate:10} {said}", flush=True)
+            # Each round begins with another, so that none is always first after a pause.
+            at = number % len(asked.candidates)
+            turn = asked.candidates[at:] + asked.candidates[:at]
+            for scenario, candidate in itertools.product(asked.only, turn):
+                if not results.has(scenario, candidate, number):
+                    cell = measure(pool, binary, scenario, candidate, asked.seconds)
+                    results.put(scenario, candidate, number, cell)
+                    said = report.in_short(scenario, cell)
+                    print(f"round {number + 1} {scenario:15} {candidate:10} {said}", flush=True)
+            if not asked.quick:
+                pool.clear()  # what is measured in the next has not grown old
 
 
 def guard(results: Results) -> int:
@@ -205,7 +207,7 @@ def main() -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # thousands of streams; inherited by all
     environments = Environments(asked.peers)
-    minutes = plan(asked.only, asked.candidates, asked.rounds, asked.seconds) / 60
+    minutes = plan(asked) / 60
     print(f"scenarios: {', '.join(asked.only)}\ncandidates: {', '.join(asked.candidates)}")
     print(f"{asked.rounds} rounds of {asked.seconds:g} s each: about {minutes:.0f} minutes", flush=True)
     try:

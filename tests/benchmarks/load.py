@@ -121,25 +121,34 @@ class Load:
 
     def result(self) -> dict[str, Any]:
         """What it counted; its connections are there until the block ends. Raises: Failed."""
-        value: dict[str, Any] = json.loads("{" + self.wait("{"))
+        try:
+            value: dict[str, Any] = json.loads("{" + self.wait("{"))
+        except ValueError:
+            raise Failed("the load was ended while it told its result") from None
         return value
 
 
-def drive(load: Load, roles: Roles) -> tuple[dict[str, Any], dict[str, Usage]]:
-    """Run a load to its end: what it counted, and what each role has used in its window. Raises: Failed."""
+def drive(
+    load: Load, roles: Roles, once_open: Callable[[], object] = bool
+) -> tuple[dict[str, Any], dict[str, Usage]]:
+    """Run a load to its end: what it counted, and what each role has used in its window. Raises: Failed.
+
+    `once_open` is called between the opening and the warm-up, which goes on meanwhile.
+    """
     before = by_role(roles, memory)
     with load:
+        load.wait("open")
+        once_open()
         load.wait("begin")
         cpu = by_role(roles, cpu_seconds)
         load.wait("end")
         spent = by_role(roles, cpu_seconds)
         result = load.result()
         after = by_role(roles, memory)
-    usage = {
+    return result, {
         role: Usage((spent[role] - cpu[role]) / result["seconds"], before[role], after[role])
         for role in roles
     }
-    return result, usage
 
 
 def by_role(roles: Roles, of: Callable[[psutil.Process], float]) -> dict[str, float]:

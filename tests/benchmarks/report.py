@@ -108,7 +108,8 @@ def in_short(scenario: str, found: Figures | str) -> str:
     for name in SCENARIOS[scenario].shows:
         if name in found:
             column = COLUMNS[name]
-            parts.append(f"{column.heading} {number(found[name] * column.scale, column.digits)}")
+            what, _, unit = column.heading.partition(", ")
+            parts.append(f"{what} {number(found[name] * column.scale, column.digits)} {unit}".strip())
     return "; ".join(parts)
 
 

@@ -7,7 +7,7 @@ says what the names mean.
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -104,15 +104,15 @@ def counted(result: Mapping[str, Any], usage: Mapping[str, Usage]) -> Figures:
         "turns": turns / seconds,
         "events": events / seconds,
         "megabytes": result["bytes"] / seconds / 1e6,
-        "p50": result["request"]["p50"],
-        "p99": result["request"]["p99"],
-        "event_p50": result["event"]["p50"],
-        "event_p99": result["event"]["p99"],
         "open": result["open"],
         "clients": result["served"],
         "load_cores": result["cpu"] / seconds,
         "failures": result["failed_connects"] + result["cut"] + result["refused"],
     }
+    if turns:
+        figures |= {"p50": result["request"]["p50"], "p99": result["request"]["p99"]}
+    if result["event"]["count"]:
+        figures |= {"event_p50": result["event"]["p50"], "event_p99": result["event"]["p99"]}
     for role, used in usage.items():
         figures[f"{role}_cores"] = used.cores
         figures[f"{role}_memory"] = used.after
@@ -161,21 +161,29 @@ def sessions(scenario: Scenario, setting: Setting, running: Running) -> Figures:
 
 
 def beside_blocked(scenario: Scenario, setting: Setting, running: Running) -> Figures:
-    """One turn blocks the event loop that runs it; others ask for turns and for health meanwhile."""
+    """One turn blocks the event loop that runs it; clients that were there before go on asking."""
     seconds = setting.seconds * scenario.times
-    options = replace(scenario.options, seconds=seconds, open_within=0.5)
-    asks_health = Options(think=0.05, reconnect=True, seconds=seconds, open_within=0.5)
-    blocks = running.request({"block": seconds + 2})
-    with closing(socket.create_connection(("127.0.0.1", running.port), ANSWERS_WITHIN)) as blocking:
-        blocking.sendall(blocks.replace(SESSION.encode(), b"%d" % BLOCKED_SESSION))
-        wait_for(blocking, b"data:")
-        with setting.load(running, running.health(), asks_health) as health:
-            figures = counted(*drive(setting.load(running, running.request({}), options), running.roles))
-            health.wait("end")
-            answers = health.result()
+    options = replace(scenario.options, seconds=seconds)
+    asks_health = Options(think=0.05, reconnect=True, seconds=seconds, open_within=0)
+    blocks = running.request({"block": seconds + options.warm_up + 1})
+    with ExitStack() as stack:
+        sock = socket.create_connection(("127.0.0.1", running.port), ANSWERS_WITHIN)
+        blocking = stack.enter_context(closing(sock))
+        health = setting.load(running, running.health(), asks_health)
+
+        def block() -> None:
+            blocking.sendall(blocks.replace(SESSION.encode(), b"%d" % BLOCKED_SESSION))
+            wait_for(blocking, b"data:")
+            stack.enter_context(health)
+
+        load = setting.load(running, running.request({}), options)
+        figures = counted(*drive(load, running.roles, once_open=block))
+        health.wait("end")
+        answers = health.result()
         wait_for(blocking, b"0\r\n\r\n", seconds + ANSWERS_WITHIN)
     figures["health_asked"] = answers["requests"]
-    figures["health_p50"], figures["health_p99"] = answers["request"]["p50"], answers["request"]["p99"]
+    if answers["requests"]:
+        figures["health_p50"], figures["health_p99"] = answers["request"]["p50"], answers["request"]["p99"]
     return figures
 
 
@@ -258,11 +266,11 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
         Options(8, warm_up=0.5),
     ),
     "blocked": Scenario(
-        "One worker's event loop is blocked; 16 clients with short turns",
+        "One worker's event loop is blocked; 32 clients with short turns",
         beside_blocked,
         ("health_p99", "health_p50", "health_asked", "clients", "turns", "p50", "p99"),
         {},
-        Options(16, think=0.01),
+        Options(32, think=0.01, warm_up=0.5),
     ),
     "slow": Scenario(
         "50 slow readers of streams without end; 32 clients with short turns",
