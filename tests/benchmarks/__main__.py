@@ -155,6 +155,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="of each window (3; 1.5 with --quick)")
     parser.add_argument("--peers", type=Path, default=CACHE, help="folder of the peers' environments")
     parser.add_argument("--results", type=Path, help="file of results (in the folder of the peers)")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder to write the pages into")
     parser.add_argument("--anew", action="store_true", help="forget what was measured before")
     parser.add_argument("--list", action="store_true", help="scenarios and candidates")
     asked = parser.parse_args()
@@ -226,7 +227,7 @@ def main() -> int:
         return 130
     print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
     if not asked.quick:
-        report.write(results, DOCS)
+        report.write(results, asked.docs)
     return guard(results) if asked.quick else 0
 
 

@@ -32,13 +32,14 @@ rounds, and in brackets the least and the most. *Front* is our supervisor, the p
 watches its workers; memory is PSS.
 """
 
+CPU: Final = "µs of CPU"
 SIZES: Final = (
-    ("a short turn", "short", "front_turn", "workers_turn", "µs of CPU"),
-    ("an event of a burst", "burst", "front_event", "workers_event", "µs of CPU"),
-    ("… of a new message each", "burst-real", "front_event", "workers_event", "µs of CPU"),
-    ("an event alone in its turn of the loop", "tick", "front_event", "workers_event", "µs of CPU"),
-    ("an event of 1 000 paced streams", "paced-1000", "front_event", "workers_event", "µs of CPU"),
-    ("… of a new message each", "paced-1000-real", "front_event", "workers_event", "µs of CPU"),
+    ("a short turn", "short", "front_turn", "workers_turn", CPU),
+    ("an event of a burst", "burst", "front_event", "workers_event", CPU),
+    ("… of a new message each", "burst-real", "front_event", "workers_event", CPU),
+    ("an event alone in its turn of the loop", "tick", "front_event", "workers_event", CPU),
+    ("an event of 1 000 paced streams", "paced-1000", "front_event", "workers_event", CPU),
+    ("… of a new message each", "paced-1000-real", "front_event", "workers_event", CPU),
     ("an open, silent stream", "idle-5000", "front_stream", "workers_stream", "KiB"),
     ("a session that had a turn", "sessions", "front_session", "workers_session", "KiB"),
     ("at rest: supervisor; both workers", "short", "front_memory", "workers_memory", "MB"),
@@ -176,16 +177,12 @@ def sizes(results: Results) -> str:
     for what, scenario, front, workers, unit in SIZES:
         values = []
         for name in (front, workers):
-            column = COLUMNS[name]
-            digits = max(column.digits, 1) if unit != "MB" else 0
-            values.append(
-                cell(
-                    Column("", digits, column.scale),
-                    results.spread(scenario, OURS, name),
-                )
-            )
-        rows.append([what, *values, unit])
-    return table(["what", "supervisor", "workers", "unit"], rows)
+            value = results.spread(scenario, OURS, name)
+            values.append(cell(Column("", 0 if unit == "MB" else 1, COLUMNS[name].scale), value))
+        cost = results.spread(scenario, OURS, front)
+        full = number(1 / cost.median, 0) if unit == CPU and cost and cost.median else ""
+        rows.append([what, *values, unit, full])
+    return table(["what", "supervisor", "workers", "unit", "a core of the supervisor, each second"], rows)
 
 
 def with_figures(text: str, figures: str) -> str:

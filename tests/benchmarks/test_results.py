@@ -96,7 +96,7 @@ def test_a_page_has_what_was_measured_and_what_failed(tmp_path: Path, results: R
     assert "| FastAPI on uvicorn, 2 workers | failed: it / fell over |" in page
     assert "| short, supervisor's CPU, µs/turn | ≤ 45 | 45 | yes |" in page
     sizing = (docs / report.SIZING).read_text("utf-8")
-    assert "| a short turn | 45.0 | – | µs of CPU |" in sizing
+    assert "| a short turn | 45.0 | – | µs of CPU | 22 222 |" in sizing
     assert "old" not in sizing
     assert sizing.endswith(f"{report.ENDS}\nthe end\n")
     ElementTree.fromstring((docs / report.PLOT).read_text("utf-8"))
