@@ -451,14 +451,27 @@ static void tell_latency(const char *name, const struct histogram *h)
         (double)h->most / 1e6);
 }
 
+/* How long the request has waited that has waited longest: what has no answer is in no histogram. */
+static int64_t longest_wait(void)
+{
+    int64_t longest = 0;
+    for (int i = 0; i < options.connections; i++) {
+        struct connection *c = connections + i;
+        if (c->state >= SENDING && now - c->began > longest)
+            longest = now - c->began;
+    }
+    return longest;
+}
+
 static void tell(double seconds, double cpu)
 {
     printf("{\"seconds\": %.6f, \"cpu\": %.6f, \"open\": %d, \"served\": %d, \"requests\": %llu, "
-        "\"events\": %llu, \"bytes\": %llu, \"failed_connects\": %llu, \"cut\": %llu, \"refused\": %llu",
+        "\"events\": %llu, \"bytes\": %llu, \"failed_connects\": %llu, \"cut\": %llu, \"refused\": %llu, "
+        "\"longest_wait\": %.4f",
         seconds, cpu, open_count, served_count, (unsigned long long)seen.requests,
         (unsigned long long)seen.events, (unsigned long long)seen.bytes,
         (unsigned long long)seen.failed_connects, (unsigned long long)seen.cut,
-        (unsigned long long)seen.refused);
+        (unsigned long long)seen.refused, (double)longest_wait() / 1e6);
     tell_latency("request", &seen.request);
     tell_latency("first", &seen.first);
     tell_latency("event", &seen.event);

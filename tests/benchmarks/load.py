@@ -46,7 +46,7 @@ class Options:
     def arguments(self) -> list[str]:
         words = []
         for name, value in asdict(self).items():
-            if value:
+            if value is not False:
                 words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
         return words
 

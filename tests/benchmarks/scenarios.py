@@ -6,6 +6,7 @@ says what the names mean.
 """
 
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ MANY: Final = 100_000  # sessions
 ENDLESS: Final = 10_000_000  # events: more than any window lets through
 EVERY: Final = 0.02  # seconds between two events of a paced stream
 BLOCKED_SESSION: Final = 9_000_000_000  # numbers beyond those of the load beside it
+BLOCKS_SOON: Final = 0.3  # seconds after its first message that the blocking turn blocks for certain
 ANSWERS_WITHIN: Final = 10.0  # seconds; for one request that the harness itself sends
 
 
@@ -53,6 +55,7 @@ COLUMNS: Final[Mapping[str, Column]] = {
     "load_cores": Column("load, cores", 2, less_is_better=True),
     "front_memory": Column("front, MB", 0, less_is_better=True),
     "workers_memory": Column("workers, MB", 0, less_is_better=True),
+    "stream": Column("KiB/stream", 1, less_is_better=True),
     "front_stream": Column("front, KiB/stream", 1, less_is_better=True),
     "workers_stream": Column("workers, KiB/stream", 1, less_is_better=True),
     "front_session": Column("front, KiB/session", 2, less_is_better=True),
@@ -61,7 +64,8 @@ COLUMNS: Final[Mapping[str, Column]] = {
     "sessions": Column("sessions"),
     "health_p50": Column("/health p50, ms", 1, less_is_better=True),
     "health_p99": Column("/health p99, ms", 1, less_is_better=True),
-    "health_asked": Column("/health answered"),
+    "health_longest": Column("longest wait for /health, ms", 1, less_is_better=True),
+    "health_answered": Column("/health answered"),
     "clients": Column("clients served"),
     "failures": Column("failures", 0, less_is_better=True),
 }
@@ -144,6 +148,7 @@ def paced(scenario: Scenario, setting: Setting, running: Running) -> Figures:
 def idle(scenario: Scenario, setting: Setting, running: Running) -> Figures:
     """Streams that are open and silent: what each of them holds."""
     figures = steady(scenario, setting, running)
+    figures["stream"] = sum(figures[f"{role}_stream"] for role in running.roles)
     if figures["open"] < scenario.options.connections:
         raise Failed(f"{figures['open']:.0f} of {scenario.options.connections} streams opened")
     return figures
@@ -174,6 +179,7 @@ def beside_blocked(scenario: Scenario, setting: Setting, running: Running) -> Fi
         def block() -> None:
             blocking.sendall(blocks.replace(SESSION.encode(), b"%d" % BLOCKED_SESSION))
             wait_for(blocking, b"data:")
+            time.sleep(BLOCKS_SOON)
             stack.enter_context(health)
 
         load = setting.load(running, running.request({}), options)
@@ -181,7 +187,8 @@ def beside_blocked(scenario: Scenario, setting: Setting, running: Running) -> Fi
         health.wait("end")
         answers = health.result()
         wait_for(blocking, b"0\r\n\r\n", seconds + ANSWERS_WITHIN)
-    figures["health_asked"] = answers["requests"]
+    figures["health_answered"] = answers["requests"]
+    figures["health_longest"] = max(answers["request"]["most"], answers["longest_wait"])
     if answers["requests"]:
         figures["health_p50"], figures["health_p99"] = answers["request"]["p50"], answers["request"]["p99"]
     return figures
@@ -214,6 +221,7 @@ SHORT: Final = ("turns", "p50", "p99", "front_turn", "workers_turn", "load_cores
 STREAM: Final = ("events", "turns", "p99", "front_event", "workers_event", "load_cores", "failures")
 PACED: Final = ("event_p99", "event_p50", "rate", "front_event", "workers_event", "front_cores", "failures")
 IDLE: Final = (
+    "stream",
     "front_stream",
     "workers_stream",
     "front_memory",
@@ -268,9 +276,12 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "blocked": Scenario(
         "One worker's event loop is blocked; 32 clients with short turns",
         beside_blocked,
-        ("health_p99", "health_p50", "health_asked", "clients", "turns", "p50", "p99"),
+        (
+            *("health_longest", "health_p50", "health_p99", "health_answered"),
+            *("clients", "turns", "p50", "p99"),
+        ),
         {},
-        Options(32, think=0.01, warm_up=0.5),
+        Options(32, think=0.01, warm_up=1),
     ),
     "slow": Scenario(
         "50 slow readers of streams without end; 32 clients with short turns",

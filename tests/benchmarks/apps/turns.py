@@ -9,7 +9,7 @@ or 2.x. The keys, all optional:
     pause    null: as fast as they are taken; 0: each from its own turn of the event loop; else seconds
              between two. With seconds, each message bears the time at which it was due
     cpu      seconds of Python before the first
-    block    seconds for which the event loop is blocked, after the first
+    block    seconds for which the event loop is blocked, a tenth of a second after the first
     hold     seconds of silence after the last
 """
 
@@ -60,7 +60,7 @@ async def turn(asked: Msg) -> AsyncIterator[Msg]:
                 await asyncio.sleep(0)
             yield message("x" * size) if real else prebuilt(size)
     if "block" in script:
-        await asyncio.sleep(0.1)  # the first message leaves before
+        await asyncio.sleep(0.1)  # what there is to send leaves before
         time.sleep(script["block"])  # noqa: ASYNC251 - that is what is measured
     if "hold" in script:
         await asyncio.sleep(script["hold"])
