@@ -38,6 +38,8 @@ START: Final = 6.0  # seconds, about, for the plan
 DOCS: Final = ROOT / "docs"
 CACHE: Final = Path.home() / ".cache/agentscope-supervisor/peers"
 
+ENDS: Final = (signal.SIGINT, signal.SIGTERM)
+
 QUICK_CANDIDATES: Final = ("ours-2", "haproxy-2", "uvicorn-2")
 QUICK_SCENARIOS: Final = ("short", "client", "burst", "cpu", "paced-1000")
 QUICK_SECONDS: Final = 1.5
@@ -195,7 +197,9 @@ def guard(results: Results) -> int:
 
 
 def end(number: int, frame: Any) -> NoReturn:
-    """SIGTERM ends it as Ctrl-C does, with all that it has started."""
+    """Ctrl-C and SIGTERM end it with all that it has started; a second one may not interrupt that."""
+    for each in ENDS:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -204,7 +208,8 @@ def main() -> int:
     if asked.list:
         print(report.listing())
         return 0
-    signal.signal(signal.SIGTERM, end)
+    for each in ENDS:
+        signal.signal(each, end)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # thousands of streams; inherited by all
     environments = Environments(asked.peers)
