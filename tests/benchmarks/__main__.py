@@ -130,7 +130,7 @@ def plan(asked: argparse.Namespace) -> float:
     """Seconds that all takes, about."""
     cells = sum(SCENARIOS[name].expected(asked.seconds) for name in asked.only)
     starts = sum(SCENARIOS[name].fresh for name in asked.only) + (1 / asked.rounds if asked.quick else 1)
-    return len(asked.candidates) * asked.rounds * (cells + starts * START)
+    return float(len(asked.candidates) * asked.rounds * (cells + starts * START))
 
 
 def names(known: Sequence[str]) -> Callable[[str], list[str]]:

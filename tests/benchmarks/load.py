@@ -44,7 +44,7 @@ class Options:
     reconnect: bool = False
 
     def arguments(self) -> list[str]:
-        words = []
+        words: list[str] = []
         for name, value in asdict(self).items():
             if value is not False:
                 words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
@@ -84,8 +84,8 @@ class Load:
 
     def __init__(self, binary: Path, folder: Path, port: int, request: bytes, options: Options) -> None:
         self._file: Final = folder / f"request-{id(self)}"
-        self._command: Final = [str(binary), "--port", str(port), "--request", str(self._file)]
-        self._command += options.arguments()
+        where = ["--port", str(port), "--request", str(self._file)]
+        self._command: Final = [str(binary), *where, *options.arguments()]
         self._request: Final = request
         self._expected: Final = options.expected
         self._process: subprocess.Popen[str]

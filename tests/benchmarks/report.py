@@ -42,7 +42,7 @@ SIZES: Final = (
     ("… of a new message each", "paced-1000-real", "front_event", "workers_event", CPU),
     ("an open, silent stream", "idle-5000", "front_stream", "workers_stream", "KiB"),
     ("a session that had a turn", "sessions", "front_session", "workers_session", "KiB"),
-    ("at rest: supervisor; both workers", "short", "front_memory", "workers_memory", "MB"),
+    ("at rest: supervisor; both workers", "idle-5000", "front_rest", "workers_rest", "MB"),
 )
 """What docs/sizing.md tells of ours with two workers: what, scenario, figures, unit."""
 

@@ -53,6 +53,8 @@ COLUMNS: Final[Mapping[str, Column]] = {
     "front_cores": Column("front, cores", 2, less_is_better=True),
     "workers_cores": Column("workers, cores", 2, less_is_better=True),
     "load_cores": Column("load, cores", 2, less_is_better=True),
+    "front_rest": Column("front at rest, MB", less_is_better=True),
+    "workers_rest": Column("workers at rest, MB", less_is_better=True),
     "front_memory": Column("front, MB", 0, less_is_better=True),
     "workers_memory": Column("workers, MB", 0, less_is_better=True),
     "stream": Column("KiB/stream", 1, less_is_better=True),
@@ -119,6 +121,7 @@ def counted(result: Mapping[str, Any], usage: Mapping[str, Usage]) -> Figures:
         figures |= {"event_p50": result["event"]["p50"], "event_p99": result["event"]["p99"]}
     for role, used in usage.items():
         figures[f"{role}_cores"] = used.cores
+        figures[f"{role}_rest"] = used.before
         figures[f"{role}_memory"] = used.after
         figures[f"{role}_stream"] = (used.after - used.before) * 1024 / max(result["open"], 1)
         if turns:

@@ -76,8 +76,8 @@ def test_goals_and_tables_name_what_there_is() -> None:
         assert goal.scenario in SCENARIOS
         assert goal.figure in COLUMNS
         assert set(goal.candidates) <= set(CANDIDATES)
-    for scenario in SCENARIOS.values():
-        assert set(scenario.shows) <= set(COLUMNS)
+    for each in SCENARIOS.values():
+        assert set(each.shows) <= set(COLUMNS)
     for _, scenario, front, workers, _ in report.SIZES:
         assert scenario in SCENARIOS
         assert {front, workers} <= set(COLUMNS)
