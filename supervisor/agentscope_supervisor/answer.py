@@ -46,6 +46,31 @@ class Follower(Protocol):
 class Answer:
     """One turn's answer. All methods run on the event loop; none blocks or raises."""
 
+    __slots__ = (  # there may be thousands of them
+        "_abandoned",
+        "_early",
+        "_grant",
+        "_outlet",
+        "_owed",
+        "_runs",
+        "_waiter",
+        "bytes",
+        "events",
+        "failure",
+        "first_at",
+        "followers",
+        "form",
+        "last_write",
+        "on_change",
+        "run",
+        "run_id",
+        "settled",
+        "started_at",
+        "taken_at",
+        "whole",
+        "worker",
+    )
+
     def __init__(self, run_id: str, form: Form, now: float) -> None:
         self.run_id: Final = run_id
         self.form: Final = form

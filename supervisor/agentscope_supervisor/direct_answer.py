@@ -38,7 +38,7 @@ class DirectAnswer:
         self.answer: Final = answer
         self.turn: Final = turn
         self._connection: Final = connection
-        self._headers: Final = headers
+        self._headers = headers
         self._on_over: Final = on_over
         self._loop: Final = asyncio.get_running_loop()
         self._is_due = False
@@ -104,6 +104,7 @@ class DirectAnswer:
             headers |= STREAM_HEADERS
             headers["Transfer-Encoding"] = "chunked"
             connection.send(head_bytes(200, headers))
+            self._headers = {}
             answer.begin(Outlet(connection), self._loop.time())
 
     def _send_whole(self, body: bytes) -> None:

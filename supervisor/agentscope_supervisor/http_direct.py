@@ -15,6 +15,7 @@ from typing import Any, Final
 from typing import Protocol as Interface
 
 from aiohttp.http import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from agentscope_supervisor import http_protocol, http_rules, sse
 
@@ -103,6 +104,7 @@ class DirectProtocol(http_protocol.Protocol):
             # Before the body is read, which has aiohttp look for more.
             self._is_answering = self._request_in_progress = True
             self._begin(head, body.read_nowait())
+            self._body = EMPTY_PAYLOAD  # a stream may be long, and the request's would stay as long
         elif self._body_timer is None:
             self._body_timer = self._loop.call_later(BODY_FOLLOWS_WITHIN, self._hand_over)
 
