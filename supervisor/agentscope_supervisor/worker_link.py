@@ -93,10 +93,12 @@ class WorkerLink:
         self._link.flush_soon()
 
     def _on_event(self, event: Event) -> None:
+        if type(event) is Data:
+            payload = event.payload
+            if self._streams[event.stream][1].data(event.count, payload, self._loop.time()):
+                self._requester.consumed(event.stream, len(payload))
+            return
         match event:
-            case Data(stream, count, payload):
-                if self._streams[stream][1].data(count, payload, self._loop.time()):
-                    self._requester.consumed(stream, len(payload))
             case End(stream, payload):
                 self._reports.ended(self._over(stream), payload)
             case Fail(stream, code, message):
