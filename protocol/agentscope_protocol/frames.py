@@ -23,6 +23,9 @@ INITIAL_CREDIT: Final = 256 * 1024
 """Bytes a worker may send on a stream before the first grant. Some thousand tokens: enough that a
 client which reads never stalls for a round trip, small enough for thousands of slow readers."""
 
+REQUEST_ID: Final = "x-request-id"
+"""Among the headers of Open: how the client, or a proxy before us, calls the request. For logs."""
+
 MAX_BODY: Final = 64 * 1024 * 1024
 """Bytes of a request body: the largest `server.max_body_mb`; a few inline images fit."""
 
@@ -106,7 +109,7 @@ class Open:
     session_id: str
     run_id: str
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)  # W3C trace context
+    headers: Mapping[str, str] = field(default_factory=dict)  # W3C trace context, and REQUEST_ID
 
 
 @dataclass(frozen=True, slots=True)

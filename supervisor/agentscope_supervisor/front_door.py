@@ -20,6 +20,7 @@ from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from multidict import CIMultiDictProxy
 
+from agentscope_protocol.frames import REQUEST_ID
 from agentscope_protocol.settings import ServerSettings
 from agentscope_supervisor import __version__, http_protocol, invocation
 from agentscope_supervisor.answer import Answer
@@ -303,7 +304,7 @@ class FrontDoor:
             self._authorize(head.headers)
             if len(body) > self._body.max_size:
                 raise Refused(self._body.too_large)
-            asked = self._read(body, head.headers, None)
+            asked = self._read(body, head.headers, headers["X-Request-Id"], None)
             answer = Answer(secrets.token_hex(16), asked.form, self._loop.time())
             turn = self._desk.submit(asked, answer)
             if isinstance(turn, Failure):
@@ -329,7 +330,7 @@ class FrontDoor:
         if self._metrics is not None:
             self._metrics.request("/invoke", status)
 
-    def _read(self, body: bytes, headers: Headers, trace: RequestTrace | None) -> Invocation:
+    def _read(self, body: bytes, headers: Headers, request_id: str, trace: RequestTrace | None) -> Invocation:
         """What a request asks for. Raises: Refused."""
         # What is no ASCII is no trace context, and would not pass the link.
         sent = {name: headers.get(name, "") for name in _TRACE_HEADERS}
@@ -340,14 +341,14 @@ class FrontDoor:
             accepts_json="application/json" in headers.get("Accept", ""),
             token=_fingerprint(headers.get("Authorization", self._credentials)),
             principal=self._principal,
-            headers=trace.headers if trace is not None else sent,
+            headers={**(trace.headers if trace is not None else sent), REQUEST_ID: request_id},
             idempotency_key=_single(headers, "Idempotency-Key"),
         )
 
     async def _invoke(
         self, request: web.BaseRequest, headers: dict[str, str], trace: RequestTrace | None = None
     ) -> web.StreamResponse:
-        asked = self._read(await self._body.read(request), request.headers, trace)
+        asked = self._read(await self._body.read(request), request.headers, headers["X-Request-Id"], trace)
         answer = Answer(secrets.token_hex(16), asked.form, self._loop.time())
         if asked.key is not None:
             match await self._recorder.claim(answer.run_id, asked):

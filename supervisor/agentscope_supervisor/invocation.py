@@ -33,7 +33,7 @@ class Invocation:
     on_busy: OnBusy | None  # None: as configured
     body: bytes
     principal: str
-    headers: Mapping[str, str]  # W3C trace context, passed on
+    headers: Mapping[str, str]  # W3C trace context and REQUEST_ID, passed on
     key: Key | None = None  # Idempotency-Key
 
 

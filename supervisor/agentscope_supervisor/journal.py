@@ -13,15 +13,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
-from agentscope_supervisor.logs import JsonFormatter
+from agentscope_supervisor.logs import WORKER, JsonFormatter
 
 KEPT: Final = 500
 """Lines kept for those who ask later: what led to a death, and 8 MB if all are the longest."""
 
 MAX_BEHIND: Final = 1_000
 """Lines that wait for one follower: a second of an App that prints as fast as it may."""
-
-WORKER: Final = "worker"  # the logger of what workers print
 
 
 class Journal(logging.Handler):

@@ -12,9 +12,13 @@ import json
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from typing import Final, Literal
+
+from agentscope_protocol.log_lines import LEVELS as LEVEL_NUMBERS
+from agentscope_protocol.log_lines import LogLine
 
 LogFormat = Literal["text", "json"]
 MAX_WAITING: Final = 2_000
@@ -22,7 +26,22 @@ MAX_WAITING: Final = 2_000
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 
+WORKER: Final = "worker"  # the logger of what workers log and print
+
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+_LABEL: Final = re.compile(r"(\d+)\.(\d+)")  # of a worker, "<slot>.<generation>"
+
+
+def tell_output(worker: str, line: LogLine) -> None:
+    """Log a line of a worker's log, or one that it printed, under the worker's label."""
+    log, level = logging.getLogger(WORKER), LEVEL_NUMBERS[line.level]
+    if log.isEnabledFor(level):
+        about = {"worker": worker, **line.about}
+        record = log.makeRecord(WORKER, level, "", 0, line.message, (), None, extra=about)
+        record.exc_text = line.exception or None
+        log.handle(record)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
@@ -30,20 +49,27 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 class TextFormatter(logging.Formatter):
-    """One line: time, level, message, fields."""
+    """One line: time, level, message, fields. What a worker logged with more lines has them indented, so that
+    none of them looks like a line of the supervisor."""
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        line = f"{clock}.{int(record.msecs):03d} {record.levelname.lower():7} {record.getMessage()}"
+        message, exception = record.getMessage(), record.exc_text
+        if record.name == WORKER:
+            message = message.replace("\n", "\n    ")
+        line = f"{clock}.{int(record.msecs):03d} {record.levelname.lower():7} {message}"
         for key, value in _fields(record).items():
             line += f" {key}={value}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
+        elif exception:
+            line += "\n    " + exception.replace("\n", "\n    ")
         return line
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object: ts (RFC 3339, UTC), level, message, and the fields."""
+    """One JSON object: ts (RFC 3339, UTC), level, message, and the fields; a worker's slot and generation as
+    numbers too."""
 
     def format(self, record: logging.LogRecord) -> str:
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -53,6 +79,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **_fields(record),
         }
+        if named := _LABEL.fullmatch(str(entry.get("worker", ""))):
+            entry["slot"], entry["generation"] = map(int, named.groups())
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         elif record.exc_text:

@@ -16,12 +16,12 @@ from typing import Final
 from agentscope_protocol import settings as settings_module
 from agentscope_protocol.settings import Settings
 from agentscope_supervisor import kernel, preload, spawn
+from agentscope_supervisor.logs import tell_output
 from agentscope_supervisor.orphans import MARK
 from agentscope_supervisor.output import OnLine
 from agentscope_supervisor.zygote import Zygote
 
 log = logging.getLogger(__name__)
-output_log = logging.getLogger("worker")
 
 ZYGOTE: Final = "zygote"
 """Its mark among those of children; no worker has it."""
@@ -185,7 +185,7 @@ class Nursery:
                 [*self._command, "--preload"],
                 self._project,
                 self._parts,
-                partial(output_log.info, extra={"worker": "zygote"}),
+                partial(tell_output, ZYGOTE),
                 lambda: self._post(ready),
                 lambda reason: self._post(partial(refused, reason)),
                 lambda status: self._post(partial(ended, status)),

@@ -16,11 +16,13 @@ from typing import Any, Final
 
 import click
 
+from agentscope_protocol.log_lines import session_digest
 from agentscope_protocol.settings_values import MAX_WORKERS
 from agentscope_supervisor import instance
 from agentscope_supervisor.control_client import ControlClient, Unanswered
 from agentscope_supervisor.figures import clock, duration, printable
 from agentscope_supervisor.instance import Address
+from agentscope_supervisor.journal import KEPT
 from agentscope_supervisor.logs import LEVELS
 
 Command = Callable[..., Any]
@@ -201,18 +203,27 @@ def events(client: ControlClient, last: int, follow: bool) -> None:
     _lines(client, "/events", last, follow)
 
 
-@_command(_last, _follow)
-def logs(client: ControlClient, last: int, follow: bool) -> None:
+@_command(
+    _last,
+    _follow,
+    click.option("--session", metavar="ID", help="Only of the turns of this session."),
+    click.option("--run", metavar="ID", help="Only of this run."),
+)
+def logs(client: ControlClient, last: int, follow: bool, session: str | None, run: str | None) -> None:
     """Print the log and what workers print, a JSON object a line."""
-    _lines(client, "/logs", last, follow)
+    wanted = {"session": session and session_digest(session), "run": run}
+    _lines(client, "/logs", last, follow, {name: value for name, value in wanted.items() if value})
 
 
-def _lines(client: ControlClient, path: str, last: int, follow: bool) -> None:
-    query = {"last": str(last), **({"follow": "1"} if follow else {})}
+def _lines(
+    client: ControlClient, path: str, last: int, follow: bool, wanted: dict[str, str] | None = None
+) -> None:
+    query = {"last": str(KEPT if wanted else last), **({"follow": "1"} if follow else {})}
     try:
         for line in client.lines(path, **query):
-            sys.stdout.buffer.write(line)
-            sys.stdout.buffer.flush()
+            if not wanted or wanted.items() <= json.loads(line).items():
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
     except KeyboardInterrupt:
         sys.exit(0)
 

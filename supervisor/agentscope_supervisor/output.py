@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from agentscope_protocol import log_lines
+from agentscope_protocol.log_lines import LogLine
 from agentscope_supervisor import deaths, kernel
 from agentscope_supervisor.allowance import Allowance
 
@@ -36,8 +38,9 @@ KEPT: Final = READ  # bytes in which the last lines of a worker are looked for
 
 # What a terminal would act on must not reach one through the log.
 _ESCAPED: Final = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)] if code != 0x09}
+_ESCAPED_LINES: Final = {code: text for code, text in _ESCAPED.items() if code != 0x0A}
 
-OnLine = Callable[[str], None]
+OnLine = Callable[[LogLine], None]
 
 
 class Output:
@@ -60,7 +63,7 @@ class Output:
     def last_lines(self) -> list[str]:
         """The last lines that were printed, whether they have reached the log or not."""
         lines = bytes(self._kept[-KEPT:]).removesuffix(b"\n").split(b"\n")[-deaths.KEPT_LINES :]
-        return [_text(line[-MAX_LINE:]) for line in lines] if self._kept else []
+        return [part for line in lines for part in _shown(line[-MAX_LINE:])] if self._kept else []
 
     def close(self) -> None:
         """Read what is left, and stop. Bounded: what the worker started may go on printing into the pipe."""
@@ -116,10 +119,10 @@ class Output:
             if self._allowance.left(self._loop.time()) > 0:
                 piece = line[at : at + MAX_LINE]
                 self._allowance.spend(len(piece) + LINE_COST)
-                text = _text(piece)
-                if deaths.is_stack_line(text):
-                    self.stacks.append(text)
-                self._on_line(text)
+                read = _read(piece)
+                if deaths.is_stack_line(read.message):
+                    self.stacks.append(read.message)
+                self._on_line(read)
             else:
                 self._drop(1)
 
@@ -131,7 +134,7 @@ class Output:
     def _report(self) -> None:
         if self._dropped:
             limits = f"over {RATE} bytes or {RATE // LINE_COST} lines a second"
-            self._on_line(f"... {self._dropped} lines of output dropped: {limits}")
+            self._on_line(LogLine(f"... {self._dropped} lines of output dropped: {limits}"))
             self._dropped = 0
 
     def _finish(self) -> None:
@@ -144,6 +147,18 @@ class Output:
             self._report()
 
 
-def _text(line: bytes) -> str:
-    """A line as it may be shown."""
-    return line.decode("utf-8", "backslashreplace").rstrip("\r").translate(_ESCAPED)
+def _read(line: bytes) -> LogLine:
+    """A line as it may be shown: what a worker's logging printed, or what anybody else did."""
+    text = line.decode("utf-8", "backslashreplace").rstrip("\r")
+    logged = log_lines.read(text)
+    if logged is None:
+        return LogLine(text.translate(_ESCAPED))
+    about = {name: value.translate(_ESCAPED) for name, value in logged.about.items()}
+    message, exception = (part.translate(_ESCAPED_LINES) for part in (logged.message, logged.exception))
+    return LogLine(message, logged.level, about, exception)
+
+
+def _shown(line: bytes) -> list[str]:
+    """A line as text: several, if it is a record with more than one."""
+    read = _read(line)
+    return read.text.split("\n") if read.about else [read.message]

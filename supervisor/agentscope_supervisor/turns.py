@@ -13,7 +13,8 @@ from functools import partial
 from typing import Final, Protocol
 
 from agentscope_protocol.errors import Code, LocalProtocolError
-from agentscope_protocol.frames import CancelReason, Form
+from agentscope_protocol.frames import REQUEST_ID, CancelReason, Form
+from agentscope_protocol.log_lines import session_digest
 from agentscope_protocol.settings import Settings
 from agentscope_supervisor import ledger, routing
 from agentscope_supervisor.answer import Answer
@@ -107,6 +108,7 @@ class Turns:
             self.open[turn.number] = request, answer
             if purpose is Purpose.CLIENT:
                 self._recorder.begin(request, turn, answer)
+                self._note("turn is accepted", turn, slot=turn.slot)
             self._post(lambda: self.carry_out(commands))
             self._sweep_soon()
         return turn
@@ -202,7 +204,10 @@ class Turns:
                 self._survived(request)
         commands = self.ledger.failed(turn, code, message, harmless=harmless)
         if turn.crashes > crashes:
-            log.warning("worker died before the turn's first event; it runs again", extra=_names(turn))
+            log.warning(
+                "worker died before the turn's first event; it runs again",
+                extra={"slot": turn.slot, **self._about(turn)},
+            )
         self.carry_out(commands)
 
     def cut(self, process: int) -> None:
@@ -246,7 +251,10 @@ class Turns:
                     if self.is_done(number):
                         self.hands.drained(number)
                 case ledger.Distrust(turn, number):
-                    log.error("turn ignores its cancellation; its worker is replaced", extra=_names(turn))
+                    log.error(
+                        "turn ignores its cancellation; its worker is replaced",
+                        extra={"slot": turn.slot, **self._about(turn)},
+                    )
                     self.hands.distrust(number)
 
     def _hand(self, number: int, turn: Turn) -> None:
@@ -260,12 +268,15 @@ class Turns:
             self.hands.hand(number, turn, *self.open[turn.number])
             if turn.purpose is Purpose.CLIENT and answer.worker is not None:
                 self.residents.used(turn.session_id, number, answer.worker, now)
+            self._note("turn begins", turn, worker=answer.worker)
         except LocalProtocolError as error:
-            log.error("turn cannot be sent", extra={"run": turn.run_id, "reason": str(error)})
+            log.error("turn cannot be sent", extra={**self._about(turn), "reason": str(error)})
             self._post(partial(self.failed, turn, Code.PROTOCOL, "the turn cannot be sent to a worker"))
 
     def _settle(self, turn: Turn, failure: Failure | None) -> None:
         now = self._loop.time()
+        outcome = failure.code.value if failure is not None else "OK"
+        self._note("turn ends", turn, outcome=outcome, events=self.open[turn.number][1].events)
         _, answer = self.open.pop(turn.number)
         self._forget_leaving(turn)
         if turn.purpose is Purpose.CLIENT:
@@ -324,6 +335,17 @@ class Turns:
         if timer is not None:
             timer.cancel()
 
+    def _note(self, message: str, turn: Turn, **fields: object) -> None:
+        """A line for those who look for one turn; a healthy hour has thousands of them, and they are off."""
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(message, extra={**self._about(turn), **fields})
+
+    def _about(self, turn: Turn) -> dict[str, str]:
+        """How lines name a turn."""
+        named = {"run": turn.run_id, "session": session_digest(turn.session_id)}
+        entry = self.open.get(turn.number)
+        return named if entry is None else {**named, "request": entry[0].headers.get(REQUEST_ID, "")}
+
     def _lost(self, process: int, request: Invocation) -> bool:
         """Blame the turn for a death; returns whether it is known now to kill."""
         kills = not self.hands.is_leaving(process) and self._poison.lost(
@@ -366,8 +388,3 @@ def limits(settings: Settings) -> Limits:
         cancel_grace=settings.sessions.cancel_grace,
         retry_on_crash=settings.sessions.retry_on_crash == "before_first_event",
     )
-
-
-def _names(turn: Turn) -> dict[str, object]:
-    """What a line of the log says of a turn."""
-    return {"slot": turn.slot, "run": turn.run_id}

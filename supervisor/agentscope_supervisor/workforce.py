@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -28,11 +29,11 @@ from agentscope_supervisor.event_queue import Post
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.lifecycle import Command, State
+from agentscope_supervisor.logs import tell_output
 from agentscope_supervisor.nursery import Nursery, Order
 from agentscope_supervisor.worker_link import WorkerLink
 
 log = logging.getLogger(__name__)
-output_log = logging.getLogger("worker")
 
 LAST_WORDS: Final = 0.05
 """Seconds between the exit of a worker and the end of its link: what it wrote last is still in the socket.
@@ -164,7 +165,7 @@ class Workforce:
                 image,
                 snapshot,
                 process.mark,
-                lambda line: output_log.info(line, extra={"worker": process.label}),
+                partial(tell_output, process.label),
                 lambda status: self._post(lambda: self._exited(process, status)),
                 lambda child: self._born(process, child, snapshot),
                 lambda error: self._unborn(process, f"the worker process cannot be started: {error}"),

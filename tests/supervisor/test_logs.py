@@ -10,7 +10,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from agentscope_supervisor.logs import MAX_WAITING, JsonFormatter, LogFormat, TextFormatter, drain, set_up
+from agentscope_protocol.log_lines import LogLine
+from agentscope_supervisor.logs import (
+    MAX_WAITING,
+    JsonFormatter,
+    LogFormat,
+    TextFormatter,
+    drain,
+    set_up,
+    tell_output,
+)
 
 AT = 1_768_473_000.25  # 2026-01-15T10:30:00.250Z
 
@@ -52,6 +61,8 @@ def test_a_line_for_machines() -> None:
         "level": "info",
         "message": "worker is ready",
         "worker": "0.1",
+        "slot": 0,
+        "generation": 1,
         "seconds": 0.5,
     }
 
@@ -148,3 +159,43 @@ def test_a_record_that_cannot_be_formatted_is_reported_and_not_raised(
     root.info("next")
     assert [line.split()[-1] for line in written(pipe)] == ["next"]
     assert "no number" in capsys.readouterr().err
+
+
+@pytest.fixture
+def told(root: logging.Logger) -> list[str]:
+    """What is logged, in both forms, one after the other."""
+    lines: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.extend([TextFormatter().format(record).partition(" ")[2], JsonFormatter().format(record)])
+
+    root.addHandler(Keep())
+    root.setLevel(logging.INFO)
+    return lines
+
+
+def test_what_a_worker_logged_keeps_its_level_and_its_turn(told: list[str]) -> None:
+    tell_output("0.1", LogLine("paid", "warning", {"logger": "app", "run": "r-1", "session": "ab"}))
+    assert told[0] == "warning paid worker=0.1 logger=app run=r-1 session=ab"
+    entry = json.loads(told[1])
+    del entry["ts"]
+    assert entry == {
+        **{"level": "warning", "message": "paid", "worker": "0.1", "slot": 0, "generation": 1},
+        **{"logger": "app", "run": "r-1", "session": "ab"},
+    }
+
+
+def test_no_line_of_a_worker_looks_like_one_of_ours(told: list[str]) -> None:
+    forged = "12:00:00.000 info    instance is ready"
+    tell_output("0.1", LogLine(f"a\n{forged}", "error", {}, f"Traceback\n{forged}"))
+    assert told[0] == f"error   a\n    {forged} worker=0.1\n    Traceback\n    {forged}"
+    assert json.loads(told[1])["exception"] == f"Traceback\n{forged}"
+
+
+def test_what_a_worker_logs_is_held_to_the_level_too(told: list[str], root: logging.Logger) -> None:
+    root.setLevel(logging.ERROR)
+    tell_output("zygote", LogLine("preloaded"))
+    assert told == []
+    tell_output("zygote", LogLine("not preloaded", "error"))
+    assert told[0] == "error   not preloaded worker=zygote"

@@ -23,7 +23,7 @@ from agentscope_protocol.connection import Event, Responder
 from agentscope_protocol.frames import Hello
 from agentscope_protocol.link import Link
 from agentscope_protocol.page import LifePage
-from agentscope_worker import watchdog
+from agentscope_worker import log_output, watchdog
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +32,6 @@ EX_LOST: Final = 70  # sysexits.h, EX_SOFTWARE: the supervisor went away
 
 MAX_TOLD: Final = 8 * 1024
 """Characters of the report of a failed start: a long traceback fits, and so does it in one frame."""
-
-CHATTY: Final = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "mcp")
-"""Libraries that log a line for each call at INFO."""
 
 WITHOUT_SUPERVISOR: Final = 10.0
 """Seconds that turns and on_shutdown may take when the supervisor is gone, and nobody else bounds them."""
@@ -59,9 +56,7 @@ def main() -> None:
     watchdog.tell_stacks()
     # A terminal's Ctrl-C reaches the supervisor, which ends its workers in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    log_output.set_up()
     import uvloop
 
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
@@ -100,6 +95,7 @@ async def _work(sock: socket.socket, page: LifePage) -> int:
     except host.BootError as error:
         worker.notice("failed", json.dumps({"message": error.message[:MAX_TOLD]}))
         return EX_CONFIG if error.permanent else 1
+    log_output.adopt_agentscope()
     sessions = Sessions(runtime.app, runtime.session)
     server = Server(runtime.app, worker.link, watchdog.LifeSigns(page), sessions)
     worker.serve(server.on_event)

@@ -16,9 +16,9 @@ import orjson
 
 from agentscope_protocol.connection import Event, Responder, Writable
 from agentscope_protocol.errors import Code
-from agentscope_protocol.frames import MAX_ANSWER, Cancel, CancelReason, Form, Open, Ping
+from agentscope_protocol.frames import MAX_ANSWER, REQUEST_ID, Cancel, CancelReason, Form, Open, Ping
 from agentscope_protocol.link import Link
-from agentscope_worker import host, messages
+from agentscope_worker import host, log_output, messages
 from agentscope_worker.runtime import AgentApp, SessionContext, session_claims, tracing
 from agentscope_worker.sessions import Sessions
 from agentscope_worker.watchdog import LifeSigns
@@ -40,6 +40,9 @@ class _Turn:
         self.opened: Final = opened
         self.cancelled = False  # AgentScope swallows CancelledError in places; this does not forget
         self.writable: asyncio.Future[None] | None = None
+        # For lines about the turn that are logged outside of its task.
+        request = opened.headers.get(REQUEST_ID)
+        self.extra: Final = {"about": log_output.about(opened.run_id, opened.session_id, request)}
 
 
 class Server:
@@ -60,7 +63,9 @@ class Server:
             case Open(stream):
                 self._life.begin(stream)
                 turn = _Turn(event)
-                task = asyncio.get_running_loop().create_task(self._answer(turn), name=event.run_id)
+                task = asyncio.get_running_loop().create_task(
+                    self._answer(turn), name=event.run_id, context=log_output.in_turn(turn.extra["about"])
+                )
                 self._turns[stream], self._tasks[stream] = turn, task
                 task.add_done_callback(lambda task: self._over(turn, task))
             case Cancel(stream, reason):
@@ -86,7 +91,7 @@ class Server:
         turn = self._turns.get(stream)
         if turn is not None and not turn.cancelled:
             turn.cancelled = True
-            log.info("turn %s is cancelled (%s)", turn.opened.run_id, _reason(reason))
+            log.info("turn is cancelled (%s)", _reason(reason), extra=turn.extra)
             self._tasks[stream].cancel()
 
     # -- one turn ---------------------------------------------------------------------------
@@ -109,7 +114,8 @@ class Server:
     async def _traced(self, turn: _Turn) -> bytes:
         """Run the App, in the trace that the request belongs to."""
         opened = turn.opened
-        with tracing.turn(opened.run_id, opened.session_id, opened.headers, lambda: turn.cancelled) as trace:
+        headers = {name: value for name, value in opened.headers.items() if name != REQUEST_ID}
+        with tracing.turn(opened.run_id, opened.session_id, headers, lambda: turn.cancelled) as trace:
             return await self._run(turn, trace)
 
     async def _run(self, turn: _Turn, trace: dict[str, str]) -> bytes:
@@ -181,7 +187,7 @@ class Server:
         stream = turn.opened.stream
         if turn.cancelled:
             if error is not None and not isinstance(error, asyncio.CancelledError):
-                log.error("the App raised while its turn %s was cancelled", task.get_name(), exc_info=error)
+                log.error("the App raised while its turn was cancelled", exc_info=error, extra=turn.extra)
             self._responder.fail(stream, Code.CANCELLED, "cancelled")
         elif error is None:
             self._responder.end(stream, task.result())
@@ -189,7 +195,7 @@ class Server:
             self._responder.fail(stream, Code.BAD_MESSAGE, str(error))
         else:
             who = "the session store" if turn.opened.form == Form.FORGET else "the App"
-            log.error("%s raised in turn %s", who, task.get_name(), exc_info=error)
+            log.error("%s raised", who, exc_info=error, extra=turn.extra)
             self._responder.fail(stream, Code.APP_ERROR, _text(error))
             if worn := _worn(error):
                 self._responder.notice("worn", json.dumps({"message": worn}))

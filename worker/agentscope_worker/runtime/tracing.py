@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import os
 import threading
@@ -23,6 +22,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from agentscope_protocol.log_lines import session_digest
 from agentscope_worker.runtime.compat import seam
 
 if TYPE_CHECKING:
@@ -144,8 +144,7 @@ def turn(
     w3c = TraceContextTextMapPropagator()
     attributes = {
         "agentscope.run_id": run_id,
-        # Session ids are often a person's name or number; the same session is told by the same digits.
-        "agentscope.session": hashlib.sha256(session_id.encode()).hexdigest()[:16],
+        "agentscope.session": session_digest(session_id),
     }
     with _tracer.start_as_current_span(
         "turn",

@@ -1,0 +1,68 @@
+"""What a worker's logging prints: one line for each record, with the turn that it is about."""
+
+import asyncio
+import logging
+import sys
+
+from agentscope_protocol.log_lines import MAX_BYTES, LogLine, read
+from agentscope_worker.log_output import LineFormatter, about, current_turn, in_turn
+
+TURN = about("run-1", "user_1", "req-1")
+
+
+def record(message: str, level: int = logging.INFO, **fields: object) -> logging.LogRecord:
+    return logging.makeLogRecord({"name": "app", "msg": message, "levelno": level, **fields})
+
+
+def formatted(entry: logging.LogRecord) -> LogLine:
+    line = read(LineFormatter().format(entry))
+    assert line is not None
+    return line
+
+
+def test_a_record_outside_of_turns_names_its_logger_only() -> None:
+    assert formatted(record("%d of %d", args=(1, 2))) == LogLine("1 of 2", "info", {"logger": "app"})
+
+
+async def test_a_turns_records_name_it_in_all_its_tasks_and_threads() -> None:
+    async def in_task() -> list[LogLine]:
+        lines = [formatted(record("here"))]
+        lines += await asyncio.gather(asyncio.to_thread(formatted, record("there")), child())
+        return lines
+
+    async def child() -> LogLine:
+        return formatted(record("in a task of its own"))
+
+    lines = await asyncio.get_running_loop().create_task(in_task(), context=in_turn(TURN))
+    assert [dict(line.about) for line in lines] == [{"logger": "app", **TURN}] * 3
+    assert current_turn() == {}
+    assert current_turn(in_turn(TURN)) == TURN
+
+
+def test_a_record_may_be_about_a_turn_from_outside() -> None:
+    assert formatted(record("over", about=TURN)).about == {"logger": "app", **TURN}
+
+
+def test_a_session_is_not_named_by_its_id() -> None:
+    assert "user_1" not in TURN.values()
+    assert about("run-1", "user_1", None).keys() == {"run", "session"}
+
+
+def test_levels_of_ones_own_are_the_next_below() -> None:
+    assert [formatted(record("x", level)).level for level in (5, 10, 25, 45, 99)] == [
+        *("debug", "debug", "info", "error", "critical")
+    ]
+
+
+def test_a_traceback_comes_with_its_record() -> None:
+    try:
+        raise ValueError("boom")
+    except ValueError:
+        line = formatted(record("failed", logging.ERROR, exc_info=sys.exc_info()))
+    assert (line.message, line.level) == ("failed", "error")
+    assert line.exception.startswith("Traceback")
+    assert line.exception.endswith("ValueError: boom")
+
+
+def test_what_is_too_long_for_one_line_is_printed_as_text() -> None:
+    assert LineFormatter().format(record("x" * MAX_BYTES)) == f"INFO app: {'x' * MAX_BYTES}"
