@@ -39,7 +39,7 @@ from agentscope_supervisor import (
 )
 from agentscope_supervisor.fleet import EX_CONFIG, EX_TEMPFAIL
 from agentscope_supervisor.listener import BACKLOG
-from agentscope_supervisor.project import CONFIG_FILE, Overrides, Project, ProjectError, without_effect
+from agentscope_supervisor.project import CONFIG_FILE, Overrides, Project, ProjectError
 
 log = logging.getLogger(__name__)
 
@@ -345,9 +345,6 @@ def _check(project: Project) -> Settings:
 
     settings = _settings(project)
     _examine(settings, project.folder)
-    keys = list(without_effect(settings))
-    if keys:
-        click.echo(f"note: without effect in this version: {', '.join(keys)}")
     ended = subprocess.run(
         [*worker_command(settings, project.folder), "--check", str(project.folder)],
         cwd=project.folder,
@@ -399,8 +396,6 @@ def _start(project: Project, name: str | None, runtime_dir: Path | None, state_d
         # Bytecode is known by the second and the size of its source: two edits within one would be one.
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     settings = _settings(project)
-    for key in without_effect(settings):
-        log.warning("this version does not act on a configured key", extra={"key": key})
     _examine(settings, project.folder)
     try:
         called = instance.name_of(name, project.folder)

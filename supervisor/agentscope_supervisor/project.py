@@ -4,9 +4,7 @@ Reads agentapp.yaml; never imports the App. `cli` uses it for every command that
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -18,10 +16,6 @@ CONFIG_FILE: Final = "agentapp.yaml"
 DEVELOPERS_SOAK: Final = 0.1
 """Seconds, with `--reload` and where the file does not say: an edit is to be tried at once, and the one who
 made it looks."""
-
-# Keys that are read and checked, and that this version does not act on yet: named in a warning at the
-# start where a file sets them, so that nobody relies on them. Each line goes when its part comes.
-NOT_ACTED_ON: Final[tuple[str, ...]] = ()
 
 
 class ProjectError(Exception):
@@ -93,10 +87,3 @@ class Project:
         if asked.no_platform:
             changed["platform"] = None
         return settings.model_copy(update=changed)
-
-
-def without_effect(settings: Settings) -> Iterator[str]:
-    """The keys that the file sets and this version does not act on."""
-    for key in sorted(settings_module.chosen_keys(settings)):
-        if any(fnmatchcase(key, pattern) for pattern in NOT_ACTED_ON):
-            yield key

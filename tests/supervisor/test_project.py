@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agentscope_protocol.settings import Settings, SettingsError, chosen_keys
-from agentscope_supervisor.project import NOT_ACTED_ON, Overrides, Project, ProjectError, without_effect
+from agentscope_protocol.settings import SettingsError, chosen_keys
+from agentscope_supervisor.project import Overrides, Project, ProjectError
 
 FILE = """\
 server: {host: 10.0.0.1, port: 9000}
@@ -134,32 +134,3 @@ def test_a_file_in_another_encoding_is_told(tmp_path: Path) -> None:
     (tmp_path / "agentapp.yaml").write_bytes("server: {host: é}".encode("latin-1"))
     with pytest.raises(ProjectError, match=r"agentapp\.yaml: cannot be read: .*utf-8"):
         Project(tmp_path).read_settings()
-
-
-# -- keys without effect -------------------------------------------------------------------------
-
-
-def test_keys_without_effect_are_named_where_the_file_sets_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("agentscope_supervisor.project.NOT_ACTED_ON", ("tracing.*", "server.console"))
-    text = """\
-tracing: {endpoint: "http://localhost:4318/v1/traces"}
-server: {port: 1, console: "on"}
-supervisor: {workers: 1}
-"""
-    settings = project(tmp_path, text).read_settings()
-    assert list(without_effect(settings)) == ["server.console", "tracing.endpoint"]
-
-
-def test_options_and_defaults_are_not_warned_of(tmp_path: Path) -> None:
-    overrides: dict[str, Any] = {"host": "::1", "port": 1, "workers": 1, "no_platform": True}
-    assert list(without_effect(project(tmp_path, **overrides).read_settings())) == []
-
-
-@pytest.mark.parametrize("pattern", NOT_ACTED_ON)
-def test_each_key_without_effect_is_a_key(pattern: str) -> None:
-    """One that was renamed, or misspelt in the list, would never be warned of."""
-    section, key = pattern.split(".")
-    assert section in Settings.model_fields
-    assert key == "*" or hasattr(getattr(Settings(), section), key)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final
 
 from agentscope_supervisor.outcomes import RETRY_LATER, STATUS
-from agentscope_supervisor.project import NOT_ACTED_ON
 from agentscope_supervisor.reload_scope import TAKEN_OVER
 
 README: Final = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
@@ -31,11 +30,6 @@ def test_keys_that_a_reload_takes_over() -> None:
     rows = re.findall(r"^\| `(\w+)`: ([^|]*) \|", section("What a reload changes"), re.MULTILINE)
     told = [f"{part}.{key}" for part, keys in rows for key in names(keys)]
     assert sorted(told) == sorted(TAKEN_OVER)
-
-
-def test_keys_without_effect() -> None:
-    (line,) = re.findall(r"^Not there yet: (.*?) ha(?:s|ve) no effect", README, re.MULTILINE | re.DOTALL)
-    assert sorted(names(line)) == sorted(NOT_ACTED_ON)
 
 
 def names(text: str) -> list[str]:
