@@ -13,7 +13,7 @@ const WHY = {asked: "as asked", memory_limit: "memory limit", turn_limit: "turn 
 const WANTED = ["asked", "memory_limit", "turn_limit"];
 
 const badge = byId("status"), notice = byId("notice"), log = byId("log"), drain = byId("drain");
-let talkIn, isDraining = false, begun = false, edition = null;
+let talkIn, isDraining = false, trouble = null, edition = null;
 
 /** Follows the instance for as long as the page is there. `unauthorized`: as of the chat; `open`: shows a session in the chat. */
 export async function follow(unauthorized, open) {
@@ -46,7 +46,7 @@ async function stream(connected) {
     connected();
     say("");
     log.replaceChildren();
-    begun = false;
+    trouble = null;
     for await (const {event, data} of events(response)) {
       heard();
       SHOWN[event]?.(JSON.parse(data));
@@ -69,7 +69,7 @@ async function act(unauthorized, what) {
 
 async function restart() {
   const told = await (await post("console/restart", {})).json();
-  if (told.outcome === "refused") return say(`Nothing was changed, the workers go on: ${told.reason}`, "bad");
+  if (told.outcome === "refused") return say(`Nothing was changed, the old workers go on: ${told.reason}`, "bad");
   edition = told.edition;
   say(told.note ? `Workers are being replaced. ${told.note}` : "Workers are being replaced, one by one.", "mid");
 }
@@ -99,13 +99,16 @@ function status(told) {
   byId("workers").replaceChildren(...rows(told));
   byId("turns").textContent = `${told.turns.open} open, ${told.turns.accepted} since the start`;
   byId("sessions").replaceChildren(...(told.sessions.length ? told.sessions.map(sessionLine) : [made("p", {class: "soft"}, "No turn is open.")]));
+  if (told.trouble !== trouble) {  // also of a reload from elsewhere: another page, a command, --reload
+    trouble = told.trouble;
+    say(trouble ? `The old workers go on, new ones could not take over: ${trouble}` : "", "bad");
+  }
   rollout(told);
 }
 
 function rollout(told) {
   const last = told.rollout;
   byId("rollout").textContent = told.rolling ? "being replaced …" : last ? `last restart ${clock(last.at)}: ${last.failure ? "failed" : "done"}` : "";
-  if (!begun && last?.failure) say(`The last restart failed, the old workers go on: ${last.failure}`, "bad");
   if (edition === null || told.rolling || !last || last.edition < edition) return;
   if (last.failure) say(`The restart failed, the old workers go on: ${last.failure}`, "bad");
   else say("All workers are new.", "good");
@@ -166,14 +169,6 @@ function lines(told) {
     log.append(...told.map(line));
     while (log.children.length > KEPT_LINES) log.firstElementChild.remove();
   });
-  if (begun) for (const each of told) announce(each);
-  begun = true;
-}
-
-/** What the person at the page should not have to look for: a rollout from elsewhere (reload, --reload), and its reason. */
-function announce({level, message, reason}) {
-  if (level === "error" && /^(reload|rollout)/.test(message)) say(reason ? `${message}: ${reason}` : message, "bad");
-  else if (message === "rollout done" && notice.className === "bad") say("");
 }
 
 function line({ts, level, message, exception, lost, ...fields}) {
