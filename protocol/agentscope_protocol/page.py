@@ -15,6 +15,9 @@ from typing import Final, Protocol
 PAGE_SIZE: Final = 4096  # bytes to map; what is not named above is zero and may be given a meaning later
 TICK_EVERY: Final = 0.25  # seconds between two ticks of the loop and of the thread
 
+NAME_BLOCKS: Final = "AGENTSCOPE_SUPERVISOR_NAME_BLOCKS"
+"""Environment variable of workers; set, they log what blocks their loop for a tenth of a second."""
+
 _U64: Final = struct.Struct("=Q")  # native: both sides are on one machine, and aligned stores stay whole
 _WRAP: Final = 2**64
 

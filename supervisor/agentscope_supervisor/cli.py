@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 import click
 
 from agentscope_protocol import settings as settings_module
+from agentscope_protocol.page import NAME_BLOCKS
 from agentscope_protocol.settings import Settings, SettingsError
 from agentscope_protocol.settings_values import MAX_WORKERS
 from agentscope_supervisor import (
@@ -392,6 +393,8 @@ def _start(project: Project, name: str | None, runtime_dir: Path | None, state_d
     signals.prepare()
     if project.folder.is_file():
         project, name = _installed(project, name, state_dir)
+    if project.watched or log.isEnabledFor(logging.DEBUG):
+        os.environ[NAME_BLOCKS] = "1"
     if project.watched:
         # Bytecode is known by the second and the size of its source: two edits within one would be one.
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"

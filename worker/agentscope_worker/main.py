@@ -22,7 +22,7 @@ from typing import Final
 from agentscope_protocol.connection import Event, Responder
 from agentscope_protocol.frames import Hello
 from agentscope_protocol.link import Link
-from agentscope_protocol.page import LifePage
+from agentscope_protocol.page import NAME_BLOCKS, LifePage
 from agentscope_worker import log_output, watchdog
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,10 @@ async def _work(sock: socket.socket, page: LifePage) -> int:
     log_output.adopt_agentscope()
     sessions = Sessions(runtime.app, runtime.session)
     server = Server(runtime.app, worker.link, watchdog.LifeSigns(page), sessions)
+    if os.environ.get(NAME_BLOCKS):
+        from agentscope_worker.loop_watch import LoopWatch
+
+        LoopWatch(Path(project))
     worker.serve(server.on_event)
     # What has been imported and built lives as long as the process: the collector need not visit it.
     gc.collect()
