@@ -1,0 +1,184 @@
+"""The supervisor's own work for a short turn, on each way, and for an event: without sockets and workers.
+
+The parts that a turn passes are real, from the request's bytes to those of the answer; what lies outside of
+them is made of bytes here. The least of many small pieces of work is told, which other load on the machine
+disturbs little, so that two versions can be compared where whole runs cannot.
+
+    python -m tests.benchmarks.python_share [ROUNDS]
+"""
+
+import asyncio
+import gc
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import uvloop
+
+from agentscope_protocol.codec import encode
+from agentscope_protocol.frames import Data, End, Hello
+from agentscope_protocol.settings import Settings
+from agentscope_supervisor.answer import Answer
+from agentscope_supervisor.event_queue import EventQueue
+from agentscope_supervisor.front_door import FrontDoor
+from agentscope_supervisor.http_protocol import Protocol
+from agentscope_supervisor.invocation import Invocation
+from agentscope_supervisor.ledger import Turn
+from agentscope_supervisor.recorder import Recorder
+from agentscope_supervisor.turns import Turns
+from agentscope_supervisor.worker_link import WorkerLink
+from tests.harness.client import JSON, request, turn_body
+
+TOGETHER: Final = 32  # connections whose requests come in one turn of the loop
+EVENT: Final = b"id: 0123456789abcdef0123456789abcdef-17\ndata: " + b"x" * 250 + b"\n\n"
+PROCESS: Final = 1
+
+
+class Wire(asyncio.Transport):
+    """A socket that takes everything and keeps it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out: list[bytes] = []
+
+    def write(self, data: Any) -> None:
+        self.out.append(data)
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.out.extend(list_of_data)
+
+    def is_closing(self) -> bool:
+        return False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+    def get_extra_info(self, name: Any, default: Any = None) -> Any:
+        return default
+
+    def resume_reading(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class Instance:
+    """What a turn passes, around one worker that is not there."""
+
+    def __init__(self) -> None:
+        settings, queue = Settings(), EventQueue()
+        self._post: Final = queue.post
+        store: Any = None  # of runs without a key it is not asked
+        recorder = Recorder(settings.sessions, store)
+        self.turns: Final = Turns(settings, 1, queue.post, recorder, None)
+        self.link: Final = WorkerLink(PROCESS, "0.1", {}, cast(Any, None), cast(Any, self))
+        self.to_worker: Final = Wire()
+        self.from_worker: Final = self.link._link
+        self.from_worker.connection_made(self.to_worker)
+        self.from_worker.data_received(encode(Hello(1, {})))
+        self.turns.hands = cast(Any, self)
+        self.turns.assign(0, PROCESS)
+        self.door: Final = FrontDoor(settings.server, cast(Any, self), recorder)
+        self.streams = 0
+
+    def submit(self, asked: Invocation, answer: Answer) -> Any:
+        self.streams += 1
+        return self.turns.submit(asked, answer)
+
+    def ahead(self, turn: Turn) -> int:
+        return self.turns.ledger.ahead(turn)
+
+    def leave(self, turn: Turn) -> None:
+        self.turns.leave(turn)
+
+    def hand(self, _number: int, turn: Turn, asked: Invocation, answer: Answer) -> None:
+        self.link.hand(turn, asked, answer)
+
+    def drained(self, number: int) -> None: ...
+
+    def ended(self, turn: Turn, whole: bytes) -> None:
+        self._post(lambda: self.turns.ended(turn, whole))
+
+    def connect(self) -> tuple[Protocol, Wire]:
+        connection, wire = self.door._server.connect(False, lambda: None), Wire()
+        connection.connection_made(wire)
+        return connection, wire
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn."""
+    while not condition():  # noqa: ASYNC110 - the turns of the loop are what is measured
+        await asyncio.sleep(0)
+
+
+async def turns(instance: Instance, rounds: int, first: bytes = b"") -> list[float]:
+    """Microseconds of each round, for one turn. `first`: what each connection asks before."""
+    connections = [instance.connect() for _ in range(TOGETHER)]
+    await asyncio.sleep(0)
+    for connection, wire in connections:
+        if first:
+            connection.data_received(first)
+            await until(lambda wire=wire: len(wire.out) > 0)  # type: ignore[misc]
+    took = []
+    for number in range(rounds):
+        asked = [turn_body(f"s{number}-{place}", "x" * 150) for place in range(TOGETHER)]
+        requests = [request("POST", "/invoke", body, JSON) for body in asked]
+        before = instance.streams
+        for _, wire in connections:
+            wire.out.clear()
+        instance.to_worker.out.clear()
+        began = time.process_time()
+        for (connection, _), data in zip(connections, requests, strict=True):
+            connection.data_received(data)
+        await until(lambda before=before: instance.streams == before + TOGETHER)  # type: ignore[misc]
+        await until(lambda: bool(instance.to_worker.out))
+        spent = time.process_time() - began
+        streams = range(before + 1, instance.streams + 1)
+        frames = b"".join(encode(Data(each, 1, EVENT)) + encode(End(each)) for each in streams)
+        began = time.process_time()
+        instance.from_worker.data_received(frames)
+        await until(lambda: all(wire.out for _, wire in connections))
+        await until(lambda: not len(instance.turns.ledger))
+        took.append((spent + time.process_time() - began) / TOGETHER * 1e6)
+    return took
+
+
+async def events(instance: Instance, rounds: int) -> list[float]:
+    """Microseconds of each round, for one event of an open stream; one of each in a read of the link."""
+    connections = [instance.connect() for _ in range(TOGETHER)]
+    await asyncio.sleep(0)
+    before = instance.streams
+    for place, (connection, _) in enumerate(connections):
+        connection.data_received(request("POST", "/invoke", turn_body(f"open-{place}", "x"), JSON))
+    await until(lambda: instance.streams == before + TOGETHER)
+    frames = b"".join(encode(Data(each, 1, EVENT)) for each in range(before + 1, instance.streams + 1))
+    instance.from_worker.data_received(frames)
+    await until(lambda: all(wire.out for _, wire in connections))
+    took = []
+    for _ in range(rounds):
+        began = time.process_time()
+        instance.from_worker.data_received(frames)
+        took.append((time.process_time() - began) / TOGETHER * 1e6)
+    return took
+
+
+async def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 300
+    instance = Instance()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)  # as `cli` has it
+    found = {
+        "short turn, direct way": await turns(instance, rounds),
+        "short turn, plain way": await turns(instance, rounds, request("GET", "/liveness")),
+        "event of an open stream": await events(instance, rounds),
+    }
+    for what, took in found.items():
+        took.sort()
+        print(f"{what:26} least {took[0]:6.2f} µs   first quartile {took[len(took) // 4]:6.2f} µs")
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
