@@ -288,7 +288,10 @@ UVICORN: Final = (
     "4096",
 )
 GUNICORN: Final = ("gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-b", "127.0.0.1:{port}", "-w")
-GRANIAN: Final = ("granian", "--interface", "asgi", "--port", "{port}", "--no-ws", "--workers")
+GRANIAN: Final = (
+    *("granian", "--interface", "asgi", "--port", "{port}", "--no-ws", "--backlog", "4096"),
+    *("--backpressure", "10000", "--workers"),  # of itself it serves 1024 streams at a time
+)
 
 CANDIDATES: Final[Mapping[str, Candidate]] = {
     "ours-1": Candidate("agentscope-supervisor, 1 worker", ours(1)),

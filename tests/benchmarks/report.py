@@ -56,7 +56,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float, digits: int) -> str:
-    return f"{value:,.{digits}f}".replace(",", " ")
+    rounded = round(value, digits) + 0.0  # no -0
+    return f"{rounded:,.{digits}f}".replace(",", " ")
 
 
 def cell(column: Column, value: Spread | None) -> str:
