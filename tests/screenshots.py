@@ -6,7 +6,7 @@ What is shown in a terminal is what the command printed, set as a page. To add o
 
 import asyncio
 import contextlib
-import html
+import io
 import os
 import shutil
 import signal
@@ -15,12 +15,18 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
+
+from rich.console import Console
+from rich.terminal_theme import MONOKAI as COLOURS
+from rich.text import Text
 
 from tests.harness.browser import Chromium, Page
 from tests.harness.client import call, turn_body
-from tests.harness.instance import Instance
+from tests.harness.instance import COMMAND, Instance
 from tests.harness.platform_process import PlatformProcess
 from tests.harness.projects import configure
+from tests.harness.terminal import Terminal
 from tests.harness.waiting import eventually
 
 ROOT: Final = Path(__file__).parents[1]
@@ -29,9 +35,13 @@ MOST: Final = 150 * 1024  # bytes of one: README is read on phones too
 BEATS: Final = 12  # heartbeats until the platform's page has something to draw
 ANSWER: Final = "#talk .said:last-of-type:not(.mine)"
 
-TERMINAL: Final = """data:text/html;charset=utf-8,<style>
-body { margin: 0; background: %%2314181d; color: %%23e7ebf0; } b { color: %%234cc36b; }
-pre { margin: 0; padding: 18px 22px; font: 15px/1.35 'DejaVu Sans Mono', monospace; }</style><pre><b>$</b> %s
+COLUMNS: Final = 84  # of a terminal
+LETTER, LINE = 9.03, 20  # pixels, of the font below
+HOME: Final = "\x1b[H"  # where each picture of a live command begins
+
+TERMINAL: Final = """<style>body { margin: 0; background: #14181d; color: #e7ebf0; } b { color: #4cc36b; }
+pre { margin: 0; padding: 18px 22px; font: 15px/20px 'DejaVu Sans Mono', monospace; }</style>
+<pre><b>$</b> agentscope-supervisor %s
 
 %s</pre>"""
 
@@ -126,20 +136,52 @@ async def reference_platform(chromium: Chromium, folder: Path) -> bytes:
 async def status(chromium: Chromium, folder: Path) -> bytes:
     """The command, after a death."""
     with hosted(folder) as instance:
-        victim = instance.worker_in(1)
-        os.kill(victim.pid, signal.SIGKILL)
-        await asyncio.to_thread(instance.wait_generation, 1, victim.generation + 1)
-        return await terminal(chromium, instance, "status")
+        await has_died(instance)
+        with Terminal([COMMAND, "status", *instance.found_by], columns=COLUMNS) as terminal:
+            await asyncio.to_thread(terminal.wait_exit)
+            return await drawn(chromium, "status", terminal.said)
 
 
-async def terminal(chromium: Chromium, instance: Instance, command: str) -> bytes:
-    """What one of the operator's commands prints."""
-    printed = (await asyncio.to_thread(instance.command, command)).stdout
-    text = html.escape(printed).replace("%", "%25").replace("#", "%23")
-    lines = printed.splitlines()
-    width, height = 9 * max(map(len, lines)) + 60, 21 * (len(lines) + 2) + 36
-    async with Page(chromium, width=max(width, 600), height=height) as page:
-        await page.goto(TERMINAL % (f"agentscope-supervisor {command}", text))
+async def top(chromium: Chromium, folder: Path) -> bytes:
+    """The command, after a death and while turns are open."""
+    names = [f"customer-{number}" for number in range(4711, 4716)]
+    with hosted(folder) as instance, contextlib.ExitStack() as stack:
+        await has_died(instance)
+        for name in names[:3]:
+            await invoke(instance, name, "a short question")
+        turns = [asyncio.create_task(invoke(instance, name, "and so on " * 100)) for name in names]
+        command = [COMMAND, "top", "--every", "0.5", *instance.found_by]
+        terminal = stack.enter_context(Terminal(command, rows=20, columns=COLUMNS))
+        await eventually(
+            lambda: all(name in whole_picture(terminal) for name in names), 60, "all sessions are shown"
+        )
+        picture = whole_picture(terminal)
+        for turn in turns:
+            turn.cancel()
+        return await drawn(chromium, "top", picture)
+
+
+async def has_died(instance: Instance) -> None:
+    """A worker, whose replacement is there."""
+    victim = instance.worker_in(1)
+    os.kill(victim.pid, signal.SIGKILL)
+    await asyncio.to_thread(instance.wait_generation, 1, victim.generation + 1)
+
+
+def whole_picture(terminal: Terminal) -> str:
+    """The last one that is drawn to its end: another has begun after it."""
+    return "".join(terminal.said.split(HOME)[-2:-1])
+
+
+async def drawn(chromium: Chromium, command: str, printed: str) -> bytes:
+    """What a terminal shows of this."""
+    text = Text.from_ansi(printed.replace("\r", "").strip("\n"))
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), color_system="truecolor")
+    console.print(text)
+    page_text = console.export_html(inline_styles=True, code_format="{code}", theme=COLOURS)
+    height = LINE * (page_text.count("\n") + 2) + 36
+    async with Page(chromium, width=round(COLUMNS * LETTER) + 44, height=height) as page:
+        await page.goto("data:text/html;charset=utf-8," + quote(TERMINAL % (command, page_text)))
         return await page.screenshot()
 
 
@@ -148,6 +190,7 @@ SHOTS: Final[dict[str, Shot]] = {
     "console-narrow": console_narrow,
     "reference-platform": reference_platform,
     "status": status,
+    "top": top,
 }
 
 
