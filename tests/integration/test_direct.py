@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 
-from agentscope_supervisor import http_protocol
+from agentscope_supervisor import http_direct, http_protocol
 from agentscope_supervisor.http_direct import DirectProtocol, Exchange
 from agentscope_supervisor.responses import head_bytes
 from tests.harness.client import JSON, Connection, request
@@ -21,17 +21,17 @@ from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.supervisor_only
 
-IDLE: Final = 0.4  # seconds
+IDLE: Final = 0.4  # seconds; where the limit is under test
 POST: Final = request("POST", "/invoke", b"hello", JSON)
 
 
 class Door:
     """Says which way each request came."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle: float = 60.0) -> None:
         self.left = 0
         self.answers: list[DirectProtocol] = []  # that are not finished
-        limits = http_protocol.Limits(5, 1024, idle_timeout=IDLE)
+        limits = http_protocol.Limits(5, 1024, idle_timeout=idle)
         self.server = http_protocol.Server(self.handle, limits, partial(DirectProtocol, self.take))
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -76,9 +76,12 @@ async def test_usual_turns_go_directly_until_something_else_comes() -> None:
         assert await ask(connection, POST) == b"plain hello"
 
 
-async def test_the_body_may_follow_its_head() -> None:
-    async with Door().connected() as connection:
+async def test_the_body_may_follow_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_direct, "BODY_FOLLOWS_WITHIN", 60.0)
+    door = Door()
+    async with door.connected() as connection:
         await connection.send(POST[:-5])
+        await eventually(lambda: door.server.connections[0]._messages, 10, "the head has come")
         assert await ask(connection, POST[-5:]) == b"direct hello"
 
 
@@ -107,7 +110,7 @@ async def test_what_comes_during_an_answer_waits_for_its_end() -> None:
 
 
 async def test_idle_connection_is_closed_and_one_that_waits_is_not() -> None:
-    door = Door()
+    door = Door(IDLE)
     async with door.connected() as connection:
         assert await ask(connection, request("POST", "/invoke", b"wait", JSON)) == b"direct wait"
         assert not await connection.is_closed(within=3 * IDLE)
