@@ -136,6 +136,34 @@ async def test_who_has_loaded_the_newest_may_save_it_late(sessions: SessionStore
     assert await begin(sessions).load() == "first again"
 
 
+async def test_a_late_save_does_not_bring_back_what_a_later_turn_has_deleted(
+    sessions: SessionStore, medium: Medium, begin: Begin
+) -> None:
+    first, second = begin(sessions), begin(sessions)
+    await first.save("first")
+    first.end()
+    assert await second.start(sessions.delete_session_state("s")) is True
+    second.end()
+    with pytest.raises(SessionStateError, match="a later turn of the session has saved or deleted it"):
+        await first.save("late")
+    assert await medium.contents() == []
+
+
+async def test_a_deletion_waits_for_the_turn_of_another_instance(
+    ours: SessionStore, medium: Medium, peer: StartPeer, begin: Begin
+) -> None:
+    theirs, turn = peer(), begin(ours)
+    await theirs.do("begin")
+    await theirs.do("save theirs")
+    deleting = turn.start(ours.delete_session_state("s"))
+    assert await is_waiting(deleting)
+    await theirs.do("save theirs again")
+    await theirs.do("end")
+    assert await wait_for(deleting) is True
+    await turn.save("anew")
+    assert len(await medium.contents()) == 1
+
+
 async def test_what_a_turn_still_saves_when_it_ends_is_waited_for(
     sessions: SessionStore, begin: Begin
 ) -> None:
@@ -270,7 +298,7 @@ async def test_a_process_that_was_taken_for_dead_overwrites_nothing(
     assert "has begun" in await stopped.do("save stopped")
     turn.end()
     await ours._claims.close()
-    assert "has saved, and that is kept" in await stopped.do("save stopped")
+    assert "has saved or deleted it, and that stands" in await stopped.do("save stopped")
     await stopped.do("end")
     assert await begin(ours).load() == "ours"
 

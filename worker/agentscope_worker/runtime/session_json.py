@@ -25,7 +25,7 @@ from pathlib import Path
 from agentscope_worker.runtime.session_store import (
     HEAD,
     Key,
-    NewerStateError,
+    OvertakenError,
     SessionStore,
     number_of,
     numbered,
@@ -79,8 +79,8 @@ class JsonSessions(SessionStore):
         if self._claimed is not None:
             fcntl.lockf(self._claimed, how, 1, int(session[:15], 16))
 
-    async def _write(self, key: Key, data: bytes, token: str | None = None, most: int | None = None) -> int:
-        return await asyncio.to_thread(_write, self._file(key), self._lock(key), data, most)
+    async def _write(self, key: Key, data: bytes, token: str | None = None, over: range | None = None) -> int:
+        return await asyncio.to_thread(_write, self._file(key), self._lock(key), data, over)
 
     async def _read(self, key: Key) -> bytes | None:
         return await asyncio.to_thread(_read, self._file(key))
@@ -133,13 +133,13 @@ def _number(file: Path) -> int:
         return 0
 
 
-def _write(file: Path, lock: Path, data: bytes, most: int | None) -> int:
+def _write(file: Path, lock: Path, data: bytes, over: range | None) -> int:
     """Replace `file` by `data`, durably, or leave it as it is and raise. Returns the number of this save."""
     directory = file.parent
     with _locked(lock):
         number = _number(file)
-        if most is not None and number > most:
-            raise NewerStateError
+        if over is not None and number not in over:
+            raise OvertakenError
         prefix = f"{_TEMPORARY}{lock.name.removeprefix('.lock-')}-"
         descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=prefix)
         try:

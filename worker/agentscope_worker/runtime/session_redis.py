@@ -36,7 +36,7 @@ from agentscope_worker.runtime.session_store import (
     HEAD,
     ClaimLostError,
     Key,
-    NewerStateError,
+    OvertakenError,
     SessionStore,
     number_of,
     numbered,
@@ -167,7 +167,7 @@ class RedisSessions(SessionStore):
                                     batch.pexpire(name, _milliseconds(LEASE))
                             await batch.execute()
 
-    async def _write(self, key: Key, data: bytes, token: str | None = None, most: int | None = None) -> int:
+    async def _write(self, key: Key, data: bytes, token: str | None = None, over: range | None = None) -> int:
         name, claim = PREFIX + key.name, CLAIM_PREFIX + key.session
         watched = [name] if token is None else [name, claim]
         async with self._bounded():
@@ -178,8 +178,8 @@ class RedisSessions(SessionStore):
                         if token is not None and await self._get(transaction, claim) != token.encode():
                             raise ClaimLostError
                         number = number_of(await self._head(transaction, name))
-                        if most is not None and number > most:
-                            raise NewerStateError
+                        if over is not None and number not in over:
+                            raise OvertakenError
                         transaction.multi()
                         transaction.set(name, numbered(data, number + 1))
                         await transaction.execute()

@@ -46,8 +46,8 @@ class ClaimLostError(SessionStateError):
     """The claim of a turn has ended without its doing."""
 
 
-class NewerStateError(SessionStateError):
-    """What is stored is newer than what the turn that saves has seen."""
+class OvertakenError(SessionStateError):
+    """What is stored is not what the turn that saves has seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +94,10 @@ class SessionStore(ABC):
         cancelled save completes in the background, and a load of the session waits for it.
         In a turn of the session it waits for that of another process, if there is one.
         Raises: TypeError for a module without a state, ValueError for an id or a state that cannot
-        be stored, SessionStateError where a later turn of the session has begun or saved since this
-        one ended or was taken for dead, OSError (TimeoutError too: the other turn did not end). What
-        was stored before is then still there; only where a Redis is lost at the very moment of
-        writing may it be the new state.
+        be stored, SessionStateError where a later turn of the session has begun, or has saved or deleted
+        it, since this one ended or was taken for dead, OSError (TimeoutError too: the other turn did
+        not end). What was stored before is then still there; only where a Redis is lost at the very
+        moment of writing may it be the new state.
         """
         key, attempt = _key(session_id, user_id), session_claims.current(session_id)
         task = asyncio.create_task(self._save(key, modules, attempt))
@@ -139,10 +139,15 @@ class SessionStore(ABC):
     async def delete_session_state(self, session_id: str, user_id: str = "") -> bool:
         """Delete what is stored; returns whether there was anything.
 
-        Saves that have begun are waited for, so that none brings it back. What is kept aside of a damaged
-        state stays. Raises: TypeError, ValueError for an id that cannot be one; OSError.
+        Saves that have begun are waited for, so that none brings it back; one that comes late is refused.
+        In a turn of the session it waits for that of another process, if there is one. What is kept aside
+        of a damaged state stays. Raises: TypeError, ValueError for an id that cannot be one; OSError.
         """
-        key = _key(session_id, user_id)
+        key, attempt = _key(session_id, user_id), session_claims.current(session_id)
+        if attempt is not None:
+            if not attempt.over:
+                await self._claims.obtain(attempt)
+            attempt.known[key.name] = 0
         await self._saved(key)
         async with self._turn(key):
             return await self._remove(key)
@@ -158,11 +163,11 @@ class SessionStore(ABC):
         """See `Claims`."""
 
     @abstractmethod
-    async def _write(self, key: Key, data: bytes, token: str | None = None, most: int | None = None) -> int:
+    async def _write(self, key: Key, data: bytes, token: str | None = None, over: range | None = None) -> int:
         """Replace what is stored by `data` as a whole, with the next number, which is returned; or leave it
-        and raise. All in one step: only under the claim of `token`, only what has a number up to `most`.
+        and raise. All in one step: only under the claim of `token`, only over what has one of these numbers.
 
-        Raises: OSError, ClaimLostError, NewerStateError.
+        Raises: OSError, ClaimLostError, OvertakenError.
         """
 
     @abstractmethod
@@ -213,10 +218,14 @@ class SessionStore(ABC):
         later = f"{self._place(key)} was not saved: a later turn of the session has"
         if not await self._claims.seize(attempt):
             raise SessionStateError(f"{later} begun")
+        known, over = attempt.known.get(key.name), None
+        if known is not None:
+            # A store that has lost what was saved may get it back, but not one in which it was deleted.
+            over = range(known if attempt.over else 0, known + 1)
         try:
-            return await self._write(key, data, token, attempt.known.get(key.name))
-        except NewerStateError:
-            raise NewerStateError(f"{later} saved, and that is kept") from None
+            return await self._write(key, data, token, over)
+        except OvertakenError:
+            raise OvertakenError(f"{later} saved or deleted it, and that stands") from None
         except ClaimLostError:
             raise ClaimLostError(f"{later} begun") from None
         finally:
