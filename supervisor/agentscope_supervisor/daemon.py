@@ -32,7 +32,6 @@ from agentscope_supervisor.heartbeat import Heartbeat, VitalSigns
 from agentscope_supervisor.instance import Address
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.journal import Journal
-from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.memory import Memory
 from agentscope_supervisor.memory_watch import MemoryWatch
 from agentscope_supervisor.metrics import Look, Metrics
@@ -47,6 +46,7 @@ from agentscope_supervisor.session_table import SessionTable
 from agentscope_supervisor.staffing import Staffing, worker_count
 from agentscope_supervisor.store import Store
 from agentscope_supervisor.tracing import Tracing
+from agentscope_supervisor.turn import Turn
 from agentscope_supervisor.turns import MAINTENANCE, Turns
 from agentscope_supervisor.watcher import Watcher
 from agentscope_supervisor.workforce import Process

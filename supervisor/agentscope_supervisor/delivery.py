@@ -17,10 +17,10 @@ from agentscope_protocol.frames import Form
 from agentscope_supervisor import sse
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.http_protocol import outlet_of
-from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.outcomes import Failure
 from agentscope_supervisor.responses import error_response, gone_response
 from agentscope_supervisor.runs import Run, State
+from agentscope_supervisor.turn import Turn
 from agentscope_supervisor.viewer import Viewer
 
 QUEUED_AFTER: Final = 1.0  # seconds of waiting after which a client is told that its turn waits

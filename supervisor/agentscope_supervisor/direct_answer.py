@@ -14,9 +14,9 @@ from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.delivery import STREAM_HEADERS, whole_body
 from agentscope_supervisor.http_direct import DirectProtocol
 from agentscope_supervisor.http_protocol import Outlet
-from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.responses import closes, error_bytes, head_bytes
 from agentscope_supervisor.tracing import CLIENT_LEFT
+from agentscope_supervisor.turn import Turn
 
 OnOver = Callable[["DirectAnswer", int], None]
 """Called once, last, with the status that the client was told, or CLIENT_LEFT."""

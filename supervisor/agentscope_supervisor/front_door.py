@@ -30,7 +30,6 @@ from agentscope_supervisor.direct_answer import DirectAnswer
 from agentscope_supervisor.http_direct import DirectProtocol
 from agentscope_supervisor.http_protocol import is_reserved
 from agentscope_supervisor.invocation import Invocation, Refused, invalid, json_object
-from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.listener import NO_PLACE, Listener
 from agentscope_supervisor.metrics import CONTENT_TYPE, Metrics
 from agentscope_supervisor.outcomes import ErrorCode, Failure
@@ -41,6 +40,7 @@ from agentscope_supervisor.run_views import RunViews
 from agentscope_supervisor.runs import Run
 from agentscope_supervisor.session_views import SessionViews, session_of
 from agentscope_supervisor.tracing import CLIENT_LEFT, RequestTrace, Tracing
+from agentscope_supervisor.turn import Turn
 
 CLOSES_WITHIN: Final = 5.0  # seconds
 _TRACE_HEADERS: Final = ("traceparent", "tracestate")

@@ -14,8 +14,8 @@ import orjson
 from agentscope_protocol.frames import Form
 from agentscope_supervisor import idempotency
 from agentscope_supervisor.idempotency import Key
-from agentscope_supervisor.ledger import OnBusy
 from agentscope_supervisor.outcomes import ErrorCode, Failure
+from agentscope_supervisor.turn import OnBusy
 
 MAX_SESSION_ID: Final = 256  # characters
 ROLES: Final = ("user", "assistant", "system")

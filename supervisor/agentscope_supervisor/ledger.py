@@ -23,15 +23,24 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
-from typing import Final, Literal
+from typing import Final
 
 from agentscope_protocol.errors import Code
 from agentscope_protocol.frames import CancelReason
 from agentscope_supervisor.outcomes import ErrorCode, Failure, of_worker, refusal, repeated_in_vain
 from agentscope_supervisor.residents import Residents
-
-OnBusy = Literal["queue", "reject", "interrupt", "latest"]
+from agentscope_supervisor.turn import (
+    Cancel,
+    Command,
+    Distrust,
+    Hand,
+    Idle,
+    OnBusy,
+    Purpose,
+    Settle,
+    State,
+    Turn,
+)
 
 MAX_HELD_BODIES: Final = 256 * 1024 * 1024
 """Bytes of the bodies of all open turns: sixteen of the largest size allowed by default. Above it new
@@ -54,21 +63,6 @@ MAX_TELLING: Final = 32
 """Sessions that are told at once without a client that waits for it: as many saves as a store takes well."""
 
 
-class Purpose(Enum):
-    """Why there is a turn."""
-
-    CLIENT = auto()
-    FORGET = auto()  # a client has its session deleted
-    TELL = auto()  # the process in which its session lives is told that it leaves
-
-
-class State(Enum):
-    WAITING = auto()
-    RUNNING = auto()
-    CANCELLING = auto()
-    SETTLED = auto()
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of the instance; see the keys of the same names in agentapp.yaml. Times in seconds."""
@@ -82,68 +76,6 @@ class Limits:
     cancel_grace: float
     retry_on_crash: bool = False  # of a turn whose client has been sent no event
 
-
-@dataclass(slots=True, eq=False)
-class Turn:
-    """One turn. Others read it; only the ledger writes it."""
-
-    number: int  # of the instance, never reused
-    run_id: str
-    session_id: str
-    slot: int
-    size: int  # bytes of its body
-    principal: str
-    accepted_at: float
-    purpose: Purpose = Purpose.CLIENT
-    state: State = State.WAITING
-    process: int | None = None  # that it was handed to
-    crashes: int = 0  # processes that it was lost with, and after which it waits or runs again
-    ending: Failure | None = None  # what its client will be told once it has been cancelled
-    cancelled_at: float = 0.0
-    distrusted_at: float = 0.0  # when the end of its process was last asked for
-
-
-@dataclass(frozen=True, slots=True)
-class Hand:
-    """Give the turn to this process now."""
-
-    turn: Turn
-    process: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Ask the process to end the turn."""
-
-    turn: Turn
-    process: int
-    reason: CancelReason
-
-
-@dataclass(frozen=True, slots=True)
-class Settle:
-    """Tell the client the end of its turn: well if `failure` is None. Once for each turn."""
-
-    turn: Turn
-    failure: Failure | None
-
-
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """The last turn of this process has ended."""
-
-    process: int
-
-
-@dataclass(frozen=True, slots=True)
-class Distrust:
-    """A turn ignored its cancellation; only the end of this process will end it."""
-
-    turn: Turn
-    process: int
-
-
-Command = Hand | Cancel | Settle | Idle | Distrust
 
 _REASONS: Final = {
     CancelReason.CLIENT_GONE: Failure(ErrorCode.INTERRUPTED, "the client left"),

@@ -17,10 +17,10 @@ from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.database import Database, Limits
 from agentscope_supervisor.idempotency import MISMATCH, Key
 from agentscope_supervisor.invocation import Invocation
-from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.outcomes import Failure
 from agentscope_supervisor.runs import LOST, Run, Runs, Stored, restored
 from agentscope_supervisor.store import Store
+from agentscope_supervisor.turn import Turn
 from agentscope_supervisor.viewer import Viewer
 
 FLUSH_EVERY: Final = 0.1  # seconds; what a supervisor that is killed has not written of running runs

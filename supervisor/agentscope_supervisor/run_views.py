@@ -16,11 +16,11 @@ from agentscope_protocol.frames import Form
 from agentscope_supervisor import sse
 from agentscope_supervisor.delivery import Delivery
 from agentscope_supervisor.invocation import Refused, invalid
-from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.recorder import Recorder
 from agentscope_supervisor.responses import gone_response
 from agentscope_supervisor.runs import Run, messages
+from agentscope_supervisor.turn import Turn
 from agentscope_supervisor.viewer import Viewer
 
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.invocation import Invocation
-from agentscope_supervisor.ledger import Ledger, Purpose, State
+from agentscope_supervisor.ledger import Ledger
+from agentscope_supervisor.turn import Purpose, State
 
 Row = dict[str, Any]
 

@@ -18,10 +18,10 @@ from agentscope_protocol.frames import Form
 from agentscope_supervisor import invocation
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.invocation import Invocation, Refused, invalid
-from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.recorder import Recorder
 from agentscope_supervisor.responses import json_response
+from agentscope_supervisor.turn import Turn
 
 _PREFIX: Final = "/sessions/"
 AT_ONCE: Final = 100  # sessions on a page that is not asked to be longer

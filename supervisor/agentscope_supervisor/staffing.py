@@ -24,11 +24,11 @@ from agentscope_supervisor.deaths import Cause, Death, Verdict
 from agentscope_supervisor.event_queue import Post
 from agentscope_supervisor.fleet import Fleet
 from agentscope_supervisor.invocation import Invocation
-from agentscope_supervisor.ledger import Purpose, Turn
 from agentscope_supervisor.metrics import Metrics
 from agentscope_supervisor.project import Project, ProjectError
 from agentscope_supervisor.reload_scope import needs_restart
 from agentscope_supervisor.rollouts import Refused, Rolling, Rollouts, Unchanged
+from agentscope_supervisor.turn import Purpose, Turn
 from agentscope_supervisor.turns import Turns
 from agentscope_supervisor.wear import Wear
 from agentscope_supervisor.workforce import Process, Workforce

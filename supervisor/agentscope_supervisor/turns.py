@@ -16,18 +16,19 @@ from agentscope_protocol.errors import Code, LocalProtocolError
 from agentscope_protocol.frames import REQUEST_ID, CancelReason, Form
 from agentscope_protocol.log_lines import session_digest
 from agentscope_protocol.settings import Settings
-from agentscope_supervisor import ledger, routing
+from agentscope_supervisor import routing
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.event_queue import Post
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.latencies import Latencies
-from agentscope_supervisor.ledger import Ledger, Limits, Purpose, Turn
+from agentscope_supervisor.ledger import Ledger, Limits
 from agentscope_supervisor.metrics import Metrics
 from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
 from agentscope_supervisor.poison import Poison
 from agentscope_supervisor.recorder import Recorder
 from agentscope_supervisor.residents import Residents
 from agentscope_supervisor.sessions_seen import SessionsSeen
+from agentscope_supervisor.turn import Cancel, Command, Distrust, Hand, Idle, Purpose, Settle, Turn
 
 log = logging.getLogger(__name__)
 
@@ -238,19 +239,19 @@ class Turns:
 
     # -- carrying out -----------------------------------------------------------------------------
 
-    def carry_out(self, commands: Iterable[ledger.Command]) -> None:
+    def carry_out(self, commands: Iterable[Command]) -> None:
         for command in commands:
             match command:
-                case ledger.Hand(turn, number):
+                case Hand(turn, number):
                     self._hand(number, turn)
-                case ledger.Cancel(turn, number, reason):
+                case Cancel(turn, number, reason):
                     self.hands.cancel(number, turn, reason)
-                case ledger.Settle(turn, failure):
+                case Settle(turn, failure):
                     self._settle(turn, failure)
-                case ledger.Idle(number):
+                case Idle(number):
                     if self.is_done(number):
                         self.hands.drained(number)
-                case ledger.Distrust(turn, number):
+                case Distrust(turn, number):
                     log.error(
                         "turn ignores its cancellation; its worker is replaced",
                         extra={"slot": turn.slot, **self._about(turn)},

@@ -17,7 +17,7 @@ from agentscope_protocol.link import Link
 from agentscope_protocol.page import LifePage
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.invocation import Invocation
-from agentscope_supervisor.ledger import Turn
+from agentscope_supervisor.turn import Turn
 
 
 class Reports(Protocol):

@@ -27,10 +27,10 @@ from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.deaths import Cause, Death, Deaths, Verdict
 from agentscope_supervisor.event_queue import Post
 from agentscope_supervisor.invocation import Invocation
-from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.lifecycle import Command, State
 from agentscope_supervisor.logs import tell_output
 from agentscope_supervisor.nursery import Nursery, Order
+from agentscope_supervisor.turn import Turn
 from agentscope_supervisor.worker_link import WorkerLink
 
 log = logging.getLogger(__name__)

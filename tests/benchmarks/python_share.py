@@ -24,8 +24,8 @@ from agentscope_supervisor.event_queue import EventQueue
 from agentscope_supervisor.front_door import FrontDoor
 from agentscope_supervisor.http_protocol import Protocol
 from agentscope_supervisor.invocation import Invocation
-from agentscope_supervisor.ledger import Turn
 from agentscope_supervisor.recorder import Recorder
+from agentscope_supervisor.turn import Turn
 from agentscope_supervisor.turns import Turns
 from agentscope_supervisor.worker_link import WorkerLink
 from tests.harness.client import JSON, request, turn_body

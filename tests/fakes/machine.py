@@ -27,10 +27,10 @@ from agentscope_supervisor import daemon as daemon_module
 from agentscope_supervisor import workforce
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.daemon import Daemon
-from agentscope_supervisor.ledger import Purpose, Turn
 from agentscope_supervisor.nursery import Order
 from agentscope_supervisor.project import ProjectError
 from agentscope_supervisor.residents import FAREWELL_WITHIN
+from agentscope_supervisor.turn import Purpose, Turn
 
 T = TypeVar("T")
 

@@ -25,11 +25,11 @@ from agentscope_supervisor.daemon import Daemon
 from agentscope_supervisor.fleet import EX_CONFIG, EX_OK, EX_TEMPFAIL
 from agentscope_supervisor.idempotency import Key
 from agentscope_supervisor.invocation import Invocation
-from agentscope_supervisor.ledger import OnBusy, Purpose, Turn
-from agentscope_supervisor.ledger import State as TurnState
 from agentscope_supervisor.lifecycle import State
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.poison import Poison
+from agentscope_supervisor.turn import OnBusy, Purpose, Turn
+from agentscope_supervisor.turn import State as TurnState
 from tests.fakes.machine import STATES, Machine, Worker, worn
 
 SESSIONS: Final = ("a", "b", "c", "d", "e")  # over two slots and over three, each slot has some

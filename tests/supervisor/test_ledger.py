@@ -19,21 +19,23 @@ from agentscope_supervisor.ledger import (
     MAX_HELD_BODIES,
     MAX_TELLING,
     TELL_WITHIN,
+    Ledger,
+    Limits,
+)
+from agentscope_supervisor.outcomes import ErrorCode, Failure, of_worker
+from agentscope_supervisor.residents import Residents
+from agentscope_supervisor.turn import (
     Cancel,
     Command,
     Distrust,
     Hand,
     Idle,
-    Ledger,
-    Limits,
     OnBusy,
     Purpose,
     Settle,
     State,
     Turn,
 )
-from agentscope_supervisor.outcomes import ErrorCode, Failure, of_worker
-from agentscope_supervisor.residents import Residents
 
 SESSIONS: Final = ("s0", "s1", "s2")
 IDLE_AFTER: Final = 100.0
