@@ -1,0 +1,13 @@
+"""The lists of bugs that `make mutants` plants: each still fits the file that it is planted in."""
+
+import pytest
+
+from tests.mutants import ROOT, Mutant, mutants
+
+
+@pytest.mark.parametrize("mutant", mutants([]), ids=lambda mutant: mutant.why)
+def test_each_can_be_planted(mutant: Mutant) -> None:
+    assert (ROOT / mutant.file).read_text().count(mutant.old) == 1
+    assert mutant.new != mutant.old
+    for test in mutant.tests:
+        assert (ROOT / test).exists()
