@@ -5,19 +5,13 @@ directory), 78 the configuration or the App cannot work.
 """
 
 import asyncio
-import errno
-import gc
 import json
 import logging
-import os
 import platform
 import shlex
-import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,21 +19,17 @@ from typing import Any, NoReturn
 import click
 
 from agentscope_protocol import settings as settings_module
-from agentscope_protocol.page import NAME_BLOCKS
-from agentscope_protocol.settings import Settings, SettingsError
+from agentscope_protocol.settings import SettingsError
 from agentscope_protocol.settings_values import MAX_WORKERS
 from agentscope_supervisor import (
     __version__,
-    activation,
     instance,
-    interpreter,
+    launch,
     logs,
     operate,
-    signals,
     stubs,
 )
-from agentscope_supervisor.fleet import EX_CONFIG, EX_TEMPFAIL
-from agentscope_supervisor.listener import BACKLOG
+from agentscope_supervisor.fleet import EX_CONFIG
 from agentscope_supervisor.project import CONFIG_FILE, Overrides, Project, ProjectError
 
 log = logging.getLogger(__name__)
@@ -137,7 +127,7 @@ def start(
     """
     logs.set_up(log_format, log_level)
     overrides = Overrides(host, port, workers, no_platform, reload=reload)
-    _start(Project(project.resolve(), config, overrides), name, runtime_dir, state_dir)
+    launch.start(Project(project.resolve(), config, overrides), name, runtime_dir, state_dir)
 
 
 main.add_command(start, "run")
@@ -162,7 +152,7 @@ def run(
     """
     logs.set_up("text", log_level)
     overrides = Overrides(port=port, workers=1, no_platform=no_platform, console=True, reload=reload)
-    _start(Project(project.resolve(), config, overrides), None, None, None)
+    launch.start(Project(project.resolve(), config, overrides), None, None, None)
 
 
 def agentscope() -> None:
@@ -194,8 +184,8 @@ def check(project: Path, config: Path) -> NoReturn:
     with tempfile.TemporaryDirectory(prefix=f"{instance.PROGRAM}-") as room:
         name = folder.name
         if folder.is_file():
-            folder, name = _extracted(folder, Path(room))
-        _check(Project(folder, config))
+            folder, name = launch.extracted(folder, Path(room))
+        launch.checked(Project(folder, config))
         click.echo(f"{name}: all is well")
     sys.exit(0)
 
@@ -219,10 +209,10 @@ def pack(project: Path, output: Path | None) -> None:
     from agentscope_supervisor.pack_rules import literal_secrets
 
     folder = project.resolve()
-    settings = _check(Project(folder))
+    settings = launch.checked(Project(folder))
     secrets = literal_secrets((folder / CONFIG_FILE).read_text("utf-8"))
     if secrets:
-        _fail(EX_CONFIG, f"nothing was packed\n{SettingsError(CONFIG_FILE, secrets)}")
+        launch.fail(EX_CONFIG, f"nothing was packed\n{SettingsError(CONFIG_FILE, secrets)}")
     name = instance.name_of(None, folder)
     versions = {"agentscope-supervisor": __version__, "python": platform.python_version()}
     if settings.supervisor.python is None:  # else it is that of another environment
@@ -231,7 +221,7 @@ def pack(project: Path, output: Path | None) -> None:
     try:
         made = packing.pack(folder, target, name=name, versions=versions, save_dir=settings.session.save_dir)
     except packing.PackError as error:
-        _fail(EX_CONFIG, f"nothing was packed\n{error}")
+        launch.fail(EX_CONFIG, f"nothing was packed\n{error}")
     except OSError as error:
         raise click.ClickException(f"nothing was packed: {error}") from None
     for reason, paths in made.left_out.items():
@@ -269,7 +259,7 @@ def types(project: Path, config: Path) -> None:
     try:
         written = stubs.write(folder, Project(folder, config).read_slots())
     except (ProjectError, SettingsError) as error:
-        _fail(EX_CONFIG, f"the configuration cannot be used\n{error}")
+        launch.fail(EX_CONFIG, f"the configuration cannot be used\n{error}")
     except (stubs.NotOurs, OSError) as error:
         raise click.ClickException(str(error)) from None
     for path in written:
@@ -301,7 +291,7 @@ def invoke(
     from agentscope_supervisor import talk
 
     address = operate.find(name, runtime_dir, project)
-    token = _settings(Project(Path(address.project), config)).server.auth_token
+    token = launch.settings_of(Project(Path(address.project), config)).server.auth_token
 
     async def converse() -> None:
         secret = token.get_secret_value() if token is not None else None
@@ -315,167 +305,3 @@ def invoke(
         raise click.ClickException(str(error)) from None
     except aiohttp.ClientError as error:
         raise click.ClickException(f"the instance {address.name!r} does not answer: {error}") from None
-
-
-# -- inside ---------------------------------------------------------------------------------
-
-
-def _fail(status: int, message: str) -> NoReturn:
-    logs.drain()
-    click.echo(f"agentscope-supervisor: {message}", err=True)
-    sys.exit(status)
-
-
-def _settings(project: Project) -> Settings:
-    try:
-        return project.read_settings()
-    except (ProjectError, SettingsError) as error:
-        _fail(EX_CONFIG, f"the configuration cannot be used\n{error}")
-
-
-def _examine(settings: Settings, folder: Path) -> None:
-    try:
-        interpreter.examine(settings, folder)
-    except interpreter.InterpreterError as error:
-        _fail(EX_CONFIG, str(error))
-
-
-def _check(project: Project) -> Settings:
-    """Ends with EX_CONFIG if the project cannot work."""
-    from agentscope_supervisor.workforce import worker_command
-
-    settings = _settings(project)
-    _examine(settings, project.folder)
-    ended = subprocess.run(
-        [*worker_command(settings, project.folder), "--check", str(project.folder)],
-        cwd=project.folder,
-        input=settings_module.dump(settings),
-        check=False,
-    )
-    if ended.returncode:
-        sys.exit(EX_CONFIG)
-    return settings
-
-
-def _extracted(archive: Path, room: Path) -> tuple[Path, str]:
-    """The project of an archive, in a new folder in `room`, and its name."""
-    from agentscope_supervisor import unpack
-
-    try:
-        return room / "app", unpack.extract(archive, room / "app").name
-    except (unpack.ArchiveError, OSError) as error:
-        _fail(EX_CONFIG, f"the archive cannot be used\n{error}")
-
-
-def _installed(project: Project, name: str | None, state_dir: Path | None) -> tuple[Project, str]:
-    """The project of an archive, put where it can run, and the name of its instance."""
-    from agentscope_supervisor import unpack
-
-    archive = project.folder
-    try:
-        called = name or unpack.manifest_of(archive).name
-        root = instance.state_dir(state_dir, os.environ, os.getuid()) / instance.PROGRAM
-        folder = unpack.install(archive, root / instance.name_of(called, archive))
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    except unpack.ArchiveError as error:
-        _fail(EX_CONFIG, f"the archive cannot be used\n{error}")
-    except (unpack.InUse, instance.InstanceError) as error:
-        _fail(EX_TEMPFAIL, str(error))
-    except OSError as error:
-        _fail(EX_TEMPFAIL, f"the archive cannot be unpacked into the state directory: {error}")
-    log.info("unpacked", extra={"archive": str(archive), "folder": str(folder)})
-    return replace(project, folder=folder), called
-
-
-def _start(project: Project, name: str | None, runtime_dir: Path | None, state_dir: Path | None) -> NoReturn:
-    """Run one instance to its end."""
-    signals.prepare()
-    if project.folder.is_file():
-        project, name = _installed(project, name, state_dir)
-    if project.watched or log.isEnabledFor(logging.DEBUG):
-        os.environ[NAME_BLOCKS] = "1"
-    if project.watched:
-        # Bytecode is known by the second and the size of its source: two edits within one would be one.
-        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    settings = _settings(project)
-    _examine(settings, project.folder)
-    try:
-        called = instance.name_of(name, project.folder)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    # First the name, then the port, then workers: who cannot have the first two starts no process.
-    try:
-        claim = instance.Instance(instance.runtime_dir(runtime_dir, os.environ, os.getuid()), called)
-        passed_on = activation.inherited(os.environ, os.getpid())
-        sock = passed_on or _bind(settings.server.host, settings.server.port)
-        host, port = _name_of(sock)
-        address = instance.Address(os.getpid(), host, port, called, str(project.folder), __version__)
-        control = claim.control_socket()
-        claim.publish(address)
-    except instance.InstanceError as error:
-        _fail(EX_TEMPFAIL, str(error))
-    except activation.ActivationError as error:
-        _fail(EX_CONFIG, str(error))
-    log.info("listening", extra={"url": address.url, "instance": called, "pid": os.getpid()})
-    if settings.server.console == "on":
-        log.info("the console is on", extra={"url": f"{address.url}/console"})
-    state = instance.state_dir(state_dir, os.environ, os.getuid()) / instance.PROGRAM / called
-    status = _serve(project, settings, sock, state / "runs.db", passed_on is not None, control, address)
-    claim.close()
-    sys.exit(status)
-
-
-def _serve(
-    project: Project,
-    settings: Settings,
-    sock: socket.socket,
-    store: Path,
-    passed_on: bool,
-    control: socket.socket,
-    address: instance.Address,
-) -> int:
-    import uvloop
-
-    from agentscope_supervisor.daemon import Daemon
-
-    async def live() -> tuple[int, str]:
-        daemon = Daemon(project, settings, store)
-        return await daemon.run(sock, control, address, passed_on=passed_on), daemon.failure
-
-    # Nothing that was imported or built until here ever becomes garbage.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        status, failure = runner.run(live())
-    logs.drain()
-    if status and failure:
-        click.echo(f"\nagentscope-supervisor: the app cannot start\n\n{failure}", err=True)
-    return status
-
-
-def _name_of(sock: socket.socket) -> tuple[str, int]:
-    """Host and port; of a Unix socket its path, as `Address.url` knows it, and 0."""
-    name = sock.getsockname()
-    if sock.family == socket.AF_UNIX:
-        return f"{instance.UNIX}{os.fsdecode(name)}", 0
-    return name[0], name[1]
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        temporary = error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
-        why = f"cannot listen on {host} port {port}: {error.strerror or error}"
-        if error.errno == errno.EADDRINUSE:
-            why += "; give another with --port, or 0 for any free one"
-        _fail(EX_TEMPFAIL if temporary else EX_CONFIG, why)
-    return sock
