@@ -38,6 +38,12 @@ def events(run: str, first: int, count: int, size: int = 2) -> bytes:
     return b"".join(sse.event(run, number, b"x" * size) for number in range(first, first + count))
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that others use may take longer than a client should wait; the tests of that set their own."""
+    monkeypatch.setattr(store, "ANSWER_WITHIN", 30.0)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "runs.db"
