@@ -336,7 +336,7 @@ async def test_stop_wait_returns_when_the_instance_has_ended(start_instance: Cal
 async def test_what_is_asked_of_an_instance_that_stops_is_not_done_and_said_so(
     start_instance: Callable[..., Instance],
 ) -> None:
-    instance = start_instance(supervisor={"soak": 60})
+    instance = start_instance(supervisor={"soak": 60, "drain_timeout": 60})
     async with Stream(instance.port, new_session(), [{"say": "1"}, {"sleep": 60}]) as stream:
         await stream.until(events=1)
         rolling = asyncio.create_task(run(instance, "roll", "--wait"))
