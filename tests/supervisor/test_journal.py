@@ -25,6 +25,8 @@ async def journal() -> Any:
     yield made
     for logger in (events, output):
         logger.removeHandler(made)
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
 
 
 def messages(lines: list[bytes]) -> Iterator[str]:
