@@ -259,7 +259,7 @@ async def test_f26_f27_a_crash_loop_is_slowed_down_then_given_a_rest(
     assert (unready.status, unready.code) == (503, "NOT_READY")
     assert int(unready.headers["retry-after"]) > 0
     hooks(project, startup=[])
-    await eventually(lambda: len(instance.ready_workers()) == 2, 60, "the probes find it mended")
+    await eventually(lambda: len(instance.ready_workers()) == 2, 150, "the probes find it mended")
     assert await texts(instance.port, "anybody", "yes") == ["yes"]
 
 
