@@ -60,10 +60,18 @@ def full(folder: Path) -> Iterator[None]:
     filler.unlink()
 
 
-def remount(instance: Instance, options: str) -> None:
-    """With these options, from within its namespace."""
+@contextmanager
+def read_only(instance: Instance) -> Iterator[None]:
+    """Let nothing be written any more to the place of the sessions, as seen from its namespace.
+
+    By a mount on top of it: the kernel does not make one read-only that has files open to be written to.
+    """
     into = ["nsenter", "--target", str(instance.pid), "--user", "--mount", "--preserve-credentials"]
-    subprocess.run([*into, "mount", "-o", f"remount,{options}", f"{instance.project}/sessions"], check=True)
+    sessions = f"{instance.project}/sessions"
+    for command in (["--bind", sessions, sessions], ["-o", "remount,bind,ro", sessions]):
+        subprocess.run([*into, "mount", *command], check=True)
+    yield
+    subprocess.run([*into, "umount", sessions], check=True)
 
 
 async def assert_cannot_save(instance: Instance, session: str, why: str) -> None:
@@ -93,9 +101,8 @@ async def test_f73_the_disk_of_the_sessions_is_full(instance: Instance) -> None:
 @pytest.mark.fault("F74")
 async def test_f74_the_disk_of_the_sessions_is_read_only(instance: Instance) -> None:
     session, _ = await stored(instance)
-    remount(instance, "ro")
-    await assert_cannot_save(instance, session, "Read-only file system")
-    remount(instance, "rw")
+    with read_only(instance):
+        await assert_cannot_save(instance, session, "Read-only file system")
     assert await texts(instance.port, session, [{"count": 1}]) == ["2"]
 
 

@@ -76,7 +76,7 @@ def test_top_sorts_by_another_column_with_each_key(watched: Instance) -> None:
 def test_top_fits_its_terminal(watched: Instance, rows: int, columns: int) -> None:
     with top(watched, rows=rows, columns=columns) as terminal:
         terminal.wait_for("test: healthy")
-        wait_until(lambda: len(terminal.screen) == rows, 10, "a whole picture")
+        wait_until(lambda: len(terminal.screen) == rows, 30, "a whole picture")
         assert max(map(len, terminal.screen)) <= columns
         terminal.press("\x03")
         assert terminal.wait_exit() == 0
