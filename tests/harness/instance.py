@@ -73,7 +73,7 @@ class Worker:
 def environment(**more: str) -> dict[str, str]:
     """The environment of a command of the product: ours, without what would point it elsewhere."""
     ours = {"RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "STATE_DIRECTORY", "XDG_STATE_HOME"}
-    ours |= {"NOTIFY_SOCKET", "PYTHONPATH"}
+    ours |= {"NOTIFY_SOCKET", "PYTHONPATH", "COLUMNS", "LINES"}
     kept = {key: value for key, value in os.environ.items() if key not in ours}
     return {**kept, "XDG_STATE_HOME": STATE, **more}
 
