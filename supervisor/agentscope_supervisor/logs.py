@@ -49,17 +49,19 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 class TextFormatter(logging.Formatter):
-    """One line: time, level, message, fields. What a worker logged with more lines has them indented, so that
-    none of them looks like a line of the supervisor."""
+    """One line: time, level, message, fields; further lines of the message follow. Those that a worker logged
+    are indented, so that none of them looks like a line of the supervisor."""
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         message, exception = record.getMessage(), record.exc_text
         if record.name == WORKER:
             message = message.replace("\n", "\n    ")
-        line = f"{clock}.{int(record.msecs):03d} {record.levelname.lower():7} {message}"
+        first, feed, more = message.partition("\n")
+        line = f"{clock}.{int(record.msecs):03d} {record.levelname.lower():7} {first}"
         for key, value in _fields(record).items():
             line += f" {key}={value}"
+        line += feed + more
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         elif exception:

@@ -54,6 +54,13 @@ def test_a_line_for_people() -> None:
     assert line == f"{clock}.250 info    worker is ready worker=0.1 seconds=0.5"
 
 
+def test_the_fields_stand_on_the_first_of_several_lines() -> None:
+    lines = (
+        TextFormatter().format(record("app.py, line 2: SyntaxError\n    def (", worker="0.1")).splitlines()
+    )
+    assert (lines[0].endswith(": SyntaxError worker=0.1"), lines[1]) == (True, "    def (")
+
+
 def test_a_line_for_machines() -> None:
     entry = json.loads(JsonFormatter().format(record(worker="0.1", seconds=0.5)))
     assert entry == {
@@ -189,7 +196,7 @@ def test_what_a_worker_logged_keeps_its_level_and_its_turn(told: list[str]) -> N
 def test_no_line_of_a_worker_looks_like_one_of_ours(told: list[str]) -> None:
     forged = "12:00:00.000 info    instance is ready"
     tell_output("0.1", LogLine(f"a\n{forged}", "error", {}, f"Traceback\n{forged}"))
-    assert told[0] == f"error   a\n    {forged} worker=0.1\n    Traceback\n    {forged}"
+    assert told[0] == f"error   a worker=0.1\n    {forged}\n    Traceback\n    {forged}"
     assert json.loads(told[1])["exception"] == f"Traceback\n{forged}"
 
 
