@@ -264,7 +264,7 @@ def _rollout(client: ControlClient, path: str, wait: bool) -> None:
 def scale(client: ControlClient, slots: int) -> None:
     """Have N slots, each with its worker."""
     client.post("/scale", slots=slots)
-    click.echo(f"{slots} slots are wanted; see `status`")
+    click.echo(f"slots wanted: {slots}; see `status`")
 
 
 @_command(_wait, click.option("--now", is_flag=True, help="Do not wait for running turns."))
