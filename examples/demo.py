@@ -49,7 +49,8 @@ def main() -> int:
         print(
             "\nThe app stays up until Ctrl-C. Try it from another terminal:\n\n"
             f"    curl -N {address}/invoke -H 'Content-Type: application/json' \\\n"
-            """      -d '{"session_id": "me", "message": {"content": "Hello"}}'\n""",
+            """      -d '{"session_id": "me", "message": {"content": "Hello"}}'\n"""
+            f"    {command[0]} status --runtime-dir {runtime_dir}\n",
             flush=True,
         )
         return supervisor.wait()

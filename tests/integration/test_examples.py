@@ -29,7 +29,7 @@ def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[subpr
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=output, stderr=output, text=True)
     try:
         deadline = time.monotonic() + DEADLINE
-        while "curl -N" not in (text := (tmp_path / "output").read_text()):
+        while " status " not in (text := (tmp_path / "output").read_text()):
             assert process.poll() is None, text
             assert time.monotonic() < deadline, text
             time.sleep(0.05)
@@ -58,6 +58,9 @@ def test_a_demo_answers_and_stays_up(demo: tuple[subprocess.Popen[str], str], sa
     with urllib.request.urlopen(f"{match[1]}/health") as response:
         health = json.load(response)
     assert health["status"] == "healthy"
+    command = re.search(r"\S+ status --runtime-dir \S+", text)
+    assert command is not None
+    subprocess.run(command[0].split(), check=True, timeout=DEADLINE)
     workers = [worker["pid"] for worker in health["workers"]]
     assert len(workers) == 2
     process.send_signal(signal.SIGTERM)
