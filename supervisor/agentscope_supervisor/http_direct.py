@@ -18,6 +18,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from agentscope_supervisor import http_protocol, http_rules, sse
+from agentscope_supervisor.responses import error_bytes, request_id
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,8 @@ class DirectProtocol(http_protocol.Protocol):
             self._exchange = self._take(head, body, self)
         except Exception:  # a bug of ours must not be the end of the loop's callback
             log.exception("request failed")
+            headers = {"X-Request-Id": request_id(head.headers), "Connection": "close"}
+            self.send(error_bytes(http_protocol.FAILED, headers))
             self.close()
         if self._exchange is None:
             self.answered()

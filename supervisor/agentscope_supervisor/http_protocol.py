@@ -34,6 +34,8 @@ LAST_LOOK: Final = 5.0  # but not longer
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+FAILED: Final = Failure(ErrorCode.INTERNAL_ERROR, "the request failed in the supervisor")
+
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -240,7 +242,7 @@ def answer_to_error(
         failure = Failure(ErrorCode.INVALID_REQUEST, text)
     else:
         log.error("request failed", exc_info=error)
-        failure = Failure(ErrorCode.INTERNAL_ERROR, "the request failed in the supervisor")
+        failure = FAILED
     response = error_response(failure, headers)
     response.force_close()
     return response

@@ -4,6 +4,7 @@ What it leans on of aiohttp is at work here; that it answers as the plain way do
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -126,9 +127,12 @@ async def test_who_leaves_is_told_of_once() -> None:
     await eventually(lambda: door.left == 1, 10, "it is told")
 
 
-async def test_a_bug_of_ours_ends_the_connection_alone() -> None:
+async def test_a_bug_of_ours_is_told_and_ends_the_connection_alone() -> None:
     async with Door().connected() as connection:
         await connection.send(request("POST", "/invoke", b"raise", JSON))
+        answer = await connection.answer()
+        assert (answer.status, answer.headers["connection"]) == (500, "close")
+        assert json.loads(answer.body)["error"]["code"] == "INTERNAL_ERROR"
         assert await connection.is_closed(within=10)
 
 
