@@ -32,5 +32,13 @@ def test_keys_that_a_reload_takes_over() -> None:
     assert sorted(told) == sorted(TAKEN_OVER)
 
 
+def test_links_to_sections() -> None:
+    headings = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    links = re.findall(r"\]\(#([^)]*)\)", README)
+    assert links
+    assert set(links) <= anchors
+
+
 def names(text: str) -> list[str]:
     return re.findall(r"`([^`]*)`", text)
