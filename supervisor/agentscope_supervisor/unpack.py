@@ -26,9 +26,7 @@ from agentscope_supervisor.manifest import MANIFEST, MAX_MANIFEST, Entry, Manife
 
 _PIECE: Final = 64 * 1024  # bytes of a file in memory at a time
 _MAX_REST: Final = 64 * 1024  # bytes after the last file: tar fills its last record of 10 KB with zeros
-_MAX_HEADER: Final = (
-    1024 * 1024
-)  # bytes that tarfile may read at once: its headers have no bound of their own
+_MAX_HEADER: Final = 1024 * 1024  # bytes that tarfile reads at once: its headers have no bound of their own
 
 
 class ArchiveError(Exception):
