@@ -264,11 +264,14 @@ class FrontDoor:
 
     # -- turns ------------------------------------------------------------------------------
 
+    def _caller(self, headers: Headers) -> str:
+        return _fingerprint(headers.get("Authorization", self._credentials))
+
     async def _session(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         session_id = session_of(request.rel_url.raw_path)
         if request.method == "DELETE":
             by_token = self._principal == "token"
-            caller = _fingerprint(request.headers.get("Authorization", "")) if by_token else ""
+            caller = self._caller(request.headers) if by_token else ""
             return await self._sessions.delete(session_id, caller, request, headers)
         return await self._sessions.state(session_id, headers)
 
@@ -339,7 +342,7 @@ class FrontDoor:
             body,
             header_session=_single(headers, "X-Session-Id"),
             accepts_json="application/json" in headers.get("Accept", ""),
-            token=_fingerprint(headers.get("Authorization", self._credentials)),
+            token=self._caller(headers),
             principal=self._principal,
             headers={**(trace.headers if trace is not None else sent), REQUEST_ID: request_id},
             idempotency_key=_single(headers, "Idempotency-Key"),

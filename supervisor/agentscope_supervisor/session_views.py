@@ -6,7 +6,7 @@ session's runs here goes too.
 """
 
 import asyncio
-import uuid
+import secrets
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
@@ -81,7 +81,7 @@ class SessionViews:
         user_id = _user_id(request.query)
         body = orjson.dumps({"user_id": user_id})
         asked = Invocation(session_id, Form.FORGET, "reject", body, principal, {})
-        answer = Answer(uuid.uuid4().hex, Form.FORGET, self._loop.time())
+        answer = Answer(secrets.token_hex(16), Form.FORGET, self._loop.time())
         was_known = self._desk.session(session_id) is not None
         turn = self._desk.submit(asked, answer)
         if isinstance(turn, Failure):
