@@ -168,7 +168,7 @@ async def main() -> None:
     instance = Instance()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)  # as `cli` has it
+    gc.set_threshold(50_000, 20, 20)  # as `launch` has it
     found = {
         "short turn, direct way": await turns(instance, rounds),
         "short turn, plain way": await turns(instance, rounds, request("GET", "/liveness")),
