@@ -1,6 +1,6 @@
 """A listening socket that was opened for us before we began: socket activation, sd_listen_fds(3).
 
-Finds it and looks whether it can be served on. What it says to the outside: `cli`.
+Finds it and looks whether it can be served on. What it says to the outside: `launch`.
 """
 
 import contextlib
