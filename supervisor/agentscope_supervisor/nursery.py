@@ -72,6 +72,7 @@ class Nursery:
         self._orders: Final[dict[int, Order]] = {}  # by process, of those that are not there yet
         self._parts: list[str] = []
         self._zygote: Zygote | None = None
+        self._ending: Final[set[Zygote]] = set()  # killed, but not gone yet
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
 
@@ -90,8 +91,8 @@ class Nursery:
         return waited
 
     def marks(self) -> dict[int, str]:
-        """The pid of the zygote, with its mark."""
-        return {self._zygote.pid: ZYGOTE} if self._zygote is not None else {}
+        """The pid of the zygote, and of those that it replaces until they are gone, with their mark."""
+        return {each.pid: ZYGOTE for each in (self._zygote, *self._ending) if each is not None}
 
     def stop(self) -> None:
         """Start no worker any more, and end the zygote."""
@@ -108,6 +109,7 @@ class Nursery:
                 case preload.Discard():
                     zygote, self._zygote = self._zygote, None
                     if zygote is not None:
+                        self._ending.add(zygote)
                         zygote.kill()
                 case preload.Fork(process):
                     self._fork(self._orders[process])
@@ -176,6 +178,7 @@ class Nursery:
                 self._carry_out(self._preload.refused())
 
         def ended(status: int) -> None:
+            self._ending.discard(zygote)
             if zygote is self._zygote:
                 self._zygote = None
                 self._ended(status)

@@ -18,7 +18,7 @@ import pytest
 
 from tests.harness.client import Stream, invoke, new_session, session_in, texts
 from tests.harness.instance import FORKS, Instance, Worker
-from tests.harness.projects import written
+from tests.harness.projects import hooks, written
 from tests.harness.waiting import eventually, wait_until
 
 BACK_WITHIN: Final = 20.0  # seconds; a tenth on an idle machine, ten times that without a zygote
@@ -325,6 +325,18 @@ def test_sigterm_while_the_first_worker_waits(
     instance.wait_listening()
     assert instance.stop(within=15) == 0
     wait_until(lambda: not instance.processes(), 1.0, "nothing is left")
+
+
+@pytest.mark.supervisor_only
+def test_the_zygote_of_an_instance_without_workers_is_no_orphan_at_the_end(
+    new_instance: Callable[..., Instance], make_project: Callable[..., Path]
+) -> None:
+    project = make_project()
+    hooks(project, startup=[{"raise": "database is away"}])
+    instance = new_instance(project, workers=1).launch()
+    wait_until(lambda: "database is away" in instance.log, 60, "the first worker is gone, the next to come")
+    assert instance.stop() == 0
+    assert "outlived" not in instance.log
 
 
 @pytest.mark.supervisor_only
