@@ -36,8 +36,11 @@ REPORT_EVERY: Final = 1.0  # seconds between two lines that say how much was dro
 
 KEPT: Final = READ  # bytes in which the last lines of a worker are looked for
 
-# What a terminal would act on must not reach one through the log.
-_ESCAPED: Final = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)] if code != 0x09}
+# What a terminal would act on must not reach one through the log, nor a lone surrogate, which has no form in
+# UTF-8, whoever asks for the line.
+_ESCAPED: Final = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)] if code != 0x09} | {
+    code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)
+}
 _ESCAPED_LINES: Final = {code: text for code, text in _ESCAPED.items() if code != 0x0A}
 
 OnLine = Callable[[LogLine], None]

@@ -433,15 +433,16 @@ def _forms(detail: str) -> frozenset[int]:
     """The forms of streams that a worker takes, as its `ready` notice says."""
     try:
         more = [int(form) for form in json.loads(detail or "{}").get("forms", ())]
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         more = []
     return frozenset({Form.EVENTS, Form.WHOLE, *more})
 
 
 def _told(detail: str) -> str:
-    """The message of a `failed` or `worn` notice."""
+    """The message of a `failed` or `worn` notice, fit for JSON: it may quote a name of a file that is not
+    UTF-8, as a lone surrogate."""
     try:
         told: dict[str, Any] = json.loads(detail)
-        return str(told["message"])
-    except (ValueError, KeyError, TypeError):
+        return str(told["message"]).encode("utf-8", "backslashreplace").decode()
+    except (ValueError, KeyError, TypeError, RecursionError):
         return detail

@@ -15,7 +15,7 @@ import pytest
 
 from tests.harness.client import Stream, call, invoke, new_session, session_in, texts
 from tests.harness.instance import COMMAND, Instance, environment
-from tests.harness.projects import configure
+from tests.harness.projects import configure, hooks
 from tests.harness.waiting import eventually, wait_until
 
 pytestmark = pytest.mark.supervisor_only
@@ -170,6 +170,23 @@ async def test_each_death_has_its_cause(start_instance: Callable[..., Instance])
     assert "worker 0.4  signal (SIGSEGV)" in shown
     assert "0.3" not in shown
     assert (await ask(instance, "status"))["slots"][0]["restarts"] == 4
+
+
+async def test_what_has_no_form_in_utf_8_can_be_told_all_the_same(
+    start_instance: Callable[..., Instance],
+) -> None:
+    """A name of a file that an error quotes, and a line that an App printed as if its log had."""
+    instance = start_instance(workers=1, supervisor=QUICK)
+    forged = "\x1e" + json.dumps({"level": "info", "message": "forged \ud800"})
+    assert (await invoke(instance.port, new_session(), [{"print": forged}, {"exit": 3}])).status == 502
+    instance.wait_generation(0, 2)
+    hooks(instance.project, startup=[{"raise": "no such file: \udcff"}])
+    ended = await run(instance, "reload", "--wait")
+    assert (ended.returncode, "no such file: \\udcff" in ended.stderr) == (1, True)
+    assert "no such file: \\udcff" in (await ask(instance, "status"))["rollout"]["failure"]
+    exited, failed = await ask(instance, "deaths")
+    assert exited["output"][-1] == "forged \\ud800"
+    assert "no such file: \\udcff" in failed["detail"]
 
 
 async def test_a_worker_that_was_asked_to_go_is_no_failure(steered: Instance) -> None:
