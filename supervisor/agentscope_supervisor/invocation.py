@@ -86,7 +86,7 @@ def read(
     metadata = _typed(fields, "metadata", dict, {})
     _check_message(fields)
     session = _session_id(fields.get("session_id"), header_session)
-    caller = token if principal == "token" else str(metadata.get(principal.removeprefix("metadata."), ""))
+    caller = token if principal == "token" else _caller(metadata, principal.removeprefix("metadata."))
     key = None
     if idempotency_key is not None:
         if not idempotency.is_valid(idempotency_key):
@@ -118,6 +118,13 @@ def _session_id(in_body: object, in_header: str | None) -> str:
     if in_body is not None and session_id(in_body) != given:
         raise invalid("session_id in the body and in the header X-Session-Id differ")
     return given
+
+
+def _caller(metadata: dict[str, Any], key: str) -> str:
+    value = metadata.get(key, "")
+    if isinstance(value, dict | list):  # its text may be long, and its depth more than Python writes
+        raise invalid(f"metadata.{key} must be a string or a number, not {_kind(value)}")
+    return str(value)
 
 
 def _check_message(fields: dict[str, Any]) -> None:

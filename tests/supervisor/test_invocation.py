@@ -129,6 +129,16 @@ def test_who_is_counted_can_be_read_from_the_metadata(metadata: object, principa
     assert asked(body, principal="token").principal == "t0k3n"
 
 
+@pytest.mark.parametrize("value, kind", [({}, "an object"), ([], "a list")])
+def test_who_is_counted_has_a_name(value: object, kind: str) -> None:
+    deep = b"%b%b" % (b"[" * 1000, b"]" * 1000)
+    body = json.dumps(changed("metadata", {"user_id": value})).encode()
+    for sent in (body, body.replace(b'"user_id": []', b'"user_id": ' + deep)):
+        failure = outcome(sent, None, "metadata.user_id")
+        assert isinstance(failure, Failure)
+        assert failure.message == f"metadata.user_id must be a string or a number, not {kind}"
+
+
 def test_without_metadata_all_are_counted_together() -> None:
     assert asked(GOOD, principal="metadata.user_id").principal == ""
 
