@@ -95,6 +95,7 @@ class DirectProtocol(http_protocol.Protocol):
             or not isinstance(head, RawRequestMessage)
             or not http_rules.is_direct(head)
             or body.exception() is not None
+            or self._reading_paused  # it is large, and must be read to come
         ):
             self._hand_over()
         elif body.is_eof():

@@ -23,6 +23,7 @@ from tests.harness.waiting import eventually
 pytestmark = pytest.mark.supervisor_only
 
 IDLE: Final = 0.4  # seconds; where the limit is under test
+LARGE: Final = 3_000_000  # bytes of a body; more than are taken in before somebody reads it
 POST: Final = request("POST", "/invoke", b"hello", JSON)
 
 
@@ -32,7 +33,7 @@ class Door:
     def __init__(self, idle: float = 60.0) -> None:
         self.left = 0
         self.answers: list[DirectProtocol] = []  # that are not finished
-        limits = http_protocol.Limits(5, 1024, idle_timeout=idle)
+        limits = http_protocol.Limits(5, 2 * LARGE, idle_timeout=idle)
         self.server = http_protocol.Server(self.handle, limits, partial(DirectProtocol, self.take))
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -91,6 +92,13 @@ async def test_a_body_that_does_not_follow_is_waited_for_elsewhere() -> None:
         await connection.send(POST[:-5])
         assert not await connection.is_closed(within=0.3)
         assert await ask(connection, POST[-5:]) == b"plain hello"
+
+
+async def test_a_large_body_is_read_elsewhere_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_direct, "BODY_FOLLOWS_WITHIN", 60.0)
+    async with Door().connected() as connection:
+        answer = await ask(connection, request("POST", "/invoke", b"x" * LARGE, JSON))
+        assert answer == b"plain " + b"x" * LARGE
 
 
 async def test_two_at_once_are_not_direct() -> None:
