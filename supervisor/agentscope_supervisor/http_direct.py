@@ -40,13 +40,14 @@ class Exchange(Interface):
 class DirectProtocol(http_protocol.Protocol):
     """One connection. `take`: begins to answer a request, with its whole body; None: it has been answered."""
 
-    __slots__ = ("_body_timer", "_exchange", "_handed_over", "_is_answering", "_take")
+    __slots__ = ("_body_timer", "_exchange", "_handed_over", "_has_begun", "_is_answering", "_take")
 
     def __init__(self, take: "Take", *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._take = take
         self._exchange: Exchange | None = None
         self._is_answering = False  # a request that came the direct way
+        self._has_begun = False  # that answer
         self._handed_over: asyncio.Future[None] = self._loop.create_future()
         self._body_timer: asyncio.TimerHandle | None = None
 
@@ -54,6 +55,7 @@ class DirectProtocol(http_protocol.Protocol):
 
     def send(self, data: bytes) -> None:
         """Write to the client, if it is there."""
+        self._has_begun = True
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
 
@@ -105,6 +107,7 @@ class DirectProtocol(http_protocol.Protocol):
             self._parser.message_consumed()
             # Before the body is read, which has aiohttp look for more.
             self._is_answering = self._request_in_progress = True
+            self._has_begun = False
             self._begin(head, body.read_nowait())
             self._body = EMPTY_PAYLOAD  # a stream may be long, and the request's would stay as long
         elif self._body_timer is None:
@@ -143,7 +146,7 @@ class DirectProtocol(http_protocol.Protocol):
             return super()._provoke(transport, asked)
         if self.outlet is not None:
             self.outlet.write(sse.comment("keep-alive"))
-        else:
+        elif not self._has_begun:
             transport.write(http_protocol.CONTINUE)
         return True
 

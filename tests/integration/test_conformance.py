@@ -380,6 +380,17 @@ async def test_half_closed_client_gets_its_answer(connect: Connect, stream: bool
         assert await connection.is_closed()
 
 
+async def test_half_closed_client_may_read_slowly(connect: Connect, shared: Instance) -> None:
+    """What probes whether it is there does not stand behind its answer."""
+    async with connect(receive_buffer=RECEIVE_BUFFER) as connection:
+        await connection.send(turn([{"big": 3_000_000}], stream=False))
+        connection.writer.write_eof()
+        head = await final_head(connection)
+        await invoke(shared.port, new_session(), [{"sleep": 1}])  # several looks at it
+        await connection.reader.readexactly(int(head.headers["content-length"]))
+        assert await connection.is_closed()
+
+
 @pytest.mark.parametrize("leave", ["abort", "close"])
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 async def test_early_close_cancels_the_turn(

@@ -42,6 +42,9 @@ class Door:
     def take(self, head: RawRequestMessage, body: bytes, connection: DirectProtocol) -> Exchange | None:
         if body == b"raise":
             raise RuntimeError("a bug")
+        if body == b"silent":
+            self.answers.append(connection)
+            return self
         answer = b"direct " + body
         connection.send(head_bytes(200, {"Content-Length": str(len(answer))}) + answer)
         if body == b"wait":
@@ -131,7 +134,8 @@ async def test_idle_connection_is_closed_and_one_that_waits_is_not() -> None:
 async def test_who_leaves_is_told_of_once() -> None:
     door = Door()
     async with door.connected() as connection:
-        await ask(connection, request("POST", "/invoke", b"wait", JSON))
+        await connection.send(request("POST", "/invoke", b"silent", JSON))
+        await eventually(lambda: door.answers, 10, "it waits")
     await eventually(lambda: door.left == 1, 10, "it is told")
 
 
