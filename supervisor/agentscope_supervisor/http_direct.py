@@ -61,10 +61,7 @@ class DirectProtocol(http_protocol.Protocol):
 
     def answered(self) -> None:
         """The answer is out, all of it."""
-        self._is_answering, self._exchange, self.outlet = False, None, None
-        self._request_in_progress = False
-        if self._handler_waiter is not None:  # of `shutdown`
-            self._handler_waiter.set_result(None)
+        self._end()
         if self._close or self._force_close:
             self._handed_over.cancel()
             self.force_close()
@@ -72,6 +69,12 @@ class DirectProtocol(http_protocol.Protocol):
             self._hand_over()
         else:
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+
+    def _end(self) -> None:
+        self._is_answering, self._exchange, self.outlet = False, None, None
+        self._request_in_progress = False
+        if self._handler_waiter is not None:  # of `shutdown`
+            self._handler_waiter.set_result(None)
 
     @property
     def is_closing(self) -> bool:
@@ -166,9 +169,10 @@ class DirectProtocol(http_protocol.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._forget_body()
-        exchange, self._exchange = self._exchange, None
+        exchange = self._exchange
         super().connection_lost(exc)
         if exchange is not None:
+            self._end()
             exchange.lost()
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's

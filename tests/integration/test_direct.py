@@ -160,3 +160,15 @@ async def test_shutdown_ends_idle_connections_and_waits_for_answers() -> None:
         door.answers.pop().answered()
         assert await busy.is_closed(within=10)
         await ending
+
+
+async def test_shutdown_does_not_wait_for_who_has_left() -> None:
+    door = Door()
+    async with door.connected() as busy:
+        await busy.send(request("POST", "/invoke", b"silent", JSON))
+        await eventually(lambda: door.answers, 10, "it waits")
+        ending = asyncio.create_task(door.server.shutdown(60))
+        assert not await busy.is_closed(within=0.2)
+        busy.abort()
+        async with asyncio.timeout(20):
+            await ending
