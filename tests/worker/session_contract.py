@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
 from contextvars import copy_context
 from pathlib import Path
@@ -133,15 +133,20 @@ class OneTurn:
         await self.start(self._store.save_session_state(self._session, value=Value(value)))
 
 
-def slow_down(store: SessionStore, seconds: float) -> None:
-    """Let each write of this store take that much longer."""
-    write = store._write
+def slow_down(store: SessionStore, seconds: float, *steps: str) -> None:
+    """Let each write of this store take that much longer, or other steps of it."""
 
-    async def slow(*arguments: Any) -> None:
-        await asyncio.sleep(seconds)
-        await write(*arguments)
+    def slowed(step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def slow(*arguments: Any) -> Any:
+            await asyncio.sleep(seconds)
+            return await step(*arguments)
 
-    store._write = slow  # type: ignore[method-assign]
+        return slow
+
+    for name in steps:
+        setattr(store._claims, name, slowed(getattr(store._claims, name)))
+    if not steps:
+        store._write = slowed(store._write)  # type: ignore[method-assign]
 
 
 def refuse_writes(store: SessionStore, error: OSError) -> None:

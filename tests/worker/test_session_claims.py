@@ -12,6 +12,7 @@ from agentscope_worker.runtime.session_store import SessionStateError, SessionSt
 from tests.harness.redis_server import RedisServer
 from tests.worker.session_contract import Keys, Medium, OneTurn, slow_down
 from tests.worker.session_turn import Peer
+from tests.worker.values import Value
 
 WITHIN = 30.0  # seconds for what should take a moment
 A_WHILE = 0.3  # seconds after which what waits is taken to wait
@@ -123,6 +124,22 @@ async def test_a_late_save_that_nobody_has_overtaken_is_kept(sessions: SessionSt
     await first.save("very late")
     third = begin(sessions)
     assert await wait_for(asyncio.create_task(third.load())) == "very late", "it has kept no claim"
+
+
+async def test_several_late_saves_at_once_are_all_kept(sessions: SessionStore, begin: Begin) -> None:
+    """Of several users of the session, some while the claim for others is taken or given back."""
+    slow_down(sessions, 0.02, "_claim", "_release")
+    turn, users, saves = begin(sessions), [f"user-{number}" for number in range(12)], []
+    await turn.load()
+    turn.end()
+    for user in users:
+        saves.append(turn.start(sessions.save_session_state("s", user, value=Value(user))))
+        await asyncio.sleep(0.005)
+    for save in saves:
+        await wait_for(save)
+    for user in users:
+        assert await sessions.load_session_state("s", user) == {"value": {"value": user}}
+    assert not sessions._claims._holders
 
 
 async def test_who_has_loaded_the_newest_may_save_it_late(sessions: SessionStore, begin: Begin) -> None:

@@ -42,6 +42,7 @@ class Attempt:
         self.session: Final = name_of(session_id)
         self.name: Final = secrets.token_hex(8)  # a run that is repeated has another
         self.known: Final[dict[str, int]] = {}
+        self.saving: Final = asyncio.Lock()  # of one save at a time: a late one gives the claim back
         self.over = False
         self.when_over: Callable[[], None] | None = None
 

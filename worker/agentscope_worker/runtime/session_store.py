@@ -206,7 +206,8 @@ class SessionStore(ABC):
             if attempt is None:
                 await self._write(key, data)
             else:
-                attempt.known[key.name] = await self._replace(key, data, attempt)
+                async with attempt.saving:
+                    attempt.known[key.name] = await self._replace(key, data, attempt)
 
     async def _replace(self, key: Key, data: bytes, attempt: Attempt) -> int:
         token = self._claims.token(attempt)
