@@ -347,7 +347,8 @@ class Ledger:
         if on_busy == "reject" and any(turn.purpose is Purpose.CLIENT for turn in queue):
             return refusal(ErrorCode.SESSION_BUSY, "a turn of this session is running")
         # With `latest`, those that wait make room; the bound is for the others.
-        if on_busy != "latest" and len(queue) > self.limits.max_queue:
+        turns = len(queue) - (queue[0].purpose is Purpose.TELL)
+        if on_busy != "latest" and turns > self.limits.max_queue:
             message = f"{self.limits.max_queue} turns of this session wait already"
             return refusal(ErrorCode.TOO_MANY_REQUESTS, message)
         return None

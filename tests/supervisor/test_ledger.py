@@ -1046,6 +1046,14 @@ def test_nobody_interrupts_or_counts_what_tells() -> None:
     assert turn.state is State.RUNNING
 
 
+def test_a_session_that_is_being_told_has_room_for_as_many_as_ever() -> None:
+    book = with_home(max_queue=0)
+    told(book.ledger.tell(IDLE_AFTER))
+    turn, _ = book.submit()
+    assert turn.state is State.WAITING
+    assert book.refused() == (ErrorCode.TOO_MANY_REQUESTS, 429, True)
+
+
 def test_latest_leaves_what_is_not_of_clients() -> None:
     book = Book(process=None)
     (deletion, _), (turn, _) = delete(book), book.submit()
