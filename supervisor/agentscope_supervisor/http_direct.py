@@ -121,8 +121,9 @@ class DirectProtocol(http_protocol.Protocol):
             self._exchange = self._take(head, body, self)
         except Exception:  # a bug of ours must not be the end of the loop's callback
             log.exception("request failed")
-            headers = {"X-Request-Id": request_id(head.headers), "Connection": "close"}
-            self.send(error_bytes(http_protocol.FAILED, headers))
+            if not self._has_begun:
+                headers = {"X-Request-Id": request_id(head.headers), "Connection": "close"}
+                self.send(error_bytes(http_protocol.FAILED, headers))
             self.close()
         if self._exchange is None:
             self.answered()
