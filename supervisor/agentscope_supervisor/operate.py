@@ -331,7 +331,7 @@ def _shown_deaths(told: list[dict[str, Any]]) -> list[str]:
         pid = f"pid {death['pid']}, " if death["pid"] is not None else ""
         lines.append(
             f"    {pid}{death['ended']}, lived {duration(death['lived'])}, {ready},"
-            f" {death['turns']} turns lost"
+            f" turns lost: {death['turns']}"
         )
         if death["cause"] != "asked":
             lines += [f"    | {line}" for line in death["output"][-SHOWN_OUTPUT:]]
