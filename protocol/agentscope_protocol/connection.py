@@ -58,8 +58,16 @@ class _Connection(ABC):
         self._reader = FrameReader()
         self._output: list[bytes] = []
         self._greeted = False
+        self._received = 0
         self.closed = False
         self._send(Hello(PROTOCOL_VERSION, greeting))
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """Of the frame that has come in part, the bytes that are there, and all that were received until now;
+        None: what has come is whole."""
+        held = self._reader.buffered
+        return (held, self._received) if held else None
 
     def take_output(self) -> list[bytes]:
         """The bytes to write to the socket now; they are forgotten here."""
@@ -78,6 +86,7 @@ class _Connection(ABC):
         """
         if self.closed:
             return
+        self._received += len(data)
         for frame in self._reader.feed(data):
             if self._greeted:
                 event = self._receive(frame)

@@ -1,4 +1,5 @@
 """The watch over the event loops of workers: looks at their pages twice a second, asks `vitals`, acts.
+It has their links looked at too, for a frame that does not come to its end.
 
 Reading a page costs nothing and works whatever state the worker is in; the kernel is asked only about a
 worker whose loop is late. Its answer needs two looks, because a share of the CPU is a difference.
@@ -48,6 +49,9 @@ class Pulse:
         self._timer = self._arm()
         now = self._loop.time()
         ready = {p.number: p for p in self._workforce if p.state in (State.READY, State.DRAINING)}
+        for process in ready.values():
+            if process.link is not None:
+                process.link.look()
         pages = {number: _counters(process) for number, process in ready.items()}
         recovered, late = self._vitals.look(pages, now, LOOK_EVERY)
         for event in recovered:

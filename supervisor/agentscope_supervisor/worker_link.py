@@ -13,11 +13,16 @@ from typing import Final, Protocol
 from agentscope_protocol.connection import Event, Requester
 from agentscope_protocol.errors import Code
 from agentscope_protocol.frames import CancelReason, Data, End, Fail, Notice
-from agentscope_protocol.link import Link
+from agentscope_protocol.link import BROKE_THE_RULES, Link
 from agentscope_protocol.page import LifePage
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.turn import Turn
+
+FRAME_LOOKS: Final = 20
+"""Looks, half a second apart, in which the rest of a frame comes that has begun, while the worker's loop
+turns: what one turn of it writes is on its way at once. Looks and no clock: a supervisor that was suspended
+finds the rest in its socket."""
 
 
 class Reports(Protocol):
@@ -52,6 +57,11 @@ class WorkerLink:
         self._loop: Final = asyncio.get_running_loop()
         self._streams: dict[int, tuple[Turn, Answer]] = {}
         self._stream_of: dict[int, int] = {}  # by number of the turn
+        self._part: tuple[tuple[int, int] | None, int] = (
+            None,
+            0,
+        )  # of a frame, and how the loop's count was then
+        self._part_looks = 0
 
     async def connect(self, sock: socket.socket) -> None:
         """Take over a connected socket; to be called once, first."""
@@ -82,6 +92,17 @@ class WorkerLink:
     def violated(self) -> bool:
         """The link was closed because the worker broke its rules, and not by the worker."""
         return self.closed and not self._link.peer_gone
+
+    def look(self) -> None:
+        """Drop the link of a worker that sends half a frame and no more, though its loop turns. To be called
+        twice a second."""
+        part, (before, turns) = self._requester.part, self._part
+        if part is None or part != before:
+            self._part, self._part_looks = (part, self._page.loop), 0
+            return
+        self._part_looks += 1
+        if self._part_looks >= FRAME_LOOKS and self._page.loop != turns:
+            self._link.close(f"{BROKE_THE_RULES}{part[0]} bytes of a frame, and then nothing")
 
     def worker_ended(self) -> None:
         """The process is gone: drop the link; what is open on it fails."""

@@ -183,6 +183,9 @@ class Link:
         page.link = self
         page._machine.by_number[process] = page
 
+    def look(self) -> None:
+        pass
+
     async def connect(self, sock: object) -> None:
         pass
 

@@ -244,6 +244,14 @@ def test_f54_another_version_at_the_start(new_instance: Callable[..., Instance],
 # -- a worker that is silent, does not read, or scribbles ----------
 
 
+@pytest.mark.slow
+@pytest.mark.fault("F52")
+async def test_f52_half_a_frame_of_a_worker_whose_loop_turns(besieged: Instance, slot: int) -> None:
+    half = encode(Data(1, 1, b"x" * 1000))[:500]
+    await assert_dropped(besieged, slot, raw(half))
+    assert "500 bytes of a frame, and then nothing" in besieged.log
+
+
 @pytest.mark.fault("F52")
 async def test_f52_half_a_frame_and_then_silence(
     new_instance: Callable[..., Instance], tmp_path: Path

@@ -824,3 +824,18 @@ def test_a_newer_peer_may_append_fields() -> None:
     payload = b"\x92" + hello[22:] + b"\xc0"
     appended = header(Tag.HELLO, 0, PROTOCOL_VERSION, len(payload)) + payload
     assert receive(ends.requester, appended) == [Hello(PROTOCOL_VERSION, {"new": 1})]
+
+
+def test_a_part_of_a_frame_is_told_until_the_rest_is_there() -> None:
+    ends = Ends.greeted()
+    frame = encode(Notice("word", "detail"))
+    assert ends.requester.part is None
+    assert receive(ends.requester, frame + frame[:7]) == [Notice("word", "detail")]
+    first = ends.requester.part
+    assert first is not None
+    assert first[0] == 7
+    receive(ends.requester, frame[7:] + frame[:7])
+    assert ends.requester.part is not None
+    assert ends.requester.part != first, "another part of the same length"
+    receive(ends.requester, frame[7:])
+    assert ends.requester.part is None
