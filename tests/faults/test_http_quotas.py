@@ -123,7 +123,8 @@ async def test_max_turns_per_principal_by_metadata(per_user: Instance) -> None:
         refused = await invoke(port, new_session(), "one more", metadata={"user": "ann"})
         assert_refused(refused, 429, "TOO_MANY_REQUESTS")
         await assert_served(port, new_session(), metadata={"user": "bob"})
-        await assert_served(port, new_session(), metadata={"user": {"name": ["ann"]}})
+        refused = await invoke(port, new_session(), "who?", metadata={"user": {"name": ["ann"]}})
+        assert (refused.status, refused.code) == (400, "INVALID_REQUEST")
     await all_ended(port)
     await assert_served(port, new_session(), metadata={"user": "ann"})
 
