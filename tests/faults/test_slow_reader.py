@@ -55,6 +55,9 @@ async def test_f57_f60_one_that_does_not_read_harms_nobody(flooded: Instance, tm
     port, path = flooded.port, tmp_path / "journal"
     slow, same_worker, other = [await session_in(port, slot) for slot in (0, 0, 1)]
     noted = {"journal": str(path)}
+    await texts(
+        port, same_worker, [{"big": MESSAGE, "times": 300}]
+    )  # what the first big answer takes for good
     before = memory(flooded)
     async with Stream(port, slow, FLOOD, receive_buffer=RECEIVE_BUFFER, metadata=noted) as stream:
         await stream.begun()
