@@ -78,6 +78,20 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "XDG_STATE_HOME": STATE, **more}
 
 
+def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command of the product to its end, which may start a worker on a busy machine."""
+    return subprocess.run(
+        arguments,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment(),
+        timeout=100,
+        check=False,
+    )
+
+
 class Instance:
     """`agentscope-supervisor start PROJECT …`, from the outside. Use as a context manager."""
 

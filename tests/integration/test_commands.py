@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from tests.harness.client import call, texts
-from tests.harness.instance import COMMAND, Instance, environment, free_port
+from tests.harness.instance import COMMAND, Instance, environment, free_port, run
 from tests.harness.projects import written
 from tests.harness.waiting import wait_until
 
@@ -19,20 +19,6 @@ pytestmark = pytest.mark.supervisor_only
 
 AGENTSCOPE: Final = COMMAND.with_name("agentscope")
 WRONG_USAGE: Final = 2
-
-
-def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; what it prints is kept."""
-    return subprocess.run(
-        arguments,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment(),
-        timeout=30,
-        check=False,
-    )
 
 
 # -- usage ---------------------------------------------------------------------------------------------

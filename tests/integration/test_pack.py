@@ -3,7 +3,6 @@
 import re
 import shutil
 import socket
-import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,27 +12,13 @@ import pytest
 
 from agentscope_supervisor.pack import pack
 from tests.harness.client import texts
-from tests.harness.instance import COMMAND, Instance, environment
+from tests.harness.instance import COMMAND, Instance, run
 from tests.harness.projects import configure, written
 
 pytestmark = pytest.mark.supervisor_only
 
 REFUSED: Final = 78
 TEMPORARY: Final = 75
-
-
-def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, which may start a worker on a busy machine."""
-    return subprocess.run(
-        arguments,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment(),
-        timeout=100,
-        check=False,
-    )
 
 
 def packed(project: Path) -> Path:
