@@ -33,7 +33,7 @@ APP: Final = """
 
 
     def holds():
-        re.match(r"(a+)+$", "a" * 21 + "b")
+        re.match(r"(a+)+$", "a" * 24 + "b")
 
 
     async def in_a_tool(block):
