@@ -31,7 +31,7 @@ from agentscope_supervisor.http_direct import DirectProtocol
 from agentscope_supervisor.http_protocol import is_reserved
 from agentscope_supervisor.invocation import Invocation, Refused, invalid, json_object
 from agentscope_supervisor.listener import NO_PLACE, Listener
-from agentscope_supervisor.metrics import CONTENT_TYPE, Metrics
+from agentscope_supervisor.metrics import Metrics
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.recorder import Recorder
 from agentscope_supervisor.request_body import BodyReader
@@ -259,8 +259,10 @@ class FrontDoor:
 
     async def _tell_metrics(self, _: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         assert self._metrics is not None, "the table of routes has it only then"
-        body = await self._metrics.render()
-        return web.Response(body=body, headers={**headers, "Content-Type": CONTENT_TYPE})
+        from agentscope_supervisor import exposition  # 1 MB for those who ask
+
+        body = exposition.text(await self._metrics.collect())
+        return web.Response(body=body, headers={**headers, "Content-Type": exposition.CONTENT_TYPE})
 
     # -- turns ------------------------------------------------------------------------------
 

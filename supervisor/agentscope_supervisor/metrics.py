@@ -1,8 +1,8 @@
 """What `GET /metrics` tells: counts kept here while the instance runs, and a look at it when it is asked.
 
-One registry, in the supervisor; workers keep none. Nothing here holds a session, a user or a text: each label
-has a handful of values, all named in this module or in the enums that it reads. The counts are plain numbers,
-as a turn must not pay for locks that one thread does not need; prometheus_client gives them their form.
+They are the supervisor's; workers keep none. Nothing here holds a session, a user or a text: each label has a
+handful of values, all named in this module or in the enums that it reads. The counts are plain numbers, as a
+turn must not pay for locks that one thread does not need; `exposition` gives them their form.
 """
 
 import asyncio
@@ -13,16 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from prometheus_client.core import (
-    CollectorRegistry,
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.registry import Collector
-
 from agentscope_supervisor import __version__
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.deaths import Cause
@@ -31,7 +21,6 @@ from agentscope_supervisor.lifecycle import State
 from agentscope_supervisor.memory import MB, Held, Memory
 from agentscope_supervisor.outcomes import Failure
 
-CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 LAG_EVERY: Final = 0.5  # seconds between two looks at the loop
 
 # Seconds. A turn is a model's answer, seconds to minutes; a wait and a loop's lag are milliseconds.
@@ -60,8 +49,32 @@ class Source(Protocol):
         """The instance now; returns at once."""
 
 
-class Metrics(Collector):
-    """The registry of one instance. To be made on the event loop; `close` ends its look at that."""
+Values = Iterable[tuple[Sequence[str], float]]
+"""Values, each with those of its labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A metric as it is now. `name` is without what all begin with."""
+
+    name: str
+    text: str
+    values: Values
+    labels: tuple[str, ...] = ()
+    may_sink: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A histogram as it is now."""
+
+    name: str
+    text: str
+    histogram: Histogram
+
+
+class Metrics:
+    """The metrics of one instance. To be made on the event loop; `close` ends its look at that."""
 
     def __init__(self, source: Source, memory: Memory) -> None:
         self._source: Final = source
@@ -79,18 +92,16 @@ class Metrics(Collector):
         self._events = self._bytes = self._starts = 0
         self._memory: Final = memory
         self._held: Held = {}
-        self._registry: Final = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
         self._timer = self._arm()
 
     def close(self) -> None:
         """To be called last."""
         self._timer.cancel()
 
-    async def render(self) -> bytes:
-        """The text, as `CONTENT_TYPE` says."""
+    async def collect(self) -> Iterator[Counted | Spread]:
+        """All metrics, now."""
         self._held = await self._memory.look()
-        return generate_latest(self._registry)
+        return self._collect()
 
     # -- what happened ------------------------------------------------------------------------
 
@@ -123,8 +134,7 @@ class Metrics(Collector):
 
     # -- how it is told -----------------------------------------------------------------------
 
-    def collect(self) -> Iterator[Metric]:
-        """For prometheus_client: all metrics, now."""
+    def _collect(self) -> Iterator[Counted | Spread]:
         look = self._source.look()
         yield _gauge("build_info", "The version that runs.", [((__version__,), 1)], "version")
         yield _gauge(
@@ -133,11 +143,11 @@ class Metrics(Collector):
         requests = (((route, str(status)), count) for (route, status), count in self._requests.items())
         yield _counter("http_requests", "Answers to requests.", requests, "route", "status")
         yield _counter("turns", "Ended turns: OK, or the code of their error.", _one(self._turns), "outcome")
-        yield _histogram("turn_duration_seconds", "From acceptance to the end of a turn.", self._duration)
-        yield _histogram(
+        yield Spread("turn_duration_seconds", "From acceptance to the end of a turn.", self._duration)
+        yield Spread(
             "turn_first_event_seconds", "From acceptance to the first event of a stream.", self._first
         )
-        yield _histogram("turn_wait_seconds", "From acceptance until a worker had it.", self._wait)
+        yield Spread("turn_wait_seconds", "From acceptance until a worker had it.", self._wait)
         now = {"running": look.running, "waiting": look.waiting}
         yield _gauge("turns_open", "Turns that have not ended.", _one(now), "state")
         yield _counter("events", "Events of streams, from workers.", [((), self._events)])
@@ -149,7 +159,7 @@ class Metrics(Collector):
         yield _counter("worker_deaths", "Worker processes that ended.", _one(self._deaths), "cause")
         yield _counter("rollouts", "Replacements of workers that have ended.", _one(self._rollouts), "result")
         yield _gauge("rollout_running", "1 while workers are being replaced.", [((), look.rolling)])
-        yield _histogram("event_loop_lag_seconds", "How late the supervisor's loop was.", self._lag)
+        yield Spread("event_loop_lag_seconds", "How late the supervisor's loop was.", self._lag)
         yield _gauge("memory_bytes", "Memory (PSS).", _one(_sizes(self._held)), "process")
         failures = look.platform_failures.items()
         yield _counter("platform_failures", "Exchanges that failed.", failures, "exchange", "kind")
@@ -163,10 +173,6 @@ class Metrics(Collector):
         self._timer = self._arm()
 
 
-Values = Iterable[tuple[Sequence[str], float]]
-"""Values, each with those of its labels."""
-
-
 def _one(values: Mapping[str, float]) -> Values:
     """Values of one label."""
     return (((value,), number) for value, number in values.items())
@@ -178,21 +184,9 @@ def _sizes(held: Held) -> dict[str, float]:
     return {"supervisor": ours * MB, "workers": (sum(held.values()) - ours) * MB}
 
 
-def _counter(name: str, text: str, values: Values, *labels: str) -> Metric:
-    return _filled(CounterMetricFamily(f"agentscope_{name}", text, labels=labels), values)
+def _counter(name: str, text: str, values: Values, *labels: str) -> Counted:
+    return Counted(name, text, values, labels)
 
 
-def _gauge(name: str, text: str, values: Values, *labels: str) -> Metric:
-    return _filled(GaugeMetricFamily(f"agentscope_{name}", text, labels=labels), values)
-
-
-def _filled(family: CounterMetricFamily | GaugeMetricFamily, values: Values) -> Metric:
-    for key, value in sorted(values):
-        family.add_metric(key, value)
-    return family
-
-
-def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
-    family = HistogramMetricFamily(f"agentscope_{name}", text)
-    family.add_metric([], buckets=histogram.cumulative(), sum_value=histogram.total)
-    return family
+def _gauge(name: str, text: str, values: Values, *labels: str) -> Counted:
+    return Counted(name, text, values, labels, may_sink=True)
