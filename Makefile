@@ -20,6 +20,14 @@ INSTALL = $(call INTO,$(VENV))
 JOBS   ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 1) + 1 )))
 SIDE_BY_SIDE = -n $(JOBS) --dist worksteal
 
+# Real processes beside others may miss a time limit for want of a CPU, and no limit is right for each machine.
+# So what fails beside others is named, and asked again alone, where the first that fails is the end.
+define TESTED
+$(1)/python -m pytest -q $(SIDE_BY_SIDE) $(2) $(ARGS) || { test $$? -eq 1 \
+  && echo "the tests above failed beside others; now alone:" \
+  && $(1)/python -m pytest -q -n 0 --last-failed --last-failed-no-failures none --maxfail 1 $(2); }
+endef
+
 # The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
 PURE_TESTS := tests/protocol tests/supervisor
 
@@ -39,11 +47,11 @@ platform: $(VENV)/.ready  ## a small platform with a page, for instances to repo
 
 test: $(VENV)/.ready $(V1)/.ready redis systemd chromium balancers  ## everything: lint, types, walls, pure tests, real processes; on AgentScope 2.x and 1.x
 	$(MAKE) --no-print-directory check
-	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m 'not slow' tests/worker tests/integration tests/faults $(ARGS)
+	$(call TESTED,$(BIN),-m 'not slow' tests/worker tests/integration tests/faults)
 	$(MAKE) --no-print-directory test-v1
 
 test-v1: $(V1)/.ready redis     ## the tests of the worker, and of the whole where AgentScope matters, on 1.x
-	$(V1)/bin/python -m pytest -q $(SIDE_BY_SIDE) -m 'not supervisor_only' tests/worker tests/integration $(ARGS)
+	$(call TESTED,$(V1)/bin,-m 'not supervisor_only' tests/worker tests/integration)
 
 faults: $(VENV)/.ready redis  ## inject every fault of the catalogue, the slow ones too, and print the table of them
 	$(BIN)/python -m tests.fault_table $(SIDE_BY_SIDE) $(ARGS)
