@@ -10,11 +10,12 @@ Who may send what, and after what, is in `stream` and `connection`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 from typing import Final
 
 from agentscope_protocol.errors import Code
+from agentscope_protocol.values import value
 
 PROTOCOL_VERSION: Final = 1
 """Major version. Fields and tags are added within one; a peer of another is refused at Hello."""
@@ -92,7 +93,7 @@ class CancelReason(IntEnum):
     DRAINING = 4
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hello:
     """First frame, both ways, once. `items`: what the sides tell each other at the start."""
 
@@ -100,7 +101,7 @@ class Hello:
     items: Mapping[str, str | int | bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Open:
     """Supervisor to worker: one turn, whole, or what else `form` says. Stream ids only ever grow."""
 
@@ -112,7 +113,7 @@ class Open:
     headers: Mapping[str, str] = field(default_factory=dict)  # W3C trace context, and REQUEST_ID
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Data:
     """Worker to supervisor: `count` whole events of the answer and their bytes."""
 
@@ -121,7 +122,7 @@ class Data:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class End:
     """Worker to supervisor: the answer is complete. Terminal. `payload`: see Form.WHOLE."""
 
@@ -129,7 +130,7 @@ class End:
     payload: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Fail:
     """Worker to supervisor: the answer will not be completed. Terminal."""
 
@@ -138,7 +139,7 @@ class Fail:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Cancel:
     """Supervisor to worker: stop. The worker still answers with End or Fail."""
 
@@ -146,7 +147,7 @@ class Cancel:
     reason: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Credit:
     """Supervisor to worker: `amount` more bytes may be sent on this stream."""
 
@@ -154,14 +155,14 @@ class Credit:
     amount: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ping:
     """Supervisor to worker: does your event loop turn?"""
 
     nonce: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pong:
     """Worker to supervisor, written by its event loop in answer to Ping."""
 
@@ -170,7 +171,7 @@ class Pong:
     open_streams: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Notice:
     """A word about the life of the process: worker to supervisor `progress`, `ready`, `failed`;
     supervisor to worker `shutdown`. An unknown word is ignored. The detail of `ready` is empty or a JSON

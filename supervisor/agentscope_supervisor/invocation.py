@@ -6,12 +6,12 @@ here. A body that passes here can still be refused by AgentScope in the worker, 
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import orjson
 
 from agentscope_protocol.frames import Form
+from agentscope_protocol.values import value
 from agentscope_supervisor import idempotency
 from agentscope_supervisor.idempotency import Key
 from agentscope_supervisor.outcomes import ErrorCode, Failure
@@ -24,7 +24,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Invocation:
     """One turn that a client asks for. `principal`: who is counted for it."""
 

@@ -9,6 +9,7 @@ from enum import Enum, auto
 from typing import Literal
 
 from agentscope_protocol.frames import CancelReason
+from agentscope_protocol.values import value
 from agentscope_supervisor.outcomes import Failure
 
 OnBusy = Literal["queue", "reject", "interrupt", "latest"]
@@ -49,7 +50,7 @@ class Turn:
     distrusted_at: float = 0.0  # when the end of its process was last asked for
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Hand:
     """Give the turn to this process now."""
 
@@ -57,7 +58,7 @@ class Hand:
     process: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Cancel:
     """Ask the process to end the turn."""
 
@@ -66,7 +67,7 @@ class Cancel:
     reason: CancelReason
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Settle:
     """Tell the client the end of its turn: well if `failure` is None. Once for each turn."""
 
@@ -74,14 +75,14 @@ class Settle:
     failure: Failure | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Idle:
     """The last turn of this process has ended."""
 
     process: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Distrust:
     """A turn ignored its cancellation; only the end of this process will end it."""
 
