@@ -5,7 +5,6 @@ or as a stream that begins with its first event. No task waits; `answer` tells t
 connection that its socket takes more again or that the client is gone. Decides nothing about the turn.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -40,7 +39,7 @@ class DirectAnswer:
         self._connection: Final = connection
         self._headers = headers
         self._on_over: Final = on_over
-        self._loop: Final = asyncio.get_running_loop()
+        self._loop: Final = connection.loop
         self._is_due = False
         self._status: int | None = None  # once the head is out
         answer.on_change = self._change_soon

@@ -9,7 +9,7 @@ after it events; nothing that went wrong here reaches a client as a traceback. A
 import asyncio
 import hashlib
 import hmac
-import secrets
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -310,7 +310,7 @@ class FrontDoor:
             if len(body) > self._body.max_size:
                 raise Refused(self._body.too_large)
             asked = self._read(body, head.headers, headers["X-Request-Id"], None)
-            answer = Answer(secrets.token_hex(16), asked.form, self._loop.time())
+            answer = Answer(_new_run_id(), asked.form, self._loop.time())
             turn = self._desk.submit(asked, answer)
             if isinstance(turn, Failure):
                 raise Refused(turn)
@@ -337,16 +337,22 @@ class FrontDoor:
 
     def _read(self, body: bytes, headers: Headers, request_id: str, trace: RequestTrace | None) -> Invocation:
         """What a request asks for. Raises: Refused."""
-        # What is no ASCII is no trace context, and would not pass the link.
-        sent = {name: headers.get(name, "") for name in _TRACE_HEADERS}
-        sent = {name: value for name, value in sent.items() if value and value.isascii()}
+        passed_on = {REQUEST_ID: request_id}
+        if trace is not None:
+            passed_on |= trace.headers
+        else:
+            for name in _TRACE_HEADERS:
+                value = headers.get(name)
+                # What is no ASCII is no trace context, and would not pass the link.
+                if value and value.isascii():
+                    passed_on[name] = value
         return invocation.read(
             body,
             header_session=_single(headers, "X-Session-Id"),
             accepts_json="application/json" in headers.get("Accept", ""),
             token=self._caller(headers),
             principal=self._principal,
-            headers={**(trace.headers if trace is not None else sent), REQUEST_ID: request_id},
+            headers=passed_on,
             idempotency_key=_single(headers, "Idempotency-Key"),
         )
 
@@ -354,7 +360,7 @@ class FrontDoor:
         self, request: web.BaseRequest, headers: dict[str, str], trace: RequestTrace | None = None
     ) -> web.StreamResponse:
         asked = self._read(await self._body.read(request), request.headers, headers["X-Request-Id"], trace)
-        answer = Answer(secrets.token_hex(16), asked.form, self._loop.time())
+        answer = Answer(_new_run_id(), asked.form, self._loop.time())
         if asked.key is not None:
             match await self._recorder.claim(answer.run_id, asked):
                 case Run() as run:
@@ -390,6 +396,11 @@ _WELCOME: Final = {
         "liveness": "/liveness",
     },
 }
+
+
+def _new_run_id() -> str:
+    """Who knows it may read the run: it must not be guessed."""
+    return os.urandom(16).hex()
 
 
 def _single(headers: Headers, name: str) -> str | None:

@@ -53,6 +53,11 @@ class DirectProtocol(http_protocol.Protocol):
 
     # -- what `take` and its exchange do ------------------------------------------------------
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop on which it lives; to ask asyncio for it is a system call."""
+        return self._loop
+
     def send(self, data: bytes) -> None:
         """Write to the client, if it is there."""
         self._has_begun = True
@@ -108,10 +113,10 @@ class DirectProtocol(http_protocol.Protocol):
             self._messages.popleft()
             assert self._parser is not None, "it has just given a message"
             self._parser.message_consumed()
-            # Before the body is read, which has aiohttp look for more.
             self._is_answering = self._request_in_progress = True
             self._has_begun = False
-            self._begin(head, body.read_nowait())
+            # Not by its methods: they have the parser look for more, and what is whole has none.
+            self._begin(head, b"".join(body._buffer))
             self._body = EMPTY_PAYLOAD  # a stream may be long, and the request's would stay as long
         elif self._body_timer is None:
             self._body_timer = self._loop.call_later(BODY_FOLLOWS_WITHIN, self._hand_over)

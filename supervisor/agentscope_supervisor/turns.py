@@ -242,15 +242,15 @@ class Turns:
     def carry_out(self, commands: Iterable[Command]) -> None:
         for command in commands:
             match command:
-                case Hand(turn, number):
-                    self._hand(number, turn)
-                case Cancel(turn, number, reason):
-                    self.hands.cancel(number, turn, reason)
-                case Settle(turn, failure):
-                    self._settle(turn, failure)
+                case Hand():
+                    self._hand(command.process, command.turn)
+                case Settle():
+                    self._settle(command.turn, command.failure)
                 case Idle(number):
                     if self.is_done(number):
                         self.hands.drained(number)
+                case Cancel(turn, number, reason):
+                    self.hands.cancel(number, turn, reason)
                 case Distrust(turn, number):
                     log.error(
                         "turn ignores its cancellation; its worker is replaced",
