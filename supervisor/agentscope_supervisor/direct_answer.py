@@ -13,9 +13,13 @@ from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.delivery import STREAM_HEADERS, whole_body
 from agentscope_supervisor.http_direct import DirectProtocol
 from agentscope_supervisor.http_protocol import Outlet
-from agentscope_supervisor.responses import closes, error_bytes, head_bytes
+from agentscope_supervisor.responses import closes, error_bytes, head_bytes, header_lines
 from agentscope_supervisor.tracing import CLIENT_LEFT
 from agentscope_supervisor.turn import Turn
+
+_JSON: Final = header_lines({"Content-Type": "application/json"})
+_STREAM: Final = header_lines(STREAM_HEADERS)
+_CHUNKED: Final = _STREAM + header_lines({"Transfer-Encoding": "chunked"})
 
 OnOver = Callable[["DirectAnswer", int], None]
 """Called once, last, with the status that the client was told, or CLIENT_LEFT."""
@@ -94,18 +98,14 @@ class DirectAnswer:
             if closes(answer.failure):
                 connection.close()
         elif answer.form is Form.WHOLE:
-            headers["Content-Type"] = "application/json"
-            self._send_whole(whole_body(self.turn, answer.whole))
+            self._send_whole(whole_body(self.turn, answer.whole), _JSON)
         elif answer.settled:  # a short turn: all of it is here, and its length is known
-            headers |= STREAM_HEADERS
-            self._send_whole(answer.buffered())
+            self._send_whole(answer.buffered(), _STREAM)
         else:
-            headers |= STREAM_HEADERS
-            headers["Transfer-Encoding"] = "chunked"
-            connection.send(head_bytes(200, headers))
+            connection.send(head_bytes(200, headers, _CHUNKED))
             self._headers = {}
             answer.begin(Outlet(connection), self._loop.time())
 
-    def _send_whole(self, body: bytes) -> None:
-        self._headers["Content-Length"] = str(len(body))
-        self._connection.send(head_bytes(200, self._headers) + body)
+    def _send_whole(self, body: bytes, lines: str) -> None:
+        lines = f"{lines}Content-Length: {len(body)}\r\n"
+        self._connection.send(head_bytes(200, self._headers, lines) + body)

@@ -78,8 +78,6 @@ def violation(head: Head) -> str | None:
 PLAIN_TYPES: Final = frozenset({None, "application/json", "application/json; charset=utf-8"})
 """Values of Content-Type that nearly all send and that need no parsing; None: there is none."""
 
-_UNUSUAL: Final = ("Expect", "Idempotency-Key", "Content-Encoding")
-
 
 def is_direct(head: Head) -> bool:
     """Whether a head that breaks no rule is that of a usual turn, whose answer can take the direct way."""
@@ -90,7 +88,9 @@ def is_direct(head: Head) -> bool:
         and head.version == HTTP_1_1
         and not (head.chunked or head.upgrade or head.should_close)
         and headers.get("Content-Type") in PLAIN_TYPES
-        and not any(name in headers for name in _UNUSUAL)
+        and "Expect" not in headers
+        and "Idempotency-Key" not in headers
+        and "Content-Encoding" not in headers
     )
 
 

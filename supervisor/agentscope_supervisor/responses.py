@@ -65,13 +65,17 @@ def _error_fields(failure: Failure) -> dict[str, str]:
     return {"Retry-After": _retry_after()} if failure.code in RETRY_LATER else {}
 
 
-def head_bytes(status: int, fields: Mapping[str, str]) -> bytes:
+def head_bytes(status: int, fields: Mapping[str, str], more: str = "") -> bytes:
     """The head of a response that aiohttp does not make. The values must not hold what came from outside
-    unchecked: a line break would begin another header."""
-    lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+    unchecked: a line break would begin another header. `more`: `header_lines` of other fields."""
     phrase = "OK" if status == HTTPStatus.OK else HTTPStatus(status).phrase
-    tail = f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
-    return f"HTTP/1.1 {status} {phrase}\r\n{lines}{tail}".encode("ascii")
+    tail = f"{more}Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
+    return f"HTTP/1.1 {status} {phrase}\r\n{header_lines(fields)}{tail}".encode("ascii")
+
+
+def header_lines(fields: Mapping[str, str]) -> str:
+    """Fields as they stand in a head."""
+    return "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
 
 
 def error_bytes(failure: Failure, headers: Mapping[str, str] | None = None) -> bytes:

@@ -109,7 +109,8 @@ class Turns:
             self.open[turn.number] = request, answer
             if purpose is Purpose.CLIENT:
                 self._recorder.begin(request, turn, answer)
-                self._note("turn is accepted", turn, slot=turn.slot)
+                if log.isEnabledFor(logging.DEBUG):
+                    self._note("turn is accepted", turn, slot=turn.slot)
             self._post(lambda: self.carry_out(commands))
             self._sweep_soon()
         return turn
@@ -264,20 +265,22 @@ class Turns:
             request = Invocation(turn.session_id, Form.IDLE, None, b"", turn.principal, {})
             self.open[turn.number] = request, Answer(turn.run_id, Form.IDLE, now)
             self._sweep_soon()
-        _, answer = self.open[turn.number]
+        request, answer = self.open[turn.number]
         try:
-            self.hands.hand(number, turn, *self.open[turn.number])
+            self.hands.hand(number, turn, request, answer)
             if turn.purpose is Purpose.CLIENT and answer.worker is not None:
                 self.residents.used(turn.session_id, number, answer.worker, now)
-            self._note("turn begins", turn, worker=answer.worker)
+            if log.isEnabledFor(logging.DEBUG):
+                self._note("turn begins", turn, worker=answer.worker)
         except LocalProtocolError as error:
             log.error("turn cannot be sent", extra={**self._about(turn), "reason": str(error)})
             self._post(partial(self.failed, turn, Code.PROTOCOL, "the turn cannot be sent to a worker"))
 
     def _settle(self, turn: Turn, failure: Failure | None) -> None:
         now = self._loop.time()
-        outcome = failure.code.value if failure is not None else "OK"
-        self._note("turn ends", turn, outcome=outcome, events=self.open[turn.number][1].events)
+        if log.isEnabledFor(logging.DEBUG):
+            outcome = failure.code.value if failure is not None else "OK"
+            self._note("turn ends", turn, outcome=outcome, events=self.open[turn.number][1].events)
         _, answer = self.open.pop(turn.number)
         self._forget_leaving(turn)
         if turn.purpose is Purpose.CLIENT:
@@ -337,9 +340,9 @@ class Turns:
             timer.cancel()
 
     def _note(self, message: str, turn: Turn, **fields: object) -> None:
-        """A line for those who look for one turn; a healthy hour has thousands of them, and they are off."""
-        if log.isEnabledFor(logging.DEBUG):
-            log.debug(message, extra={**self._about(turn), **fields})
+        """A line for those who look for one turn. A healthy hour has thousands of them, and they are off: to
+        be asked before, as the rest of it costs more than a turn has."""
+        log.debug(message, extra={**self._about(turn), **fields})
 
     def _about(self, turn: Turn) -> dict[str, str]:
         """How lines name a turn."""
