@@ -122,11 +122,16 @@ class Answer:
         self.bytes += len(payload)
         if self.first_at is None:
             self.first_at = now
-        if self._abandoned:
+        outlet = self._outlet
+        if outlet is not None:
+            self.last_write = now
+            outlet.write(payload)
+            if not outlet.is_full():
+                return True
+        elif self._abandoned:
             return True
-        self._write(payload, now)
-        if self._outlet is not None and not self._outlet.is_full():
-            return True
+        else:
+            self._write(payload, now)
         self._owed += len(payload)
         self._wake()
         return False

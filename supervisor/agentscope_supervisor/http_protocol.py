@@ -281,7 +281,7 @@ class Outlet:
             transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def is_full(self) -> bool:
-        return self._connection.writing_paused
+        return self._connection._paused  # `writing_paused`, asked for each event
 
     def cut(self) -> None:
         if self._connection.transport is not None:
