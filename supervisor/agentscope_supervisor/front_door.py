@@ -177,6 +177,11 @@ class FrontDoor:
             response = await self._answer(request)
             status = response.status
             return response
+        except ConnectionError:  # the client's
+            raise
+        except Exception:
+            status = http_protocol.FAILED.status
+            raise
         finally:
             self._metrics.request(self._label(request.path), status)
 
@@ -320,6 +325,9 @@ class FrontDoor:
                 connection.close()
             self._count(refused.failure.status)
             return None
+        except Exception:
+            self._count(http_protocol.FAILED.status)
+            raise
         headers["X-Run-Id"] = answer.run_id
         self._delivery.watch(answer, turn)
         return DirectAnswer(connection, answer, turn, headers, self._over)

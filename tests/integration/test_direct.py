@@ -5,19 +5,24 @@ What it leans on of aiohttp is at work here; that it answers as the plain way do
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final
+from types import SimpleNamespace
+from typing import Any, Final
 
 import pytest
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 
+from agentscope_protocol.settings import Settings
 from agentscope_supervisor import http_direct, http_protocol
+from agentscope_supervisor.front_door import FrontDoor
 from agentscope_supervisor.http_direct import DirectProtocol, Exchange
+from agentscope_supervisor.recorder import Recorder
 from agentscope_supervisor.responses import head_bytes
-from tests.harness.client import JSON, Connection, request
+from tests.harness.client import JSON, Connection, request, turn_body
 from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.supervisor_only
@@ -172,3 +177,22 @@ async def test_shutdown_does_not_wait_for_who_has_left() -> None:
         busy.abort()
         async with asyncio.timeout(20):
             await ending
+
+
+async def test_a_bug_of_ours_counts_as_500_whichever_way_it_came() -> None:
+    counted: list[tuple[str, int]] = []
+    metrics: Any = SimpleNamespace(request=lambda route, status: counted.append((route, status)))
+    desk: Any = SimpleNamespace(ahead=None, leave=None)  # has no method to submit to, nor health
+    store: Any = None
+    recorder = Recorder(Settings().sessions, store)
+    door = FrontDoor(Settings().server, desk, recorder, metrics=metrics)
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        await door.listen(sock)
+        for asked in (request("POST", "/invoke", turn_body("s", "x"), JSON), request("GET", "/health")):
+            async with asyncio.timeout(30), Connection(sock.getsockname()[1]) as connection:
+                await connection.send(asked)
+                assert (await connection.answer()).status == 500
+        await door.close()
+    recorder.close()
+    assert counted == [("/invoke", 500), ("/health", 500)]
