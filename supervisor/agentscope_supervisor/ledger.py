@@ -20,7 +20,6 @@ Where to read next: `turns` carries out the commands; `outcomes` has the codes.
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -112,7 +111,8 @@ class Ledger:
     _last: int = 0  # number of a turn
     _told: int = 0  # turns that tell
     _turns: dict[int, Turn] = field(default_factory=dict)
-    _sessions: dict[str, deque[Turn]] = field(default_factory=dict)  # the first one runs, or will next
+    # The first one runs, or will next. Lists: there are few in each, and an empty deque takes 700 bytes.
+    _sessions: dict[str, list[Turn]] = field(default_factory=dict)
     _slots: list[_Slot] = field(init=False)
     _on_process: dict[int, int] = field(default_factory=dict)  # turns handed over and not ended
     _by_principal: dict[str, int] = field(default_factory=dict)
@@ -174,7 +174,7 @@ class Ledger:
         self._by_principal[principal] = self._by_principal.get(principal, 0) + 1
         commands: list[Command] = []
         if queue is None:
-            self._sessions[session_id] = deque([turn])
+            self._sessions[session_id] = [turn]
             self._next(session_id, commands)
             return turn, commands
         earlier = list(queue)
@@ -267,7 +267,7 @@ class Ledger:
         commands: list[Command] = []
         if not self.draining:
             for session_id, process in self.residents.due(self._sessions, MAX_TELLING - self._told, now):
-                self._sessions[session_id] = deque()
+                self._sessions[session_id] = []
                 self._tell(session_id, process, commands)
         return commands
 
@@ -343,7 +343,7 @@ class Ledger:
             return refusal(ErrorCode.TOO_MANY_REQUESTS, f"this caller has {most} turns already")
         return None
 
-    def _busy(self, queue: deque[Turn], on_busy: OnBusy) -> Failure | None:
+    def _busy(self, queue: list[Turn], on_busy: OnBusy) -> Failure | None:
         if on_busy == "reject" and any(turn.purpose is Purpose.CLIENT for turn in queue):
             return refusal(ErrorCode.SESSION_BUSY, "a turn of this session is running")
         # With `latest`, those that wait make room; the bound is for the others.
@@ -383,7 +383,7 @@ class Ledger:
         # When it was accepted is known at the next look for what takes too long.
         turn = Turn(self._last, f"tell-{self._last}", session_id, slot, 0, "", math.inf, Purpose.TELL)
         self._turns[turn.number] = turn
-        self._sessions[session_id].appendleft(turn)
+        self._sessions[session_id].insert(0, turn)
         self._hand(turn, process, commands)
 
     def _place(self, turn: Turn) -> None:
