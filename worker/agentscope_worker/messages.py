@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from agentscope.message import Msg
 
 _ROLES = ("user", "assistant", "system")
-_CHUNK = b'{"chunk":true}'
+_CHUNK = {"chunk": True}
+# For orjson: what JSON knows, it writes; what each serialiser has its own way with, it refuses.
+_ONLY_JSON = (
+    orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 # The field of a block that grows while it is streamed, by the block's type.
 _GROWING = {"text": "text", "thinking": "thinking"}
 
@@ -70,14 +74,17 @@ def write(msg: Msg) -> bytes:
             f"the App yielded a {type(msg).__name__}; expected agentscope.message.Msg, such as "
             'Msg(name="assistant", content=text, role="assistant")'
         )
-    metadata = msg.metadata
-    if not metadata:
-        written = _CHUNK
-    elif "chunk" in metadata:
-        written = lossy_json.dumps(metadata)
-    else:
-        written = lossy_json.dumps({**metadata, "chunk": True})
-    return b'%b,"metadata":%b}' % (compat.encode(msg)[:-1], written)
+    metadata: Any = msg.metadata or _CHUNK
+    if "chunk" not in metadata:
+        metadata = {**metadata, "chunk": True}
+    fields = compat.plain_fields(msg)
+    if fields is not None:
+        fields["metadata"] = metadata
+        try:
+            return orjson.dumps(fields, None, _ONLY_JSON)  # a fourth of the time of what follows
+        except TypeError:
+            pass
+    return b'%b,"metadata":%b}' % (compat.encode(msg)[:-1], lossy_json.dumps(metadata))
 
 
 def join(msgs: Iterable[Msg]) -> bytes:

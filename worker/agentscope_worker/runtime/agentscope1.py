@@ -66,10 +66,14 @@ def block_classes() -> Mapping[str, Any]:
     return _BLOCKS
 
 
-def encode(msg: Any) -> bytes:
-    fields = msg.to_dict()
+def plain_fields(msg: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = msg.to_dict()
     del fields["metadata"]
-    return lossy_json.dumps(fields)
+    return fields
+
+
+def encode(msg: Any) -> bytes:
+    return lossy_json.dumps(plain_fields(msg))
 
 
 # --- models ---------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from agentscope.event import EventType, UserInterruptEvent
 from agentscope.message import Msg, TextBlock, ThinkingBlock
 from agentscope.permission import PermissionMode
 from agentscope.tool import MCPTool, Toolkit
+from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
 from agentscope_worker.runtime import lossy_json, providers
@@ -80,6 +81,39 @@ def message_class() -> Any:
 
 def block_classes() -> Mapping[str, Any]:
     return _BLOCKS
+
+
+def _count_if_plain(model: type[BaseModel], **fields: Any) -> int | None:
+    """How many fields a model has, if it is written as it is; a release may come to write it otherwise."""
+    sample = model(**fields)
+    return len(sample.__dict__) if sample.model_dump() == sample.__dict__ else None
+
+
+_FIELDS_OF_MSG = _count_if_plain(Msg, name="", content=[], role="user")
+# What is streamed in pieces; other blocks come once, and hold other models.
+_FIELDS_OF_BLOCK: Mapping[type[Any], int | None] = {
+    TextBlock: _count_if_plain(TextBlock, text=""),
+    ThinkingBlock: _count_if_plain(ThinkingBlock, thinking=""),
+}
+
+
+def plain_fields(msg: Any) -> dict[str, Any] | None:
+    fields: dict[str, Any] = msg.__dict__
+    # One field more is an attribute that was set behind pydantic's back: it is not for the client.
+    if type(msg) is not Msg or len(fields) != _FIELDS_OF_MSG or type(fields.get("content")) is not list:
+        return None
+    if fields.get("usage") is not None or fields.get("error") is not None:  # models
+        return None
+    written = []
+    for block in fields["content"]:
+        count = _FIELDS_OF_BLOCK.get(type(block))
+        if count is None or len(block.__dict__) != count or block.__pydantic_extra__:
+            return None
+        written.append(block.__dict__)
+    fields = fields.copy()
+    del fields["metadata"]
+    fields["content"] = written
+    return fields
 
 
 def encode(msg: Any) -> bytes:

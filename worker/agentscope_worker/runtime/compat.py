@@ -35,6 +35,10 @@ class AgentScope(Protocol):
     def block_classes(self) -> Mapping[str, Any]:
         """Content block `type` -> its class or TypedDict, for all that a client may send."""
 
+    def plain_fields(self, msg: Any) -> dict[str, Any] | None:
+        """The fields of `msg` but `metadata`, in a new dict, if orjson writes them as `encode` does where it
+        writes them at all; else None."""
+
     def encode(self, msg: Any) -> bytes:
         """The JSON object of `msg` as AgentScope serialises it, without its `metadata`."""
 
