@@ -16,6 +16,7 @@ died. What goes wrong is either RemoteProtocolError (drop the link) or LocalProt
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from agentscope_protocol import stream as st
 from agentscope_protocol.codec import FrameReader, encode, header
@@ -115,6 +116,10 @@ class _Connection(ABC):
     @staticmethod
     def _refuse(frame: Frame) -> RemoteProtocolError:
         return RemoteProtocolError(f"{type(frame).__name__} at the wrong end or time")
+
+
+# Data changes no state where it is legal: so for each event it is only looked up where that is.
+_SENDING: Final = st.unchanged(st.RESPONDER, st.Move.SEND_DATA)
 
 
 @dataclass(slots=True)
@@ -255,18 +260,18 @@ class Responder(_Connection):
         event is over MAX_ANSWER bytes; nothing is sent then.
         """
         entry = self._entry(stream)
-        state = st.step(st.RESPONDER, entry.state, st.Move.SEND_DATA)
-        if not entry.credit.can_send:
+        if entry.state not in _SENDING:
+            entry.state = st.step(st.RESPONDER, entry.state, st.Move.SEND_DATA)
+        credit = entry.credit
+        if not credit.can_send:
             raise LocalProtocolError(f"stream {stream} is out of credit")
         size = len(event)
         if size > MAX_ANSWER:
             raise LocalProtocolError(f"event of {size} bytes is over {MAX_ANSWER}")
-        entry.state = state
-        entry.credit.spend(size)
         entry.events.append(event)
         entry.size += size
         self._unsent[stream] = entry
-        return entry.credit.can_send
+        return credit.spend(size)
 
     def end(self, stream: int, payload: bytes = b"") -> None:
         """The answer is complete. Raises: LocalProtocolError if it was ended before, or too large."""

@@ -22,8 +22,10 @@ class SendCredit:
     def can_send(self) -> bool:
         return self.left > 0
 
-    def spend(self, size: int) -> None:
+    def spend(self, size: int) -> bool:
+        """Note that `size` bytes were sent; returns whether more may be."""
         self.left -= size
+        return self.can_send
 
     def granted(self, amount: int) -> None:
         """Raises: RemoteProtocolError if the peer grants nothing, or more than was spent."""

@@ -55,6 +55,11 @@ RESPONDER: Final[Table] = {
 }
 
 
+def unchanged(table: Table, move: Move) -> frozenset[State]:
+    """The states in which a move is legal and leads nowhere else, so that `step` need not be asked there."""
+    return frozenset(state for state in State if table.get((state, move)) is state)
+
+
 def step(table: Table, state: State, move: Move) -> State:
     """The next state.
 

@@ -8,7 +8,7 @@ import pytest
 
 from agentscope_protocol import stream
 from agentscope_protocol.errors import LocalProtocolError, RemoteProtocolError
-from agentscope_protocol.stream import REQUESTER, RESPONDER, Move, State, Table, step
+from agentscope_protocol.stream import REQUESTER, RESPONDER, Move, State, Table, step, unchanged
 
 TABLES = {"requester": REQUESTER, "responder": RESPONDER}
 MIRROR = {
@@ -47,6 +47,13 @@ def test_each_end_makes_only_its_own_moves() -> None:
     responder_sends = {Move.SEND_DATA, Move.SEND_TERMINAL}
     assert {move for _, move in REQUESTER} == requester_sends | {MIRROR[move] for move in responder_sends}
     assert {move for _, move in RESPONDER} == responder_sends | {MIRROR[move] for move in requester_sends}
+
+
+def test_only_data_leaves_a_stream_as_it_is() -> None:
+    assert unchanged(RESPONDER, Move.SEND_DATA) == {State.OPEN}
+    assert unchanged(REQUESTER, Move.RECV_DATA) == {State.OPEN, State.CANCELLING}
+    others = [move for move in Move if move not in (Move.SEND_DATA, Move.RECV_DATA)]
+    assert not any(unchanged(table, move) for table in TABLES.values() for move in others)
 
 
 def test_what_one_end_may_send_the_other_may_receive_in_any_crossing() -> None:
