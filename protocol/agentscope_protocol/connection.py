@@ -120,6 +120,7 @@ class _Connection(ABC):
 
 # Data changes no state where it is legal: so for each event it is only looked up where that is.
 _SENDING: Final = st.unchanged(st.RESPONDER, st.Move.SEND_DATA)
+_TAKING: Final = st.unchanged(st.REQUESTER, st.Move.RECV_DATA)
 
 
 @dataclass(slots=True)
@@ -198,7 +199,9 @@ class Requester(_Connection):
 
     def _receive(self, frame: Frame) -> Event | None:
         if type(frame) is Data:  # the hot path; a class pattern costs twice as much
-            asked = self._move(frame.stream, st.Move.RECV_DATA)
+            asked = self._streams.get(frame.stream)
+            if asked is None or asked.state not in _TAKING:
+                asked = self._move(frame.stream, st.Move.RECV_DATA)
             asked.window.received(len(frame.payload))
             if asked.state is st.State.OPEN:
                 return frame
