@@ -33,10 +33,10 @@ async def test_a_turns_records_name_it_in_all_its_tasks_and_threads() -> None:
     async def child() -> LogLine:
         return formatted(record("in a task of its own"))
 
-    lines = await asyncio.get_running_loop().create_task(in_task(), context=in_turn(TURN))
+    lines = await asyncio.get_running_loop().create_task(in_task(), context=in_turn(lambda: TURN))
     assert [dict(line.about) for line in lines] == [{"logger": "app", **TURN}] * 3
     assert current_turn() == {}
-    assert current_turn(in_turn(TURN)) == TURN
+    assert current_turn(in_turn(lambda: TURN)) == TURN
 
 
 def test_a_record_may_be_about_a_turn_from_outside() -> None:

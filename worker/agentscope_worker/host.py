@@ -55,6 +55,8 @@ async def start_answer(app: AgentApp, msg: Msg, ctx: SessionContext) -> AsyncIte
     Raises: what the App raises before its first Msg, TypeError for an answer of another form.
     """
     answer: Any = app(msg, ctx)
+    if type(answer) is types.AsyncGeneratorType:  # the usual form
+        return answer
     if inspect.isawaitable(answer):
         answer = await answer
         returned = "its coroutine returned"

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar, copy_context
-from types import MappingProxyType
 
 from agentscope_protocol.log_lines import LEVELS, LogLine, session_digest, write
 
@@ -20,7 +19,7 @@ CHATTY = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "mc
 
 AGENTSCOPE = "as"  # its logger, of both majors
 
-_turn: ContextVar[Mapping[str, str]] = ContextVar("agentscope_worker.turn", default=MappingProxyType({}))
+_turn: ContextVar[Callable[[], Mapping[str, str]]] = ContextVar("agentscope_worker.turn", default=dict)
 
 
 def about(run_id: str, session_id: str, request_id: str | None) -> dict[str, str]:
@@ -31,11 +30,15 @@ def about(run_id: str, session_id: str, request_id: str | None) -> dict[str, str
 
 def current_turn(context: Context | None = None) -> Mapping[str, str]:
     """How lines name the turn of this context, or of the one that calls; empty outside of turns."""
-    return _turn.get() if context is None else context.get(_turn, {})
+    about = _turn.get() if context is None else context.get(_turn, dict)
+    return about()
 
 
-def in_turn(about: Mapping[str, str]) -> Context:
-    """A context for the task of a turn: what is logged in it, and in what it starts, is about this turn."""
+def in_turn(about: Callable[[], Mapping[str, str]]) -> Context:
+    """A context for the task of a turn: what is logged in it, and in what it starts, is about this turn.
+
+    `about` is asked for each line, since most turns log none.
+    """
     context = copy_context()
     context.run(_turn.set, about)
     return context
@@ -46,7 +49,7 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         exception = self.formatException(record.exc_info) if record.exc_info else record.exc_text or ""
-        about = {"logger": record.name, **_turn.get(), **getattr(record, "about", {})}
+        about = {"logger": record.name, **_turn.get()(), **getattr(record, "about", {})}
         line = LogLine(record.getMessage(), _level(record.levelno), about, exception)
         return write(line) or line.text
 

@@ -7,9 +7,10 @@ needs to know of sessions. Each turn is one task; its end, however it comes, is 
 import asyncio
 import contextlib
 import errno
+import functools
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import orjson
@@ -40,9 +41,14 @@ class _Turn:
         self.opened: Final = opened
         self.cancelled = False  # AgentScope swallows CancelledError in places; this does not forget
         self.writable: asyncio.Future[None] | None = None
-        # For lines about the turn that are logged outside of its task.
-        request = opened.headers.get(REQUEST_ID)
-        self.extra: Final = {"about": log_output.about(opened.run_id, opened.session_id, request)}
+        self.about: Final = functools.partial(
+            log_output.about, opened.run_id, opened.session_id, opened.headers.get(REQUEST_ID)
+        )
+
+    @property
+    def extra(self) -> dict[str, Mapping[str, str]]:
+        """For lines about the turn that are logged outside of its task."""
+        return {"about": self.about()}
 
 
 class Server:
@@ -64,7 +70,7 @@ class Server:
                 self._life.begin(stream)
                 turn = _Turn(event)
                 task = asyncio.get_running_loop().create_task(
-                    self._answer(turn), name=event.run_id, context=log_output.in_turn(turn.extra["about"])
+                    self._answer(turn), name=event.run_id, context=log_output.in_turn(turn.about)
                 )
                 self._turns[stream], self._tasks[stream] = turn, task
                 task.add_done_callback(lambda task: self._over(turn, task))
@@ -106,39 +112,35 @@ class Server:
                         return await self._sessions.leaves(opened.session_id, opened.run_id)
                     case Form.FORGET:
                         return await self._sessions.forget(opened.session_id, opened.body)
-                return await self._traced(turn)
+                return await self._run(turn)
         except (SystemExit, KeyboardInterrupt) as error:
             # asyncio would end the worker with it, and with the worker the turns of everybody else.
             raise RuntimeError(f"the App raised {type(error).__name__}({error})") from error
 
-    async def _traced(self, turn: _Turn) -> bytes:
+    async def _run(self, turn: _Turn) -> bytes:
         """Run the App, in the trace that the request belongs to."""
         opened = turn.opened
         headers = {name: value for name, value in opened.headers.items() if name != REQUEST_ID}
         with tracing.turn(opened.run_id, opened.session_id, headers, lambda: turn.cancelled) as trace:
-            return await self._run(turn, trace)
-
-    async def _run(self, turn: _Turn, trace: dict[str, str]) -> bytes:
-        opened = turn.opened
-        body = orjson.loads(opened.body)
-        message = messages.read(body["message"])
-        context = SessionContext(
-            opened.session_id, body.get("metadata", {}), run_id=opened.run_id, trace=trace
-        )
-        self._sessions.begins(context)
-        answers = await host.start_answer(self._app, message, context)
-        try:
-            if opened.form == Form.WHOLE:
-                return await self._collect(turn, answers)
-            await self._stream(turn, answers)
-            return b""
-        except asyncio.CancelledError:
-            await _tell_cancelled(answers)
-            raise
-        finally:
-            close = getattr(answers, "aclose", None)
-            if close is not None:  # its `finally` runs now, not when the collector finds it
-                await close()
+            body = orjson.loads(opened.body)
+            message = messages.read(body["message"])
+            context = SessionContext(
+                opened.session_id, body.get("metadata", {}), run_id=opened.run_id, trace=trace
+            )
+            self._sessions.begins(context)
+            answers = await host.start_answer(self._app, message, context)
+            try:
+                if opened.form == Form.WHOLE:
+                    return await self._collect(turn, answers)
+                await self._stream(turn, answers)
+                return b""
+            except asyncio.CancelledError:
+                await _tell_cancelled(answers)
+                raise
+            finally:
+                close = getattr(answers, "aclose", None)
+                if close is not None:  # its `finally` runs now, not when the collector finds it
+                    await close()
 
     async def _stream(self, turn: _Turn, answers: AsyncIterator[Any]) -> None:
         stream, prefix, number = turn.opened.stream, turn.opened.run_id.encode(), 0

@@ -17,10 +17,10 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from functools import partial
+from functools import cached_property, partial
 from typing import Final
 
 log = logging.getLogger(__name__)
@@ -34,17 +34,41 @@ LONGEST_PAUSE: Final = 0.05  # seconds between two looks; twenty a second for ea
 
 
 class Attempt:
-    """One turn in this process. `known`: for each state that it has seen, the number of its save."""
+    """One turn in this process, while it is entered. `known`: for each state that it has seen, the number of
+    its save."""
 
     def __init__(self, session_id: str, run_id: str) -> None:
         self.session_id: Final = session_id
         self.run_id: Final = run_id
-        self.session: Final = name_of(session_id)
-        self.name: Final = secrets.token_hex(8)  # a run that is repeated has another
         self.known: Final[dict[str, int]] = {}
-        self.saving: Final = asyncio.Lock()  # of one save at a time: a late one gives the claim back
         self.over = False
         self.when_over: Callable[[], None] | None = None
+
+    # What only a turn needs that loads or saves.
+
+    @cached_property
+    def session(self) -> str:
+        """What its session is claimed under."""
+        return name_of(self.session_id)
+
+    @cached_property
+    def name(self) -> str:
+        """By which its claim is known; a run that is repeated has another."""
+        return secrets.token_hex(8)
+
+    @cached_property
+    def saving(self) -> asyncio.Lock:
+        """Of one save at a time: a late one gives the claim back."""
+        return asyncio.Lock()
+
+    def __enter__(self) -> None:
+        self._entered = _current.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._entered)
+        self.over = True
+        if self.when_over is not None:
+            self.when_over()
 
 
 def name_of(session_id: str) -> str:
@@ -55,18 +79,9 @@ def name_of(session_id: str) -> str:
 _current: Final[ContextVar[Attempt | None]] = ContextVar("attempt", default=None)
 
 
-@contextmanager
-def turn(session_id: str, run_id: str) -> Iterator[None]:
+def turn(session_id: str, run_id: str) -> AbstractContextManager[None]:
     """What runs inside, and what that starts, belongs to this turn; at the end the turn is over."""
-    attempt = Attempt(session_id, run_id)
-    token = _current.set(attempt)
-    try:
-        yield
-    finally:
-        _current.reset(token)
-        attempt.over = True
-        if attempt.when_over is not None:
-            attempt.when_over()
+    return Attempt(session_id, run_id)
 
 
 def current(session_id: str) -> Attempt | None:

@@ -125,10 +125,9 @@ def _provider(service: str, worker: str) -> TracerProvider:
 # -- turns ------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
 def turn(
     run_id: str, session_id: str, headers: Mapping[str, str], is_cancelled: Callable[[], bool]
-) -> Iterator[dict[str, str]]:
+) -> contextlib.AbstractContextManager[dict[str, str]]:
     """The span of one turn, around all of it; to be used in the turn's own task.
 
     Gives the W3C headers with which the App can make others part of its trace: those of this span, or
@@ -136,8 +135,18 @@ def turn(
     AgentScope may have swallowed the cancellation.
     """
     if _tracer is None:
-        yield dict(headers)
-        return
+        return contextlib.nullcontext(dict(headers))
+    return _span_of_turn(_tracer, run_id, session_id, headers, is_cancelled)
+
+
+@contextlib.contextmanager
+def _span_of_turn(
+    tracer: Tracer,
+    run_id: str,
+    session_id: str,
+    headers: Mapping[str, str],
+    is_cancelled: Callable[[], bool],
+) -> Iterator[dict[str, str]]:
     from opentelemetry.trace import SpanKind
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -146,7 +155,7 @@ def turn(
         "agentscope.run_id": run_id,
         "agentscope.session": session_digest(session_id),
     }
-    with _tracer.start_as_current_span(
+    with tracer.start_as_current_span(
         "turn",
         context=w3c.extract(headers),
         kind=SpanKind.CONSUMER,
