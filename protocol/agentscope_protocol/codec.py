@@ -63,24 +63,24 @@ def encode(frame: Frame) -> bytes:
     Raises: LocalProtocolError if a field does not fit, is over its limit, or holds what msgpack
     cannot carry (an int over 64 bits, a str with a lone surrogate).
     """
-    match frame:
-        case Data(stream, count, payload):
-            return header(Tag.DATA, stream, count, len(payload)) + payload
+    match frame:  # each class that it is not costs, so the most frequent come first
+        case Credit(stream, amount):
+            return header(Tag.CREDIT, stream, amount, 0)
         case End(stream, payload):
             return header(Tag.END, stream, 0, len(payload)) + payload
+        case Open(stream, form, session_id, run_id, body, headers):
+            return _packed(Tag.OPEN, stream, form, [session_id, run_id, body, dict(headers)])
+        case Data(stream, count, payload):
+            return header(Tag.DATA, stream, count, len(payload)) + payload
         case Fail(stream, code, message):
             text = message[:MAX_MESSAGE].encode("utf-8", "backslashreplace")
             return header(Tag.FAIL, stream, code, len(text)) + text
         case Cancel(stream, reason):
             return header(Tag.CANCEL, stream, reason, 0)
-        case Credit(stream, amount):
-            return header(Tag.CREDIT, stream, amount, 0)
         case Ping(nonce):
             return header(Tag.PING, 0, nonce, 0)
         case Pong(nonce, lag_ms, open_streams):
             return _packed(Tag.PONG, 0, nonce, [lag_ms, open_streams])
-        case Open(stream, form, session_id, run_id, body, headers):
-            return _packed(Tag.OPEN, stream, form, [session_id, run_id, body, dict(headers)])
         case Notice(word, detail):
             return _packed(Tag.NOTICE, 0, 0, [word, detail])
         case _:

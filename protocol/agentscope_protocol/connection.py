@@ -325,6 +325,14 @@ class Responder(_Connection):
 
     def _receive(self, frame: Frame) -> Event | None:
         match frame:
+            case Credit(stream, amount):
+                entry = self._open_entry(stream)
+                if entry is None:
+                    return None
+                was_blocked = not entry.credit.can_send
+                entry.credit.granted(amount)
+                unblocked = was_blocked and entry.credit.can_send and entry.state is st.State.OPEN
+                return Writable(stream) if unblocked else None
             case Open(stream):
                 if stream <= self._last_stream:
                     raise RemoteProtocolError(f"stream {stream} after {self._last_stream}")
@@ -337,14 +345,6 @@ class Responder(_Connection):
                     return None
                 entry.state = st.step(st.RESPONDER, entry.state, st.Move.RECV_CANCEL)
                 return frame
-            case Credit(stream, amount):
-                entry = self._open_entry(stream)
-                if entry is None:
-                    return None
-                was_blocked = not entry.credit.can_send
-                entry.credit.granted(amount)
-                unblocked = was_blocked and entry.credit.can_send and entry.state is st.State.OPEN
-                return Writable(stream) if unblocked else None
             case Ping() | Notice():
                 return frame
             case _:
