@@ -31,7 +31,7 @@ endef
 # The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
 PURE_TESTS := tests/protocol tests/supervisor
 
-.PHONY: help demo demo-llm platform test test-v1 faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick balancers screenshots bench-store dist clean
+.PHONY: help demo demo-llm platform test test-v1 faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick profiles balancers screenshots bench-store dist clean
 
 help:             ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,10 @@ bench: $(VENV)/.ready balancers  ## ours beside others, an hour or two; goes on 
 bench-quick: $(VENV)/.ready balancers  ## ours beside HAProxy and uvicorn, in three minutes: has something become far slower?
 	$(BIN)/python -m pytest -q tests/benchmarks
 	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks --peers $(PEERS) --quick $(ARGS)
+
+profiles: $(VENV)/.ready  ## sample supervisor and worker in each scenario, three minutes, as root; writes docs/profiles.md and its graphs
+	$(BIN)/python -m pytest -q tests/benchmarks/test_profiles.py
+	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks.profiles --peers $(PEERS) $(ARGS)
 
 bench-restarts: $(VENV)/.ready  ## rolling restarts under load, beside uvicorn and gunicorn
 	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks.rolling_restart --peers $(PEERS) $(ARGS)

@@ -1,4 +1,4 @@
-"""The environments of what we are compared with: one for each peer, made on first use.
+"""The environments of what we are compared with, and of the sampler: one for each, made on first use.
 
 They lie in a cache folder, not in the repository and not in our own environment. Each has the AgentScope
 of the environment that measures, so that all make and write the same messages; agentscope-runtime has the
@@ -48,6 +48,7 @@ PEERS: Final = {
     "granian": Peer((AGENTSCOPE, "fastapi", "granian[uvloop]"), ("fastapi", "granian")),
     "aiohttp": Peer((AGENTSCOPE, "aiohttp", "uvloop"), ("aiohttp", "uvloop")),
     "runtime": Peer(("agentscope-runtime", *V1), ("agentscope-runtime", "agentscope", "uvicorn")),
+    "py-spy": Peer(("py-spy",), ("py-spy",)),
 }
 
 
