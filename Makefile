@@ -31,7 +31,7 @@ endef
 # The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
 PURE_TESTS := tests/protocol tests/supervisor
 
-.PHONY: help demo demo-llm platform test test-v1 faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick profiles balancers screenshots bench-store dist clean
+.PHONY: help demo demo-llm platform test test-v1 faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store dist clean
 
 help:             ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -71,6 +71,11 @@ bench-quick: $(VENV)/.ready balancers  ## ours beside HAProxy and uvicorn, in th
 profiles: $(VENV)/.ready  ## sample supervisor and worker in each scenario, three minutes, as root; writes docs/profiles.md and its graphs
 	$(BIN)/python -m pytest -q tests/benchmarks/test_profiles.py
 	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks.profiles --peers $(PEERS) $(ARGS)
+
+bench-memory: MINUTES = 10
+bench-memory: $(VENV)/.ready  ## memory under MINUTES=10 of load, and of 100 000 sessions; writes docs/memory.md with its plot
+	$(BIN)/python -m pytest -q tests/benchmarks/test_memory.py
+	$(BIN)/python -m tests.benchmarks.memory_line --minutes $(MINUTES) $(ARGS)
 
 bench-restarts: $(VENV)/.ready  ## rolling restarts under load, beside uvicorn and gunicorn
 	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks.rolling_restart --peers $(PEERS) $(ARGS)

@@ -78,9 +78,11 @@ def http(method: str, path: str, body: bytes = b"") -> bytes:
 # -- ours ----------------------------------------------------------------------------------------
 
 
-def ours(workers: int) -> Start:
-    """Everything on that is on by default; limits above the thousands of streams of one machine."""
+def ours(workers: int, **sections: Mapping[str, Any]) -> Start:
+    """Everything on that is on by default; limits above the thousands of streams of one machine. `sections`:
+    others of agentapp.yaml."""
     settings = {
+        **sections,
         "server": {"max_turns": 20_000, "max_connections": 19_000},
         "supervisor": {"max_inflight": 20_000, "drain_timeout": 1, "stop_timeout": 2},
     }
