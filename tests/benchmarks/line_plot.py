@@ -37,7 +37,7 @@ def drawing(title: str, series: Mapping[str, Points], across: str) -> str:
     for x in (0.0, most_x / 2, most_x):
         place = f'x="{at(x, 0)[0]:.0f}" y="{HEIGHT - 16}" text-anchor="middle"'
         parts.append(f"<text {place}>{x:.3g}</text>")
-    parts.append(f'<text x="{WIDTH - RIGHT + 8}" y="{HEIGHT - 16}">{escape(across)}</text>')
+    parts.append(f'<text x="{WIDTH - RIGHT + 24}" y="{HEIGHT - 16}">{escape(across)}</text>')
     names = places([at(*points[-1])[1] for points in series.values()])
     for number, (name, points) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]

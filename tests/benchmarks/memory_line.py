@@ -187,6 +187,8 @@ def measure(minutes: float, count: int) -> tuple[list[Sample], Mix, Sessions]:
             samples, mix = under_load(place, running, minutes * 60)
         is_over = time.monotonic() - began > ACTIVE_FOR
         forgotten = at_rest(place, resting) if is_over else None
+        if is_over and (still := active(resting)) > CLIENTS:
+            raise Failed(f"{still} sessions are not forgotten")
         return samples, mix, Sessions(count, rest, known, forgotten)
 
 
