@@ -116,7 +116,7 @@ class DirectProtocol(http_protocol.Protocol):
             self._is_answering = self._request_in_progress = True
             self._has_begun = False
             # Not by its methods: they have the parser look for more, and what is whole has none.
-            self._begin(head, b"".join(body._buffer))
+            self._begin(head, b"" if body is EMPTY_PAYLOAD else b"".join(body._buffer))
             self._body = EMPTY_PAYLOAD  # a stream may be long, and the request's would stay as long
         elif self._body_timer is None:
             self._body_timer = self._loop.call_later(BODY_FOLLOWS_WITHIN, self._hand_over)

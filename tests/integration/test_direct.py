@@ -21,7 +21,7 @@ from agentscope_supervisor import http_direct, http_protocol
 from agentscope_supervisor.front_door import FrontDoor
 from agentscope_supervisor.http_direct import DirectProtocol, Exchange
 from agentscope_supervisor.recorder import Recorder
-from agentscope_supervisor.responses import head_bytes
+from agentscope_supervisor.responses import head_bytes, header_lines
 from tests.harness.client import JSON, Connection, request, turn_body
 from tests.harness.waiting import eventually
 
@@ -84,6 +84,14 @@ async def test_usual_turns_go_directly_until_something_else_comes() -> None:
             assert await ask(connection, POST) == b"direct hello"
         assert await ask(connection, request("GET", "/")) == b"plain "
         assert await ask(connection, POST) == b"plain hello"
+
+
+@pytest.mark.parametrize("fields", [{}, {"Content-Length": "0"}])
+async def test_a_turn_without_a_body_is_answered_as_any_other(fields: dict[str, str]) -> None:
+    head = b"POST /invoke HTTP/1.1\r\nHost: a\r\n%b\r\n" % header_lines(fields).encode()
+    async with Door().connected() as connection:
+        assert await ask(connection, head) == b"direct "
+        assert await ask(connection, POST) == b"direct hello"
 
 
 async def test_the_body_may_follow_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
