@@ -25,7 +25,7 @@ SIDE_BY_SIDE = -n $(JOBS) --dist worksteal
 define TESTED
 $(1)/python -m pytest -q $(SIDE_BY_SIDE) $(2) $(ARGS) || { test $$? -eq 1 \
   && echo "the tests above failed beside others; now alone:" \
-  && $(1)/python -m pytest -q -n 0 --last-failed --last-failed-no-failures none --maxfail 1 $(2); }
+  && $(1)/python -m pytest -q $(2) $(ARGS) -n 0 --last-failed --last-failed-no-failures none --maxfail 1; }
 endef
 
 # The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
