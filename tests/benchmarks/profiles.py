@@ -29,7 +29,7 @@ from tests.benchmarks.candidates import CANDIDATES, Running
 from tests.benchmarks.folded import Place, Stacks
 from tests.benchmarks.goals import OURS
 from tests.benchmarks.load import Failed, build, cpu_seconds
-from tests.benchmarks.peers import Environments
+from tests.benchmarks.peers import Environments, NotThere
 from tests.benchmarks.report import table
 from tests.benchmarks.results import machine
 from tests.benchmarks.scenarios import SCENARIOS, Setting
@@ -230,6 +230,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; nothing is written")
         return 130
+    except (Failed, NotThere) as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
     if found:
         write(found, about, asked.docs)
     return 1 if failed else 0

@@ -166,3 +166,14 @@ cp {tmp_path}/samples "$2"
     page = (tmp_path / "docs" / profiles.PAGE).read_text("utf-8")
     assert page.count("[![") == 4
     assert "py-spy 0.0" in page
+
+
+def test_the_command_says_why_there_is_no_sampler(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.profiles", "--peers", str(tmp_path)]
+    environment = {**os.environ, "PYTHON": str(tmp_path / "python")}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("failed: ")
+    assert len(done.stderr.splitlines()) == 1
