@@ -29,7 +29,8 @@ at the end {} sessions counted as active.
 
 SESSIONS: Final = """
 A short turn in each. `sessions.replay_max_mb` is 0 here, so that of runs nothing is kept, and what is seen
-are the sessions. They are forgotten after five minutes, when the next turn comes.
+are the sessions. They are forgotten after five minutes, when the next turn comes. What that frees stays with
+the process, for the sessions that follow: see the line above.
 """.strip()
 
 

@@ -58,7 +58,7 @@ function is that function's own time. What a system call takes is the *kernel*'s
 machine does a part of the receiver's work. How much of its CPU a process spends in the kernel is the kernel's
 own count, in a window before the sampler comes, and the samples of system calls are weighed to that: to a
 sampler, a process that waits for a core is one that works, and it waits most often in a call that has just
-woken another.
+woken another. The kernel counts by ticks of its clock: a share of a few per cent is rough.
 """.strip()
 
 
