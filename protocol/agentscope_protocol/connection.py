@@ -143,6 +143,11 @@ class Requester(_Connection):
         """Streams whose terminal event has not come."""
         return len(self._streams)
 
+    @property
+    def unwritten(self) -> int:
+        """Streams whose Open waits to be written."""
+        return len(self._unwritten)
+
     def open(
         self,
         session_id: str,

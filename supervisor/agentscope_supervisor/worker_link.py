@@ -25,6 +25,13 @@ turns: what one turn of it writes is on its way at once. Looks and no clock: a s
 finds the rest in its socket."""
 
 
+AT_ONCE: Final = 8
+"""Turns that leave for the worker in one write, at most. Requests that come together are read one after the
+other; meanwhile the worker is to begin with the first of them, on another core. With 64 clients in a closed
+loop on two cores this is what keeps the supervisor busy (0.95 of a core, where it had 0.8 with one write for
+all); smaller pieces cost more writes than they gain."""
+
+
 class Reports(Protocol):
     """Who is told what happened on a link. Nothing here may raise."""
 
@@ -75,7 +82,10 @@ class WorkerLink:
         self._streams[stream] = turn, answer
         self._stream_of[turn.number] = stream
         answer.take(self._label, partial(self._consumed, stream), self._loop.time())
-        self._link.flush_soon()
+        if self._requester.unwritten < AT_ONCE:
+            self._link.flush_soon()
+        else:
+            self._link.flush()
 
     def cancel(self, turn: Turn, reason: CancelReason) -> None:
         """Ask for the end of a turn; nothing happens if it is over."""
