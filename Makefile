@@ -21,9 +21,10 @@ JOBS   ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 1) + 1 )))
 SIDE_BY_SIDE = -n $(JOBS) --dist worksteal
 
 # Real processes beside others may miss a time limit for want of a CPU, and no limit is right for each machine.
-# So what fails beside others is named, and asked again alone, where the first that fails is the end.
+# So what fails beside others is named, and asked again alone, where the first that fails is the end. More than
+# a handful is no want of a CPU: there the run ends (ARGS="--maxfail 100" tells all).
 define TESTED
-$(1)/python -m pytest -q $(SIDE_BY_SIDE) $(2) $(ARGS) || { test $$? -eq 1 \
+$(1)/python -m pytest -q $(SIDE_BY_SIDE) --maxfail 6 $(2) $(ARGS) || { test $$? -eq 1 \
   && echo "the tests above failed beside others; now alone:" \
   && $(1)/python -m pytest -q $(2) $(ARGS) -n 0 --last-failed --last-failed-no-failures none --maxfail 1; }
 endef

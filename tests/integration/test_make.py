@@ -77,3 +77,10 @@ def test_what_fails_alone_too_is_a_failure(make: Make) -> None:
 def test_what_was_not_asked_for_is_not_asked_again(make: Make) -> None:
     assert make("-k 'fails and not first'").returncode != 0  # it is remembered
     assert make("-k first").returncode == 0
+
+
+def test_many_failures_are_the_end(make: Make) -> None:
+    made = make("-k 'fails' --maxfail 2")  # as six without it
+    assert "2 failed" in made.stdout
+    assert "now alone:" not in made.stdout
+    assert made.returncode != 0
