@@ -5,6 +5,7 @@ instance starts its own with `start_instance`. Both are ended, and looked at, wh
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -25,6 +26,10 @@ _SHARED_QUEUE = 3  # waiting turns of a session of the shared instance; few, so 
 _ROOT = Path(__file__).parents[1]
 
 _instances = pytest.StashKey[list[Instance]]()
+
+# A script's background begins with SIGINT ignored, and so would all that is started here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
