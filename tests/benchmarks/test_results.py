@@ -71,6 +71,17 @@ def test_far_off_is_twice_beyond_the_goal(at_least: bool, value: float, reached:
     assert goal.far_off(value) == far_off
 
 
+def test_where_a_figure_stands_below_its_goal_the_guard_is_there() -> None:
+    goal = Goal("", "short", "turns", 2, True, stands=1)
+    assert not goal.reached(1.9)
+    assert not goal.far_off(0.6)
+    assert goal.far_off(0.4)
+
+
+def test_what_stands_misses_its_goal() -> None:
+    assert not [goal.title for goal in GOALS if goal.stands is not None and goal.reached(goal.stands)]
+
+
 def test_goals_and_tables_name_what_there_is() -> None:
     for goal in GOALS:
         assert goal.scenario in SCENARIOS
