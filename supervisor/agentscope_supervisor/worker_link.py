@@ -64,10 +64,8 @@ class WorkerLink:
         self._loop: Final = asyncio.get_running_loop()
         self._streams: dict[int, tuple[Turn, Answer]] = {}
         self._stream_of: dict[int, int] = {}  # by number of the turn
-        self._part: tuple[tuple[int, int] | None, int] = (
-            None,
-            0,
-        )  # of a frame, and how the loop's count was then
+        # Of a frame that has come in part, and how often the worker's loop had turned by then.
+        self._part: tuple[tuple[int, int] | None, int] = (None, 0)
         self._part_looks = 0
 
     async def connect(self, sock: socket.socket) -> None:
