@@ -2,7 +2,8 @@
 
 It owns what is seen of the connection below the MCP library, which answers nobody when a stream
 breaks off with a call in flight: an HTTP client that tells at once. It must not connect again, which
-is the business of `mcp_links` (read next). Written for mcp 1.x and 2.x, which use different httpx.
+is the business of `mcp_links` (read next). Written for mcp 1.x and 2.x: the one uses httpx, the other
+httpx2, whose classes have the same names and are used here by those of httpx.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import anyio
-from mcp.client import streamable_http
-from mcp.client.sse import sse_client
+from mcp.client import sse, streamable_http
 
 if TYPE_CHECKING:
     import httpx
@@ -29,6 +29,10 @@ elif importlib.metadata.version("mcp").startswith("1."):
     import httpx
 else:
     import httpx2 as httpx
+
+# Untyped, as their parameters are classes of httpx or of httpx2, and each release lacks some of the names.
+_SSE: Final[Any] = sse
+_STREAMABLE_HTTP: Final[Any] = streamable_http
 
 PING_EVERY: Final = 15.0  # seconds; finds a server that is gone without a word
 CLOSED: Final = "it has closed the connection"
@@ -91,16 +95,16 @@ class Connection:
         plain = {name: value.get_secret_value() for name, value in headers.items()}
         bounds = (self._settings.timeout, self._settings.sse_read_timeout)
         if self._settings.transport == "sse":
-            async with sse_client(url, plain, *bounds, httpx_client_factory=self._http) as streams:
+            async with _SSE.sse_client(url, plain, *bounds, httpx_client_factory=self._http) as streams:
                 yield streams
-        elif hasattr(streamable_http, "streamable_http_client"):
+        elif hasattr(_STREAMABLE_HTTP, "streamable_http_client"):
             async with (
                 self._http(plain, httpx.Timeout(bounds[0], read=bounds[1])) as client,
-                streamable_http.streamable_http_client(url, http_client=client) as streams,
+                _STREAMABLE_HTTP.streamable_http_client(url, http_client=client) as streams,
             ):
                 yield streams
         else:  # before mcp 1.24
-            async with streamable_http.streamablehttp_client(
+            async with _STREAMABLE_HTTP.streamablehttp_client(
                 url, plain, *bounds, httpx_client_factory=self._http
             ) as streams:
                 yield streams

@@ -40,7 +40,8 @@ CLOSE_WITHIN: Final = 2.0  # seconds for taking leave of a server; it is only a 
 REPEAT_AFTER: Final = 300.0  # seconds until the log tells the same failure again
 MAX_PAGES: Final = 100  # of a server's list of tools: one that never ends must not fill the memory
 
-_ANSWERED: Final[Any] = getattr(mcp, "McpError", None) or mcp.MCPError  # type: ignore[attr-defined]  # 2.x
+_LIBRARY: Final[Any] = mcp  # untyped, since each major lacks names of the other
+_ANSWERED: Final = _LIBRARY.McpError if hasattr(mcp, "McpError") else _LIBRARY.MCPError
 _CLOSED: Final = "Connection closed"  # an error that the library makes itself
 _FORGOTTEN: Final = "Session terminated"  # likewise, of the 404 of a server that was restarted
 _LIBRARY_SAYS: Final = {
