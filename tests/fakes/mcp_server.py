@@ -25,18 +25,25 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import uvicorn
-from mcp.server.fastmcp import Context, FastMCP
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+try:
+    from mcp.server.mcpserver import Context, MCPServer
+    from mcp.server.mcpserver.exceptions import ToolError
+except ImportError:  # mcp 1.x
+    from mcp.server.fastmcp import Context
+    from mcp.server.fastmcp import FastMCP as MCPServer
+    from mcp.server.fastmcp.exceptions import ToolError
 
 TOOLS: Final = ("echo", "add", "slow", "fail", "pid", "grow")
 PATHS: Final = {"sse": "/sse", "streamable_http": "/mcp"}
 GRACE: Final = 1  # seconds that calls may run on when it is to end
 
 
-class McpServer(FastMCP[None]):
-    """The server: FastMCP with its tools, counting what is asked of it."""
+class McpServer(MCPServer[None]):
+    """The server: the library's own with these tools, counting what is asked of it."""
 
     def __init__(self, name: str, tools: tuple[str, ...] = TOOLS, delay: float = 0.0) -> None:
         """`delay`: seconds before each answer to a call."""
@@ -52,12 +59,12 @@ class McpServer(FastMCP[None]):
         self._asked["list_tools"] += 1
         return await super().list_tools()
 
-    async def call_tool(self, name: str, arguments: dict[str, Any]) -> Any:
+    async def call_tool(self, name: str, arguments: dict[str, Any], *context: Any) -> Any:
         self._asked[name] += 1
         self._running[name] += 1
         try:
             await asyncio.sleep(self._delay)
-            return await super().call_tool(name, arguments)
+            return await super().call_tool(name, arguments, *context)
         finally:
             self._running[name] -= 1
 
@@ -78,7 +85,7 @@ class McpServer(FastMCP[None]):
         return f"slept {seconds:g} s"
 
     async def _fail(self, text: str = "no such luck") -> str:
-        raise ValueError(text)
+        raise ToolError(text)  # the words of any other error are withheld from the client by mcp 2.x
 
     async def _pid(self) -> str:
         return str(os.getpid())
