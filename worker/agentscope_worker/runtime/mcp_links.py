@@ -16,7 +16,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -49,7 +49,8 @@ _LIBRARY_SAYS: Final = {
     _FORGOTTEN: "it has forgotten the session, as after a restart",
 }
 
-# Whether the current task serves a link, which itself logs what the library would log as tracebacks.
+# Whether the current task serves a link, which itself logs what the library would log as tracebacks. From
+# mcp 2.0 on, the task that sends a request and reads its answer is of the context of the one that calls.
 _serves_link: contextvars.ContextVar[bool] = contextvars.ContextVar("mcp_link", default=False)
 
 
@@ -131,7 +132,8 @@ class Link:
             raise CallFailed(f"MCP server {self.name!r} has no tool {name!r} any more")
         with anyio.move_on_after(self.settings.timeout) as scope, connection.in_flight(scope):
             try:
-                return await connection.client.call_tool(name, arguments)
+                with _served():
+                    return await connection.client.call_tool(name, arguments)
             except (anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
                 connection.lose(CLOSED)
                 raise _NotSent from error
@@ -175,14 +177,13 @@ class Link:
 
     async def _attempt(self, connection: Connection) -> None:
         """One connection from its first byte to its last, in a task of its own."""
-        _serves_link.set(True)
 
         async def on_message(message: Any) -> None:
             if isinstance(getattr(message, "root", message), ToolListChangedNotification):
                 connection.tools_changed = True
                 connection.look.set()
 
-        with anyio.fail_after(self.settings.timeout) as connection.scope:
+        with _served(), anyio.fail_after(self.settings.timeout) as connection.scope:
             async with (
                 connection.streams() as streams,
                 mcp.ClientSession(streams[0], streams[1], message_handler=on_message) as client,
@@ -289,6 +290,16 @@ def _delay(failures: int, refused: bool, eager: bool) -> float:
         # 16: enough for every bound, and far from what a float can hold
         longest = min(EAGER_DELAY if eager else MAX_DELAY, FIRST_DELAY * 2 ** min(failures, 16))
     return random.uniform(longest / 2, longest)
+
+
+@contextlib.contextmanager
+def _served() -> Iterator[None]:
+    """The library logs nothing of what is done here."""
+    before = _serves_link.set(True)
+    try:
+        yield
+    finally:
+        _serves_link.reset(before)
 
 
 def _is_not_ours(_: logging.LogRecord) -> bool:
