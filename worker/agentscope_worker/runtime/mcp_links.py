@@ -100,19 +100,24 @@ class Link:
     # -- calls ------------------------------------------------------------------------------
 
     async def call_tool(
-        self, name: str, arguments: dict[str, Any] | None = None, read_timeout_seconds: object = None
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        read_timeout_seconds: object = None,
+        **more: Any,
     ) -> Any:
         """The server's result for one call; the parameters are those that AgentScope's tools pass.
 
-        The configured timeout bounds the call, whatever `read_timeout_seconds` says. A call made
+        The configured timeout bounds the call, whatever `read_timeout_seconds` says; `more` is the
+        library's business, as `progress_callback` is, which AgentScope passes from 2.0.11 on. A call made
         shortly after the connection was lost waits for it. It is sent a second time only when the
         first provably did not reach the tool.
         Raises: CallFailed, or the error with which the server answered.
         """
         with contextlib.suppress(_NotSent):
-            return await self._call(await self._available(), name, arguments)
+            return await self._call(await self._available(), name, arguments, more)
         try:
-            return await self._call(await self._available(), name, arguments)
+            return await self._call(await self._available(), name, arguments, more)
         except _NotSent:
             raise self._unavailable() from None
 
@@ -126,14 +131,16 @@ class Link:
             raise self._unavailable()
         return self._connection
 
-    async def _call(self, connection: Connection, name: str, arguments: dict[str, Any] | None) -> Any:
+    async def _call(
+        self, connection: Connection, name: str, arguments: dict[str, Any] | None, more: dict[str, Any]
+    ) -> Any:
         if all(tool.name != name for tool in self.tools):
             # Sent nevertheless, the library would ask for the whole list of tools after it.
             raise CallFailed(f"MCP server {self.name!r} has no tool {name!r} any more")
         with anyio.move_on_after(self.settings.timeout) as scope, connection.in_flight(scope):
             try:
                 with _served():
-                    return await connection.client.call_tool(name, arguments)
+                    return await connection.client.call_tool(name, arguments, **more)
             except (anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
                 connection.lose(CLOSED)
                 raise _NotSent from error
