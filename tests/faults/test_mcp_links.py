@@ -332,10 +332,17 @@ async def test_stopping_just_as_an_attempt_fails(transport: str) -> None:
 
 
 class Forgetful:
-    """A server as small as the protocol allows: its answers are JSON, it refuses GET and forgets sessions."""
+    """A server as small as the protocol allows: its answers are JSON, it refuses GET and forgets sessions.
+
+    `refusal`: the body with which it tells so. Without `has_sessions` it has no name for them; `is_gone`:
+    what is in front of it knows it no longer.
+    """
 
     def __init__(self) -> None:
         self.session = 0
+        self.refusal = ""
+        self.has_sessions = True
+        self.is_gone = False
         self.asked: list[str] = []
         self.breaks_off = False
 
@@ -343,6 +350,8 @@ class Forgetful:
         body = await request.json()
         method = body["method"]
         self.asked.append(method)
+        if self.is_gone:
+            return web.json_response({"detail": "Not Found"}, status=404)
         if method == "initialize":
             self.session += 1
             result: dict[str, Any] = {
@@ -350,8 +359,8 @@ class Forgetful:
                 "capabilities": {"tools": {}},
                 "serverInfo": {"name": "forgetful", "version": "1"},
             }
-        elif request.headers.get("mcp-session-id") != str(self.session):
-            return web.Response(status=404)
+        elif self.has_sessions and request.headers.get("mcp-session-id") != str(self.session):
+            return web.Response(status=404, text=self.refusal, content_type="application/json")
         elif "id" not in body:
             return web.Response(status=202)
         elif method == "tools/list":
@@ -366,7 +375,7 @@ class Forgetful:
         return web.Response(
             body=json.dumps(answer),
             content_type="application/json",
-            headers={"mcp-session-id": str(self.session)},
+            headers={"mcp-session-id": str(self.session)} if self.has_sessions else None,
         )
 
 
@@ -383,16 +392,38 @@ async def forgetful() -> AsyncIterator[tuple[Forgetful, str]]:
     await runner.cleanup()
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "",
+        '{"jsonrpc": "2.0", "id": "server-error", "error": {"code": -32600, "message": "Session not found"}}',
+    ],
+)
 async def test_a_refused_call_is_sent_once_more(
-    forgetful: tuple[Forgetful, str], make_link: MakeLink
+    forgetful: tuple[Forgetful, str], make_link: MakeLink, refusal: str
 ) -> None:
     server, url = forgetful
+    server.refusal = refusal
     link = make_link(url=url, transport="streamable_http")
     await link.connected.wait()
     server.session += 1  # it knows the session no longer, and has not done what it was asked
     assert await said(link, "hello") == "hello"
     assert server.asked.count("tools/call") == 2
     assert server.asked.count("initialize") == 2
+
+
+async def test_a_server_without_sessions_that_is_gone(
+    forgetful: tuple[Forgetful, str], make_link: MakeLink
+) -> None:
+    server, url = forgetful
+    server.has_sessions = False
+    link = make_link(url=url, transport="streamable_http")
+    await link.connected.wait()
+    assert await said(link, "hello") == "hello"
+    server.is_gone = True
+    with pytest.raises(CallFailed, match="HTTP 404 Not Found"):
+        await said(link, "hello")
+    assert not link.connected.is_set()
 
 
 async def test_a_call_that_may_have_been_done_is_not_sent_again(

@@ -114,14 +114,17 @@ class Connection:
 
     # -- what its HTTP client sees --------------------------------------------------------------
 
-    def on_status(self, method: str, status: int, phrase: str) -> None:
+    def on_status(self, request: httpx.Request, response: httpx.Response) -> None:
         """A request was answered with an error."""
-        if method == "POST" and status == 404 and self.client is not None and not self._is_sse:
-            return  # a restarted server, which does not know the session: the caller is told so
-        if method == "POST" or self._is_sse:
+        status, is_post = response.status_code, request.method == "POST"
+        if is_post and status == 404 and self.client is not None and "mcp-session-id" in request.headers:
+            # A restarted server, which does not know the session: the library tells the caller so. From 2.0
+            # on it would rather tell what the body says, in words of the server, if the body is JSON.
+            response.headers.pop("content-type", None)
+        elif is_post or self._is_sse:
             self.refused = 400 <= status < 500 and status not in (408, 429)
             hint = "; see headers in agentapp.yaml" if status in (401, 403) else ""
-            self.lose(f"it answers HTTP {status} {phrase}{hint}")
+            self.lose(f"it answers HTTP {status} {response.reason_phrase}{hint}")
 
     def on_failure(self, method: str, error: Exception) -> None:
         """A request was not answered, or its answer broke off."""
@@ -156,7 +159,7 @@ class _Http(httpx.AsyncClient):
             self._connection.on_failure(request.method, error)
             raise
         if response.status_code >= 400:
-            self._connection.on_status(request.method, response.status_code, response.reason_phrase)
+            self._connection.on_status(request, response)
         elif isinstance(response.stream, httpx.AsyncByteStream) and not response.is_stream_consumed:
             is_events = response.headers.get("content-type", "").startswith("text/event-stream")
             response.stream = _Body(response.stream, self._connection, request.method, is_events)
