@@ -12,7 +12,8 @@ import pytest
 from agentscope_worker.runtime import runtime, tracing
 from tests.fakes.model_server import ModelServer
 from tests.fakes.otlp_sink import OtlpSink, Span
-from tests.worker.agents import MAJOR, question
+from tests.harness.mcp_process import McpProcess
+from tests.worker.agents import MAJOR, make_agent, question, text_of
 from tests.worker.conftest import openai
 
 CALLER = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
@@ -66,6 +67,25 @@ async def test_turns_say_how_they_ended(start: Start, sink: OtlpSink) -> None:
     assert spans["failed"].attributes["error.type"] == "KeyError"
     assert [run for run, span in spans.items() if span.error] == ["failed"]
     assert len({span.attributes["agentscope.session"] for span in spans.values()}) == 1
+
+
+@pytest.mark.parametrize("transport", ["sse", "streamable_http"])
+async def test_a_link_to_an_mcp_server_has_no_traces_of_its_own(
+    start: Start, server: ModelServer, sink: OtlpSink, transport: str
+) -> None:
+    with McpProcess(transport) as tools:
+        await start(
+            models={"main": openai(server)},
+            mcp_servers={"tools": tools.start().settings},
+            tracing={"endpoint": sink.endpoint},
+        )
+        with tracing.turn("run", "s", {}, never):
+            answer = await make_agent()(question('call echo {"text": "said"}'))
+        spans = await sent(sink)
+    assert "said" in text_of(answer)
+    (turn,) = [span for span in spans if not span.parent_id]
+    assert turn.name == "turn"
+    assert {span.trace_id for span in spans} == {turn.trace_id}
 
 
 async def test_a_second_start_sends_to_its_own_endpoint(start: Start, sink: OtlpSink) -> None:

@@ -139,7 +139,8 @@ class Runtime:
             from agentscope_worker.runtime.mcp_tools import McpServers  # the library costs 0.5 s
 
             self._mcp = McpServers(settings.mcp_servers, functools.partial(compat.publish, self._tools))
-            await self._mcp.open()
+            with tracing.untraced():  # the links; a call is made by a turn, and of its trace
+                await self._mcp.open()
         self._session = _session_store(settings.session, project, compat.MAJOR, member)
         await self._session.open()
         self._app = load_app(project)

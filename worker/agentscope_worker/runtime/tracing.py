@@ -177,6 +177,26 @@ def _span_of_turn(
         span.set_attribute("agentscope.outcome", "cancelled" if is_cancelled() else "ok")
 
 
+@contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """Nothing that begins here has a span, nor what the tasks do that are made here; for what is of no turn.
+
+    Of mcp 2.x, say, which makes a span of each request to a server: each ping would be a trace of its own.
+    """
+    if _tracer is None:
+        yield
+        return
+    from opentelemetry import context, trace
+
+    # The usual sampler heeds the parent, and this one is not sampled. 1: an id that is lawful.
+    nobody = trace.NonRecordingSpan(trace.SpanContext(trace_id=1, span_id=1, is_remote=False))
+    before = context.attach(trace.set_span_in_context(nobody))
+    try:
+        yield
+    finally:
+        context.detach(before)
+
+
 # -- model calls ------------------------------------------------------------------------------------
 
 
