@@ -96,12 +96,15 @@ def test_not_installed(install: dict[str, str]) -> None:
         ("1.0.21", {"openai": "4.0", "anthropic": "2.11"}, "openai anthropic", '"openai<3.25" "anthropic<1"'),
         ("2.0.10", {"mcp": "2.3.0"}, "", f'"{MCP}"'),
         ("2.0.8", {"mcp": None}, "", f'"{MCP}"'),
+        ("2.0.11", {"mcp": "1.30.0"}, "", '"mcp>=2"'),
     ],
 )
 def test_sets_that_do_not_work(
     install: dict[str, str], agentscope: str, installed: dict[str, str | None], providers: str, wanted: str
 ) -> None:
     install.update(GOOD, openai="3.24.0", anthropic="0.125.0", agentscope=agentscope)
+    if agentscope == "2.0.11":
+        install["mcp"] = "2.3.0"
     compat.check_installation(frozenset(providers.split()))
     for package, version in installed.items():
         if version is None:

@@ -105,7 +105,8 @@ _NEEDS = {
     # It declares these itself; what was installed after it may have replaced them.
     2: (_Need("mcp>=1.13,<2"),),
 }
-_MCP_2_SINCE = "2.0.11"  # this release of AgentScope and later ones want mcp 2
+_MCP_2_SINCE = "2.0.11"  # this release of AgentScope and later ones want mcp 2, and declare it
+_NEEDS_WITH_MCP_2 = (_Need("mcp>=2"),)
 
 
 def check_installation(providers: frozenset[str] = frozenset()) -> int:
@@ -125,7 +126,7 @@ def check_installation(providers: frozenset[str] = frozenset()) -> int:
             f" To mend it: {pip_install(extra, wanted)}",
             permanent=True,
         )
-    needs = () if version >= Version(_MCP_2_SINCE) else _NEEDS[major]
+    needs = _NEEDS_WITH_MCP_2 if version >= Version(_MCP_2_SINCE) else _NEEDS[major]
     unmet = [need.requirement for need in needs if need.provider in (None, *providers)]
     unmet = [requirement for requirement in unmet if not _is_met(requirement)]
     if unmet:
