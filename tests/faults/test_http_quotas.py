@@ -76,12 +76,13 @@ async def test_max_inflight(bounded: Instance) -> None:
     """Of one worker: the others serve on."""
     port = bounded.port
     sessions = [await session_in(port, 0) for _ in range(MAX_INFLIGHT + 1)]
+    elsewhere = await session_in(port, 1)
     turns = [(session, {"headers": caller(session)}) for session in sessions[:-1]]
     async with held(port, *turns):
         refused = await invoke(port, sessions[-1], "one more", headers=caller("more"))
         assert_refused(refused, 503, "OVERLOADED")
         assert str(MAX_INFLIGHT) in refused.json["error"]["message"]
-        await assert_served(port, await session_in(port, 1))
+        await assert_served(port, elsewhere)
     await all_ended(port)
     await assert_served(port, sessions[-1])
 
