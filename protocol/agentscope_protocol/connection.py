@@ -15,7 +15,7 @@ died. What goes wrong is either RemoteProtocolError (drop the link) or LocalProt
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from agentscope_protocol import stream as st
@@ -123,10 +123,12 @@ _SENDING: Final = st.unchanged(st.RESPONDER, st.Move.SEND_DATA)
 _TAKING: Final = st.unchanged(st.REQUESTER, st.Move.RECV_DATA)
 
 
-@dataclass(slots=True)
 class _Asked:
-    state: st.State = st.State.OPEN
-    window: ReceiveWindow = field(default_factory=ReceiveWindow)
+    __slots__ = ("state", "window")
+
+    def __init__(self) -> None:
+        self.state = st.State.OPEN
+        self.window: Final = ReceiveWindow()
 
 
 class Requester(_Connection):
@@ -233,12 +235,14 @@ class Requester(_Connection):
         return asked
 
 
-@dataclass(slots=True)
 class _Answering:
-    state: st.State = st.State.OPEN
-    credit: SendCredit = field(default_factory=SendCredit)
-    events: list[bytes] = field(default_factory=list)  # sent, not yet gathered into a frame
-    size: int = 0  # bytes in `events`
+    __slots__ = ("credit", "events", "size", "state")
+
+    def __init__(self) -> None:
+        self.state = st.State.OPEN
+        self.credit: Final = SendCredit()
+        self.events: list[bytes] = []  # sent, not yet gathered into a frame
+        self.size = 0  # bytes in `events`
 
 
 class Responder(_Connection):

@@ -6,17 +6,17 @@ frame. Credit is per stream, and the shared socket is always read: a client that
 own stream only.
 """
 
-from dataclasses import dataclass
-
 from agentscope_protocol.errors import RemoteProtocolError
 from agentscope_protocol.frames import INITIAL_CREDIT
 
 
-@dataclass(slots=True)
 class SendCredit:
     """The worker's side."""
 
-    left: int = INITIAL_CREDIT
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = INITIAL_CREDIT
 
     @property
     def can_send(self) -> bool:
@@ -34,12 +34,14 @@ class SendCredit:
         self.left += amount
 
 
-@dataclass(slots=True)
 class ReceiveWindow:
     """The supervisor's side. Grants in halves, so that small events do not cost a frame each."""
 
-    held: int = 0  # bytes received that the client has not taken
-    ungranted: int = 0  # bytes the client took that the worker has not been given back
+    __slots__ = ("held", "ungranted")
+
+    def __init__(self) -> None:
+        self.held = 0  # bytes received that the client has not taken
+        self.ungranted = 0  # bytes the client took that the worker has not been given back
 
     def received(self, size: int) -> None:
         """Raises: RemoteProtocolError if the peer sent without credit."""

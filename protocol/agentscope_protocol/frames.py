@@ -10,8 +10,9 @@ Who may send what, and after what, is in `stream` and `connection`.
 """
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Final
 
 from agentscope_protocol.errors import Code
@@ -101,33 +102,51 @@ class Hello:
     items: Mapping[str, str | int | bytes]
 
 
-@value
+@dataclass(init=False, slots=True, unsafe_hash=True)
 class Open:
     """Supervisor to worker: one turn, whole, or what else `form` says. Stream ids only ever grow."""
 
-    stream: int
-    form: int
-    session_id: str
-    run_id: str
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)  # W3C trace context, and REQUEST_ID
+    stream: Final[int]
+    form: Final[int]
+    session_id: Final[str]
+    run_id: Final[str]
+    body: Final[bytes]
+    headers: Final[Mapping[str, str]]  # W3C trace context, and REQUEST_ID
+
+    def __init__(
+        self,
+        stream: int,
+        form: int,
+        session_id: str,
+        run_id: str,
+        body: bytes,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.stream, self.form, self.session_id, self.run_id = stream, form, session_id, run_id
+        self.body, self.headers = body, headers
 
 
-@value
+@dataclass(init=False, slots=True, unsafe_hash=True)
 class Data:
     """Worker to supervisor: `count` whole events of the answer and their bytes."""
 
-    stream: int
-    count: int
-    payload: bytes
+    stream: Final[int]
+    count: Final[int]
+    payload: Final[bytes]
+
+    def __init__(self, stream: int, count: int, payload: bytes) -> None:
+        self.stream, self.count, self.payload = stream, count, payload
 
 
-@value
+@dataclass(init=False, slots=True, unsafe_hash=True)
 class End:
     """Worker to supervisor: the answer is complete. Terminal. `payload`: see Form.WHOLE."""
 
-    stream: int
-    payload: bytes = b""
+    stream: Final[int]
+    payload: Final[bytes]
+
+    def __init__(self, stream: int, payload: bytes = b"") -> None:
+        self.stream, self.payload = stream, payload
 
 
 @value
@@ -147,12 +166,15 @@ class Cancel:
     reason: int
 
 
-@value
+@dataclass(init=False, slots=True, unsafe_hash=True)
 class Credit:
     """Supervisor to worker: `amount` more bytes may be sent on this stream."""
 
-    stream: int
-    amount: int
+    stream: Final[int]
+    amount: Final[int]
+
+    def __init__(self, stream: int, amount: int) -> None:
+        self.stream, self.amount = stream, amount
 
 
 @value

@@ -3,6 +3,11 @@
 `value` is `dataclass(frozen=True, slots=True)` without the check at run time that makes a frozen one four
 times as dear to make (0.4 µs against 0.1 for three fields, on the hot path for each frame and command). That
 nobody changes them is checked by mypy.
+
+The few that are made in every turn, or for every event, are a `dataclass(init=False, slots=True)` with
+`Final` fields and an `__init__` that is written out. As Python that is the same; compiled (README,
+"Compiled") one is made in 0.04 µs, where an `__init__` that `dataclasses` wrote takes 0.3, as the compiler
+cannot see it.
 """
 
 from dataclasses import dataclass, field

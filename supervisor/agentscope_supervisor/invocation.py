@@ -6,12 +6,12 @@ here. A body that passes here can still be refused by AgentScope in the worker, 
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import orjson
 
 from agentscope_protocol.frames import Form
-from agentscope_protocol.values import value
 from agentscope_supervisor import idempotency
 from agentscope_supervisor.idempotency import Key
 from agentscope_supervisor.outcomes import ErrorCode, Failure
@@ -24,17 +24,30 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 
-@value
+@dataclass(init=False, slots=True, unsafe_hash=True)
 class Invocation:
     """One turn that a client asks for. `principal`: who is counted for it."""
 
-    session_id: str
-    form: Form
-    on_busy: OnBusy | None  # None: as configured
-    body: bytes
-    principal: str
-    headers: Mapping[str, str]  # W3C trace context and REQUEST_ID, passed on
-    key: Key | None = None  # Idempotency-Key
+    session_id: Final[str]
+    form: Final[Form]
+    on_busy: Final[OnBusy | None]  # None: as configured
+    body: Final[bytes]
+    principal: Final[str]
+    headers: Final[Mapping[str, str]]  # W3C trace context and REQUEST_ID, passed on
+    key: Final[Key | None]  # Idempotency-Key
+
+    def __init__(
+        self,
+        session_id: str,
+        form: Form,
+        on_busy: OnBusy | None,
+        body: bytes,
+        principal: str,
+        headers: Mapping[str, str],
+        key: Key | None = None,
+    ) -> None:
+        self.session_id, self.form, self.on_busy, self.body = session_id, form, on_busy, body
+        self.principal, self.headers, self.key = principal, headers, key
 
 
 class Refused(Exception):

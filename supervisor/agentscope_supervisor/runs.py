@@ -17,7 +17,7 @@ Where to read next: `answer` adds the events, `viewer` reads them, `recorder` ow
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -58,24 +58,37 @@ class State(StrEnum):
     ENDED = "ended"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(init=False, slots=True, eq=False)
 class Run:
     """One run. Others read it; only `Runs` and `restored` change it, but for `worker` and `stored`."""
 
-    run_id: str
-    session_id: str
-    form: Form
-    key: Key | None = None
-    worker: str | None = None  # "<slot>.<generation>" that was handed the turn
-    failure: Failure | None = None
-    whole: bytes = b"[]"  # Form.WHOLE: the JSON array of messages
-    first: int = 0  # number of the first event that is kept
-    next: int = 0  # number of the event that would come next
-    size: int = 0  # bytes that it counts
-    stored: int = 0  # number of the first event that was not handed to the store
-    ended_at: float | None = None  # monotonic
-    _pieces: list[bytes] = field(default_factory=list)
-    _ends: list[int] = field(default_factory=list)  # for each piece, the number after its last event
+    run_id: Final[str]
+    session_id: Final[str]
+    form: Final[Form]
+    key: Final[Key | None]
+    worker: str | None  # "<slot>.<generation>" that was handed the turn
+    failure: Failure | None
+    whole: bytes  # Form.WHOLE: the JSON array of messages
+    first: int  # number of the first event that is kept
+    next: int  # number of the event that would come next
+    size: int  # bytes that it counts
+    stored: int  # number of the first event that was not handed to the store
+    ended_at: float | None  # monotonic
+    _pieces: list[bytes]
+    _ends: list[int]  # for each piece, the number after its last event
+
+    def __init__(
+        self,
+        run_id: str,
+        session_id: str,
+        form: Form,
+        key: Key | None = None,
+        worker: str | None = None,
+    ) -> None:
+        self.run_id, self.session_id, self.form, self.key = run_id, session_id, form, key
+        self.worker, self.failure, self.whole, self.ended_at = worker, None, b"[]", None
+        self.first = self.next = self.size = self.stored = 0
+        self._pieces, self._ends = [], []
 
     @property
     def state(self) -> State:

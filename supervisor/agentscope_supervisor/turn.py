@@ -6,7 +6,7 @@ another purpose, so that it takes its place in the session's order as they do.
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Literal
+from typing import Final, Literal
 
 from agentscope_protocol.frames import CancelReason
 from agentscope_protocol.values import value
@@ -30,32 +30,51 @@ class State(Enum):
     SETTLED = auto()
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(init=False, slots=True, eq=False)
 class Turn:
     """One turn. Others read it; only the ledger writes it."""
 
-    number: int  # of the instance, never reused
-    run_id: str
-    session_id: str
+    number: Final[int]  # of the instance, never reused
+    run_id: Final[str]
+    session_id: Final[str]
     slot: int
-    size: int  # bytes of its body
-    principal: str
+    size: Final[int]  # bytes of its body
+    principal: Final[str]
     accepted_at: float
-    purpose: Purpose = Purpose.CLIENT
-    state: State = State.WAITING
-    process: int | None = None  # that it was handed to
-    crashes: int = 0  # processes that it was lost with, and after which it waits or runs again
-    ending: Failure | None = None  # what its client will be told once it has been cancelled
-    cancelled_at: float = 0.0
-    distrusted_at: float = 0.0  # when the end of its process was last asked for
+    purpose: Final[Purpose]
+    state: State
+    process: int | None  # that it was handed to
+    crashes: int  # processes that it was lost with, and after which it waits or runs again
+    ending: Failure | None  # what its client will be told once it has been cancelled
+    cancelled_at: float
+    distrusted_at: float  # when the end of its process was last asked for
+
+    def __init__(
+        self,
+        number: int,
+        run_id: str,
+        session_id: str,
+        slot: int,
+        size: int,
+        principal: str,
+        accepted_at: float,
+        purpose: Purpose = Purpose.CLIENT,
+    ) -> None:
+        self.number, self.run_id, self.session_id, self.slot = number, run_id, session_id, slot
+        self.size, self.principal, self.accepted_at, self.purpose = size, principal, accepted_at, purpose
+        self.state, self.process, self.crashes, self.ending = State.WAITING, None, 0, None
+        self.cancelled_at = self.distrusted_at = 0.0
 
 
-@value
+@dataclass(init=False, slots=True, unsafe_hash=True)
 class Hand:
     """Give the turn to this process now."""
 
-    turn: Turn
-    process: int
+    turn: Final[Turn]
+    process: Final[int]
+
+    def __init__(self, turn: Turn, process: int) -> None:
+        self.turn, self.process = turn, process
 
 
 @value
@@ -67,12 +86,15 @@ class Cancel:
     reason: CancelReason
 
 
-@value
+@dataclass(init=False, slots=True, unsafe_hash=True)
 class Settle:
     """Tell the client the end of its turn: well if `failure` is None. Once for each turn."""
 
-    turn: Turn
-    failure: Failure | None
+    turn: Final[Turn]
+    failure: Final[Failure | None]
+
+    def __init__(self, turn: Turn, failure: Failure | None) -> None:
+        self.turn, self.failure = turn, failure
 
 
 @value
