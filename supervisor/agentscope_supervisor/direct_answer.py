@@ -12,10 +12,14 @@ from agentscope_protocol.frames import Form
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.delivery import STREAM_HEADERS, whole_body
 from agentscope_supervisor.http_direct import DirectProtocol
-from agentscope_supervisor.http_protocol import Outlet
+from agentscope_supervisor.outlet import Outlet
 from agentscope_supervisor.responses import closes, error_bytes, head_bytes, header_lines
 from agentscope_supervisor.tracing import CLIENT_LEFT
 from agentscope_supervisor.turn import Turn
+
+# Read once: see `agentscope_protocol.values`.
+_EVENTS: Final = Form.EVENTS
+_WHOLE: Final = Form.WHOLE
 
 _JSON: Final = header_lines({"Content-Type": "application/json"})
 _STREAM: Final = header_lines(STREAM_HEADERS)
@@ -71,7 +75,7 @@ class DirectAnswer:
         answer = self.answer
         if answer.on_change is None:
             return  # over
-        if self._status is None and (answer.form is Form.EVENTS or answer.settled):
+        if self._status is None and (answer.form is _EVENTS or answer.settled):
             self._begin()
         if self._connection.writing_paused:
             return
@@ -97,7 +101,7 @@ class DirectAnswer:
             connection.send(error_bytes(answer.failure, headers))
             if closes(answer.failure):
                 connection.close()
-        elif answer.form is Form.WHOLE:
+        elif answer.form is _WHOLE:
             self._send_whole(whole_body(self.turn, answer.whole), _JSON)
         elif answer.settled:  # a short turn: all of it is here, and its length is known
             self._send_whole(answer.buffered(), _STREAM)

@@ -14,10 +14,9 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from aiohttp import web
-from aiohttp.http import RawRequestMessage
 from multidict import CIMultiDictProxy
 
 from agentscope_protocol.frames import REQUEST_ID
@@ -27,7 +26,7 @@ from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.console_routes import Console
 from agentscope_supervisor.delivery import Delivery
 from agentscope_supervisor.direct_answer import DirectAnswer
-from agentscope_supervisor.http_direct import DirectProtocol
+from agentscope_supervisor.http_direct import DirectHead, DirectProtocol
 from agentscope_supervisor.http_protocol import is_reserved
 from agentscope_supervisor.invocation import Invocation, Refused, invalid, json_object
 from agentscope_supervisor.listener import NO_PLACE, Listener
@@ -74,7 +73,7 @@ class Desk(Protocol):
         """A page of them, and after which id the next one begins."""
 
 
-Headers = CIMultiDictProxy[str]
+Headers: TypeAlias = CIMultiDictProxy[str]
 Handler = Callable[[web.BaseRequest, dict[str, str]], Awaitable[web.StreamResponse]]
 """Answers a request; the second argument: headers that its answer must have. Raises: Refused."""
 
@@ -307,7 +306,7 @@ class FrontDoor:
         finally:
             self._tracing.record(trace)
 
-    def take(self, head: RawRequestMessage, body: bytes, connection: DirectProtocol) -> DirectAnswer | None:
+    def take(self, head: DirectHead, body: bytes, connection: DirectProtocol) -> DirectAnswer | None:
         """Begin to answer a usual turn the direct way; None: it was refused, and told so."""
         headers = {"X-Request-Id": request_id(head.headers)}
         try:

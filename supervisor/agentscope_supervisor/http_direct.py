@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import Any, Final
 from typing import Protocol as Interface
 
-from aiohttp.http import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
+from multidict import CIMultiDictProxy
 
 from agentscope_supervisor import http_protocol, http_rules, sse
 from agentscope_supervisor.responses import error_bytes, request_id
@@ -25,6 +26,13 @@ log = logging.getLogger(__name__)
 BODY_FOLLOWS_WITHIN: Final = 0.05
 """Seconds in which the body comes that a client sends right after its head. What takes longer is for aiohttp
 to wait for, with the time limits of bodies."""
+
+
+class DirectHead(http_rules.Head, Interface):
+    """A head as aiohttp's parser makes it, in Python or in C: two classes."""
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]: ...
 
 
 class Exchange(Interface):
@@ -99,10 +107,11 @@ class DirectProtocol(http_protocol.Protocol):
             self._offer()
 
     def _offer(self) -> None:
-        head, body = self._messages[0]
+        first: Any = self._messages[0]
+        head, body = first
         if (
             len(self._messages) > 1
-            or not isinstance(head, RawRequestMessage)
+            or isinstance(head, _ErrInfo)
             or not http_rules.is_direct(head)
             or body.exception() is not None
             or self._reading_paused  # it is large, and must be read to come
@@ -121,7 +130,7 @@ class DirectProtocol(http_protocol.Protocol):
         elif self._body_timer is None:
             self._body_timer = self._loop.call_later(BODY_FOLLOWS_WITHIN, self._hand_over)
 
-    def _begin(self, head: RawRequestMessage, body: bytes) -> None:
+    def _begin(self, head: DirectHead, body: bytes) -> None:
         try:
             self._exchange = self._take(head, body, self)
         except Exception:  # a bug of ours must not be the end of the loop's callback
@@ -187,4 +196,4 @@ class DirectProtocol(http_protocol.Protocol):
         await super().shutdown(timeout)
 
 
-Take = Callable[[RawRequestMessage, bytes, DirectProtocol], Exchange | None]
+Take = Callable[[DirectHead, bytes, DirectProtocol], Exchange | None]

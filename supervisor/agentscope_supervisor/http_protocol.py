@@ -22,6 +22,7 @@ from aiohttp.web_protocol import _ErrInfo
 from agentscope_supervisor import http_rules, sse
 from agentscope_supervisor.listener import NO_PLACE, OnLost
 from agentscope_supervisor.outcomes import ErrorCode, Failure
+from agentscope_supervisor.outlet import Outlet
 from agentscope_supervisor.responses import error_bytes, error_response, request_id
 
 log = logging.getLogger(__name__)
@@ -102,8 +103,9 @@ class Protocol(web.RequestHandler):
             # that body would wait for ever.
             self._body.set_exception(web.RequestPayloadError("its framing is broken"))
         for at in range(-count, 0):
-            message, self._body = self._messages[at]
-            if isinstance(message, RawRequestMessage):
+            arrived: Any = self._messages[at]
+            message, self._body = arrived
+            if not isinstance(message, _ErrInfo):
                 problem = http_rules.violation(message)
                 if problem is not None:
                     error = BrokenRule(problem)
@@ -258,34 +260,6 @@ def _is_reset(transport: asyncio.Transport) -> bool:
 def is_reserved(request: web.BaseRequest) -> bool:
     """Whether it came on a connection that has its place for a probe."""
     return cast(Protocol, request.protocol).is_reserved
-
-
-class Outlet:
-    """The client's transport, with chunked framing where the client understands it. `request`: that it
-    answers, if aiohttp has made one."""
-
-    __slots__ = ("_chunked", "_connection", "request")
-
-    def __init__(
-        self, connection: Protocol, *, chunked: bool = True, request: web.BaseRequest | None = None
-    ) -> None:
-        self.request = request
-        self._connection = connection
-        self._chunked = chunked
-        connection.outlet = self
-
-    def write(self, data: bytes) -> None:
-        transport = self._connection.transport
-        # uvloop raises on a write to a closing transport; the handler hears of the end by itself.
-        if transport is not None and not transport.is_closing():
-            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-
-    def is_full(self) -> bool:
-        return self._connection._paused  # `writing_paused`, asked for each event
-
-    def cut(self) -> None:
-        if self._connection.transport is not None:
-            self._connection.transport.abort()
 
 
 def outlet_of(request: web.BaseRequest) -> Outlet:
