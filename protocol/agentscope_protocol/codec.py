@@ -38,7 +38,10 @@ _HEADER: Final = struct.Struct(">BBBQBIBI")
 HEADER_SIZE: Final = _HEADER.size
 _ARRAY4, _U64, _U32, _BIN32 = 0x94, 0xCF, 0xCE, 0xC6
 _MAX_TAG: Final = 0x7F
+# Read once: see `agentscope_protocol.values`.
 _DATA: Final = int(Tag.DATA)
+_END: Final = int(Tag.END)
+_CREDIT: Final = int(Tag.CREDIT)
 
 # A fail message is the text of an exception; what is longer helps nobody.
 MAX_MESSAGE: Final = 8 * 1024  # characters; escaped they are at most six times as many bytes
@@ -65,13 +68,13 @@ def encode(frame: Frame) -> bytes:
     """
     match frame:  # each class that it is not costs, so the most frequent come first
         case Credit(stream, amount):
-            return header(Tag.CREDIT, stream, amount, 0)
+            return header(_CREDIT, stream, amount, 0)
         case End(stream, payload):
-            return header(Tag.END, stream, 0, len(payload)) + payload
+            return header(_END, stream, 0, len(payload)) + payload
         case Open(stream, form, session_id, run_id, body, headers):
             return _packed(Tag.OPEN, stream, form, [session_id, run_id, body, dict(headers)])
         case Data(stream, count, payload):
-            return header(Tag.DATA, stream, count, len(payload)) + payload
+            return header(_DATA, stream, count, len(payload)) + payload
         case Fail(stream, code, message):
             text = message[:MAX_MESSAGE].encode("utf-8", "backslashreplace")
             return header(Tag.FAIL, stream, code, len(text)) + text

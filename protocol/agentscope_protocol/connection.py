@@ -118,6 +118,12 @@ class _Connection(ABC):
         return RemoteProtocolError(f"{type(frame).__name__} at the wrong end or time")
 
 
+# Read once: see `agentscope_protocol.values`.
+_OPEN: Final = st.State.OPEN
+_RECV_TERMINAL: Final = st.Move.RECV_TERMINAL
+_SEND_TERMINAL: Final = st.Move.SEND_TERMINAL
+_DATA: Final = int(Tag.DATA)
+
 # Data changes no state where it is legal: so for each event it is only looked up where that is.
 _SENDING: Final = st.unchanged(st.RESPONDER, st.Move.SEND_DATA)
 _TAKING: Final = st.unchanged(st.REQUESTER, st.Move.RECV_DATA)
@@ -127,7 +133,7 @@ class _Asked:
     __slots__ = ("state", "window")
 
     def __init__(self) -> None:
-        self.state = st.State.OPEN
+        self.state: st.State = _OPEN
         self.window: Final = ReceiveWindow()
 
 
@@ -178,7 +184,7 @@ class Requester(_Connection):
     def cancel(self, stream: int, reason: CancelReason) -> None:
         """Ask for a stream to stop. On a stream that is over, or asked before, nothing happens."""
         asked = self._streams.get(stream)
-        if asked is not None and asked.state is st.State.OPEN:
+        if asked is not None and asked.state is _OPEN:
             asked.state = st.step(st.REQUESTER, asked.state, st.Move.SEND_CANCEL)
             self._send(Cancel(stream, reason))
 
@@ -210,7 +216,7 @@ class Requester(_Connection):
             if asked is None or asked.state not in _TAKING:
                 asked = self._move(frame.stream, st.Move.RECV_DATA)
             asked.window.received(len(frame.payload))
-            if asked.state is st.State.OPEN:
+            if asked.state is _OPEN:
                 return frame
             self.consumed(frame.stream, len(frame.payload))  # cancelled: nobody will take it
             return None
@@ -219,7 +225,7 @@ class Requester(_Connection):
                 # Believed, UNSENT would have a turn run twice.
                 raise RemoteProtocolError(f"the peer says {frame.code.name}, which only we can know")
             case End(stream) | Fail(stream):
-                self._move(stream, st.Move.RECV_TERMINAL)
+                self._move(stream, _RECV_TERMINAL)
                 del self._streams[stream]
                 return frame
             case Pong() | Notice():
@@ -239,7 +245,7 @@ class _Answering:
     __slots__ = ("credit", "events", "size", "state")
 
     def __init__(self) -> None:
-        self.state = st.State.OPEN
+        self.state: st.State = _OPEN
         self.credit: Final = SendCredit()
         self.events: list[bytes] = []  # sent, not yet gathered into a frame
         self.size = 0  # bytes in `events`
@@ -263,7 +269,7 @@ class Responder(_Connection):
     def can_send(self, stream: int) -> bool:
         """Whether `send` is legal now: the stream is open, not cancelled, and has credit."""
         entry = self._streams.get(stream)
-        return entry is not None and entry.state is st.State.OPEN and entry.credit.can_send
+        return entry is not None and entry.state is _OPEN and entry.credit.can_send
 
     def send(self, stream: int, event: bytes) -> bool:
         """Send one event; returns whether there is credit for another.
@@ -311,7 +317,7 @@ class Responder(_Connection):
         return [Cancel(stream, CancelReason.CLIENT_GONE) for stream in streams]
 
     def _gather(self, stream: int, entry: _Answering) -> None:
-        self._output.append(header(Tag.DATA, stream, len(entry.events), entry.size))
+        self._output.append(header(_DATA, stream, len(entry.events), entry.size))
         self._output += entry.events
         entry.events, entry.size = [], 0
 
@@ -324,7 +330,7 @@ class Responder(_Connection):
     def _finish(self, frame: End | Fail) -> None:
         stream = frame.stream
         entry = self._entry(stream)
-        closed = st.step(st.RESPONDER, entry.state, st.Move.SEND_TERMINAL)
+        closed = st.step(st.RESPONDER, entry.state, _SEND_TERMINAL)
         terminal = encode(frame)
         if self._unsent.pop(stream, None) is not None:
             self._gather(stream, entry)
@@ -340,7 +346,7 @@ class Responder(_Connection):
                     return None
                 was_blocked = not entry.credit.can_send
                 entry.credit.granted(amount)
-                unblocked = was_blocked and entry.credit.can_send and entry.state is st.State.OPEN
+                unblocked = was_blocked and entry.credit.can_send and entry.state is _OPEN
                 return Writable(stream) if unblocked else None
             case Open(stream):
                 if stream <= self._last_stream:

@@ -8,6 +8,9 @@ The few that are made in every turn, or for every event, are a `dataclass(init=F
 `Final` fields and an `__init__` that is written out. As Python that is the same; compiled (README,
 "Compiled") one is made in 0.04 µs, where an `__init__` that `dataclasses` wrote takes 0.3, as the compiler
 cannot see it.
+
+What such code asks of an enum it keeps in a constant of its module: to read a member takes CPython 3.11
+0.14 µs, and 0.03 from 3.12 on, whose `EnumType` has no `__getattr__` any more; a turn did it 26 times.
 """
 
 from dataclasses import dataclass, field

@@ -16,6 +16,8 @@ from agentscope_supervisor import sse
 from agentscope_supervisor.outcomes import Failure
 from agentscope_supervisor.runs import Run, Runs
 
+_EVENTS: Final = Form.EVENTS  # read once: see `agentscope_protocol.values`
+
 Grant = Callable[[int], None]
 """Tells the worker's link that so many bytes left for the client."""
 
@@ -140,7 +142,7 @@ class Answer:
         """The turn is over. Called once, last."""
         assert not self.settled, "a turn is settled once"
         self.settled, self.failure, self._grant = True, failure, None
-        if self.form is Form.EVENTS:
+        if self.form is _EVENTS:
             tail, number = b"", self.events
             if failure is not None:
                 tail, number = sse.error(self.run_id, number, failure), number + 1

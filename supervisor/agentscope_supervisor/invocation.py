@@ -20,6 +20,10 @@ from agentscope_supervisor.turn import OnBusy
 MAX_SESSION_ID: Final = 256  # characters
 ROLES: Final = ("user", "assistant", "system")
 ON_BUSY: Final = ("queue", "reject", "interrupt", "latest")
+# Read once: see `agentscope_protocol.values`.
+_EVENTS: Final = Form.EVENTS
+_WHOLE: Final = Form.WHOLE
+
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
@@ -92,7 +96,7 @@ def read(
     """
     fields = json_object(body)
     stream = _typed(fields, "stream", bool, None)
-    form = Form.WHOLE if (accepts_json if stream is None else not stream) else Form.EVENTS
+    form = _WHOLE if (accepts_json if stream is None else not stream) else _EVENTS
     on_busy = fields.get("on_busy")
     if on_busy is not None and on_busy not in ON_BUSY:
         raise invalid(f"on_busy must be one of {', '.join(ON_BUSY)}")

@@ -86,6 +86,17 @@ _SUPERSEDED: Final = Failure(ErrorCode.SUPERSEDED, "a newer message took the pla
 _NOT_READY: Final = refusal(ErrorCode.NOT_READY, "no worker became ready for this session in time")
 _DRAINING: Final = refusal(ErrorCode.DRAINING, "the instance is stopping")
 
+# Read once: see `agentscope_protocol.values`.
+_CLIENT: Final = Purpose.CLIENT
+_TELL: Final = Purpose.TELL
+_FORGET: Final = Purpose.FORGET
+_WAITING: Final = State.WAITING
+_RUNNING: Final = State.RUNNING
+_CANCELLING: Final = State.CANCELLING
+_SETTLED: Final = State.SETTLED
+_UNSENT: Final = Code.UNSENT
+_LINK_LOST: Final = Code.LINK_LOST
+
 
 @dataclass(slots=True)
 class _Slot:
@@ -157,7 +168,7 @@ class Ledger:
         principal: str,
         on_busy: OnBusy,
         now: float,
-        purpose: Purpose = Purpose.CLIENT,
+        purpose: Purpose = _CLIENT,
     ) -> tuple[Turn | Failure, list[Command]]:
         """A request came: the turn it has become, or why it is refused. `purpose`: not TELL."""
         queue = self._sessions.get(session_id)
@@ -165,7 +176,7 @@ class Ledger:
         failure = self._refusal(slot, size, principal) or (queue and self._busy(queue, on_busy)) or None
         if failure is not None:
             return failure, []
-        self.total += purpose is Purpose.CLIENT
+        self.total += purpose is _CLIENT
         self._last += 1
         turn = Turn(self._last, run_id, session_id, slot, size, principal, now, purpose)
         self._turns[turn.number] = turn
@@ -179,13 +190,13 @@ class Ledger:
             return turn, commands
         earlier = list(queue)
         queue.append(turn)
-        if on_busy == "interrupt" and earlier[0].purpose is Purpose.CLIENT:
+        if on_busy == "interrupt" and earlier[0].purpose is _CLIENT:
             self._cancel(earlier[0], CancelReason.INTERRUPTED, now, commands)
         elif on_busy == "latest":
             for other in earlier:
                 # One that waits to run again has begun before: it is not among those that make room.
-                waits = other.state is State.WAITING and not other.crashes
-                if waits and other.purpose is Purpose.CLIENT:
+                waits = other.state is _WAITING and not other.crashes
+                if waits and other.purpose is _CLIENT:
                     self._drop(other, _SUPERSEDED, commands)
         return turn, commands
 
@@ -224,15 +235,15 @@ class Ledger:
         and its past go, for no event was sent and it does not keep killing."""
         if turn.number not in self._turns:
             return []
-        crashed = code is Code.LINK_LOST and harmless and self.limits.retry_on_crash
-        again = code is Code.UNSENT or (crashed and turn.crashes < CRASH_RETRIES)
-        may_wait = turn.state is State.RUNNING and turn.purpose is not Purpose.TELL and not self.draining
+        crashed = code is _LINK_LOST and harmless and self.limits.retry_on_crash
+        again = code is _UNSENT or (crashed and turn.crashes < CRASH_RETRIES)
+        may_wait = turn.state is _RUNNING and turn.purpose is not _TELL and not self.draining
         if again and may_wait:
             commands: list[Command] = []
             turn.crashes += crashed
             assert turn.process is not None, "it runs"
             self._count_off(turn.process, commands)
-            turn.state, turn.process = State.WAITING, None
+            turn.state, turn.process = _WAITING, None
             self._place(turn)
             self._next(turn.session_id, commands)
             return commands
@@ -254,7 +265,7 @@ class Ledger:
         hit = [
             turn
             for turn in turns
-            if run_id in (None, turn.run_id) and turn.ending is None and turn.purpose is Purpose.CLIENT
+            if run_id in (None, turn.run_id) and turn.ending is None and turn.purpose is _CLIENT
         ]
         # From the last: so that none that waits is handed over only to be cancelled.
         for turn in reversed(hit):
@@ -282,7 +293,7 @@ class Ledger:
         """The instance stops: what runs may finish, what waits will not begin."""
         self.draining = True
         commands: list[Command] = []
-        for turn in [turn for turn in self._turns.values() if turn.state is State.WAITING]:
+        for turn in [turn for turn in self._turns.values() if turn.state is _WAITING]:
             self._drop(turn, _DRAINING, commands)
         return commands
 
@@ -298,13 +309,13 @@ class Ledger:
         commands: list[Command] = []
         limits = self.limits
         for turn in list(self._turns.values()):
-            if turn.state is State.CANCELLING:
+            if turn.state is _CANCELLING:
                 if now - turn.cancelled_at >= limits.cancel_grace:
                     self._give_up(turn, now, commands)
-            elif turn.state is State.SETTLED:
+            elif turn.state is _SETTLED:
                 if now - turn.distrusted_at >= DISTRUST_AGAIN_AFTER:
                     self._distrust(turn, now, commands)
-            elif turn.purpose is Purpose.TELL:
+            elif turn.purpose is _TELL:
                 turn.accepted_at = min(turn.accepted_at, now)
                 if now - turn.accepted_at >= TELL_WITHIN:
                     self._cancel(turn, CancelReason.TIMEOUT, now, commands)
@@ -313,7 +324,7 @@ class Ledger:
                 if limits.request_timeout and now - turn.accepted_at >= limits.request_timeout:
                     self._cancel(turn, CancelReason.TIMEOUT, now, commands)
                 elif (
-                    turn.state is State.WAITING
+                    turn.state is _WAITING
                     and place.process is None
                     and now - max(turn.accepted_at, place.down_since) >= limits.start_timeout
                 ):
@@ -344,10 +355,10 @@ class Ledger:
         return None
 
     def _busy(self, queue: list[Turn], on_busy: OnBusy) -> Failure | None:
-        if on_busy == "reject" and any(turn.purpose is Purpose.CLIENT for turn in queue):
+        if on_busy == "reject" and any(turn.purpose is _CLIENT for turn in queue):
             return refusal(ErrorCode.SESSION_BUSY, "a turn of this session is running")
         # With `latest`, those that wait make room; the bound is for the others.
-        turns = len(queue) - (queue[0].purpose is Purpose.TELL)
+        turns = len(queue) - (queue[0].purpose is _TELL)
         if on_busy != "latest" and turns > self.limits.max_queue:
             message = f"{self.limits.max_queue} turns of this session wait already"
             return refusal(ErrorCode.TOO_MANY_REQUESTS, message)
@@ -356,7 +367,7 @@ class Ledger:
     def _next(self, session_id: str, commands: list[Command]) -> None:
         """Hand over the first turn of a session, if it waits and its slot has a process."""
         turn = self._sessions[session_id][0]
-        if turn.state is not State.WAITING:
+        if turn.state is not _WAITING:
             return
         place = self._slots[turn.slot]
         if place.process is None:
@@ -364,14 +375,14 @@ class Ledger:
             return
         place.ready.pop(session_id, None)
         home = self.residents.home(session_id)
-        if home is not None and (home != place.process or turn.purpose is Purpose.FORGET):
+        if home is not None and (home != place.process or turn.purpose is _FORGET):
             self.residents.told(session_id)
             self._tell(session_id, home, commands)
         else:
             self._hand(turn, place.process, commands)
 
     def _hand(self, turn: Turn, process: int, commands: list[Command]) -> None:
-        turn.state, turn.process = State.RUNNING, process
+        turn.state, turn.process = _RUNNING, process
         self._on_process[process] = self.on_process(process) + 1
         commands.append(Hand(turn, process))
 
@@ -381,7 +392,7 @@ class Ledger:
         self._told += 1
         slot = self.slot_of(session_id, self.slots)
         # When it was accepted is known at the next look for what takes too long.
-        turn = Turn(self._last, f"tell-{self._last}", session_id, slot, 0, "", math.inf, Purpose.TELL)
+        turn = Turn(self._last, f"tell-{self._last}", session_id, slot, 0, "", math.inf, _TELL)
         self._turns[turn.number] = turn
         self._sessions[session_id].insert(0, turn)
         self._hand(turn, process, commands)
@@ -389,18 +400,18 @@ class Ledger:
     def _place(self, turn: Turn) -> None:
         """Where a waiting turn will run, as the sessions are shared out now."""
         slot = self.slot_of(turn.session_id, self.slots)
-        if turn.state is State.WAITING and turn.slot != slot:
+        if turn.state is _WAITING and turn.slot != slot:
             self._slots[turn.slot].ready.pop(turn.session_id, None)
             self._slots[turn.slot].turns -= 1
             self._slots[slot].turns += 1
             turn.slot = slot
 
     def _cancel(self, turn: Turn, reason: CancelReason, now: float, commands: list[Command]) -> None:
-        if turn.state is State.WAITING:
+        if turn.state is _WAITING:
             self._drop(turn, _REASONS[reason], commands)
-        elif turn.state is State.RUNNING:
+        elif turn.state is _RUNNING:
             assert turn.process is not None
-            turn.state, turn.ending, turn.cancelled_at = State.CANCELLING, _REASONS[reason], now
+            turn.state, turn.ending, turn.cancelled_at = _CANCELLING, _REASONS[reason], now
             commands.append(Cancel(turn, turn.process, reason))
 
     def _drop(self, turn: Turn, failure: Failure, commands: list[Command]) -> None:
@@ -412,7 +423,7 @@ class Ledger:
         """Tell the client, and wait no longer: the process may end although this turn has not. Its session
         stays held until then, so that the next turn does not run beside it."""
         assert turn.process is not None
-        turn.state = State.SETTLED
+        turn.state = _SETTLED
         self.residents.told(turn.session_id)  # as far as it can be: its process need not wait for more
         commands.append(Settle(turn, turn.ending))
         self._distrust(turn, now, commands)
@@ -425,7 +436,7 @@ class Ledger:
 
     def _terminal(self, turn: Turn, failure: Failure | None) -> list[Command]:
         commands: list[Command] = []
-        if turn.state is not State.SETTLED:
+        if turn.state is not _SETTLED:
             assert turn.process is not None, "only a turn that was handed over can end"
             commands.append(Settle(turn, turn.ending or (failure and _told(turn, failure))))
             self._count_off(turn.process, commands)
@@ -443,7 +454,7 @@ class Ledger:
     def _forget(self, turn: Turn, commands: list[Command]) -> None:
         assert self._turns.pop(turn.number, None) is turn, "a turn ends once"
         place = self._slots[turn.slot]
-        if turn.purpose is Purpose.TELL:
+        if turn.purpose is _TELL:
             self._told -= 1
         else:
             place.turns -= 1

@@ -30,6 +30,9 @@ class State(Enum):
     SETTLED = auto()
 
 
+_WAITING: Final = State.WAITING  # read once: see `agentscope_protocol.values`
+
+
 @dataclass(init=False, slots=True, eq=False)
 class Turn:
     """One turn. Others read it; only the ledger writes it."""
@@ -62,7 +65,7 @@ class Turn:
     ) -> None:
         self.number, self.run_id, self.session_id, self.slot = number, run_id, session_id, slot
         self.size, self.principal, self.accepted_at, self.purpose = size, principal, accepted_at, purpose
-        self.state, self.process, self.crashes, self.ending = State.WAITING, None, 0, None
+        self.state, self.process, self.crashes, self.ending = _WAITING, None, 0, None
         self.cancelled_at = self.distrusted_at = 0.0
 
 

@@ -32,6 +32,12 @@ from agentscope_supervisor.turn import Cancel, Command, Distrust, Hand, Idle, Pu
 
 log = logging.getLogger(__name__)
 
+# Read once: see `agentscope_protocol.values`.
+_CLIENT: Final = Purpose.CLIENT
+_TELL: Final = Purpose.TELL
+_FORGET: Final = Purpose.FORGET
+_FORGET_FORM: Final = Form.FORGET
+
 MAINTENANCE: Final = refusal(ErrorCode.DRAINING, "the instance is in maintenance")
 RETURN_WITHIN: Final = 10.0
 """Seconds after which a client that sent an Idempotency-Key and lost its connection is taken to have left:
@@ -91,8 +97,8 @@ class Turns:
         """Accept a turn, whose answer will be settled once; or say why not. Form.FORGET: a deletion."""
         if self.maintenance:
             return MAINTENANCE
-        purpose = Purpose.FORGET if request.form is Form.FORGET else Purpose.CLIENT
-        if len(self._poison) and purpose is Purpose.CLIENT:
+        purpose = _FORGET if request.form is _FORGET_FORM else _CLIENT
+        if len(self._poison) and purpose is _CLIENT:
             refused = self._poison.refusal(request.session_id, request.body, self._loop.time())
             if refused is not None:
                 return refused
@@ -107,7 +113,7 @@ class Turns:
         )
         if isinstance(turn, Turn):
             self.open[turn.number] = request, answer
-            if purpose is Purpose.CLIENT:
+            if purpose is _CLIENT:
                 self._recorder.begin(request, turn, answer)
                 if log.isEnabledFor(logging.DEBUG):
                     self._note("turn is accepted", turn, slot=turn.slot)
@@ -185,7 +191,7 @@ class Turns:
         entry = self.open.get(turn.number)
         if entry is not None:
             entry[1].whole = whole
-            if turn.purpose is Purpose.CLIENT:
+            if turn.purpose is _CLIENT:
                 self._survived(entry[0])
         self.carry_out(self.ledger.ended(turn))
 
@@ -198,7 +204,7 @@ class Turns:
             if code is Code.UNSENT:
                 if not crashes:  # else the App has seen it, though not this time
                     answer.give_back()
-            elif turn.purpose is not Purpose.CLIENT:
+            elif turn.purpose is not _CLIENT:
                 pass  # it says nothing of a client's turn
             elif code is Code.LINK_LOST:
                 harmless = not self._lost(turn.process, request) and not answer.events
@@ -261,14 +267,14 @@ class Turns:
 
     def _hand(self, number: int, turn: Turn) -> None:
         now = self._loop.time()
-        if turn.purpose is Purpose.TELL:
+        if turn.purpose is _TELL:
             request = Invocation(turn.session_id, Form.IDLE, None, b"", turn.principal, {})
             self.open[turn.number] = request, Answer(turn.run_id, Form.IDLE, now)
             self._sweep_soon()
         request, answer = self.open[turn.number]
         try:
             self.hands.hand(number, turn, request, answer)
-            if turn.purpose is Purpose.CLIENT and answer.worker is not None:
+            if turn.purpose is _CLIENT and answer.worker is not None:
                 self.residents.used(turn.session_id, number, answer.worker, now)
             if log.isEnabledFor(logging.DEBUG):
                 self._note("turn begins", turn, worker=answer.worker)
@@ -283,7 +289,7 @@ class Turns:
             self._note("turn ends", turn, outcome=outcome, events=self.open[turn.number][1].events)
         _, answer = self.open.pop(turn.number)
         self._forget_leaving(turn)
-        if turn.purpose is Purpose.CLIENT:
+        if turn.purpose is _CLIENT:
             self._seen.ended(turn.session_id, now)
             self.residents.rested(turn.session_id, now)
             first = answer.first_at
@@ -293,9 +299,9 @@ class Turns:
             if self._metrics is not None:
                 self._metrics.turn(answer, failure, now)
         answer.settle(failure, now)
-        if turn.purpose is Purpose.CLIENT:
+        if turn.purpose is _CLIENT:
             self._recorder.end(answer, failure)
-        elif turn.purpose is Purpose.TELL:
+        elif turn.purpose is _TELL:
             self._told(answer, failure)
         elif failure is None:
             self.residents.forget(turn.session_id)
