@@ -4,6 +4,8 @@ VENV   ?= .venv
 EXTRAS ?= test
 BIN    := $(VENV)/bin
 V1     := .venv-v1
+# the wheel as it is published: what is hot as C (pyproject.toml says which modules)
+COMPILED := .venv-compiled
 # what a benchmark compares with; not in the project's own environments
 PEERS  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/agentscope-supervisor/peers
 export TEST_PYTHON_V1 := $(CURDIR)/$(V1)/bin/python
@@ -31,8 +33,9 @@ endef
 
 # The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
 PURE_TESTS := tests/protocol tests/supervisor
+HTTP_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,bad_input conformance direct invoke))
 
-.PHONY: help demo demo-llm platform test test-v1 faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store dist clean
+.PHONY: help demo demo-llm platform test test-v1 compiled test-compiled compiler faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store dist clean
 
 help:             ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -46,13 +49,18 @@ demo-llm: $(VENV)/.ready  ## the same with a project that asks a model (a small 
 platform: $(VENV)/.ready  ## a small platform with a page, for instances to report to
 	$(BIN)/python -m reference_platform $(ARGS)
 
-test: $(VENV)/.ready $(V1)/.ready redis systemd chromium balancers  ## everything: lint, types, walls, pure tests, real processes; on AgentScope 2.x and 1.x
+test: $(VENV)/.ready $(V1)/.ready redis systemd chromium balancers  ## everything: lint, types, walls, pure tests, real processes; on AgentScope 2.x and 1.x, and compiled
 	$(MAKE) --no-print-directory check
 	$(call TESTED,$(BIN),-m 'not slow' tests/worker tests/integration tests/faults)
 	$(MAKE) --no-print-directory test-v1
+	$(MAKE) --no-print-directory test-compiled
 
 test-v1: $(V1)/.ready redis     ## the tests of the worker, and of the whole where AgentScope matters, on 1.x
 	$(call TESTED,$(V1)/bin,-m 'not supervisor_only' tests/worker tests/integration)
+
+test-compiled: $(COMPILED)/.ready  ## the pure tests, and those of what HTTP clients see, on the compiled wheel
+	$(COMPILED)/bin/agentscope-supervisor --version | grep compiled
+	$(call TESTED,$(COMPILED)/bin,-m 'not as_python and not slow' $(PURE_TESTS) $(HTTP_TESTS))
 
 faults: $(VENV)/.ready redis  ## inject every fault of the catalogue, the slow ones too, and print the table of them
 	$(BIN)/python -m tests.fault_table $(SIDE_BY_SIDE) $(ARGS)
@@ -61,22 +69,22 @@ MINUTES ?= 5
 soak: $(VENV)/.ready      ## load on 200 sessions under chaos for MINUTES=5; SEED=n repeats one
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-bench: $(VENV)/.ready balancers  ## ours beside others, an hour or two; goes on where it was interrupted; writes docs/benchmarks.md
-	$(BIN)/python -m pytest -q tests/benchmarks
-	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks --peers $(PEERS) $(ARGS)
+bench: $(COMPILED)/.ready $(VENV)/.ready balancers  ## ours beside others, an hour or two; goes on where it was interrupted; writes docs/benchmarks.md
+	$(COMPILED)/bin/python -m pytest -q tests/benchmarks
+	PYTHON=$(PYTHON) $(COMPILED)/bin/python -m tests.benchmarks --peers $(PEERS) $(ARGS)
 
-bench-quick: $(VENV)/.ready balancers  ## ours beside HAProxy and uvicorn, in three minutes: has something become far slower?
-	$(BIN)/python -m pytest -q tests/benchmarks
-	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks --peers $(PEERS) --quick $(ARGS)
+bench-quick: $(COMPILED)/.ready balancers  ## ours beside HAProxy and uvicorn, in three minutes: has something become far slower?
+	$(COMPILED)/bin/python -m pytest -q tests/benchmarks
+	PYTHON=$(PYTHON) $(COMPILED)/bin/python -m tests.benchmarks --peers $(PEERS) --quick $(ARGS)
 
-profiles: $(VENV)/.ready  ## sample supervisor and worker in each scenario, three minutes, as root; writes docs/profiles.md and its graphs
-	$(BIN)/python -m pytest -q tests/benchmarks/test_profiles.py
-	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks.profiles --peers $(PEERS) $(ARGS)
+profiles: $(COMPILED)/.ready  ## sample supervisor and worker in each scenario, three minutes, as root; writes docs/profiles.md and its graphs
+	$(COMPILED)/bin/python -m pytest -q tests/benchmarks/test_profiles.py
+	PYTHON=$(PYTHON) $(COMPILED)/bin/python -m tests.benchmarks.profiles --peers $(PEERS) $(ARGS)
 
 bench-memory: MINUTES = 10
-bench-memory: $(VENV)/.ready  ## memory under MINUTES=10 of load, and of 100 000 sessions; writes docs/memory.md with its plot
-	$(BIN)/python -m pytest -q tests/benchmarks/test_memory.py
-	$(BIN)/python -m tests.benchmarks.memory_line --minutes $(MINUTES) $(ARGS)
+bench-memory: $(COMPILED)/.ready  ## memory under MINUTES=10 of load, and of 100 000 sessions; writes docs/memory.md with its plot
+	$(COMPILED)/bin/python -m pytest -q tests/benchmarks/test_memory.py
+	$(COMPILED)/bin/python -m tests.benchmarks.memory_line --minutes $(MINUTES) $(ARGS)
 
 bench-restarts: $(VENV)/.ready  ## rolling restarts under load, beside uvicorn and gunicorn
 	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks.rolling_restart --peers $(PEERS) $(ARGS)
@@ -118,6 +126,9 @@ systemd:          ## systemd-analyze for the tests: the units are looked at by s
 chromium:         ## Chromium for the tests: the console is used in a real browser
 	$(call FROM_APT,chromium,chromium fonts-dejavu-core)
 
+compiler:         ## a C compiler and Python's headers, for the compiled wheel
+	$(call FROM_APT,cc python3-config,gcc libc6-dev python3-dev)
+
 balancers:        ## HAProxy and nginx, for the tests of what is shipped for them and for the benchmarks
 	$(call FROM_APT,haproxy nginx,haproxy nginx-light)
 
@@ -137,13 +148,25 @@ $(V1)/.ready: pyproject.toml worker/shim/agentscope/runtime.py
 	$(call INTO,$(V1)) -e '.[test,v1]'
 	@touch $@
 
+compiled: $(COMPILED)/.ready  ## the wheel as it is published, in an environment of its own: for benchmarks, and to try
+
+$(COMPILED)/.ready: pyproject.toml hatch_build.py $(wildcard protocol/*/*.py supervisor/*/*.py worker/*/*.py worker/*/*/*.py)
+	$(MAKE) --no-print-directory compiler
+	$(PYTHON) -m venv --without-pip $(COMPILED)
+	rm -rf $(COMPILED)/wheel
+	AGENTSCOPE_SUPERVISOR_COMPILE=1 $(PYTHON) -m pip wheel -q --disable-pip-version-check --no-deps -w $(COMPILED)/wheel .
+	$(call INTO,$(COMPILED)) "$$(ls $(COMPILED)/wheel/*.whl)[test]"
+	$(call INTO,$(COMPILED)) --force-reinstall --no-deps $(COMPILED)/wheel/*.whl
+	@touch $@
+
 $(VENV)/.lint: $(VENV)/.ready
 	$(INSTALL) -e '.[$(EXTRAS),lint]'
 	@touch $@
 
-dist: $(VENV)/.ready      ## wheel and sdist into dist/
+dist: $(VENV)/.ready compiler  ## into dist/: the sdist, the wheel of plain Python, and the compiled one for this Python
 	$(INSTALL) build
 	$(BIN)/python -m build --installer pip
+	AGENTSCOPE_SUPERVISOR_COMPILE=1 $(BIN)/python -m build --installer pip --wheel
 
 clean:            ## remove what make made
 	rm -rf .venv .venv-* dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage

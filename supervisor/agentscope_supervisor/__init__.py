@@ -6,8 +6,14 @@ here imports agentscope or the worker package.
 """
 
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Final
 
 try:
     __version__ = version("agentscope-supervisor")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0"
+
+_codec = find_spec("agentscope_protocol.codec")
+FORM: Final = "plain Python" if _codec is None or str(_codec.origin).endswith(".py") else "compiled"
+"""Of the modules that every turn passes; pyproject.toml has the list, hatch_build.py makes them."""

@@ -22,6 +22,7 @@ from agentscope_protocol import settings as settings_module
 from agentscope_protocol.settings import SettingsError
 from agentscope_protocol.settings_values import MAX_WORKERS
 from agentscope_supervisor import (
+    FORM,
     __version__,
     instance,
     launch,
@@ -79,7 +80,7 @@ def _run_options(command: Command) -> Command:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="agentscope-supervisor")
+@click.version_option(f"{__version__} ({FORM})", prog_name="agentscope-supervisor")
 def main() -> None:
     """Host AgentScope apps: many sessions, streamed answers, on worker processes that may fail."""
 
@@ -136,7 +137,7 @@ for each in operate.COMMANDS:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="agentscope-supervisor")
+@click.version_option(f"{__version__} ({FORM})", prog_name="agentscope-supervisor")
 def developer() -> None:
     """Run AgentScope apps on this machine. All commands: agentscope-supervisor."""
 

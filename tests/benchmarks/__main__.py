@@ -26,6 +26,7 @@ from typing import Any, Final, NoReturn, Self
 
 import psutil
 
+from agentscope_supervisor import FORM
 from tests.benchmarks import report
 from tests.benchmarks.candidates import CANDIDATES, Running
 from tests.benchmarks.goals import GOALS
@@ -112,6 +113,7 @@ def measure(pool: Pool, binary: Path, scenario: str, candidate: str, seconds: fl
 def versions(candidates: Sequence[str], environments: Environments) -> dict[str, str]:
     """Of all that is measured; what is not there says so. Installs what is missing."""
     told = {name: version(name) for name in ("agentscope-supervisor", "agentscope", "aiohttp", "uvloop")}
+    told["agentscope-supervisor"] += f" ({FORM})"
     for name in candidates:
         candidate = CANDIDATES[name]
         try:

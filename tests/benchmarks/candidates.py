@@ -20,10 +20,13 @@ import psutil
 
 from tests.benchmarks.load import Roles
 from tests.benchmarks.peers import Environments, proxy
-from tests.harness.instance import Instance, environment, free_port
+from tests.harness.instance import COMMAND, Instance, environment, free_port
 from tests.harness.waiting import wait_until
 
 APPS: Final = Path(__file__).parent / "apps"
+PLAIN: Final = (
+    Path(__file__).parents[2] / ".venv" / "bin" / COMMAND.name
+)  # where the code is that is developed, not compiled
 READY_WITHIN: Final = 90.0  # seconds; agentscope-runtime imports for ten, four workers on two cores for eight
 ASKED_AT_ONCE: Final = 16  # connections that look for the pids of all workers behind one socket
 SESSION: Final = "#" * 10  # what the load makes a session's number of
@@ -78,9 +81,9 @@ def http(method: str, path: str, body: bytes = b"") -> bytes:
 # -- ours ----------------------------------------------------------------------------------------
 
 
-def ours(workers: int, **sections: Mapping[str, Any]) -> Start:
-    """Everything on that is on by default; limits above the thousands of streams of one machine. `sections`:
-    others of agentapp.yaml."""
+def ours(workers: int, command: Path = COMMAND, **sections: Mapping[str, Any]) -> Start:
+    """Everything on that is on by default; limits above the thousands of streams of one machine. `command`:
+    of this environment, or of another. `sections`: others of agentapp.yaml."""
     settings = {
         **sections,
         "server": {"max_turns": 20_000, "max_connections": 19_000},
@@ -94,7 +97,7 @@ def ours(workers: int, **sections: Mapping[str, Any]) -> Start:
         for name in ("app.py", "turns.py"):
             shutil.copy(APPS / name, project)
         (project / "agentapp.yaml").write_text(json.dumps(settings), "utf-8")  # JSON is YAML
-        instance = Instance(project, folder, name="bench", workers=workers)
+        instance = Instance(project, folder, name="bench", workers=workers, command=command)
         try:
             instance.launch().wait_ready(READY_WITHIN)
             pids = [worker.pid for worker in instance.ready_workers()]
@@ -299,6 +302,7 @@ CANDIDATES: Final[Mapping[str, Candidate]] = {
     "ours-1": Candidate("agentscope-supervisor, 1 worker", ours(1)),
     "ours-2": Candidate("agentscope-supervisor, 2 workers", ours(2)),
     "ours-4": Candidate("agentscope-supervisor, 4 workers", ours(4)),
+    "python-2": Candidate("the same as plain Python, 2 workers", ours(2, PLAIN)),
     "haproxy-2": Candidate("HAProxy, 2 aiohttp workers", haproxy(2), "aiohttp", ("haproxy",)),
     "nginx-2": Candidate("nginx, 2 aiohttp workers", nginx(2), "aiohttp", ("nginx",)),
     "aiohttp-1": Candidate("aiohttp, 1 process", plain_aiohttp, "aiohttp"),

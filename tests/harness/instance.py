@@ -109,12 +109,13 @@ class Instance:
         platform: bool = False,
         under: Sequence[str] = (),
         passed_on: Sequence[socket.socket] = (),
+        command: Path = COMMAND,
     ) -> None:
         """`directory`: for runtime files, state and log; two instances may share it. `as_pid_one`: in
         namespaces of its own, as in a container; then it knows its workers by other pids than we do.
         `port` None: where it listens is left to its file. `platform`: whether it speaks to the one that its
         file names. `under`: a command that becomes the one after it, as `prlimit` does. `passed_on`: sockets
-        that it gets as systemd would pass them on."""
+        that it gets as systemd would pass them on. `command`: of another environment than this one."""
         self.project: Final = project
         self.runtime_dir: Final = directory / "run"
         self.name: Final = name
@@ -122,7 +123,7 @@ class Instance:
         self._log: Final = directory / f"{name}-{self._mark[:8]}.log"
         self._command: Final = [
             *under,
-            *(str(COMMAND), "start", str(project)),
+            *(str(command), "start", str(project)),
             *(() if port is None else ("--host", "127.0.0.1", "--port", str(port))),
             *("--workers", str(workers), "--runtime-dir", str(self.runtime_dir), "--name", name),
             *("--state-dir", str(directory / "state")),

@@ -61,7 +61,7 @@ def test_help_names_every_option_of_start() -> None:
 def test_version() -> None:
     shown = run(COMMAND, "--version")
     assert shown.returncode == 0
-    assert re.search(r"\d+\.\d+", shown.stdout)
+    assert re.search(r"\d+\.\d+.* \((plain Python|compiled)\)$", shown.stdout.strip())
 
 
 @pytest.mark.parametrize(

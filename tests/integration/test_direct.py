@@ -187,6 +187,7 @@ async def test_shutdown_does_not_wait_for_who_has_left() -> None:
             await ending
 
 
+@pytest.mark.as_python
 async def test_a_bug_of_ours_counts_as_500_whichever_way_it_came() -> None:
     counted: list[tuple[str, int]] = []
     metrics: Any = SimpleNamespace(request=lambda route, status: counted.append((route, status)))

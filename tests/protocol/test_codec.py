@@ -306,6 +306,7 @@ def test_a_fail_message_that_is_not_utf8_is_shown_escaped() -> None:
 # -- cost ------------------------------------------------------------------------------------
 
 
+@pytest.mark.as_python
 def test_a_large_frame_in_small_pieces_is_joined_once() -> None:
     """Counts the joins: one for the header, one for the whole; a join for each piece is quadratic."""
     wire = encode(Data(1, 1, bytes(4 * 1024 * 1024)))

@@ -665,6 +665,7 @@ def test_a_turn_that_cannot_be_encoded_takes_no_stream() -> None:
     assert ends.open() == 1
 
 
+@pytest.mark.as_python
 def test_stream_ids_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "MAX_STREAM", 1)
     ends = Ends.greeted()

@@ -87,6 +87,7 @@ def test_what_one_end_may_send_the_other_may_receive_in_any_crossing() -> None:
     assert (State.CLOSED, State.OPEN) not in crossings
 
 
+@pytest.mark.as_python
 def test_the_diagram_is_the_tables() -> None:
     drawn: dict[str, dict[tuple[State, Move], State]] = {"requester": {}, "responder": {}}
     move = r"([A-Z]+) +(send|recv) (data|terminal|cancel) +([A-Z]+)"

@@ -32,6 +32,8 @@ from agentscope_supervisor.turn import OnBusy, Purpose, Turn
 from agentscope_supervisor.turn import State as TurnState
 from tests.fakes.machine import STATES, Machine, Worker, worn
 
+pytestmark = pytest.mark.as_python
+
 SESSIONS: Final = ("a", "b", "c", "d", "e")  # over two slots and over three, each slot has some
 BODIES: Final = (b"one", b"two")
 STATUSES: Final = st.sampled_from([0, 1, -11, EX_CONFIG])

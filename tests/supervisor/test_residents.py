@@ -157,6 +157,7 @@ def test_a_process_that_dies_is_told_nothing(known: Residents) -> None:
     assert known.departed(99.0) == []
 
 
+@pytest.mark.as_python
 def test_no_more_sessions_are_known_than_are_allowed(
     known: Residents, monkeypatch: pytest.MonkeyPatch
 ) -> None:

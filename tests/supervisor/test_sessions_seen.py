@@ -1,5 +1,7 @@
 """Counting sessions with a turn in the last five minutes, in a bounded place."""
 
+import pytest
+
 from agentscope_supervisor import sessions_seen
 from agentscope_supervisor.sessions_seen import ACTIVE_FOR, SessionsSeen
 
@@ -23,6 +25,7 @@ def test_a_session_with_a_turn_now_counts_once_however_long_it_runs() -> None:
     assert seen.active(["b"], 10_000.0) == 1
 
 
+@pytest.mark.as_python
 def test_what_is_remembered_is_bounded(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(sessions_seen, "MAX_COUNTED", 3)
     seen = SessionsSeen()
