@@ -283,7 +283,15 @@ def test_damage_anywhere_is_told_as_such(packed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"PK\x03\x04", b"\x1f\x8b", gzip.compress(b"text"), os.urandom(5000)]
+    "content",
+    [b"", b"PK\x03\x04", b"\x1f\x8b", gzip.compress(b"text"), os.urandom(5000)],
+    ids=[
+        "nothing",
+        "zip",
+        "cut",
+        "no tar",
+        "chance",
+    ],  # of gzip's time, processes that test would name it apart
 )
 def test_what_is_no_archive(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "some.tar.gz"
