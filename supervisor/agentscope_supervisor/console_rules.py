@@ -13,13 +13,13 @@ from typing import Final
 
 COOKIE_LASTS: Final = 30 * 86_400  # seconds; a developer is asked again once a month
 
-_FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
+_FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 """What proxies add: the peer of a request with one of these is not its author."""
 
 _LABEL: Final = b"agentscope-supervisor console"
 
 Headers = Mapping[str, str]
-"""Of a request; names are looked up as they stand here."""
+"""Of a request; names in small letters, or looked up in any."""
 
 
 def is_same_origin(headers: Headers) -> bool:
@@ -28,10 +28,10 @@ def is_same_origin(headers: Headers) -> bool:
     Sources: https://www.w3.org/TR/fetch-metadata/ (browsers send it to https and to localhost only, hence the
     others), https://fetch.spec.whatwg.org/#origin-header, and Referer for a GET, which has no Origin.
     """
-    site = headers.get("Sec-Fetch-Site")
+    site = headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
-    return _is_host(headers, headers.get("Origin") or headers.get("Referer", ""))
+    return _is_host(headers, headers.get("origin") or headers.get("referer", ""))
 
 
 def local_refusal(peer: str, headers: Headers) -> str:
@@ -42,11 +42,11 @@ def local_refusal(peer: str, headers: Headers) -> str:
     """
     if not _is_loopback(peer) or any(name in headers for name in _FORWARDED):
         return "without server.auth_token the console is for this machine only"
-    host = headers.get("Host", "").lower()
+    host = headers.get("host", "").lower()
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     if name != "localhost" and not _is_loopback(name):
         return "without server.auth_token the console is at localhost only, under no other name"
-    if not is_same_origin(headers) or not _is_host(headers, headers.get("Origin", f"http://{host}")):
+    if not is_same_origin(headers) or not _is_host(headers, headers.get("origin", f"http://{host}")):
         return "only the console's own page may ask this; for programs there are commands and the HTTP API"
     return ""
 
@@ -54,7 +54,7 @@ def local_refusal(peer: str, headers: Headers) -> str:
 def _is_host(headers: Headers, url: str) -> bool:
     """Whether this URL is of the host that was asked; of its scheme a server behind TLS knows nothing."""
     host = url.partition("://")[2].partition("/")[0]
-    return host != "" and host.lower() == headers.get("Host", "").lower()
+    return host != "" and host.lower() == headers.get("host", "").lower()
 
 
 def _is_loopback(address: str) -> bool:
@@ -87,14 +87,14 @@ class Pass:
         It has no Path: the browser takes the folder that the console is in, also where a proxy has put us
         below a prefix. An Origin of https is how a server behind TLS learns of that.
         """
-        secure = "; Secure" if headers.get("Origin", "").startswith("https://") else ""
+        secure = "; Secure" if headers.get("origin", "").startswith("https://") else ""
         return f"{self._name}={self._value}; Max-Age={COOKIE_LASTS}; HttpOnly; SameSite=Strict{secure}"
 
     def is_held(self, headers: Headers) -> bool:
         """Whether a request brings the cookie, from the console's own page."""
         if not is_same_origin(headers):
             return False
-        for pair in headers.get("Cookie", "").split(";"):
+        for pair in headers.get("cookie", "").split(";"):
             name, _, value = pair.strip().partition("=")
             if name == self._name and hmac.compare_digest(
                 value.encode("utf-8", "replace"), self._value.encode()

@@ -11,8 +11,7 @@ from typing import Final
 from agentscope_protocol.frames import Form
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.delivery import STREAM_HEADERS, whole_body
-from agentscope_supervisor.http_direct import DirectProtocol
-from agentscope_supervisor.outlet import Outlet
+from agentscope_supervisor.http_direct import DirectConnection
 from agentscope_supervisor.responses import closes, error_bytes, head_bytes, header_lines
 from agentscope_supervisor.tracing import CLIENT_LEFT
 from agentscope_supervisor.turn import Turn
@@ -36,7 +35,7 @@ class DirectAnswer:
 
     def __init__(
         self,
-        connection: DirectProtocol,
+        connection: DirectConnection,
         answer: Answer,
         turn: Turn,
         headers: dict[str, str],
@@ -108,7 +107,7 @@ class DirectAnswer:
         else:
             connection.send(head_bytes(200, headers, _CHUNKED))
             self._headers = {}
-            answer.begin(Outlet(connection), self._loop.time())
+            answer.begin(connection.stream(), self._loop.time())
 
     def _send_whole(self, body: bytes, lines: str) -> None:
         lines = f"{lines}Content-Length: {len(body)}\r\n"

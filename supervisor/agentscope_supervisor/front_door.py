@@ -11,13 +11,12 @@ import hashlib
 import hmac
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Final, Protocol, TypeAlias
 
 from aiohttp import web
-from multidict import CIMultiDictProxy
 
 from agentscope_protocol.frames import REQUEST_ID
 from agentscope_protocol.settings import ServerSettings
@@ -26,7 +25,7 @@ from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.console_routes import Console
 from agentscope_supervisor.delivery import Delivery
 from agentscope_supervisor.direct_answer import DirectAnswer
-from agentscope_supervisor.http_direct import DirectHead, DirectProtocol
+from agentscope_supervisor.http_direct import DirectConnection, DirectServer
 from agentscope_supervisor.http_protocol import is_reserved
 from agentscope_supervisor.invocation import Invocation, Refused, invalid, json_object
 from agentscope_supervisor.listener import NO_PLACE, Listener
@@ -40,6 +39,7 @@ from agentscope_supervisor.runs import Run
 from agentscope_supervisor.session_views import SessionViews, session_of
 from agentscope_supervisor.tracing import CLIENT_LEFT, RequestTrace, Tracing
 from agentscope_supervisor.turn import Turn
+from agentscope_supervisor.turn_head import TurnHead
 
 CLOSES_WITHIN: Final = 5.0  # seconds
 _TRACE_HEADERS: Final = ("traceparent", "tracestate")
@@ -73,7 +73,8 @@ class Desk(Protocol):
         """A page of them, and after which id the next one begins."""
 
 
-Headers: TypeAlias = CIMultiDictProxy[str]
+Headers: TypeAlias = Mapping[str, str]
+"""Of a request; names in small letters, or looked up in any."""
 Handler = Callable[[web.BaseRequest, dict[str, str]], Awaitable[web.StreamResponse]]
 """Answers a request; the second argument: headers that its answer must have. Raises: Refused."""
 
@@ -116,9 +117,9 @@ class FrontDoor:
         self._sessions: Final = SessionViews(desk, recorder)
         self._loop: Final = asyncio.get_running_loop()
         limits = http_protocol.Limits(settings.header_timeout, self._body.max_size)
+        self._server: Final = http_protocol.Server(self.handle, limits)
         # A trace is the handler's to record.
-        direct = partial(DirectProtocol, self.take) if tracing is None else http_protocol.Protocol
-        self._server: Final = http_protocol.Server(self.handle, limits, direct)
+        self._direct: Final = DirectServer(self.take, self._server, limits) if tracing is None else None
         self._max_connections: Final = settings.max_connections
         self._listener: Listener | None = None
         ready = Route(self._readiness, is_open=True)
@@ -149,7 +150,8 @@ class FrontDoor:
 
     async def listen(self, sock: socket.socket) -> None:
         """Serve on a bound socket."""
-        self._listener = Listener(sock, self._max_connections, self._server.connect)
+        connect = self._server.connect if self._direct is None else self._direct.connect
+        self._listener = Listener(sock, self._max_connections, connect)
 
     def leave(self) -> None:
         """Take no new connection; those that are there are answered."""
@@ -162,8 +164,11 @@ class FrontDoor:
         if self._listener is not None:
             self._listener.close()
         await asyncio.sleep(0)  # requests that have just come are taken up first
-        self._server.pre_shutdown()
-        await self._server.shutdown(CLOSES_WITHIN)
+        async with asyncio.TaskGroup() as both:
+            if self._direct is not None:
+                both.create_task(self._direct.shutdown(CLOSES_WITHIN))
+            self._server.pre_shutdown()
+            both.create_task(self._server.shutdown(CLOSES_WITHIN))
 
     # -- one request ------------------------------------------------------------------------
 
@@ -202,6 +207,7 @@ class FrontDoor:
         if route is None or not route.is_open:
             if is_reserved(request):
                 raise Refused(NO_PLACE)
+            _refuse_repeated(request, "Authorization")
             self._authorize(request.headers)
         if route is None:
             raise Refused(Failure(ErrorCode.NOT_FOUND, f"there is nothing at {path[:200]}"))
@@ -236,7 +242,7 @@ class FrontDoor:
 
     def _authorize(self, headers: Headers) -> None:
         if self._token is not None:
-            given = _single(headers, "Authorization") or ""
+            given = headers.get("authorization", "")
             is_right = hmac.compare_digest(given.encode("utf-8", "replace"), b"Bearer " + self._token)
             if not is_right and (self._console is None or not self._console.admits(headers)):
                 message = "this needs the header Authorization: Bearer with the instance's token"
@@ -271,7 +277,7 @@ class FrontDoor:
     # -- turns ------------------------------------------------------------------------------
 
     def _caller(self, headers: Headers) -> str:
-        return _fingerprint(headers.get("Authorization", self._credentials))
+        return _fingerprint(headers.get("authorization", self._credentials))
 
     async def _session(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         session_id = session_of(request.rel_url.raw_path)
@@ -306,14 +312,12 @@ class FrontDoor:
         finally:
             self._tracing.record(trace)
 
-    def take(self, head: DirectHead, body: bytes, connection: DirectProtocol) -> DirectAnswer | None:
+    def take(self, head: TurnHead, body: bytes, connection: DirectConnection) -> DirectAnswer | None:
         """Begin to answer a usual turn the direct way; None: it was refused, and told so."""
-        headers = {"X-Request-Id": request_id(head.headers)}
+        headers = {"X-Request-Id": request_id(head.fields)}
         try:
-            self._authorize(head.headers)
-            if len(body) > self._body.max_size:
-                raise Refused(self._body.too_large)
-            asked = self._read(body, head.headers, headers["X-Request-Id"], None)
+            self._authorize(head.fields)
+            asked = self._read(body, head.fields, headers["X-Request-Id"], None)
             answer = Answer(_new_run_id(), asked.form, self._loop.time())
             turn = self._desk.submit(asked, answer)
             if isinstance(turn, Failure):
@@ -355,18 +359,20 @@ class FrontDoor:
                     passed_on[name] = value
         return invocation.read(
             body,
-            header_session=_single(headers, "X-Session-Id"),
-            accepts_json="application/json" in headers.get("Accept", ""),
+            header_session=headers.get("x-session-id"),
+            accepts_json="application/json" in headers.get("accept", ""),
             token=self._caller(headers),
             principal=self._principal,
             headers=passed_on,
-            idempotency_key=_single(headers, "Idempotency-Key"),
+            idempotency_key=headers.get("idempotency-key"),
         )
 
     async def _invoke(
         self, request: web.BaseRequest, headers: dict[str, str], trace: RequestTrace | None = None
     ) -> web.StreamResponse:
-        asked = self._read(await self._body.read(request), request.headers, headers["X-Request-Id"], trace)
+        body = await self._body.read(request)
+        _refuse_repeated(request, "X-Session-Id", "Idempotency-Key")
+        asked = self._read(body, request.headers, headers["X-Request-Id"], trace)
         answer = Answer(_new_run_id(), asked.form, self._loop.time())
         if asked.key is not None:
             match await self._recorder.claim(answer.run_id, asked):
@@ -410,13 +416,11 @@ def _new_run_id() -> str:
     return os.urandom(16).hex()
 
 
-def _single(headers: Headers, name: str) -> str | None:
-    """The value of a header of which a second one, read by somebody else on the way, would be a way in.
-    Raises: Refused."""
-    value = headers.get(name)
-    if value is not None and len(headers.getall(name)) > 1:
-        raise invalid(f"the header {name} came more than once")
-    return value
+def _refuse_repeated(request: web.BaseRequest, *names: str) -> None:
+    """Of these headers a second one, read by somebody else on the way, would be a way in. Raises: Refused."""
+    for name in names:
+        if len(request.headers.getall(name, ())) > 1:
+            raise invalid(f"the header {name} came more than once")
 
 
 @lru_cache(maxsize=256)  # a few callers send most requests; a header has up to sixteen KiB

@@ -1,41 +1,36 @@
-"""The direct way of a request: answered in its connection's callbacks, without aiohttp's request and tasks.
+"""The direct way of a request: answered in its connection's callbacks, without aiohttp's parser and tasks.
 
-A connection begins here and stays as long as each request is a usual turn (`http_rules.is_direct`) that comes
-when the one before has been answered. Whatever else comes is handed over to aiohttp, for good: nothing here
-is needed to be a server, it only makes the usual turn cheap, and which way a request goes is never seen.
-What this leans on of aiohttp's inner workings is in this class and in `http_protocol`.
+A connection begins here and stays as long as each request is a usual turn (`turn_head`) that comes when the
+one before has been answered. Whatever else comes is handed over to aiohttp, with all that has come of it, for
+good: nothing here is needed to be a server, it only makes the usual turn cheap, and which way a request goes
+is never seen. Leans on nothing of aiohttp but its being a protocol of asyncio.
 
 Where to read next: `front_door` takes the requests, `direct_answer` answers them.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
-from typing import Any, Final
-from typing import Protocol as Interface
+from typing import Final, Protocol, cast
 
-from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import _ErrInfo
-from multidict import CIMultiDictProxy
-
-from agentscope_supervisor import http_protocol, http_rules, sse
+from agentscope_supervisor import half_close, http_protocol, sse, turn_head
+from agentscope_supervisor.http_protocol import Limits
+from agentscope_supervisor.listener import OnLost
+from agentscope_supervisor.outlet import Outlet
 from agentscope_supervisor.responses import error_bytes, request_id
+from agentscope_supervisor.turn_head import TurnHead
 
 log = logging.getLogger(__name__)
 
 BODY_FOLLOWS_WITHIN: Final = 0.05
 """Seconds in which the body comes that a client sends right after its head. What takes longer is for aiohttp
 to wait for, with the time limits of bodies."""
+MAX_BODY: Final = 64 * 1024  # bytes; larger ones are read as they come
+MAX_EARLY: Final = 64 * 1024  # bytes taken in while an answer is under way
 
 
-class DirectHead(http_rules.Head, Interface):
-    """A head as aiohttp's parser makes it, in Python or in C: two classes."""
-
-    @property
-    def headers(self) -> CIMultiDictProxy[str]: ...
-
-
-class Exchange(Interface):
+class Exchange(Protocol):
     """The answer that is under way on a connection. Nothing here may raise."""
 
     def resumed(self) -> None:
@@ -45,155 +40,272 @@ class Exchange(Interface):
         """The client is gone."""
 
 
-class DirectProtocol(http_protocol.Protocol):
-    """One connection. `take`: begins to answer a request, with its whole body; None: it has been answered."""
+class DirectServer:
+    """Makes the connections (`connect`). `take`: begins to answer a request, with its whole body; None: it
+    has been answered. `plain`: has those that are handed over, and those in a reserved place from the start.
+    `body_within`: as BODY_FOLLOWS_WITHIN."""
 
-    __slots__ = ("_body_timer", "_exchange", "_handed_over", "_has_begun", "_is_answering", "_take")
+    def __init__(
+        self,
+        take: "Take",
+        plain: http_protocol.Server,
+        limits: Limits,
+        body_within: float = BODY_FOLLOWS_WITHIN,
+    ) -> None:
+        self.loop: Final = asyncio.get_running_loop()
+        self.take: Final = take
+        self.plain: Final = plain
+        self.limits: Final = limits
+        self.max_body: Final = min(MAX_BODY, limits.max_body)
+        self.body_within: Final = body_within
+        self.connections: Final[set[DirectConnection]] = set()
+        self._emptied: asyncio.Future[None] | None = None
 
-    def __init__(self, take: "Take", *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._take = take
+    def connect(self, is_reserved: bool, on_lost: OnLost) -> asyncio.BaseProtocol:
+        """The protocol of one more connection. `on_lost`: called once, when it is lost."""
+        if is_reserved:
+            return self.plain.connect(is_reserved, on_lost)
+        # It has a protocol's methods, which is all that a loop asks; deriving from it would cost each a dict.
+        return cast(asyncio.BaseProtocol, DirectConnection(self, on_lost))
+
+    def forget(self, connection: "DirectConnection") -> None:
+        """It is lost, or handed over."""
+        self.connections.discard(connection)
+        if self._emptied is not None and not self.connections and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    async def shutdown(self, timeout: float) -> None:  # noqa: ASYNC109 - how long answers may take
+        """End the connections, those with an answer under way after it, but within `timeout` seconds."""
+        for connection in list(self.connections):
+            connection.close()
+        if self.connections:
+            self._emptied = self.loop.create_future()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._emptied, timeout)
+            for connection in list(self.connections):
+                connection.abort()
+
+
+class DirectConnection:
+    """One connection: a protocol of asyncio."""
+
+    __slots__ = (
+        "_data",
+        "_due",
+        "_exchange",
+        "_has_asked",
+        "_has_begun",
+        "_head",
+        "_is_answering",
+        "_is_half_closed",
+        "_on_lost",
+        "_opened_at",
+        "_server",
+        "_timer",
+        "_transport",
+        "is_closing",
+        "outlet",
+        "writing_paused",
+    )
+
+    def __init__(self, server: DirectServer, on_lost: OnLost) -> None:
+        self.is_closing = False  # it ends with the answer under way
+        self.outlet: Outlet | None = None  # of the answer under way
+        self.writing_paused = False
+        self._server: Final = server
+        self._on_lost: Final = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._opened_at: Final = server.loop.time()
+        self._data = b""  # that has come and is not taken
+        self._head: TurnHead | None = None  # at its beginning, while the body is awaited
         self._exchange: Exchange | None = None
-        self._is_answering = False  # a request that came the direct way
+        self._is_answering = False
         self._has_begun = False  # that answer
-        self._handed_over: asyncio.Future[None] = self._loop.create_future()
-        self._body_timer: asyncio.TimerHandle | None = None
+        self._has_asked = False  # anything
+        self._is_half_closed = False
+        self._due = 0.0  # when the next request must be here
+        self._timer: asyncio.TimerHandle | None = None
 
     # -- what `take` and its exchange do ------------------------------------------------------
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop on which it lives; to ask asyncio for it is a system call."""
-        return self._loop
+        return self._server.loop
 
     def send(self, data: bytes) -> None:
         """Write to the client, if it is there."""
         self._has_begun = True
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(data)
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+
+    def stream(self) -> Outlet:
+        """The way for the rest of an answer whose head was sent."""
+        assert self._transport is not None, "an answer begins on a connection that was made"
+        self.outlet = Outlet(self._transport, self.writing_paused)
+        return self.outlet
 
     def answered(self) -> None:
         """The answer is out, all of it."""
-        self._end()
-        if self._close or self._force_close:
-            self._handed_over.cancel()
-            self.force_close()
-        elif self._messages:
+        self._is_answering, self._exchange, self.outlet = False, None, None
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self.is_closing:
+            transport.close()
+        elif self._data:
             self._hand_over()
         else:
-            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            now = self._server.loop.time()
+            self._await_request(now, now + self._server.limits.idle_timeout)
 
-    def _end(self) -> None:
-        self._is_answering, self._exchange, self.outlet = False, None, None
-        self._request_in_progress = False
-        if self._handler_waiter is not None:  # of `shutdown`
-            self._handler_waiter.set_result(None)
+    def close(self) -> None:
+        """End the connection, after the answer under way."""
+        self.is_closing = True
+        if not self._is_answering and self._transport is not None:
+            self._transport.close()
 
-    @property
-    def is_closing(self) -> bool:
-        """Whether the connection ends with the answer under way."""
-        return self._close or self._force_close
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
     # -- which way ------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """aiohttp's own loop, once there is something for it."""
-        await self._handed_over
-        await super().start()
-
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._messages and not self._is_answering and not self._handed_over.done():
-            self._offer()
-
-    def _offer(self) -> None:
-        first: Any = self._messages[0]
-        head, body = first
-        if (
-            len(self._messages) > 1
-            or isinstance(head, _ErrInfo)
-            or not http_rules.is_direct(head)
-            or body.exception() is not None
-            or self._reading_paused  # it is large, and must be read to come
-        ):
+        if self._data:
+            data = self._data + data
+        if self._is_answering:
+            self._data = data
+            if len(data) > MAX_EARLY and self._transport is not None:
+                self._transport.pause_reading()
+            return
+        head = self._head
+        if head is None:
+            head = turn_head.read(data, self._server.max_body)
+        if head is None or len(data) > head.end:
+            self._data = data
             self._hand_over()
-        elif body.is_eof():
-            self._forget_body()
-            self._messages.popleft()
-            assert self._parser is not None, "it has just given a message"
-            self._parser.message_consumed()
-            self._is_answering = self._request_in_progress = True
-            self._has_begun = False
-            # Not by its methods: they have the parser look for more, and what is whole has none.
-            self._begin(head, b"" if body is EMPTY_PAYLOAD else b"".join(body._buffer))
-            self._body = EMPTY_PAYLOAD  # a stream may be long, and the request's would stay as long
-        elif self._body_timer is None:
-            self._body_timer = self._loop.call_later(BODY_FOLLOWS_WITHIN, self._hand_over)
+        elif len(data) == head.end:
+            self._data = b""
+            if self._head is not None or not self._has_asked:  # else the timer of idleness goes on
+                self._head = None
+                self._forget_timer()
+            self._begin(head, data[head.start :])
+        else:
+            self._data = data
+            if self._head is None:
+                self._head = head
+                self._forget_timer()
+                self._timer = self._server.loop.call_later(self._server.body_within, self._hand_over)
 
-    def _begin(self, head: DirectHead, body: bytes) -> None:
+    def _begin(self, head: TurnHead, body: bytes) -> None:
+        self._is_answering = self._has_asked = True
+        self._has_begun = False
         try:
-            self._exchange = self._take(head, body, self)
+            self._exchange = self._server.take(head, body, self)
         except Exception:  # a bug of ours must not be the end of the loop's callback
             log.exception("request failed")
             if not self._has_begun:
-                headers = {"X-Request-Id": request_id(head.headers), "Connection": "close"}
+                headers = {"X-Request-Id": request_id(head.fields), "Connection": "close"}
                 self.send(error_bytes(http_protocol.FAILED, headers))
-            self.close()
+            self.is_closing = True
         if self._exchange is None:
             self.answered()
 
     def _hand_over(self) -> None:
-        self._forget_body()
-        if not self._handed_over.done():
-            self._handed_over.set_result(None)
+        """Let aiohttp have the connection, and what it has not seen of it."""
+        transport, data = self._transport, self._data
+        self._forget_timer()
+        self._head, self._data = None, b""
+        self._server.forget(self)
+        if transport is None or transport.is_closing():
+            self._on_lost()
+            return
+        plain = self._server.plain.connect(False, self._on_lost, None if self._has_asked else self._opened_at)
+        transport.set_protocol(plain)
+        plain.connection_made(transport)
+        if self.writing_paused:
+            plain.pause_writing()
+        transport.resume_reading()
+        plain.data_received(data)
+        if self._is_half_closed and not plain.eof_received():
+            transport.close()
 
-    def _forget_body(self) -> None:
-        if self._body_timer is not None:
-            self._body_timer.cancel()
-            self._body_timer = None
+    # -- time limits ----------------------------------------------------------------------------
 
-    # -- what aiohttp asks and tells ------------------------------------------------------------
+    def _await_request(self, now: float, due: float) -> None:
+        self._due = due
+        if self._timer is None:
+            self._timer = self._server.loop.call_later(due - now, self._look_at_clock)
 
-    def _is_idle(self) -> bool:
-        if self._handed_over.done():
-            return super()._is_idle()
-        return not self._is_answering and not self._messages
+    def _look_at_clock(self) -> None:
+        self._timer = None
+        if self._is_answering or self._transport is None:
+            return
+        now = self._server.loop.time()
+        if now < self._due:
+            self._await_request(now, self._due)
+        else:
+            if not self._has_asked:
+                self._transport.write(error_bytes(http_protocol.late(self._server.limits.head_timeout)))
+            self._transport.close()
 
-    def _provoke(self, transport: asyncio.Transport, asked: Any) -> bool:
-        if not self._is_answering:
-            return super()._provoke(transport, asked)
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # -- what the loop tells --------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have the methods of asyncio.Transport without deriving from it.
+        self._transport = cast(asyncio.Transport, transport)
+        self._server.connections.add(self)
+        self._await_request(self._opened_at, self._opened_at + self._server.limits.head_timeout)
+
+    def pause_writing(self) -> None:
+        self.writing_paused = True
         if self.outlet is not None:
-            self.outlet.write(sse.comment("keep-alive"))
-        elif not self._has_begun:
-            transport.write(http_protocol.CONTINUE)
-        return True
-
-    def _process_keepalive(self) -> None:
-        if not self._handed_over.done():
-            now = self._loop.time()
-            if not self._is_idle():
-                self._next_keepalive_close_time = now + self._keepalive_timeout
-            elif now >= self._next_keepalive_close_time:
-                self.force_close()
-        super()._process_keepalive()
+            self.outlet.is_blocked = True
 
     def resume_writing(self) -> None:
-        super().resume_writing()
+        self.writing_paused = False
+        if self.outlet is not None:
+            self.outlet.is_blocked = False
         if self._exchange is not None:
             self._exchange.resumed()
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._forget_body()
-        exchange = self._exchange
-        super().connection_lost(exc)
-        if exchange is not None:
-            self._end()
-            exchange.lost()
-
-    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's
+    def eof_received(self) -> bool:
+        """Whether the connection stays for the answer under way."""
         if not self._is_answering:
-            self._handed_over.cancel()
-        await super().shutdown(timeout)
+            return False
+        if not self._is_half_closed:  # uvloop may tell it twice
+            self._is_half_closed = True
+            assert self._transport is not None, "it has just told something"
+            half_close.watch(self._server.loop, self._transport, self._provoke)
+        return True
+
+    def _provoke(self) -> bool:
+        if not self._is_answering:  # it was handed over; else it would be closed
+            return False
+        if not self._data:  # nothing more is asked
+            self.is_closing = True
+        if self.outlet is not None:
+            self.outlet.write(sse.comment("keep-alive"))
+        elif not self._has_begun:
+            assert self._transport is not None, "something is being answered"
+            self._transport.write(half_close.CONTINUE)
+        return True
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._forget_timer()
+        self._server.forget(self)
+        exchange, self._exchange = self._exchange, None
+        self._is_answering, self.outlet = False, None
+        if exchange is not None:
+            exchange.lost()
+        self._on_lost()
 
 
-Take = Callable[[DirectHead, bytes, DirectProtocol], Exchange | None]
+Take = Callable[[TurnHead, bytes, DirectConnection], Exchange | None]

@@ -7,7 +7,6 @@ handler for every request.
 import asyncio
 import logging
 import math
-import select
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,7 @@ from aiohttp.http import HttpVersion11, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
-from agentscope_supervisor import http_rules, sse
+from agentscope_supervisor import half_close, http_rules, sse
 from agentscope_supervisor.listener import NO_PLACE, OnLost
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.outlet import Outlet
@@ -30,10 +29,6 @@ log = logging.getLogger(__name__)
 MAX_LINE: Final = 16 * 1024  # bytes of a request line or a header; large cookies fit
 RESERVED_HEAD_TIMEOUT: Final = 2.0
 """Seconds in which a connection in a reserved place must have said what it wants: others need the place."""
-FIRST_LOOK: Final = 0.05  # seconds after which a half-closed peer is looked at; each time twice as long
-LAST_LOOK: Final = 5.0  # but not longer
-
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 FAILED: Final = Failure(ErrorCode.INTERNAL_ERROR, "the request failed in the supervisor")
 
@@ -63,17 +58,27 @@ class Protocol(web.RequestHandler):
         "_head_timer",
         "_is_half_closed",
         "_on_lost",
+        "_opened_at",
+        "_streamed",
         "is_reserved",
         "outlet",
     )
 
     def __init__(
-        self, server: "Server", limits: Limits, is_reserved: bool, on_lost: OnLost, **options: Any
+        self,
+        server: "Server",
+        limits: Limits,
+        is_reserved: bool,
+        on_lost: OnLost,
+        opened_at: float | None,
+        **options: Any,
     ) -> None:
         super().__init__(server, **options)
         self.is_reserved = is_reserved  # one request of a probe, and no other
         self.outlet: Outlet | None = None  # of the newest stream
+        self._streamed: web.BaseRequest | None = None  # that asked for it
         self._on_lost = on_lost
+        self._opened_at = opened_at
         self._head_timeout = min(limits.head_timeout, RESERVED_HEAD_TIMEOUT if is_reserved else math.inf)
         self._head_timer: asyncio.TimerHandle | None = None
         self._is_half_closed = False
@@ -81,7 +86,7 @@ class Protocol(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._await_head()
+        self._await_head(self._opened_at)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._forget_head()
@@ -118,8 +123,9 @@ class Protocol(web.RequestHandler):
 
     # -- the time limit of heads --------------------------------------------------------------
 
-    def _await_head(self) -> None:
-        self._head_timer = self._loop.call_later(self._head_timeout, self._head_is_late)
+    def _await_head(self, since: float | None = None) -> None:
+        since = self._loop.time() if since is None else since
+        self._head_timer = self._loop.call_at(since + self._head_timeout, self._head_is_late)
 
     def _forget_head(self) -> None:
         if self._head_timer is not None:
@@ -130,49 +136,60 @@ class Protocol(web.RequestHandler):
         self._head_timer = None
         # Behind a request that is being answered it may be late: its next byte begins a new time limit.
         if self.transport is not None and self._is_idle():
-            message = f"the head of a request did not come within {self._head_timeout:g} s"
-            failure = NO_PLACE if self.is_reserved else Failure(ErrorCode.REQUEST_TIMEOUT, message)
+            failure = NO_PLACE if self.is_reserved else late(self._head_timeout)
             self.transport.write(error_bytes(failure))
             self.force_close()
 
     # -- a peer that sends no more ------------------------------------------------------------
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp leaves the transport's default
-        """The peer has left, or only sends no more and waits for its answer. TCP tells the two apart when
-        something is sent to it: who has left resets the connection. So it is sent what a client must ignore.
-        """
+        """Whether the connection stays for what its peer has asked."""
         if self._is_idle() or not self._body.is_eof():
             return False
         if not self._is_half_closed:  # uvloop may tell it twice
             self._is_half_closed = True
-            self._loop.call_soon(self._look_at_half_closed, FIRST_LOOK)
+            assert self.transport is not None, "it has just told something"
+            half_close.watch(self._loop, self.transport, self._provoke)
         return True
 
-    def _look_at_half_closed(self, next_look: float) -> None:
+    def _provoke(self) -> bool:
+        """Send something that means nothing beside the answer under way."""
         transport, asked = self.transport, self._current_request
-        if transport is None or transport.is_closing():
-            return
+        assert transport is not None, "it is not closed yet"
         if self._is_idle():  # all that it asked for is answered
             self.force_close()
-            return
+            return False
         if not self._messages:
             self.close()  # after the answer under way
-        if _is_reset(transport) or not self._provoke(transport, asked):
-            transport.abort()
-            return
-        self._loop.call_later(next_look, self._look_at_half_closed, min(next_look * 2, LAST_LOOK))
-
-    def _provoke(self, transport: asyncio.Transport, asked: web.BaseRequest | None) -> bool:
-        """Send something that means nothing beside the answer to `asked`; returns whether there was a way."""
         if asked is None:
             return True
-        if self.outlet is not None and self.outlet.request is asked:
+        if self.outlet is not None and self._streamed is asked:
             self.outlet.write(sse.comment("keep-alive"))
         elif asked.writer.output_size == 0:
             if asked.version < HttpVersion11:
-                return False  # it knows no interim answers: to cancel turns in time it is taken as gone
-            transport.write(CONTINUE)
+                transport.abort()  # it knows no interim answers: to cancel turns in time it is taken as gone
+                return False
+            transport.write(half_close.CONTINUE)
         return True
+
+    # -- a stream -----------------------------------------------------------------------------
+
+    def stream(self, request: web.BaseRequest) -> Outlet:
+        """The way to the client of a request, after the head of its answer."""
+        assert self.transport is not None, "who asks has just been sent the head"
+        self.outlet = Outlet(self.transport, self._paused, chunked=request.version >= HttpVersion11)
+        self._streamed = request
+        return self.outlet
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.outlet is not None:
+            self.outlet.is_blocked = True
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.outlet is not None:
+            self.outlet.is_blocked = False
 
     # -- errors before there is a request -----------------------------------------------------
 
@@ -186,17 +203,11 @@ class Protocol(web.RequestHandler):
         return answer_to_error(request, status, exc, {"X-Request-Id": request_id(request.headers)})
 
 
-Make = Callable[..., Protocol]
-"""`Protocol`, or what has its arguments and makes one."""
-
-
 class Server(web.Server):
-    """Makes the protocols of connections (`connect`); all of them call `handler` for each request. `make`:
-    makes those of connections that have a place of their own."""
+    """Makes the protocols of connections (`connect`); all of them call `handler` for each request."""
 
-    def __init__(self, handler: Handler, limits: Limits, make: Make = Protocol) -> None:
+    def __init__(self, handler: Handler, limits: Limits) -> None:
         self._limits = limits
-        self._make = make
         self._protocol_options: Mapping[str, Any] = {
             "keepalive_timeout": limits.idle_timeout,
             # How long the rest of a refused body is read, so that its sender sees the refusal.
@@ -210,11 +221,11 @@ class Server(web.Server):
         factory = partial(plain_request, limits.max_body)
         super().__init__(handler, request_factory=factory, handler_cancellation=True)
 
-    def connect(self, is_reserved: bool, on_lost: OnLost) -> Protocol:
-        """The protocol of one more connection. `on_lost`: called once, when it is lost."""
+    def connect(self, is_reserved: bool, on_lost: OnLost, opened_at: float | None = None) -> Protocol:
+        """The protocol of one more connection. `on_lost`: called once, when it is lost. `opened_at`: since
+        when its first head is awaited, in the loop's time, if not from now on."""
         loop, options = asyncio.get_running_loop(), self._protocol_options
-        make = Protocol if is_reserved else self._make
-        return make(self, self._limits, is_reserved, on_lost, loop=loop, **options)
+        return Protocol(self, self._limits, is_reserved, on_lost, opened_at, loop=loop, **options)
 
 
 def plain_request(
@@ -250,11 +261,9 @@ def answer_to_error(
     return response
 
 
-def _is_reset(transport: asyncio.Transport) -> bool:
-    """Whether the peer has reset the connection; the loop does not look after the end of what it sends."""
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), 0)
-    return len(poll.poll(0)) > 0
+def late(timeout: float) -> Failure:
+    """What is told to who has not sent a head within so many seconds."""
+    return Failure(ErrorCode.REQUEST_TIMEOUT, f"the head of a request did not come within {timeout:g} s")
 
 
 def is_reserved(request: web.BaseRequest) -> bool:
@@ -263,6 +272,5 @@ def is_reserved(request: web.BaseRequest) -> bool:
 
 
 def outlet_of(request: web.BaseRequest) -> Outlet:
-    """The way to the client of a request."""
-    connection = cast(Protocol, request.protocol)
-    return Outlet(connection, chunked=request.version >= HttpVersion11, request=request)
+    """The way to the client of a request, after the head of its answer."""
+    return cast(Protocol, request.protocol).stream(request)

@@ -32,8 +32,6 @@ class Head(Protocol):
     def upgrade(self) -> bool: ...
     @property
     def chunked(self) -> bool: ...
-    @property
-    def should_close(self) -> bool: ...
 
 
 def _no_target(head: Head) -> bool:
@@ -77,21 +75,6 @@ def violation(head: Head) -> str | None:
 
 PLAIN_TYPES: Final = frozenset({None, "application/json", "application/json; charset=utf-8"})
 """Values of Content-Type that nearly all send and that need no parsing; None: there is none."""
-
-
-def is_direct(head: Head) -> bool:
-    """Whether a head that breaks no rule is that of a usual turn, whose answer can take the direct way."""
-    headers = head.headers
-    return (
-        head.path == "/invoke"
-        and head.method == "POST"
-        and head.version == HTTP_1_1
-        and not (head.chunked or head.upgrade or head.should_close)
-        and headers.get("Content-Type") in PLAIN_TYPES
-        and "Expect" not in headers
-        and "Idempotency-Key" not in headers
-        and "Content-Encoding" not in headers
-    )
 
 
 def _is_plain(head: Head) -> bool:

@@ -48,7 +48,7 @@ _OPTIONS: Final = (
 )
 
 OnLost = Callable[[], None]
-Make = Callable[[bool, OnLost], asyncio.Protocol]
+Make = Callable[[bool, OnLost], asyncio.BaseProtocol]
 """Makes the protocol of a connection. First argument: its place is of the reserve; the second one is to be
 called once, when it is lost."""
 
@@ -107,7 +107,7 @@ class Listener:
         def lost() -> None:
             self._taken[place] -= 1
 
-        def make() -> asyncio.Protocol:
+        def make() -> asyncio.BaseProtocol:
             return self._make(place is Place.RESERVED, lost)
 
         try:

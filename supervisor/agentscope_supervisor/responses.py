@@ -27,8 +27,9 @@ _CLOSING: Final = (ErrorCode.DRAINING, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.RE
 
 
 def request_id(headers: Mapping[str, str]) -> str:
-    """The client's X-Request-Id, if it is one that can stand in a log; else a new one."""
-    given = headers.get("X-Request-Id")
+    """The client's X-Request-Id, if it is one that can stand in a log; else a new one. `headers`: names in
+    small letters, or looked up in any."""
+    given = headers.get("x-request-id")
     return given if given is not None and _SANE_ID.fullmatch(given) else _new_id()
 
 

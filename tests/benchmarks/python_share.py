@@ -22,7 +22,6 @@ from agentscope_protocol.settings import Settings
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.event_queue import EventQueue
 from agentscope_supervisor.front_door import FrontDoor
-from agentscope_supervisor.http_protocol import Protocol
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.recorder import Recorder
 from agentscope_supervisor.turn import Turn
@@ -36,11 +35,18 @@ PROCESS: Final = 1
 
 
 class Wire(asyncio.Transport):
-    """A socket that takes everything and keeps it."""
+    """A socket that takes everything and keeps it, and whose bytes come from `receive`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.out: list[bytes] = []
+        self.protocol: Any = None
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
+    def receive(self, data: bytes) -> None:
+        self.protocol.data_received(data)
 
     def write(self, data: Any) -> None:
         self.out.append(data)
@@ -100,10 +106,12 @@ class Instance:
     def ended(self, turn: Turn, whole: bytes) -> None:
         self._post(lambda: self.turns.ended(turn, whole))
 
-    def connect(self) -> tuple[Protocol, Wire]:
-        connection, wire = self.door._server.connect(False, lambda: None), Wire()
-        connection.connection_made(wire)
-        return connection, wire
+    def connect(self) -> Wire:
+        wire = Wire()
+        assert self.door._direct is not None, "there is no tracing"
+        wire.set_protocol(self.door._direct.connect(False, lambda: None))
+        wire.protocol.connection_made(wire)
+        return wire
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -114,23 +122,23 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def turns(instance: Instance, rounds: int, first: bytes = b"") -> list[float]:
     """Microseconds of each round, for one turn. `first`: what each connection asks before."""
-    connections = [instance.connect() for _ in range(TOGETHER)]
+    wires = [instance.connect() for _ in range(TOGETHER)]
     await asyncio.sleep(0)
-    for connection, wire in connections:
+    for wire in wires:
         if first:
-            connection.data_received(first)
+            wire.receive(first)
             await until(lambda wire=wire: len(wire.out) > 0)  # type: ignore[misc]
     took = []
     for number in range(rounds):
         asked = [turn_body(f"s{number}-{place}", "x" * 150) for place in range(TOGETHER)]
         requests = [request("POST", "/invoke", body, JSON) for body in asked]
         before = instance.streams
-        for _, wire in connections:
+        for wire in wires:
             wire.out.clear()
         instance.to_worker.out.clear()
         began = time.process_time()
-        for (connection, _), data in zip(connections, requests, strict=True):
-            connection.data_received(data)
+        for wire, data in zip(wires, requests, strict=True):
+            wire.receive(data)
         await until(lambda before=before: instance.streams == before + TOGETHER)  # type: ignore[misc]
         await until(lambda: bool(instance.to_worker.out))
         spent = time.process_time() - began
@@ -138,7 +146,7 @@ async def turns(instance: Instance, rounds: int, first: bytes = b"") -> list[flo
         frames = b"".join(encode(Data(each, 1, EVENT)) + encode(End(each)) for each in streams)
         began = time.process_time()
         instance.from_worker.data_received(frames)
-        await until(lambda: all(wire.out for _, wire in connections))
+        await until(lambda: all(wire.out for wire in wires))
         await until(lambda: not len(instance.turns.ledger))
         took.append((spent + time.process_time() - began) / TOGETHER * 1e6)
     return took
@@ -146,15 +154,15 @@ async def turns(instance: Instance, rounds: int, first: bytes = b"") -> list[flo
 
 async def events(instance: Instance, rounds: int) -> list[float]:
     """Microseconds of each round, for one event of an open stream; one of each in a read of the link."""
-    connections = [instance.connect() for _ in range(TOGETHER)]
+    wires = [instance.connect() for _ in range(TOGETHER)]
     await asyncio.sleep(0)
     before = instance.streams
-    for place, (connection, _) in enumerate(connections):
-        connection.data_received(request("POST", "/invoke", turn_body(f"open-{place}", "x"), JSON))
+    for place, wire in enumerate(wires):
+        wire.receive(request("POST", "/invoke", turn_body(f"open-{place}", "x"), JSON))
     await until(lambda: instance.streams == before + TOGETHER)
     frames = b"".join(encode(Data(each, 1, EVENT)) for each in range(before + 1, instance.streams + 1))
     instance.from_worker.data_received(frames)
-    await until(lambda: all(wire.out for _, wire in connections))
+    await until(lambda: all(wire.out for wire in wires))
     took = []
     for _ in range(rounds):
         began = time.process_time()

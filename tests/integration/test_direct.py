@@ -1,6 +1,6 @@
 """The direct way by itself, with what stands in for the front door: that it is taken, and left, as it says.
 
-What it leans on of aiohttp is at work here; that it answers as the plain way does: test_conformance.
+That it answers as the plain way does: test_conformance. Which requests are usual turns: test_turn_head.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from typing import Any, Final
 
 import pytest
 from aiohttp import web
-from aiohttp.http import RawRequestMessage
 
 from agentscope_protocol.settings import Settings
 from agentscope_supervisor import http_direct, http_protocol
 from agentscope_supervisor.front_door import FrontDoor
-from agentscope_supervisor.http_direct import DirectProtocol, Exchange
+from agentscope_supervisor.http_direct import DirectConnection, DirectServer, Exchange
 from agentscope_supervisor.recorder import Recorder
-from agentscope_supervisor.responses import head_bytes, header_lines
+from agentscope_supervisor.responses import head_bytes
+from agentscope_supervisor.turn_head import TurnHead
 from tests.harness.client import JSON, Connection, request, turn_body
 from tests.harness.waiting import eventually
 
@@ -29,22 +29,24 @@ pytestmark = pytest.mark.supervisor_only
 
 IDLE: Final = 0.4  # seconds; where the limit is under test
 LARGE: Final = 3_000_000  # bytes of a body; more than are taken in before somebody reads it
+ONE_READ: Final = 256 * 1024  # bytes; a loop reads no more at once
 POST: Final = request("POST", "/invoke", b"hello", JSON)
 
 
 class Door:
     """Says which way each request came."""
 
-    def __init__(self, idle: float = 60.0) -> None:
+    def __init__(self, idle: float = 60.0, head: float = 5.0, body_within: float = 0.05) -> None:
         self.left = 0
-        self.answers: list[DirectProtocol] = []  # that are not finished
-        limits = http_protocol.Limits(5, 2 * LARGE, idle_timeout=idle)
-        self.server = http_protocol.Server(self.handle, limits, partial(DirectProtocol, self.take))
+        self.answers: list[DirectConnection] = []  # that are not finished
+        limits = http_protocol.Limits(head, 2 * LARGE, idle_timeout=idle)
+        self.plain = http_protocol.Server(self.handle, limits)
+        self.server = DirectServer(self.take, self.plain, limits, body_within)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(body=b"plain " + await request.read())
 
-    def take(self, head: RawRequestMessage, body: bytes, connection: DirectProtocol) -> Exchange | None:
+    def take(self, head: TurnHead, body: bytes, connection: DirectConnection) -> Exchange | None:
         if body == b"raise":
             raise RuntimeError("a bug")
         if body == b"silent":
@@ -86,21 +88,22 @@ async def test_usual_turns_go_directly_until_something_else_comes() -> None:
         assert await ask(connection, POST) == b"plain hello"
 
 
-@pytest.mark.parametrize("fields", [{}, {"Content-Length": "0"}])
-async def test_a_turn_without_a_body_is_answered_as_any_other(fields: dict[str, str]) -> None:
-    head = b"POST /invoke HTTP/1.1\r\nHost: a\r\n%b\r\n" % header_lines(fields).encode()
+async def test_a_turn_without_a_body_is_answered_as_any_other() -> None:
+    head = b"POST /invoke HTTP/1.1\r\nHost: a\r\n"
     async with Door().connected() as connection:
-        assert await ask(connection, head) == b"direct "
+        assert await ask(connection, head + b"Content-Length: 0\r\n\r\n") == b"direct "
         assert await ask(connection, POST) == b"direct hello"
+        assert await ask(connection, head + b"\r\n") == b"plain "
 
 
-async def test_the_body_may_follow_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_direct, "BODY_FOLLOWS_WITHIN", 60.0)
-    door = Door()
+async def test_the_body_may_follow_its_head() -> None:
+    door = Door(body_within=60.0)
     async with door.connected() as connection:
-        await connection.send(POST[:-5])
-        await eventually(lambda: door.server.connections[0]._messages, 10, "the head has come")
-        assert await ask(connection, POST[-5:]) == b"direct hello"
+        for _ in range(2):
+            for piece in (POST[:-5], POST[-5:-1]):
+                await connection.send(piece)
+                assert not await connection.is_closed(within=0.1)
+            assert await ask(connection, POST[-1:]) == b"direct hello"
 
 
 async def test_a_body_that_does_not_follow_is_waited_for_elsewhere() -> None:
@@ -110,9 +113,15 @@ async def test_a_body_that_does_not_follow_is_waited_for_elsewhere() -> None:
         assert await ask(connection, POST[-5:]) == b"plain hello"
 
 
-async def test_a_large_body_is_read_elsewhere_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_direct, "BODY_FOLLOWS_WITHIN", 60.0)
+async def test_a_head_in_pieces_is_read_elsewhere() -> None:
     async with Door().connected() as connection:
+        await connection.send(POST[:20])
+        assert not await connection.is_closed(within=0.1)
+        assert await ask(connection, POST[20:]) == b"plain hello"
+
+
+async def test_a_large_body_is_read_elsewhere_at_once() -> None:
+    async with Door(body_within=60.0).connected() as connection:
         answer = await ask(connection, request("POST", "/invoke", b"x" * LARGE, JSON))
         assert answer == b"plain " + b"x" * LARGE
 
@@ -132,6 +141,36 @@ async def test_what_comes_during_an_answer_waits_for_its_end() -> None:
         assert not connection.has_arrived()
         door.answers.pop().answered()
         assert (await connection.answer()).body == b"plain hello"
+
+
+async def test_much_that_comes_during_an_answer_is_left_in_the_socket() -> None:
+    door = Door()
+    async with door.connected() as connection:
+        assert await ask(connection, request("POST", "/invoke", b"wait", JSON)) == b"direct wait"
+        [direct] = door.server.connections
+        large = request("POST", "/invoke", b"x" * LARGE, JSON)
+        sending = asyncio.create_task(connection.send(large))
+        await eventually(lambda: len(direct._data) > http_direct.MAX_EARLY, 10, "enough has come")
+        assert not await connection.is_closed(within=0.2)
+        assert len(direct._data) <= http_direct.MAX_EARLY + ONE_READ
+        door.answers.pop().answered()
+        await sending
+        assert (await connection.answer()).body == b"plain " + b"x" * LARGE
+
+
+async def test_who_asks_nothing_is_told_so() -> None:
+    async with Door(head=0.3).connected() as connection:
+        assert (await connection.answer()).status == 408
+        assert await connection.is_closed(within=10)
+
+
+async def test_the_first_head_has_one_time_limit_on_both_ways() -> None:
+    began = asyncio.get_running_loop().time()
+    async with Door(head=1.0).connected() as connection:
+        assert not await connection.is_closed(within=0.7)
+        await connection.send(POST[:20])
+        assert (await connection.answer()).status == 408
+        assert asyncio.get_running_loop().time() - began < 1.6  # not 0.7 and one more
 
 
 async def test_idle_connection_is_closed_and_one_that_waits_is_not() -> None:
@@ -166,13 +205,23 @@ async def test_shutdown_ends_idle_connections_and_waits_for_answers() -> None:
     async with door.connected() as idle, door.connected() as busy:
         assert await ask(idle, POST) == b"direct hello"
         assert await ask(busy, request("POST", "/invoke", b"wait", JSON)) == b"direct wait"
-        door.server.pre_shutdown()
         ending = asyncio.create_task(door.server.shutdown(20))
         assert await idle.is_closed(within=10)
         assert not await busy.is_closed(within=0.2)
         door.answers.pop().answered()
         assert await busy.is_closed(within=10)
         await ending
+
+
+async def test_shutdown_waits_no_longer_than_it_is_told() -> None:
+    door = Door()
+    async with door.connected() as busy:
+        await busy.send(request("POST", "/invoke", b"silent", JSON))
+        await eventually(lambda: door.answers, 10, "it waits")
+        await door.server.shutdown(0.2)
+        assert await busy.is_closed(within=10)
+    assert door.left == 1
+    assert not door.server.connections
 
 
 async def test_shutdown_does_not_wait_for_who_has_left() -> None:

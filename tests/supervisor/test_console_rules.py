@@ -8,34 +8,34 @@ from hypothesis import strategies as st
 
 from agentscope_supervisor.console_rules import COOKIE_LASTS, Pass, is_same_origin, local_refusal
 
-HOST = {"Host": "localhost:8080"}
-OURS = {**HOST, "Sec-Fetch-Site": "same-origin", "Origin": "http://localhost:8080"}
+HOST = {"host": "localhost:8080"}
+OURS = {**HOST, "sec-fetch-site": "same-origin", "origin": "http://localhost:8080"}
 TOKEN = b"s3cret"
 
 SAME = {
     "browser that tells": OURS,
-    "browser that tells, a GET": {**HOST, "Sec-Fetch-Site": "same-origin"},
-    "older browser": {**HOST, "Origin": "http://localhost:8080"},
-    "capitals": {"Host": "LocalHost:8080", "Origin": "http://localhost:8080"},
-    "older browser, a GET": {**HOST, "Referer": "http://localhost:8080/console"},
-    "behind TLS": {"Host": "agents.example.com", "Origin": "https://agents.example.com"},
+    "browser that tells, a GET": {**HOST, "sec-fetch-site": "same-origin"},
+    "older browser": {**HOST, "origin": "http://localhost:8080"},
+    "capitals": {"host": "LocalHost:8080", "origin": "http://localhost:8080"},
+    "older browser, a GET": {**HOST, "referer": "http://localhost:8080/console"},
+    "behind TLS": {"host": "agents.example.com", "origin": "https://agents.example.com"},
     "behind a proxy that changes the Host": {
         **HOST,
-        "Sec-Fetch-Site": "same-origin",
-        "Origin": "https://a.com",
+        "sec-fetch-site": "same-origin",
+        "origin": "https://a.com",
     },
 }
 OTHER = {
     "says nothing": HOST,
-    "another site": {**OURS, "Sec-Fetch-Site": "cross-site"},
-    "another port": {**OURS, "Sec-Fetch-Site": "same-site"},
-    "typed into the address bar": {**HOST, "Sec-Fetch-Site": "none"},
-    "older browser, another site": {**HOST, "Origin": "http://evil.com"},
-    "older browser, another port": {**HOST, "Origin": "http://localhost:3000"},
-    "older browser, sandboxed": {**HOST, "Origin": "null", "Referer": "http://localhost:8080/console"},
-    "older browser, a GET": {**HOST, "Referer": "http://evil.com/localhost:8080"},
-    "prefix of the name": {"Host": "localhost", "Origin": "http://localhost.evil.com"},
-    "no Host": {"Origin": "http://"},
+    "another site": {**OURS, "sec-fetch-site": "cross-site"},
+    "another port": {**OURS, "sec-fetch-site": "same-site"},
+    "typed into the address bar": {**HOST, "sec-fetch-site": "none"},
+    "older browser, another site": {**HOST, "origin": "http://evil.com"},
+    "older browser, another port": {**HOST, "origin": "http://localhost:3000"},
+    "older browser, sandboxed": {**HOST, "origin": "null", "referer": "http://localhost:8080/console"},
+    "older browser, a GET": {**HOST, "referer": "http://evil.com/localhost:8080"},
+    "prefix of the name": {"host": "localhost", "origin": "http://localhost.evil.com"},
+    "no Host": {"origin": "http://"},
 }
 
 
@@ -56,10 +56,10 @@ def test_whoever_is_not_our_page_is_not(name: str) -> None:
 @pytest.mark.parametrize("host", ["localhost", "localhost:8080", "127.0.0.1:8080", "[::1]:8080", "[::1]"])
 def test_this_machine_is_let_in(peer: str, host: str) -> None:
     for headers in (
-        {"Host": host, "Origin": f"http://{host}"},
-        {"Host": host, "Sec-Fetch-Site": "same-origin"},
-        {"Host": host.upper(), "Sec-Fetch-Site": "same-origin", "Origin": f"http://{host}"},
-        {"Host": host, "Referer": f"http://{host}/console"},
+        {"host": host, "origin": f"http://{host}"},
+        {"host": host, "sec-fetch-site": "same-origin"},
+        {"host": host.upper(), "sec-fetch-site": "same-origin", "origin": f"http://{host}"},
+        {"host": host, "referer": f"http://{host}/console"},
     ):
         assert local_refusal(peer, headers) == ""
 
@@ -70,15 +70,15 @@ def test_this_machine_is_let_in(peer: str, host: str) -> None:
         ("10.0.0.7", OURS, "this machine only"),
         ("::ffff:10.0.0.7", OURS, "this machine only"),
         ("", OURS, "this machine only"),
-        ("127.0.0.1", {**OURS, "X-Forwarded-For": "10.0.0.7"}, "this machine only"),
-        ("127.0.0.1", {**OURS, "Forwarded": "for=10.0.0.7"}, "this machine only"),
-        ("127.0.0.1", {**OURS, "Host": "evil.com:8080", "Origin": "http://evil.com:8080"}, "no other name"),
-        ("127.0.0.1", {**OURS, "Host": "localhost.evil.com"}, "no other name"),
-        ("127.0.0.1", {**OURS, "Host": "10.0.0.7:8080"}, "no other name"),
-        ("127.0.0.1", {"Sec-Fetch-Site": "same-origin"}, "no other name"),
-        ("127.0.0.1", {**OURS, "Sec-Fetch-Site": "cross-site"}, "own page"),
-        ("127.0.0.1", {**OURS, "Origin": "https://public.example.com"}, "own page"),
-        ("127.0.0.1", {**OURS, "Origin": "null"}, "own page"),
+        ("127.0.0.1", {**OURS, "x-forwarded-for": "10.0.0.7"}, "this machine only"),
+        ("127.0.0.1", {**OURS, "forwarded": "for=10.0.0.7"}, "this machine only"),
+        ("127.0.0.1", {**OURS, "host": "evil.com:8080", "origin": "http://evil.com:8080"}, "no other name"),
+        ("127.0.0.1", {**OURS, "host": "localhost.evil.com"}, "no other name"),
+        ("127.0.0.1", {**OURS, "host": "10.0.0.7:8080"}, "no other name"),
+        ("127.0.0.1", {"sec-fetch-site": "same-origin"}, "no other name"),
+        ("127.0.0.1", {**OURS, "sec-fetch-site": "cross-site"}, "own page"),
+        ("127.0.0.1", {**OURS, "origin": "https://public.example.com"}, "own page"),
+        ("127.0.0.1", {**OURS, "origin": "null"}, "own page"),
         ("127.0.0.1", HOST, "own page"),
     ],
 )
@@ -104,10 +104,10 @@ def test_the_token_is_compared_whole() -> None:
 def test_the_cookie_lets_our_page_in_and_nobody_else() -> None:
     asked = Pass(TOKEN)
     cookie = brought(asked.cookie(OURS))
-    assert asked.is_held({**OURS, "Cookie": cookie})
-    assert asked.is_held({**OURS, "Cookie": f"a=b; {cookie}; c"})
-    assert not asked.is_held({**OURS, "Cookie": cookie, "Sec-Fetch-Site": "cross-site"})
-    assert not asked.is_held({**HOST, "Cookie": cookie})
+    assert asked.is_held({**OURS, "cookie": cookie})
+    assert asked.is_held({**OURS, "cookie": f"a=b; {cookie}; c"})
+    assert not asked.is_held({**OURS, "cookie": cookie, "sec-fetch-site": "cross-site"})
+    assert not asked.is_held({**HOST, "cookie": cookie})
     assert not asked.is_held(OURS)
     for wrong in (
         cookie[:-1],
@@ -116,8 +116,8 @@ def test_the_cookie_lets_our_page_in_and_nobody_else() -> None:
         "x" + cookie,
         cookie.partition("=")[0],
     ):
-        assert not asked.is_held({**OURS, "Cookie": wrong})
-    assert not asked.is_held({**OURS, "Cookie": cookie.partition("=")[0] + "=\udcff"})
+        assert not asked.is_held({**OURS, "cookie": wrong})
+    assert not asked.is_held({**OURS, "cookie": cookie.partition("=")[0] + "=\udcff"})
 
 
 def test_the_cookie_is_out_of_the_reach_of_scripts_and_other_sites() -> None:
@@ -125,11 +125,11 @@ def test_the_cookie_is_out_of_the_reach_of_scripts_and_other_sites() -> None:
     assert TOKEN.decode() not in cookie
     fields = cookie.split("; ")[1:]
     assert fields == [f"Max-Age={COOKIE_LASTS}", "HttpOnly", "SameSite=Strict"]
-    assert Pass(TOKEN).cookie({**OURS, "Origin": "https://agents.example.com"}).endswith("; Secure")
+    assert Pass(TOKEN).cookie({**OURS, "origin": "https://agents.example.com"}).endswith("; Secure")
 
 
 @given(st.binary(min_size=1), st.binary(min_size=1))
 def test_a_cookie_is_of_one_token(one: bytes, other: bytes) -> None:
     cookie = brought(Pass(one).cookie(OURS))
-    assert Pass(other).is_held({**OURS, "Cookie": cookie}) is (one == other)
+    assert Pass(other).is_held({**OURS, "cookie": cookie}) is (one == other)
     assert Pass(one).cookie(OURS) == Pass(one).cookie(OURS)

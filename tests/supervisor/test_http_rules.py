@@ -1,14 +1,13 @@
 """What the rules for heads take and refuse. What the parser refuses: tests/faults/test_http_malformed.py."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentscope_supervisor.http_rules import _RULES, HTTP_1_0, HTTP_1_1, is_direct, violation
+from agentscope_supervisor.http_rules import _RULES, HTTP_1_0, HTTP_1_1, violation
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,6 @@ class Message:
     headers: Mapping[str, str] = field(default_factory=lambda: {"Host": "test:8080"})
     upgrade: bool = False
     chunked: bool = False
-    should_close: bool = False
 
 
 CHUNKED = {"Host": "t", "Transfer-Encoding": "chunked"}
@@ -83,35 +81,3 @@ def test_refused(name: str) -> None:
 )
 def test_the_short_cut_says_what_the_table_says(message: Message) -> None:
     assert violation(message) == next((text for broken, text in _RULES if broken(message)), None)
-
-
-USUAL = Message(
-    "POST", "/invoke", headers={"Host": "t", "Content-Type": "application/json", "X-Session-Id": "s"}
-)
-
-
-def test_a_usual_turn_is_direct() -> None:
-    assert is_direct(USUAL)
-    assert is_direct(replace(USUAL, headers={"Host": "t"}))
-    assert is_direct(replace(USUAL, headers={"Content-Type": "application/json; charset=utf-8"}))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"path": "/invoke?x"},
-        {"path": "/stop"},
-        {"method": "GET"},
-        {"version": HTTP_1_0},
-        {"chunked": True},
-        {"upgrade": True},
-        {"should_close": True},
-        {"headers": {"Content-Type": "text/plain"}},
-        {"headers": {"Expect": "100-continue"}},
-        {"headers": {"Idempotency-Key": "k"}},
-        {"headers": {"Content-Encoding": "gzip"}},
-    ],
-    ids=str,
-)
-def test_whatever_else_is_not(change: dict[str, Any]) -> None:
-    assert not is_direct(replace(USUAL, **change))

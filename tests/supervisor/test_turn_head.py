@@ -1,0 +1,145 @@
+"""Which heads are usual turns, and that aiohttp reads each of those in the same way."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpRequestParser, HttpVersion11
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from agentscope_supervisor import http_rules, turn_head
+from agentscope_supervisor.turn_head import MAX_HEAD, TurnHead
+
+MAX_BODY = 1000
+LINE = "POST /invoke HTTP/1.1"
+FIELDS = ("Host: t", "Content-Type: application/json", "Content-Length: 5")
+
+
+def head(*fields: str, line: str = LINE) -> bytes:
+    return "".join(f"{each}\r\n" for each in (line, *fields, "")).encode("latin-1")
+
+
+def read(data: bytes) -> TurnHead | None:
+    return turn_head.read(data, MAX_BODY)
+
+
+def test_a_usual_turn() -> None:
+    data = head(*FIELDS, "X-Session-Id: \t a b \t", "Empty:")
+    found = read(data + b"hello")
+    assert found is not None
+    assert (found.start, found.end) == (len(data), len(data) + 5)
+    assert found.fields == {
+        "host": "t",
+        "content-type": "application/json",
+        "content-length": "5",
+        "x-session-id": "a b",
+        "empty": "",
+    }
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("Host: t", "Content-Length: 0"),
+        ("Host:", "Content-Length: 1000"),
+        ("host: t", "content-length: 007"),
+        (*FIELDS, "Connection: Keep-Alive"),
+        ("Host: t", "Content-Type: application/json; charset=utf-8", "Content-Length: 5"),
+        (*FIELDS, *(f"X-{number}: a" for number in range(97))),
+    ],
+)
+def test_others_that_are_usual(fields: tuple[str, ...]) -> None:
+    assert read(head(*fields)) is not None
+
+
+OTHERS = {
+    "query": head(*FIELDS, line="POST /invoke?x HTTP/1.1"),
+    "path": head(*FIELDS, line="POST /stop HTTP/1.1"),
+    "method": head(*FIELDS, line="GET /invoke HTTP/1.1"),
+    "version": head(*FIELDS, line="POST /invoke HTTP/1.0"),
+    "empty line before": b"\r\n" + head(*FIELDS),
+    "no fields": head(),
+    "not whole": head(*FIELDS)[:-1],
+    "nothing": b"",
+    "line feeds alone": head(*FIELDS).replace(b"\r", b""),
+    "line feed alone": head(*FIELDS).replace(b"t\r\n", b"t\n"),
+    "folded": head(*FIELDS, "X-A: a", " b"),
+    "blank before the colon": head(*FIELDS, "X-A : a"),
+    "no name": head(*FIELDS, ": a"),
+    "no colon": head(*FIELDS, "nonsense"),
+    "no ASCII": head(*FIELDS, "X-A: \xe9"),
+    "control character": head(*FIELDS, "X-A: \x01"),
+    "twice": head(*FIELDS, "X-A: a", "x-a: a"),
+    "too many": head(*FIELDS, *(f"X-{number}: a" for number in range(98))),
+    "too long": head(*FIELDS, "X-A: " + "a" * MAX_HEAD),
+    "no Host": head(*FIELDS[1:]),
+    "no length": head(*FIELDS[:2]),
+    "large": head("Host: t", "Content-Length: 1001"),
+    "length that is none": head("Host: t", "Content-Length: +5"),
+    "length without end": head("Host: t", "Content-Length: 000000005"),
+    "another type": head("Host: t", "Content-Type: text/plain", "Content-Length: 5"),
+    "close": head(*FIELDS, "Connection: close"),
+    "upgrade": head(*FIELDS, "Connection: upgrade", "Upgrade: h2c"),
+    "chunks": head(*FIELDS, "Transfer-Encoding: chunked"),
+    "key": head(*FIELDS, "Idempotency-Key: k"),
+    "expects": head(*FIELDS, "Expect: 100-continue"),
+    "compressed": head(*FIELDS, "Content-Encoding: gzip"),
+    "trailers": head(*FIELDS, "Trailer: X-A"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_whatever_else_is_not(name: str) -> None:
+    assert read(OTHERS[name]) is None
+
+
+NAMES = st.one_of(
+    st.sampled_from(
+        ["Host", "Content-Length", "Content-Type", "Connection", "Transfer-Encoding", "Upgrade", "X-A", "x_a"]
+    ),
+    st.text("aZ-_!#~:\t \x00\x7f\xe9", max_size=4),
+)
+VALUES = st.one_of(
+    st.sampled_from(["5", "0", "05", "1001", "keep-alive", "close", "chunked", "application/json", "t", ""]),
+    st.text("a5,;:= \t\r\n\x00\x0b\x7f\xe9", max_size=6),
+)
+ENDS = st.sampled_from(["\r\n"] * 20 + ["\n", "\r", "\r\n ", ""])
+LINES = st.tuples(NAMES, st.sampled_from([": ", ":", ":\t", " :"]), VALUES, ENDS).map("".join)
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+@given(
+    st.sampled_from([LINE] * 9 + ["POST /invoke  HTTP/1.1", "POST http://t/invoke HTTP/1.1"]),
+    st.permutations(FIELDS),
+    st.lists(LINES, max_size=3),
+    st.integers(0, 3),
+)
+@example(LINE, FIELDS, [], 3)
+@example(LINE, FIELDS, ["Accept: text/event-stream\r\n", "X-Session-Id: \t s \r\n"], 0)
+def test_aiohttp_reads_the_same(
+    loop: asyncio.AbstractEventLoop, line: str, usual: list[str], others: list[str], at: int
+) -> None:
+    fields = [f"{each}\r\n" for each in usual]
+    fields[at:at] = others
+    data = f"{line}\r\n{''.join(fields)}\r\n".encode("latin-1") + b"hello"
+    found = read(data)
+    if found is None:
+        return
+    parser = HttpRequestParser(BaseProtocol(loop), loop, 2**16)
+    [(message, body)], upgraded, rest = parser.feed_data(data[: found.end])
+    assert (message.method, message.path, message.version) == ("POST", "/invoke", HttpVersion11)
+    assert {name.lower(): value for name, value in message.headers.items()} == found.fields
+    assert len(message.headers) == len(found.fields)
+    assert (message.should_close, message.upgrade, message.chunked) == (False, False, False)
+    assert (message.compression, upgraded, rest) == (None, False, b"")
+    assert http_rules.violation(message) is None
+    assert body.is_eof()
+    assert b"".join(body._buffer) == data[found.start : found.end]
