@@ -218,10 +218,9 @@ class DirectConnection:
         transport, data = self._transport, self._data
         self._forget_timer()
         self._head, self._data = None, b""
-        self._server.forget(self)
         if transport is None or transport.is_closing():
-            self._on_lost()
-            return
+            return  # `connection_lost` is still to come, or has come
+        self._server.forget(self)
         plain = self._server.plain.connect(False, self._on_lost, None if self._has_asked else self._opened_at)
         transport.set_protocol(plain)
         plain.connection_made(transport)

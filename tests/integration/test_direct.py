@@ -66,13 +66,14 @@ class Door:
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Connection]:
-        lost = asyncio.Event()
-        make = partial(self.server.connect, False, lost.set)
+        lost: list[None] = []
+        make = partial(self.server.connect, False, lambda: lost.append(None))
         listening = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
         async with asyncio.timeout(30), listening:
             async with Connection(listening.sockets[0].getsockname()[1]) as connection:
                 yield connection
-            await lost.wait()
+            await eventually(lambda: lost, 10, "its end is told")
+            assert len(lost) == 1
 
 
 async def ask(connection: Connection, asked: bytes) -> bytes:
@@ -222,6 +223,19 @@ async def test_shutdown_waits_no_longer_than_it_is_told() -> None:
         assert await busy.is_closed(within=10)
     assert door.left == 1
     assert not door.server.connections
+
+
+async def test_a_body_that_is_awaited_on_a_connection_that_closes_is_nobody_elses() -> None:
+    door = Door(body_within=0.3)
+    async with door.connected() as connection:
+        await connection.send(POST[:-5])
+        await eventually(lambda: [each for each in door.server.connections if each._data], 10, "it came")
+        [direct] = door.server.connections
+        direct.send(b"x" * 4 * LARGE)  # more than the sockets take: it closes, and is not closed
+        direct.close()
+        await asyncio.sleep(0.6)
+        assert not door.plain.connections
+        await connection.reader.read(-1)
 
 
 async def test_shutdown_does_not_wait_for_who_has_left() -> None:
