@@ -39,6 +39,8 @@ class _Turn:
 
     def __init__(self, opened: Open) -> None:
         self.opened: Final = opened
+        self.task: asyncio.Task[None]  # set by who makes it
+        self.has_begun = False
         self.cancelled = False  # AgentScope swallows CancelledError in places; this does not forget
         self.writable: asyncio.Future[None] | None = None
         self.about: Final = functools.partial(
@@ -60,20 +62,18 @@ class Server:
         self._link: Final = link
         self._responder: Final = link.connection
         self._turns: dict[int, _Turn] = {}
-        self._tasks: dict[int, asyncio.Task[bytes]] = {}
         self._life: Final = life
+        self._loop: Final = asyncio.get_running_loop()
 
     def on_event(self, event: Event) -> None:
         """Take one event of the link."""
         match event:
             case Open(stream):
                 self._life.begin(stream)
-                turn = _Turn(event)
-                task = asyncio.get_running_loop().create_task(
-                    self._answer(turn), name=event.run_id, context=log_output.in_turn(turn.about)
+                turn = self._turns[stream] = _Turn(event)
+                turn.task = self._loop.create_task(
+                    self._do(turn), name=event.run_id, context=log_output.in_turn(turn.about)
                 )
-                self._turns[stream], self._tasks[stream] = turn, task
-                task.add_done_callback(lambda task: self._over(turn, task))
             case Cancel(stream, reason):
                 self._cancel(stream, reason)
             case Writable(stream):
@@ -89,18 +89,31 @@ class Server:
         """End all turns, and wait for their ends; the supervisor bounds the wait."""
         for stream in list(self._turns):
             self._cancel(stream, CancelReason.DRAINING)
-        while self._tasks:
-            await asyncio.wait(self._tasks.values())
-            await asyncio.sleep(0)  # the callbacks of the tasks run after those who wait for them
+        while self._turns:
+            await asyncio.wait([turn.task for turn in self._turns.values()])
 
     def _cancel(self, stream: int, reason: int) -> None:
         turn = self._turns.get(stream)
         if turn is not None and not turn.cancelled:
             turn.cancelled = True
             log.info("turn is cancelled (%s)", _reason(reason), extra=turn.extra)
-            self._tasks[stream].cancel()
+            if turn.has_begun:  # else it will see that it is cancelled when it begins
+                turn.task.cancel()
 
     # -- one turn ---------------------------------------------------------------------------
+
+    async def _do(self, turn: _Turn) -> None:
+        """One turn to its end. That is told in the step in which it comes, so that it leaves with what was
+        sent just before, and a short turn is one message to the supervisor."""
+        turn.has_begun = True
+        try:
+            if turn.cancelled:
+                raise asyncio.CancelledError
+            payload = await self._answer(turn)
+        except (Exception, asyncio.CancelledError) as error:
+            self._over(turn, b"", error)
+        else:
+            self._over(turn, payload, None)
 
     async def _answer(self, turn: _Turn) -> bytes:
         """Do what the stream is for; returns the payload of End."""
@@ -156,7 +169,7 @@ class Server:
             has_credit = send(stream, event)
             self._link.flush_early()
             if not has_credit:
-                turn.writable = asyncio.get_running_loop().create_future()
+                turn.writable = self._loop.create_future()
                 await turn.writable
             elif number % FAIR_SHARE == 0:
                 await asyncio.sleep(0)
@@ -175,24 +188,25 @@ class Server:
             raise TooLarge(f'an answer of over {MAX_ANSWER} bytes needs "stream": true')
         return whole
 
-    def _over(self, turn: _Turn, task: asyncio.Task[bytes]) -> None:
-        """A turn's task has ended: tell it, once, whatever the end was."""
-        stream = turn.opened.stream
-        del self._turns[stream], self._tasks[stream]
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+    def _over(self, turn: _Turn, payload: bytes, error: BaseException | None) -> None:
+        """A turn has ended: tell it, once, whatever the end was."""
+        del self._turns[turn.opened.stream]
         if self._responder.closed:
             return
-        self._tell(turn, task, error)
-        self._link.flush_soon()
+        self._tell(turn, payload, error)
+        if self._turns:
+            self._link.flush_early()
+        else:  # nothing will be gathered with it
+            self._link.flush()
 
-    def _tell(self, turn: _Turn, task: asyncio.Task[bytes], error: BaseException | None) -> None:
+    def _tell(self, turn: _Turn, payload: bytes, error: BaseException | None) -> None:
         stream = turn.opened.stream
         if turn.cancelled:
             if error is not None and not isinstance(error, asyncio.CancelledError):
                 log.error("the App raised while its turn was cancelled", exc_info=error, extra=turn.extra)
             self._responder.fail(stream, Code.CANCELLED, "cancelled")
         elif error is None:
-            self._responder.end(stream, task.result())
+            self._responder.end(stream, payload)
         elif isinstance(error, messages.BadMessage):
             self._responder.fail(stream, Code.BAD_MESSAGE, str(error))
         else:

@@ -1,0 +1,193 @@
+"""The turns of a worker on a link whose other end is the test: what leaves, and in which writes."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+
+from agentscope_protocol.codec import FrameReader, encode
+from agentscope_protocol.connection import Responder
+from agentscope_protocol.errors import Code
+from agentscope_protocol.frames import (
+    Cancel,
+    CancelReason,
+    Data,
+    End,
+    Fail,
+    Form,
+    Frame,
+    Hello,
+    Open,
+)
+from agentscope_protocol.link import Link
+from agentscope_worker.runtime import AgentApp, SessionContext
+from agentscope_worker.runtime.compat import seam
+from agentscope_worker.serve import Server
+from agentscope_worker.sessions import Sessions
+from tests.harness.waiting import eventually
+
+seam().adapt("bypass")  # as `host.boot` does before the first turn
+BODY = json.dumps({"message": {"content": "hello"}}).encode()
+
+
+class Life:
+    def begin(self, stream: int) -> None: ...
+
+
+class Echo(AgentApp):
+    """Answers with the message; `before` and `after` happen around that."""
+
+    def __init__(self) -> None:
+        self.called = 0
+        self.before: Callable[[], Awaitable[None]] | None = None
+        self.after: Callable[[], Awaitable[None]] | None = None
+
+    async def __call__(self, msg: Any, ctx: SessionContext) -> AsyncIterator[Any]:
+        self.called += 1
+        if self.before is not None:
+            await self.before()
+        yield msg
+        if self.after is not None:
+            await self.after()
+
+
+class Peer(asyncio.Transport):
+    """The supervisor: each write to it is kept by itself, as frames."""
+
+    def __init__(self, app: AgentApp) -> None:
+        super().__init__()
+        self.writes: list[list[Frame]] = []
+        self._reader = FrameReader()
+        link: Link[Responder] = Link(
+            Responder({}), lambda event: self.server.on_event(event), lambda *_: None
+        )
+        self.link = link
+        self.server = Server(app, link, cast(Any, Life()), Sessions(app, cast(Any, None)))
+        link.connection_made(self)
+        link.data_received(encode(Hello(1, {})))
+        self.writes.clear()
+
+    def tell(self, *frames: Frame) -> None:
+        self.link.data_received(b"".join(map(encode, frames)))
+
+    async def ends(self, count: int) -> None:
+        def ended() -> bool:
+            return len([frame for frame in self.frames if isinstance(frame, End | Fail)]) >= count
+
+        await eventually(ended, 5, f"{count} turns end")
+
+    @property
+    def frames(self) -> list[Frame]:
+        return [frame for write in self.writes for frame in write]
+
+    def write(self, data: Any) -> None:
+        self.writelines([data])
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.writes.append(list(self._reader.feed(b"".join(list_of_data))))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+
+@pytest.fixture
+def app() -> Echo:
+    return Echo()
+
+
+def opened(stream: int) -> Open:
+    return Open(stream, Form.EVENTS, f"s{stream}", f"run-{stream}", BODY)
+
+
+async def test_a_short_turn_ends_in_the_step_of_its_event(app: Echo) -> None:
+    """So that the supervisor, which takes longer to wake, finds both."""
+    peer = Peer(app)
+    peer.tell(opened(1))
+    await asyncio.sleep(0)  # one turn of the loop
+    assert [list(map(type, write)) for write in peer.writes] == [[Data], [End]]
+
+
+async def test_turns_that_run_beside_each_other_leave_together(app: Echo) -> None:
+    peer = Peer(app)
+    peer.tell(*map(opened, range(1, 9)))
+    await peer.ends(8)
+    assert len(peer.writes) == 2, "what came first, and the rest when the last turn had ended"
+    assert [frame.stream for frame in peer.frames if isinstance(frame, End)] == list(range(1, 9))
+
+
+async def test_what_was_said_before_the_app_waits_is_out(app: Echo) -> None:
+    gate = asyncio.Event()
+
+    async def wait() -> None:
+        await gate.wait()
+
+    app.after = wait
+    peer = Peer(app)
+    peer.tell(opened(1), opened(2))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [type(frame) for frame in peer.frames] == [Data, Data]
+    gate.set()
+    await peer.ends(2)
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["with-its-open", "before-it-begins"])
+async def test_a_turn_that_is_cancelled_before_it_begins_never_reaches_the_app(
+    app: Echo, together: bool
+) -> None:
+    peer = Peer(app)
+    if together:
+        peer.tell(opened(1), Cancel(1, CancelReason.CLIENT_GONE))
+    else:
+        peer.tell(opened(1))
+        peer.tell(Cancel(1, CancelReason.CLIENT_GONE))
+    await peer.ends(1)
+    assert peer.frames == [Fail(1, Code.CANCELLED, "cancelled")]
+    assert app.called == 0
+
+
+async def test_a_turn_that_is_cancelled_while_it_waits_ends_once(app: Echo) -> None:
+    async def for_ever() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    app.before = for_ever
+    peer = Peer(app)
+    peer.tell(opened(1))
+    await asyncio.sleep(0)
+    peer.tell(Cancel(1, CancelReason.INTERRUPTED))
+    await peer.ends(1)
+    await asyncio.sleep(0)
+    assert peer.frames == [Fail(1, Code.CANCELLED, "cancelled")]
+
+
+async def test_draining_ends_turns_that_run_and_turns_that_have_not_begun(app: Echo) -> None:
+    async def for_ever() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    app.before = for_ever
+    peer = Peer(app)
+    peer.tell(opened(1))
+    await asyncio.sleep(0)
+    peer.tell(opened(2))
+    await peer.server.cancel_all()
+    assert {type(frame) for frame in peer.frames} == {Fail}
+    assert sorted(frame.stream for frame in peer.frames) == [1, 2]
+    assert app.called == 1
+
+
+async def test_an_app_that_cancels_its_own_task_ends_its_turn_alone(app: Echo) -> None:
+    async def cancel() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    app.before = cancel
+    peer = Peer(app)
+    peer.tell(opened(1))
+    await peer.ends(1)
+    assert peer.frames == [Fail(1, Code.APP_ERROR, "the App's turn was cancelled from within")]
