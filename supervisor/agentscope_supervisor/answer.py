@@ -28,6 +28,9 @@ class Outlet(Protocol):
     def write(self, data: bytes) -> None:
         """Send; never raises, whatever became of the client."""
 
+    def write_last(self, data: bytes) -> None:
+        """Send what the stream ends with; as `write`."""
+
     def is_full(self) -> bool:
         """Whether the client's socket takes less than is sent."""
 
@@ -148,7 +151,10 @@ class Answer:
                 tail, number = sse.error(self.run_id, number, failure), number + 1
             tail += sse.done(self.run_id, number)
             self._record(number + 1 - self.events, tail, now)
-            if failure is None or self.streaming or self._early:
+            if self._outlet is not None:
+                self.last_write = now
+                self._outlet.write_last(tail)
+            elif failure is None or self._early:
                 self._write(tail, now)
         self._wake()
 

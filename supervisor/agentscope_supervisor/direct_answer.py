@@ -55,7 +55,8 @@ class DirectAnswer:
 
     def resumed(self) -> None:
         """The client's socket takes more again."""
-        self._change()
+        if self._status is not None:  # else it was an earlier answer that filled it
+            self._change()
 
     def lost(self) -> None:
         """The client is gone."""
@@ -80,8 +81,6 @@ class DirectAnswer:
             return
         answer.repay()
         if answer.settled:
-            if answer.streaming:
-                self._connection.send(b"0\r\n\r\n")
             answer.on_change = None
             assert self._status is not None, "its end is a reason to begin"
             self._on_over(self, self._status)
@@ -105,9 +104,8 @@ class DirectAnswer:
         elif answer.settled:  # a short turn: all of it is here, and its length is known
             self._send_whole(answer.buffered(), _STREAM)
         else:
-            connection.send(head_bytes(200, headers, _CHUNKED))
             self._headers = {}
-            answer.begin(connection.stream(), self._loop.time())
+            answer.begin(connection.stream(head_bytes(200, headers, _CHUNKED)), self._loop.time())
 
     def _send_whole(self, body: bytes, lines: str) -> None:
         lines = f"{lines}Content-Length: {len(body)}\r\n"

@@ -28,6 +28,7 @@ BODY_FOLLOWS_WITHIN: Final = 0.05
 to wait for, with the time limits of bodies."""
 MAX_BODY: Final = 64 * 1024  # bytes; larger ones are read as they come
 MAX_EARLY: Final = 64 * 1024  # bytes taken in while an answer is under way
+LAST_CHUNK: Final = b"0\r\n\r\n"  # RFC 9112, section 7.1
 
 
 class Exchange(Protocol):
@@ -140,10 +141,11 @@ class DirectConnection:
         if transport is not None and not transport.is_closing():
             transport.write(data)
 
-    def stream(self) -> Outlet:
-        """The way for the rest of an answer whose head was sent."""
+    def stream(self, head: bytes) -> Outlet:
+        """The way for an answer in pieces, as chunks after its head."""
         assert self._transport is not None, "an answer begins on a connection that was made"
-        self.outlet = Outlet(self._transport, self.writing_paused)
+        self._has_begun = True
+        self.outlet = Outlet(self._transport, self.writing_paused, head=head, end=LAST_CHUNK)
         return self.outlet
 
     def answered(self) -> None:

@@ -25,10 +25,16 @@ class Client:
 
     def __init__(self) -> None:
         self.got = b""
+        self.ended = False
         self.full = False
 
     def write(self, data: bytes) -> None:
+        assert not self.ended
         self.got += data
+
+    def write_last(self, data: bytes) -> None:
+        self.write(data)
+        self.ended = True
 
     def is_full(self) -> bool:
         return self.full
