@@ -16,17 +16,14 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from typing import TYPE_CHECKING, Any
 
 from agentscope import credential as credentials
-from agentscope import message as blocks
 from agentscope import model as models
 from agentscope.agent import Agent
 from agentscope.event import EventType, UserInterruptEvent
 from agentscope.message import Msg, TextBlock, ThinkingBlock
 from agentscope.permission import PermissionMode
 from agentscope.tool import MCPTool, Toolkit
-from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError
 
-from agentscope_worker.runtime import lossy_json, providers
+from agentscope_worker.runtime import messages2, providers
 from agentscope_worker.runtime.agents import Put, relay, turn_of
 
 if TYPE_CHECKING:
@@ -41,14 +38,6 @@ _CLASSES = {
     "dashscope": (models.DashScopeChatModel, credentials.DashScopeCredential),
     "gemini": (models.GeminiChatModel, credentials.GeminiCredential),
     "ollama": (models.OllamaChatModel, credentials.OllamaCredential),
-}
-_BLOCKS = {
-    "text": blocks.TextBlock,
-    "thinking": blocks.ThinkingBlock,
-    "hint": blocks.HintBlock,
-    "tool_call": blocks.ToolCallBlock,
-    "tool_result": blocks.ToolResultBlock,
-    "data": blocks.DataBlock,
 }
 # An event that completes a block -> the type of that block. Hints are not among them: they are
 # what AgentScope tells the model, such as the time, and no part of the answer.
@@ -67,7 +56,6 @@ _SENT_WITH: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "gemini": {"thinking_budget": ("thinking_enable",)},
 }
 _OLLAMA_OPTIONS = {"max_tokens", "temperature"}  # the model's own would be lost beside other options
-_NOT_METADATA = {"metadata"}  # for pydantic's `exclude`
 
 # The toolkits made here, for `runtime.tools`; an agent that is given one works on a clone.
 _shared_toolkits: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -75,56 +63,10 @@ _permission_mode = PermissionMode.BYPASS  # of agents made from now on; see `ada
 _tracing = False  # of agents made from now on; see `trace`
 
 
-def message_class() -> Any:
-    return Msg
-
-
-def block_classes() -> Mapping[str, Any]:
-    return _BLOCKS
-
-
-def _count_if_plain(model: type[BaseModel], **fields: Any) -> int | None:
-    """How many fields a model has, if it is written as it is; a release may come to write it otherwise."""
-    sample = model(**fields)
-    return len(sample.__dict__) if sample.model_dump() == sample.__dict__ else None
-
-
-_FIELDS_OF_MSG = _count_if_plain(Msg, name="", content=[], role="user")
-# What is streamed in pieces; other blocks come once, and hold other models.
-_FIELDS_OF_BLOCK: Mapping[type[Any], int | None] = {
-    TextBlock: _count_if_plain(TextBlock, text=""),
-    ThinkingBlock: _count_if_plain(ThinkingBlock, thinking=""),
-}
-
-
-def plain_fields(msg: Any) -> dict[str, Any] | None:
-    fields: dict[str, Any] = msg.__dict__
-    # One field more is an attribute that was set behind pydantic's back: it is not for the client.
-    if type(msg) is not Msg or len(fields) != _FIELDS_OF_MSG or type(fields.get("content")) is not list:
-        return None
-    if fields.get("usage") is not None or fields.get("error") is not None:  # models
-        return None
-    written = []
-    for block in fields["content"]:
-        count = _FIELDS_OF_BLOCK.get(type(block))
-        if count is None or len(block.__dict__) != count or block.__pydantic_extra__:
-            return None
-        written.append(block.__dict__)
-    fields = fields.copy()
-    del fields["metadata"]
-    fields["content"] = written
-    return fields
-
-
-def encode(msg: Any) -> bytes:
-    # The class's serialiser, called directly, writes the bytes in one go: 2.5 us for one block.
-    try:
-        written: bytes = msg.__pydantic_serializer__.to_json(
-            msg, exclude=_NOT_METADATA, fallback=str, warnings=False
-        )
-    except PydanticSerializationError:  # a lone surrogate
-        return lossy_json.dumps(msg.model_dump(exclude=_NOT_METADATA, warnings=False))
-    return written
+message_class = messages2.message_class
+block_classes = messages2.block_classes
+plain_fields = messages2.plain_fields
+encode = messages2.encode
 
 
 # --- models ---------------------------------------------------------------------------------------
