@@ -191,3 +191,31 @@ async def test_an_app_that_cancels_its_own_task_ends_its_turn_alone(app: Echo) -
     peer.tell(opened(1))
     await peer.ends(1)
     assert peer.frames == [Fail(1, Code.APP_ERROR, "the App's turn was cancelled from within")]
+
+
+class Panic(BaseException):
+    """As an extension in Rust raises it."""
+
+
+async def test_an_app_that_raises_what_is_no_exception_ends_its_turn(app: Echo) -> None:
+    async def panic() -> None:
+        raise Panic("at the disco")
+
+    app.before = panic
+    peer = Peer(app)
+    peer.tell(opened(1))
+    await peer.ends(1)
+    assert peer.frames == [Fail(1, Code.APP_ERROR, "at the disco")]
+    async with asyncio.timeout(5):
+        await peer.server.cancel_all()
+
+
+async def test_a_turn_whose_task_somebody_else_cancels_before_it_begins_ends(app: Echo) -> None:
+    """As an App does that cancels all tasks which it finds."""
+    peer = Peer(app)
+    peer.tell(opened(1))
+    (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "run-1")
+    task.cancel()
+    await peer.ends(1)
+    assert peer.frames == [Fail(1, Code.APP_ERROR, "the App's turn was cancelled from within")]
+    assert app.called == 0

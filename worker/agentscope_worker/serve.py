@@ -49,7 +49,7 @@ class _Turn:
 
     @property
     def extra(self) -> dict[str, Mapping[str, str]]:
-        """For lines about the turn that are logged outside of its task."""
+        """For lines about the turn that may be logged outside of its task."""
         return {"about": self.about()}
 
 
@@ -74,6 +74,7 @@ class Server:
                 turn.task = self._loop.create_task(
                     self._do(turn), name=event.run_id, context=log_output.in_turn(turn.about)
                 )
+                turn.task.add_done_callback(lambda task: self._done(turn, task))
             case Cancel(stream, reason):
                 self._cancel(stream, reason)
             case Writable(stream):
@@ -103,8 +104,8 @@ class Server:
     # -- one turn ---------------------------------------------------------------------------
 
     async def _do(self, turn: _Turn) -> None:
-        """One turn to its end. That is told in the step in which it comes, so that it leaves with what was
-        sent just before, and a short turn is one message to the supervisor."""
+        """One turn to its end. That is told in the step in which it comes, so that it leaves together with
+        what was sent just before, or right behind it."""
         turn.has_begun = True
         try:
             if turn.cancelled:
@@ -114,6 +115,13 @@ class Server:
             self._over(turn, b"", error)
         else:
             self._over(turn, payload, None)
+
+    def _done(self, turn: _Turn, task: asyncio.Task[None]) -> None:
+        """The task of a turn has ended; where the turn itself could not tell that, it is told here: somebody
+        else has cancelled the task before its first step, or it has raised what is no Exception."""
+        if turn.opened.stream in self._turns:
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            self._over(turn, b"", error or RuntimeError("the turn did not tell its end"))
 
     async def _answer(self, turn: _Turn) -> bytes:
         """Do what the stream is for; returns the payload of End."""
