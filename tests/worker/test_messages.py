@@ -284,6 +284,13 @@ class TestTheFastWay:
     def test_it_writes_what_the_other_writes(self, msg: Msg) -> None:
         assert what_is_read(messages.write, msg) == what_is_read(the_other_way, msg)
 
+    @pytest.mark.parametrize("block", [{"type": "text", "text": "x"}, "x", 1, None])
+    def test_whatever_an_app_puts_among_the_blocks(self, block: Any) -> None:
+        msg = messages.read({"content": [{"type": "text", "text": "a"}], "role": "assistant"})
+        parts: Any = msg.content
+        parts.append(block)
+        assert what_is_read(messages.write, msg) == what_is_read(the_other_way, msg)
+
     @pytest.mark.parametrize("metadata", [None, {"a": [1, None, 2.5]}, {"chunk": False}])
     def test_what_is_streamed_takes_it(self, metadata: Any) -> None:
         thought: Any = {"type": "thinking", "thinking": "hm"}

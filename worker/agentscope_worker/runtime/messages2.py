@@ -61,8 +61,11 @@ def plain_fields(msg: Any) -> dict[str, Any] | None:
         return None
     written: list[dict[str, Any]] = []
     for block in content:
+        count = _FIELDS_OF_BLOCK.get(type(block))
+        if count is None:  # whatever: nobody checks what an App puts into the list
+            return None
         plain: dict[str, Any] = block.__dict__
-        if len(plain) != _FIELDS_OF_BLOCK.get(type(block), -1) or block.__pydantic_extra__:
+        if len(plain) != count or block.__pydantic_extra__:
             return None
         written.append(plain)
     fields = fields.copy()
