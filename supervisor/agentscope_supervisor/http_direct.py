@@ -158,6 +158,8 @@ class DirectConnection:
             transport.close()
         elif self._data:
             self._hand_over()
+        elif self._is_half_closed:  # there will be no request, and nobody looks after it any more
+            transport.close()
         else:
             now = self._server.loop.time()
             self._await_request(now, now + self._server.limits.idle_timeout)
@@ -288,7 +290,7 @@ class DirectConnection:
         return True
 
     def _provoke(self) -> bool:
-        if not self._is_answering:  # it was handed over; else it would be closed
+        if not self._is_answering:  # it was handed over, or is closed
             return False
         if not self._data:  # nothing more is asked
             self.is_closing = True

@@ -31,6 +31,7 @@ IDLE: Final = 0.4  # seconds; where the limit is under test
 LARGE: Final = 3_000_000  # bytes of a body; more than are taken in before somebody reads it
 ONE_READ: Final = 256 * 1024  # bytes; a loop reads no more at once
 POST: Final = request("POST", "/invoke", b"hello", JSON)
+WAIT: Final = request("POST", "/invoke", b"wait", JSON)  # is answered, and its answer does not end
 
 
 class Door:
@@ -136,7 +137,7 @@ async def test_two_at_once_are_not_direct() -> None:
 async def test_what_comes_during_an_answer_waits_for_its_end() -> None:
     door = Door()
     async with door.connected() as connection:
-        assert await ask(connection, request("POST", "/invoke", b"wait", JSON)) == b"direct wait"
+        assert await ask(connection, WAIT) == b"direct wait"
         await connection.send(POST)
         assert not await connection.is_closed(within=0.1)
         assert not connection.has_arrived()
@@ -147,7 +148,7 @@ async def test_what_comes_during_an_answer_waits_for_its_end() -> None:
 async def test_much_that_comes_during_an_answer_is_left_in_the_socket() -> None:
     door = Door()
     async with door.connected() as connection:
-        assert await ask(connection, request("POST", "/invoke", b"wait", JSON)) == b"direct wait"
+        assert await ask(connection, WAIT) == b"direct wait"
         [direct] = door.server.connections
         large = request("POST", "/invoke", b"x" * LARGE, JSON)
         sending = asyncio.create_task(connection.send(large))
@@ -177,7 +178,7 @@ async def test_the_first_head_has_one_time_limit_on_both_ways() -> None:
 async def test_idle_connection_is_closed_and_one_that_waits_is_not() -> None:
     door = Door(IDLE)
     async with door.connected() as connection:
-        assert await ask(connection, request("POST", "/invoke", b"wait", JSON)) == b"direct wait"
+        assert await ask(connection, WAIT) == b"direct wait"
         assert not await connection.is_closed(within=3 * IDLE)
         door.answers.pop().answered()
         assert await connection.is_closed(within=10)
@@ -190,6 +191,56 @@ async def test_who_leaves_is_told_of_once() -> None:
         await connection.send(request("POST", "/invoke", b"silent", JSON))
         await eventually(lambda: door.answers, 10, "it waits")
     await eventually(lambda: door.left == 1, 10, "it is told")
+
+
+async def test_who_sends_no_more_in_the_moment_of_the_answer_is_not_waited_for() -> None:
+    """The end of the answer and the end of the client's requests come in one turn of the loop."""
+    door = Door()
+    async with door.connected() as connection:
+        assert await ask(connection, WAIT) == b"direct wait"
+        [direct] = door.server.connections
+        assert direct.eof_received()
+        door.answers.pop().answered()
+        assert await connection.is_closed(within=10)
+
+
+async def half_closed(door: Door, connection: Connection, asked: bytes) -> None:
+    """While an answer is under way, send what is asked, and that it was the last."""
+    [direct] = door.server.connections
+    connection.writer.write(asked)
+    connection.writer.write_eof()
+    await eventually(lambda: direct._is_half_closed, 10, "its end has come")
+
+
+async def test_who_sends_no_more_gets_the_answer_and_then_the_end() -> None:
+    door = Door()
+    async with door.connected() as connection:
+        assert await ask(connection, WAIT) == b"direct wait"
+        await half_closed(door, connection, b"")
+        assert not await connection.is_closed(within=0.2)
+        door.answers.pop().answered()
+        assert await connection.is_closed(within=10)
+    assert door.left == 0
+
+
+async def test_what_was_asked_before_the_end_is_answered() -> None:
+    door = Door()
+    async with door.connected() as connection:
+        assert await ask(connection, WAIT) == b"direct wait"
+        await half_closed(door, connection, POST)
+        await asyncio.sleep(0.1)
+        door.answers.pop().answered()
+        assert (await connection.answer()).body == b"plain hello"
+        assert await connection.is_closed(within=10)
+
+
+async def test_half_a_request_before_the_end_is_none() -> None:
+    door = Door()
+    async with door.connected() as connection:
+        assert await ask(connection, WAIT) == b"direct wait"
+        await half_closed(door, connection, POST[:20])
+        door.answers.pop().answered()
+        assert await connection.is_closed(within=10)
 
 
 async def test_a_bug_of_ours_is_told_and_ends_the_connection_alone() -> None:
@@ -205,7 +256,7 @@ async def test_shutdown_ends_idle_connections_and_waits_for_answers() -> None:
     door = Door()
     async with door.connected() as idle, door.connected() as busy:
         assert await ask(idle, POST) == b"direct hello"
-        assert await ask(busy, request("POST", "/invoke", b"wait", JSON)) == b"direct wait"
+        assert await ask(busy, WAIT) == b"direct wait"
         ending = asyncio.create_task(door.server.shutdown(20))
         assert await idle.is_closed(within=10)
         assert not await busy.is_closed(within=0.2)
