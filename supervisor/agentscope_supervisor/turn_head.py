@@ -21,7 +21,11 @@ _HEAD: Final = re.compile(
 _FIELDS_AT: Final = len(_REQUEST_LINE)
 
 _UNUSUAL: Final = frozenset(
-    {"content-encoding", "expect", "idempotency-key", "trailer", "transfer-encoding", "upgrade"}
+    {
+        *("content-encoding", "expect", "idempotency-key", "trailer", "transfer-encoding", "upgrade"),
+        # To aiohttp's parser the first is Connection, and the second an error.
+        *("proxy-connection", "sec-websocket-key1"),
+    }
 )
 """Fields of which any value makes a request other than usual."""
 

@@ -283,9 +283,10 @@ async def test_a_request_that_comes_during_an_answer_waits_for_its_end(connect: 
         assert (await connection.answer()).status == 404
 
 
-async def test_connection_close_is_respected(connect: Connect) -> None:
+@pytest.mark.parametrize("name", ["Connection", "Proxy-Connection"])
+async def test_connection_close_is_respected(connect: Connect, name: str) -> None:
     async with connect() as connection:
-        await connection.send(turn(headers={"Connection": "close"}))
+        await connection.send(turn(headers={name: "close"}))
         assert await texts_of(connection) == ["one", "two"]
         assert await connection.is_closed()
 
@@ -344,11 +345,19 @@ async def test_expect_100_continue_for_what_will_be_refused(connect: Connect) ->
         assert (await connection.answer()).status == 415, "the body need not be sent to hear that"
 
 
-async def test_a_head_that_breaks_a_rule_ends_the_connection(connect: Connect) -> None:
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /invoke#x HTTP/1.1\r\nHost: t\r\n\r\n",
+        b"POST /invoke HTTP/1.1\r\nHost: t\r\nSec-WebSocket-Key1: x\r\nContent-Length: 2\r\n\r\n{}",
+    ],
+    ids=["fragment", "old-websocket"],
+)
+async def test_a_head_that_breaks_a_rule_ends_the_connection(connect: Connect, head: bytes) -> None:
     async with connect() as connection:
         await connection.send(turn("before", stream=False))
         assert (await connection.answer()).status == 200
-        await connection.send(b"POST /invoke#x HTTP/1.1\r\nHost: t\r\n\r\n")
+        await connection.send(head)
         answer = await connection.answer()
         assert (answer.status, answer.code) == (400, "INVALID_REQUEST")
         assert await connection.is_closed()
