@@ -15,12 +15,12 @@ from aiohttp import web
 
 from agentscope_protocol.settings import ServerSettings
 from agentscope_supervisor import console_rules
-from agentscope_supervisor.console_rules import Headers, Pass
+from agentscope_supervisor.console_rules import Pass
 from agentscope_supervisor.invocation import Refused, invalid, json_object
 from agentscope_supervisor.journal import Journal
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.request_body import BodyReader
-from agentscope_supervisor.responses import json_response
+from agentscope_supervisor.responses import Headers, json_response
 from agentscope_supervisor.rollouts import Refused as RolloutRefused
 from agentscope_supervisor.rollouts import Rolling
 

@@ -2,7 +2,8 @@
 
 A browser sends what a stranger's page tells it to send, with the cookies of the target: so a cookie counts
 only beside proof that our own page asks, and where there is no token, being on this machine is not enough
-either. Browsers set the headers that are read here; no page can forge them. `console_routes` acts on it.
+either. Browsers set the headers that are read here; no page can forge them. Their names are in small letters,
+or looked up in any. `console_routes` acts on it.
 """
 
 import hashlib
@@ -18,11 +19,8 @@ _FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real
 
 _LABEL: Final = b"agentscope-supervisor console"
 
-Headers = Mapping[str, str]
-"""Of a request; names in small letters, or looked up in any."""
 
-
-def is_same_origin(headers: Headers) -> bool:
+def is_same_origin(headers: Mapping[str, str]) -> bool:
     """Whether a page of this very server asks. What does not say is none.
 
     Sources: https://www.w3.org/TR/fetch-metadata/ (browsers send it to https and to localhost only, hence the
@@ -34,7 +32,7 @@ def is_same_origin(headers: Headers) -> bool:
     return _is_host(headers, headers.get("origin") or headers.get("referer", ""))
 
 
-def local_refusal(peer: str, headers: Headers) -> str:
+def local_refusal(peer: str, headers: Mapping[str, str]) -> str:
     """Why a request is refused where there is no token; empty: it is not. `peer`: its address.
 
     A name that was made to resolve to this machine (DNS rebinding) is the page's own origin to a browser:
@@ -51,7 +49,7 @@ def local_refusal(peer: str, headers: Headers) -> str:
     return ""
 
 
-def _is_host(headers: Headers, url: str) -> bool:
+def _is_host(headers: Mapping[str, str], url: str) -> bool:
     """Whether this URL is of the host that was asked; of its scheme a server behind TLS knows nothing."""
     host = url.partition("://")[2].partition("/")[0]
     return host != "" and host.lower() == headers.get("host", "").lower()
@@ -81,7 +79,7 @@ class Pass:
         """Whether this is the token."""
         return hmac.compare_digest(given.encode("utf-8", "replace"), self._token)
 
-    def cookie(self, headers: Headers) -> str:
+    def cookie(self, headers: Mapping[str, str]) -> str:
         """The Set-Cookie for who has shown the token.
 
         It has no Path: the browser takes the folder that the console is in, also where a proxy has put us
@@ -90,7 +88,7 @@ class Pass:
         secure = "; Secure" if headers.get("origin", "").startswith("https://") else ""
         return f"{self._name}={self._value}; Max-Age={COOKIE_LASTS}; HttpOnly; SameSite=Strict{secure}"
 
-    def is_held(self, headers: Headers) -> bool:
+    def is_held(self, headers: Mapping[str, str]) -> bool:
         """Whether a request brings the cookie, from the console's own page."""
         if not is_same_origin(headers):
             return False

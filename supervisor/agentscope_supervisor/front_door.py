@@ -11,10 +11,10 @@ import hashlib
 import hmac
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 
@@ -33,7 +33,14 @@ from agentscope_supervisor.metrics import Metrics
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.recorder import Recorder
 from agentscope_supervisor.request_body import BodyReader
-from agentscope_supervisor.responses import closes, error_bytes, error_response, json_response, request_id
+from agentscope_supervisor.responses import (
+    Headers,
+    closes,
+    error_bytes,
+    error_response,
+    json_response,
+    request_id,
+)
 from agentscope_supervisor.run_views import RunViews
 from agentscope_supervisor.runs import Run
 from agentscope_supervisor.session_views import SessionViews, session_of
@@ -73,8 +80,6 @@ class Desk(Protocol):
         """A page of them, and after which id the next one begins."""
 
 
-Headers: TypeAlias = Mapping[str, str]
-"""Of a request; names in small letters, or looked up in any."""
 Handler = Callable[[web.BaseRequest, dict[str, str]], Awaitable[web.StreamResponse]]
 """Answers a request; the second argument: headers that its answer must have. Raises: Refused."""
 

@@ -29,7 +29,7 @@ class BodyReader:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.max_size: Final = int(settings.max_body_mb * 1024 * 1024)  # bytes
-        self.too_large: Final = Failure(
+        self._too_large: Final = Failure(
             ErrorCode.PAYLOAD_TOO_LARGE, f"the body is over server.max_body_mb: {settings.max_body_mb:g}"
         )
         self._timeout: Final = settings.body_timeout
@@ -43,7 +43,7 @@ class BodyReader:
             message = "the body must not be compressed"
             raise Refused(Failure(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message))
         if (request.content_length or 0) > self.max_size:
-            raise Refused(self.too_large)
+            raise Refused(self._too_large)
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         content = request.content
@@ -57,7 +57,7 @@ class BodyReader:
             content.feed_eof()  # nothing more will be read of it
             raise invalid(f"the body could not be read: {error}") from None
         if len(body) > self.max_size:
-            raise Refused(self.too_large)
+            raise Refused(self._too_large)
         return body
 
     async def _collect(self, content: StreamReader) -> bytes:

@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TypeAlias
 
 import orjson
 from aiohttp import web
@@ -26,9 +26,12 @@ _CLOSING: Final = (ErrorCode.DRAINING, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.RE
 """Errors after which the connection is of no more use."""
 
 
-def request_id(headers: Mapping[str, str]) -> str:
-    """The client's X-Request-Id, if it is one that can stand in a log; else a new one. `headers`: names in
-    small letters, or looked up in any."""
+Headers: TypeAlias = Mapping[str, str]
+"""Of a request; names in small letters, or looked up in any."""
+
+
+def request_id(headers: Headers) -> str:
+    """The client's X-Request-Id, if it is one that can stand in a log; else a new one."""
     given = headers.get("x-request-id")
     return given if given is not None and _SANE_ID.fullmatch(given) else _new_id()
 
