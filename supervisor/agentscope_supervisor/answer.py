@@ -2,7 +2,7 @@
 
 The link writes straight to the client's transport: no task and no queue for an event. What the client's
 socket does not take is not given back to the worker as credit, so a client that reads slowly stops its own
-stream, and this holds at most the credit of one stream. `front_door` makes it, `delivery` waits on it and
+stream, and this holds at most the credit of one stream. `entrance` makes it, `delivery` waits on it and
 sends it; `worker_link` feeds it; `turns` settles it, once. What it sends is kept in its run (`runs`) as it
 is, and given to those who follow the run beside the client; neither can hold the worker back.
 """

@@ -3,63 +3,43 @@
 What a request may ask of the instance is `Desk`, which `daemon` provides. Health routes answer from what the
 supervisor knows and never wait for a worker. Errors before the first byte are a status with a JSON body,
 after it events; nothing that went wrong here reaches a client as a traceback. Around it: `http_protocol`
-(what comes before a request is one), `request_body`, `delivery` (how an answer leaves), `responses`.
+(what comes before a request is one), `gate`, `entrance` (turns), `delivery` (how answers leave), `responses`.
 """
 
 import asyncio
-import hashlib
-import hmac
-import os
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Final, Protocol
 
 from aiohttp import web
 
-from agentscope_protocol.frames import REQUEST_ID
 from agentscope_protocol.settings import ServerSettings
 from agentscope_supervisor import __version__, http_protocol, invocation
-from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.console_routes import Console
 from agentscope_supervisor.delivery import Delivery
-from agentscope_supervisor.direct_answer import DirectAnswer
-from agentscope_supervisor.http_direct import DirectConnection, DirectServer
+from agentscope_supervisor.entrance import Entrance, TurnDesk, refuse_repeated
+from agentscope_supervisor.gate import Gate
+from agentscope_supervisor.http_direct import DirectServer
 from agentscope_supervisor.http_protocol import is_reserved
-from agentscope_supervisor.invocation import Invocation, Refused, invalid, json_object
+from agentscope_supervisor.invocation import Refused, invalid, json_object
 from agentscope_supervisor.listener import NO_PLACE, Listener
 from agentscope_supervisor.metrics import Metrics
 from agentscope_supervisor.outcomes import ErrorCode, Failure
 from agentscope_supervisor.recorder import Recorder
 from agentscope_supervisor.request_body import BodyReader
-from agentscope_supervisor.responses import (
-    Headers,
-    closes,
-    error_bytes,
-    error_response,
-    json_response,
-    request_id,
-)
+from agentscope_supervisor.responses import error_response, json_response, request_id
 from agentscope_supervisor.run_views import RunViews
-from agentscope_supervisor.runs import Run
 from agentscope_supervisor.session_views import SessionViews, session_of
-from agentscope_supervisor.tracing import CLIENT_LEFT, RequestTrace, Tracing
+from agentscope_supervisor.tracing import CLIENT_LEFT, Tracing
 from agentscope_supervisor.turn import Turn
-from agentscope_supervisor.turn_head import TurnHead
 
 CLOSES_WITHIN: Final = 5.0  # seconds
-_TRACE_HEADERS: Final = ("traceparent", "tracestate")
 
 
-class Desk(Protocol):
+class Desk(TurnDesk, Protocol):
     """What requests may ask of the instance. All but the coroutine return at once."""
-
-    def submit(self, request: Invocation, answer: Answer) -> Turn | Failure:
-        """Accept a turn, whose answer will be settled once; or say why not."""
-
-    def leave(self, turn: Turn) -> None:
-        """The client of this turn has gone."""
 
     def ahead(self, turn: Turn) -> int:
         """Turns of its session before a waiting turn."""
@@ -106,32 +86,29 @@ class FrontDoor:
         metrics: Metrics | None = None,
         console: Console | None = None,
     ) -> None:
-        self._console: Final = console
         self._tracing: Final = tracing
         self._metrics: Final = metrics
         self._desk: Final = desk
         self._principal: Final = settings.principal
-        token = settings.auth_token
-        self._token: Final = token.get_secret_value().encode() if token is not None else None
-        # Of who has brought none: with a token he was let in as the console, and is the same caller.
-        self._credentials: Final = f"Bearer {token.get_secret_value()}" if token is not None else ""
+        self._gate: Final = Gate(settings, console)
         self._body: Final = BodyReader(settings)
-        self._recorder: Final = recorder
-        self._delivery: Final = Delivery(settings.keepalive_interval, desk.ahead)
-        self._views: Final = RunViews(recorder, self._delivery, desk.leave)
+        delivery = Delivery(settings.keepalive_interval, desk.ahead)
+        self._views: Final = RunViews(recorder, delivery, desk.leave)
         self._sessions: Final = SessionViews(desk, recorder)
-        self._loop: Final = asyncio.get_running_loop()
+        self._entrance: Final = Entrance(
+            settings.principal, self._gate, self._body, desk, recorder, delivery, self._views, metrics
+        )
         limits = http_protocol.Limits(settings.header_timeout, self._body.max_size)
         self._server: Final = http_protocol.Server(self.handle, limits)
-        # A trace is the handler's to record.
-        self._direct: Final = DirectServer(self.take, self._server, limits) if tracing is None else None
+        direct = DirectServer(self._entrance.direct, self._server, limits)
+        self._direct: Final = direct if tracing is None else None  # a trace is the handler's to record
         self._max_connections: Final = settings.max_connections
         self._listener: Listener | None = None
         ready = Route(self._readiness, is_open=True)
         alive = Route(self._liveness, is_open=True)
         self._routes: Final[dict[str, Route]] = {
             "/": Route(self._welcome),
-            "/invoke": Route(self._invoke if tracing is None else self._traced_invoke, ("POST",)),
+            "/invoke": Route(self._entrance.plain if tracing is None else self._traced_turn, ("POST",)),
             "/stop": Route(self._stop, ("POST",)),
             "/sessions": Route(self._sessions.page),
             "/health": Route(self._health, is_open=True),
@@ -212,8 +189,8 @@ class FrontDoor:
         if route is None or not route.is_open:
             if is_reserved(request):
                 raise Refused(NO_PLACE)
-            _refuse_repeated(request, "Authorization")
-            self._authorize(request.headers)
+            refuse_repeated(request, "Authorization")
+            self._gate.admit(request.headers)
         if route is None:
             raise Refused(Failure(ErrorCode.NOT_FOUND, f"there is nothing at {path[:200]}"))
         if request.method not in route.methods:
@@ -245,14 +222,6 @@ class FrontDoor:
                 return "/runs/{run_id}/events"
         return "other"
 
-    def _authorize(self, headers: Headers) -> None:
-        if self._token is not None:
-            given = headers.get("authorization", "")
-            is_right = hmac.compare_digest(given.encode("utf-8", "replace"), b"Bearer " + self._token)
-            if not is_right and (self._console is None or not self._console.admits(headers)):
-                message = "this needs the header Authorization: Bearer with the instance's token"
-                raise Refused(Failure(ErrorCode.UNAUTHORIZED, message))
-
     # -- how the instance is ----------------------------------------------------------------
 
     async def _welcome(self, _: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
@@ -279,16 +248,17 @@ class FrontDoor:
         body = exposition.text(await self._metrics.collect())
         return web.Response(body=body, headers={**headers, "Content-Type": exposition.CONTENT_TYPE})
 
-    # -- turns ------------------------------------------------------------------------------
+    # -- turns and sessions -----------------------------------------------------------------
 
-    def _caller(self, headers: Headers) -> str:
-        return _fingerprint(headers.get("authorization", self._credentials))
+    async def _traced_turn(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
+        assert self._tracing is not None, "the table of routes has it only then"
+        return await self._entrance.traced(request, headers, self._tracing)
 
     async def _session(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         session_id = session_of(request.rel_url.raw_path)
         if request.method == "DELETE":
             by_token = self._principal == "token"
-            caller = self._caller(request.headers) if by_token else ""
+            caller = self._gate.caller(request.headers) if by_token else ""
             return await self._sessions.delete(session_id, caller, request, headers)
         return await self._sessions.state(session_id, headers)
 
@@ -304,102 +274,6 @@ class FrontDoor:
         stopped = self._desk.interrupt(session_id=session_id, run_id=run_id)
         return json_response({"status": "success", "stopped": stopped}, 200, headers)
 
-    async def _traced_invoke(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
-        assert self._tracing is not None, "the table of routes has it only then"
-        trace = self._tracing.request(request.headers)
-        try:
-            response = await self._invoke(request, headers, trace)
-            trace.status = response.status
-            return response
-        except Refused as refused:
-            trace.status, trace.failure = refused.failure.status, refused.failure
-            raise
-        finally:
-            self._tracing.record(trace)
-
-    def take(self, head: TurnHead, body: bytes, connection: DirectConnection) -> DirectAnswer | None:
-        """Begin to answer a usual turn the direct way; None: it was refused, and told so."""
-        headers = {"X-Request-Id": request_id(head.fields)}
-        try:
-            self._authorize(head.fields)
-            asked = self._read(body, head.fields, headers["X-Request-Id"], None)
-            answer = Answer(_new_run_id(), asked.form, self._loop.time())
-            turn = self._desk.submit(asked, answer)
-            if isinstance(turn, Failure):
-                raise Refused(turn)
-        except Refused as refused:
-            connection.send(error_bytes(refused.failure, headers))
-            if closes(refused.failure):
-                connection.close()
-            self._count(refused.failure.status)
-            return None
-        except Exception:
-            self._count(http_protocol.FAILED.status)
-            raise
-        headers["X-Run-Id"] = answer.run_id
-        self._delivery.watch(answer, turn)
-        return DirectAnswer(connection, answer, turn, headers, self._over)
-
-    def _over(self, direct: DirectAnswer, status: int) -> None:
-        """An answer has gone the direct way, or its client has."""
-        self._delivery.forget(direct.answer)
-        if status == CLIENT_LEFT:
-            self._desk.leave(direct.turn)
-        self._count(status)
-
-    def _count(self, status: int) -> None:
-        if self._metrics is not None:
-            self._metrics.request("/invoke", status)
-
-    def _read(self, body: bytes, headers: Headers, request_id: str, trace: RequestTrace | None) -> Invocation:
-        """What a request asks for. Raises: Refused."""
-        passed_on = {REQUEST_ID: request_id}
-        if trace is not None:
-            passed_on |= trace.headers
-        else:
-            for name in _TRACE_HEADERS:
-                value = headers.get(name)
-                # What is no ASCII is no trace context, and would not pass the link.
-                if value and value.isascii():
-                    passed_on[name] = value
-        return invocation.read(
-            body,
-            header_session=headers.get("x-session-id"),
-            accepts_json="application/json" in headers.get("accept", ""),
-            token=self._caller(headers),
-            principal=self._principal,
-            headers=passed_on,
-            idempotency_key=headers.get("idempotency-key"),
-        )
-
-    async def _invoke(
-        self, request: web.BaseRequest, headers: dict[str, str], trace: RequestTrace | None = None
-    ) -> web.StreamResponse:
-        body = await self._body.read(request)
-        _refuse_repeated(request, "X-Session-Id", "Idempotency-Key")
-        asked = self._read(body, request.headers, headers["X-Request-Id"], trace)
-        answer = Answer(_new_run_id(), asked.form, self._loop.time())
-        if asked.key is not None:
-            match await self._recorder.claim(answer.run_id, asked):
-                case Run() as run:
-                    return await self._views.join(run, request, headers)
-                case Failure() as failure:
-                    raise Refused(failure)
-        turn = self._desk.submit(asked, answer)
-        if isinstance(turn, Failure):
-            if asked.key is not None:
-                self._recorder.release(answer.run_id, asked.key)
-            raise Refused(turn)
-        if trace is not None:
-            trace.accepted(answer)
-        headers["X-Run-Id"] = answer.run_id
-        try:
-            return await self._delivery.deliver(request, answer, turn, headers)
-        except BaseException:
-            answer.abandon()
-            self._desk.leave(turn)
-            raise
-
 
 _WELCOME: Final = {
     "name": "agentscope-supervisor",
@@ -414,21 +288,3 @@ _WELCOME: Final = {
         "liveness": "/liveness",
     },
 }
-
-
-def _new_run_id() -> str:
-    """Who knows it may read the run: it must not be guessed."""
-    return os.urandom(16).hex()
-
-
-def _refuse_repeated(request: web.BaseRequest, *names: str) -> None:
-    """Of these headers a second one, read by somebody else on the way, would be a way in. Raises: Refused."""
-    for name in names:
-        if len(request.headers.getall(name, ())) > 1:
-            raise invalid(f"the header {name} came more than once")
-
-
-@lru_cache(maxsize=256)  # a few callers send most requests; a header has up to sixteen KiB
-def _fingerprint(credentials: str) -> str:
-    """What stands for a caller where turns are counted."""
-    return hashlib.sha256(credentials.encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -5,7 +5,7 @@ one before has been answered. Whatever else comes is handed over to aiohttp, wit
 good: nothing here is needed to be a server, it only makes the usual turn cheap, and which way a request goes
 is never seen. Leans on nothing of aiohttp but its being a protocol of asyncio.
 
-Where to read next: `front_door` takes the requests, `direct_answer` answers them.
+Where to read next: `entrance` takes the requests, `direct_answer` answers them.
 """
 
 import asyncio

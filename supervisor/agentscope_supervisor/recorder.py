@@ -1,6 +1,6 @@
 """The record of runs: what is kept of each in memory and, where it can be asked for again, in the store.
 
-`turns` tells it when a turn begins and ends, `front_door` asks it for runs and for the run of an
+`turns` tells it when a turn begins and ends, `run_views` and `entrance` ask it for runs and for the run of an
 Idempotency-Key. Bytes of events come to memory from `answer`, and go to the store from here in batches, so
 that an event costs the store nothing by itself. Which runs the store gets, and why, is said in `store`.
 """
