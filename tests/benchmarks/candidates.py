@@ -20,6 +20,7 @@ import psutil
 
 from tests.benchmarks.load import Roles
 from tests.benchmarks.peers import Environments, proxy
+from tests.benchmarks.worker_alone import worker_alone
 from tests.harness.instance import COMMAND, Instance, environment, free_port
 from tests.harness.waiting import wait_until
 
@@ -78,6 +79,12 @@ def http(method: str, path: str, body: bytes = b"") -> bytes:
     return head.encode() + body
 
 
+def application(folder: Path, name: str) -> None:
+    """Copy what serves, and its turns."""
+    for each in (name, "turns.py"):
+        shutil.copy(APPS / each, folder)
+
+
 # -- ours ----------------------------------------------------------------------------------------
 
 
@@ -94,8 +101,7 @@ def ours(workers: int, command: Path = COMMAND, **sections: Mapping[str, Any]) -
     def start(folder: Path, _: Environments) -> Iterator[Running]:
         project = folder / "project"
         project.mkdir()
-        for name in ("app.py", "turns.py"):
-            shutil.copy(APPS / name, project)
+        application(project, "app.py")
         (project / "agentapp.yaml").write_text(json.dumps(settings), "utf-8")  # JSON is YAML
         instance = Instance(project, folder, name="bench", workers=workers, command=command)
         try:
@@ -110,6 +116,17 @@ def ours(workers: int, command: Path = COMMAND, **sections: Mapping[str, Any]) -
                 instance.destroy()
 
     return start
+
+
+@contextmanager
+def alone(folder: Path, _: Environments) -> Iterator[Running]:
+    """One worker, without a supervisor."""
+    project = folder / "project"
+    project.mkdir()
+    application(project, "app.py")
+    port = free_port()
+    with worker_alone(project, folder, port) as (front, worker):
+        yield Running(port, {"front": [front], "workers": [worker]})
 
 
 # -- peers ---------------------------------------------------------------------------------------
@@ -163,12 +180,6 @@ def wait_workers(port: int, workers: int, master: psutil.Process) -> list[psutil
     with concurrent.futures.ThreadPoolExecutor(ASKED_AT_ONCE) as askers:
         wait_until(all_answer, READY_WITHIN, f"{workers} workers answer")
     return [psutil.Process(pid) for pid in seen]
-
-
-def application(folder: Path, name: str) -> None:
-    """Copy a peer's server and its turns."""
-    for each in (name, "turns.py"):
-        shutil.copy(APPS / each, folder)
 
 
 def asgi(peer: str, workers: int, *command: str, app: str = "fastapi_app", path: str = "/invoke") -> Start:
@@ -303,6 +314,7 @@ CANDIDATES: Final[Mapping[str, Candidate]] = {
     "ours-2": Candidate("agentscope-supervisor, 2 workers", ours(2)),
     "ours-4": Candidate("agentscope-supervisor, 4 workers", ours(4)),
     "python-2": Candidate("the same as plain Python, 2 workers", ours(2, PLAIN)),
+    "worker-1": Candidate("the worker alone, behind a thin front in C", alone),
     "haproxy-2": Candidate("HAProxy, 2 aiohttp workers", haproxy(2), "aiohttp", ("haproxy",)),
     "nginx-2": Candidate("nginx, 2 aiohttp workers", nginx(2), "aiohttp", ("nginx",)),
     "aiohttp-1": Candidate("aiohttp, 1 process", plain_aiohttp, "aiohttp"),

@@ -87,7 +87,7 @@ def ratio(
 
 
 GOALS: Final = (
-    ratio("short, turns/s against HAProxy", "short", "turns", "haproxy-2", 1.2, stands=0.7),
+    ratio("short, turns/s against HAProxy", "short", "turns", "haproxy-2", 1.2),
     ratio("burst, events/s against HAProxy", "burst", "events", "haproxy-2", 2.3),
     ratio("burst, events/s against FastAPI on uvicorn", "burst", "events", "uvicorn-2", 3),
     ratio("burst, events/s against agentscope-runtime", "burst", "events", "runtime-1", 40),
@@ -105,7 +105,7 @@ GOALS: Final = (
     Goal(
         "1 000 paced streams, supervisor's CPU, µs/event", "paced-1000", "front_event", 12, False, scale=1e6
     ),
-    Goal("short, supervisor's CPU, µs/turn", "short", "front_turn", 45, False, scale=1e6, stands=110),
+    Goal("short, supervisor's CPU, µs/turn", "short", "front_turn", 45, False, scale=1e6, stands=60),
     ratio("CPU work, turns/s against FastAPI on uvicorn", "cpu", "turns", "uvicorn-2", 0.97),
     Goal("5 000 silent streams, supervisor's memory, KiB each", "idle-5000", "front_stream", 12, False),
     Goal(
@@ -117,7 +117,7 @@ GOALS: Final = (
         How.MORE,
         "aiohttp-1",
         1000,
-        stands=250,
+        stands=130,
     ),
     ratio(
         "one client, turn p50 against FastAPI on uvicorn", "client", "p50", "uvicorn-2", 0.85, at_least=False

@@ -65,14 +65,14 @@ class Usage:
     after: float
 
 
-def build(folder: Path) -> Path:
-    """Compile load.c into a folder. Raises: Failed."""
+def build(folder: Path, source: Path = SOURCE) -> Path:
+    """Compile a program of the harness into a folder. Raises: Failed."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        raise Failed("the load generator is in C, and there is no compiler: install gcc")
-    binary = folder / "load"
+        raise Failed(f"{source.name} is in C, and there is no compiler: install gcc")
+    binary = folder / source.stem
     done = subprocess.run(
-        [compiler, *BUILT_WITH, "-o", str(binary), str(SOURCE)], capture_output=True, text=True, check=False
+        [compiler, *BUILT_WITH, "-o", str(binary), str(source)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise Failed(done.stderr)
