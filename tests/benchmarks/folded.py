@@ -51,7 +51,7 @@ Stacks = Mapping[Stack, float]
 PLACES: Final = {
     package: place
     for place, packages in {
-        Place.OURS: ("agentscope_supervisor", "agentscope_worker", "agentscope_protocol"),
+        Place.OURS: ("agentscope_supervisor", "agentscope_worker", "agentscope_protocol", "mypyc"),
         Place.AIOHTTP: ("aiohttp", "multidict", "yarl", "propcache"),
         Place.LOOP: ("asyncio", "uvloop", "libuv", "selectors"),
         Place.AGENTSCOPE: ("agentscope", "pydantic", "pydantic_core"),
@@ -93,6 +93,10 @@ wake a thread to stop it."""
 STARTS: Final = frozenset(("asyncio.runners.Runner.run", "threading.Thread.run"))
 """The last of the frames that all stacks of a thread begin with."""
 
+MYPYC: Final = "agentscope_supervisor__mypyc"  # the library of our compiled modules
+_OWN: Final = re.compile(r"CPy(?:Def|Py)_(?P<module>[a-z0-9_]+?)___(?P<rest>.+)")
+_GENERATOR: Final = re.compile(r"(?P<name>.+?)(?:_(?P<owner>[A-Z]\w*))?_gen____\w+")
+
 _FRAME: Final = re.compile(r"(?P<name>.*) \((?P<file>[^()]*?)(?::\d+)?\)")
 _COMPILED: Final = re.compile(r"\.(cpython-|abi3|so)")
 _DEEP: Final = 4  # innermost frames in which a wait is looked for: libc's own follow it
@@ -126,9 +130,24 @@ def frame_of(text: str) -> Frame | None:
         return None
     if ".so" in base:
         module = folder.partition("/")[0] or _COMPILED.split(base)[0]
+        if module == MYPYC:
+            return compiled(name)
         return Frame(module, "compiled" if name.startswith("0x") else name)
     module = SOURCES.get(base.rpartition(".")[0], "")
     return Frame(module, name) if module else None
+
+
+def compiled(symbol: str) -> Frame | None:
+    """The function of ours that mypyc has made this of; None: what its functions call to do Python's work."""
+    match = _OWN.fullmatch(symbol)
+    if match is None:
+        return None
+    module, rest = f"mypyc.{match['module']}", match["rest"]
+    generator = _GENERATOR.fullmatch(rest)
+    if generator is not None:  # a generator or a coroutine: a class, whose one method is what was written
+        owner, name = generator["owner"], generator["name"]
+        return Frame(module, f"{owner}.{name}" if owner else name)
+    return Frame(module, rest.replace("___", ".", 1))
 
 
 def shortened(frames: list[Frame]) -> Stack:

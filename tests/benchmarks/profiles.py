@@ -50,8 +50,8 @@ INTRODUCTION: Final = f"""# Profiles
 Written by `make profiles`; no number here is typed. {CANDIDATES[OURS].title}, under the loads of the
 benchmarks, with prebuilt messages. In a graph each box is a function, as wide as its share of the time, on
 the one that called it, and coloured by whose code it is. Opened by itself, a graph tells the whole name and
-the share of the box under the mouse. [performance.md](performance.md) says what is left, and what it would
-take.
+the share of the box under the mouse. What begins with `mypyc` is a module of ours that is compiled.
+[performance.md](performance.md) says what is left, and what it would take.
 
 Shares are of the time in which the process had work; waiting is left out. What the interpreter does for a
 function is that function's own time. What a system call takes is the *kernel*'s; sending to a socket of this

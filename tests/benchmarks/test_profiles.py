@@ -27,6 +27,8 @@ PyThread_acquire_lock_timed (libpython3.11.so.1.0);0x7f2 (libc.so.6);0x7f3 (libc
 not a line of samples
 """
 
+MYPYC = "agentscope_supervisor__mypyc.cpython-311-x86_64-linux-gnu.so"
+HELPER = "_____mypyc_generator_helper__"
 SUBMIT = Frame("agentscope_supervisor.turns", "Turns.submit")
 WRITE = Frame("kernel", "write")
 
@@ -43,6 +45,13 @@ WRITE = Frame("kernel", "write")
         ("malloc (libc.so.6)", None),
         ("_PyEval_EvalFrameDefault (libpython3.11.so.1.0)", None),
         ("main (python3.11)", None),
+        (f"CPyDef_turn_head___read ({MYPYC})", Frame("mypyc.turn_head", "read")),
+        (f"CPyDef_entrance____new_run_id ({MYPYC})", Frame("mypyc.entrance", "_new_run_id")),
+        (f"CPyDef_answer___Answer___data ({MYPYC})", Frame("mypyc.answer", "Answer.data")),
+        (f"CPyPy_link___Link____flush ({MYPYC})", Frame("mypyc.link", "Link._flush")),
+        (f"CPyDef_serve____run_Server_gen{HELPER} ({MYPYC})", Frame("mypyc.serve", "Server._run")),
+        (f"CPyDef_serve____tell_cancelled_gen{HELPER} ({MYPYC})", Frame("mypyc.serve", "_tell_cancelled")),
+        (f"CPyDict_GetItem ({MYPYC})", None),
         ("<genexpr> (<string>:3)", None),
         ("0x7f12", None),
     ],
