@@ -210,6 +210,7 @@ async def half_closed(door: Door, connection: Connection, asked: bytes) -> None:
     connection.writer.write(asked)
     connection.writer.write_eof()
     await eventually(lambda: direct._is_half_closed, 10, "its end has come")
+    await asyncio.sleep(0)  # a turn of the loop, in which it is looked at
 
 
 async def test_who_sends_no_more_gets_the_answer_and_then_the_end() -> None:
@@ -228,7 +229,6 @@ async def test_what_was_asked_before_the_end_is_answered() -> None:
     async with door.connected() as connection:
         assert await ask(connection, WAIT) == b"direct wait"
         await half_closed(door, connection, POST)
-        await asyncio.sleep(0.1)
         door.answers.pop().answered()
         assert (await connection.answer()).body == b"plain hello"
         assert await connection.is_closed(within=10)

@@ -180,7 +180,7 @@ def test_aiohttp_reads_the_same(
     assert body.read_nowait() == data[found.start : found.end]
 
 
-def test_many_heads_that_are_made_are_recognised() -> None:
+def test_odd_heads_that_are_recognised_are_among_those_that_are_made() -> None:
     """Else it would be no wonder that aiohttp reads those in the same way."""
 
     def is_odd(usual: list[str]) -> bool:

@@ -99,6 +99,10 @@ def app() -> Echo:
     return Echo()
 
 
+async def for_ever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
 def opened(stream: int) -> Open:
     return Open(stream, Form.EVENTS, f"s{stream}", f"run-{stream}", BODY)
 
@@ -151,9 +155,6 @@ async def test_a_turn_that_is_cancelled_before_it_begins_never_reaches_the_app(
 
 
 async def test_a_turn_that_is_cancelled_while_it_waits_ends_once(app: Echo) -> None:
-    async def for_ever() -> None:
-        await asyncio.get_running_loop().create_future()
-
     app.before = for_ever
     peer = Peer(app)
     peer.tell(opened(1))
@@ -165,9 +166,6 @@ async def test_a_turn_that_is_cancelled_while_it_waits_ends_once(app: Echo) -> N
 
 
 async def test_draining_ends_turns_that_run_and_turns_that_have_not_begun(app: Echo) -> None:
-    async def for_ever() -> None:
-        await asyncio.get_running_loop().create_future()
-
     app.before = for_ever
     peer = Peer(app)
     peer.tell(opened(1))
