@@ -9,7 +9,7 @@ of its payload is kept. Next: `connection`, which knows what each frame may foll
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgpack
 
@@ -36,12 +36,21 @@ from agentscope_protocol.frames import (
 
 _HEADER: Final = struct.Struct(">BBBQBIBI")
 HEADER_SIZE: Final = _HEADER.size
-_ARRAY4, _U64, _U32, _BIN32 = 0x94, 0xCF, 0xCE, 0xC6
+_Head: TypeAlias = tuple[int, int, int, int, int, int, int, int]
+# What msgpack has before each of the items.
+_ARRAY4: Final = 0x94
+_U64: Final = 0xCF
+_U32: Final = 0xCE
+_BIN32: Final = 0xC6
 _MAX_TAG: Final = 0x7F
 # Read once: see `agentscope_protocol.values`.
 _DATA: Final = int(Tag.DATA)
 _END: Final = int(Tag.END)
 _CREDIT: Final = int(Tag.CREDIT)
+
+_USUAL: Final = 2048
+"""Bytes of memory that a payload is packed in at first: most fit. msgpack itself begins with 256 KiB, which
+takes longer to get than to fill."""
 
 # A fail message is the text of an exception; what is longer helps nobody.
 MAX_MESSAGE: Final = 8 * 1024  # characters; escaped they are at most six times as many bytes
@@ -92,7 +101,7 @@ def encode(frame: Frame) -> bytes:
 
 def _packed(tag: Tag, stream: int, number: int, fields: list[Any]) -> bytes:
     try:
-        payload: bytes = msgpack.packb(fields)
+        payload: bytes = msgpack.Packer(buf_size=_USUAL).pack(fields)
     except (OverflowError, UnicodeEncodeError, TypeError, ValueError) as error:
         raise LocalProtocolError(f"{tag.name} cannot be encoded: {error}") from error
     return header(tag, stream, number, len(payload)) + payload
@@ -203,7 +212,8 @@ class FrameReader:
         at, size = 0, len(data)
         self._needed = HEADER_SIZE
         while size - at >= HEADER_SIZE:
-            array, tag, u64, stream, u32, number, bin32, length = _HEADER.unpack_from(data, at)
+            head: _Head = _HEADER.unpack_from(data, at)
+            array, tag, u64, stream, u32, number, bin32, length = head
             if array != _ARRAY4 or u64 != _U64 or u32 != _U32 or bin32 != _BIN32 or tag > _MAX_TAG:
                 raise RemoteProtocolError("not a frame")
             if length > MAX_PAYLOAD.get(tag, MAX_WORDS):
