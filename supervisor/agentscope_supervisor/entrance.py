@@ -5,12 +5,12 @@ whether it may begin is not decided here: `invocation` reads, the desk accepts o
 """
 
 import asyncio
-import os
 from typing import Final, Protocol
 
 from aiohttp import web
 
 from agentscope_protocol.frames import REQUEST_ID
+from agentscope_protocol.random_ids import new_id
 from agentscope_supervisor import http_protocol, invocation
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.delivery import Delivery
@@ -88,7 +88,7 @@ class Entrance:
         body = await self._body.read(request)
         refuse_repeated(request, "X-Session-Id", "Idempotency-Key")
         asked = self._read(body, request.headers, headers["X-Request-Id"], trace)
-        answer = Answer(_new_run_id(), asked.form, self._loop.time())
+        answer = Answer(new_id(), asked.form, self._loop.time())
         if asked.key is not None:
             match await self._recorder.claim(answer.run_id, asked):
                 case Run() as run:
@@ -116,7 +116,7 @@ class Entrance:
         try:
             self._gate.admit(head.fields)
             asked = self._read(body, head.fields, headers["X-Request-Id"], None)
-            answer = Answer(_new_run_id(), asked.form, self._loop.time())
+            answer = Answer(new_id(), asked.form, self._loop.time())
             turn = self._desk.submit(asked, answer)
             if isinstance(turn, Failure):
                 raise Refused(turn)
@@ -164,11 +164,6 @@ class Entrance:
             headers=passed_on,
             idempotency_key=headers.get("idempotency-key"),
         )
-
-
-def _new_run_id() -> str:
-    """Who knows it may read the run: it must not be guessed."""
-    return os.urandom(16).hex()
 
 
 def refuse_repeated(request: web.BaseRequest, *names: str) -> None:

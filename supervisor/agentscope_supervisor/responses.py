@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 
+from agentscope_protocol.random_ids import new_id
 from agentscope_supervisor import sse
 from agentscope_supervisor.outcomes import RETRY_LATER, ErrorCode, Failure
 from agentscope_supervisor.runs import Run
@@ -33,12 +34,7 @@ Headers: TypeAlias = Mapping[str, str]
 def request_id(headers: Headers) -> str:
     """The client's X-Request-Id, if it is one that can stand in a log; else a new one."""
     given = headers.get("x-request-id")
-    return given if given is not None and _SANE_ID.fullmatch(given) else _new_id()
-
-
-def _new_id() -> str:
-    """One that no other request has. Nothing is guarded by it, so that the quick generator will do."""
-    return random.randbytes(16).hex()
+    return given if given is not None and _SANE_ID.fullmatch(given) else new_id()
 
 
 def json_response(value: object, status: int, headers: Mapping[str, str]) -> web.Response:
@@ -87,7 +83,7 @@ def error_bytes(failure: Failure, headers: Mapping[str, str] | None = None) -> b
     before there is a request; then, and where `closes` says so, the connection is to be closed."""
     body = orjson.dumps({"error": sse.error_object(failure)})
     fields = {
-        **(headers or {"X-Request-Id": _new_id()}),
+        **(headers or {"X-Request-Id": new_id()}),
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
         **_error_fields(failure),

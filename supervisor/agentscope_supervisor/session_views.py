@@ -6,7 +6,6 @@ session's runs here goes too.
 """
 
 import asyncio
-import secrets
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
@@ -15,6 +14,7 @@ import orjson
 from aiohttp import web
 
 from agentscope_protocol.frames import Form
+from agentscope_protocol.random_ids import new_id
 from agentscope_supervisor import invocation
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.invocation import Invocation, Refused, invalid
@@ -81,7 +81,7 @@ class SessionViews:
         user_id = _user_id(request.query)
         body = orjson.dumps({"user_id": user_id})
         asked = Invocation(session_id, Form.FORGET, "reject", body, principal, {})
-        answer = Answer(secrets.token_hex(16), Form.FORGET, self._loop.time())
+        answer = Answer(new_id(), Form.FORGET, self._loop.time())
         was_known = self._desk.session(session_id) is not None
         turn = self._desk.submit(asked, answer)
         if isinstance(turn, Failure):

@@ -3,11 +3,13 @@
 import dataclasses
 import enum
 import json
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
+import agentscope
 import orjson
 import pydantic
 import pytest
@@ -355,3 +357,22 @@ class TestJoin:
         (message,) = self.joined(first, second)
         assert message["id"] == first.id
         assert (text_of(first), text_of(second)) == ("1", "2")
+
+
+@pytest.mark.skipif(MAJOR == 1, reason="1.x has no factory of ids")
+class TestFactories:
+    def test_an_id_has_the_form_of_agentscope_s_own(self) -> None:
+        made = [says("x") for _ in range(200)]
+        ids = [each.id for each in made] + [block.id for each in made for block in each.content]
+        assert len(set(ids)) == len(ids)
+        assert all(uuid.UUID(each).version == 4 and len(each) == 32 for each in ids)
+
+    def test_those_of_an_app_stay(self) -> None:
+        common = agentscope._utils._common
+        before = common._id_factory
+        try:
+            agentscope.set_id_factory(lambda: "mine")
+            compat.seam().adapt("bypass")  # once more, as a second start in the same process does
+            assert says("x").id == "mine"
+        finally:
+            agentscope.set_id_factory(before)

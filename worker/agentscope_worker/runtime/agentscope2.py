@@ -15,6 +15,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import agentscope
 from agentscope import credential as credentials
 from agentscope import model as models
 from agentscope.agent import Agent
@@ -23,6 +24,7 @@ from agentscope.message import Msg, TextBlock, ThinkingBlock
 from agentscope.permission import PermissionMode
 from agentscope.tool import MCPTool, Toolkit
 
+from agentscope_protocol.random_ids import new_id
 from agentscope_worker.runtime import messages2, providers
 from agentscope_worker.runtime.agents import Put, relay, turn_of
 
@@ -236,6 +238,8 @@ def _patch() -> None:
     Agent.__init__ = _unattended(Agent.__init__)
     Agent.__call__ = reply
     Agent.stream = stream
+    # Of the same form as AgentScope's own, and quicker. An App that sets others comes after this.
+    agentscope.set_id_factory(new_id)
 
 
 def trace(on: bool) -> None:

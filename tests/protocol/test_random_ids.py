@@ -1,0 +1,52 @@
+"""Identifiers that nobody can guess: their form, and that none is given out twice."""
+
+import os
+import threading
+import uuid
+
+from agentscope_protocol import random_ids
+from agentscope_protocol.random_ids import IN_STOCK, new_id
+
+
+def test_an_id_has_the_form_of_python_s_own() -> None:
+    for each in (new_id() for _ in range(2 * IN_STOCK)):
+        read = uuid.UUID(each)
+        assert (read.hex, read.version, read.variant) == (each, 4, uuid.RFC_4122)
+
+
+def test_an_id_holds_all_the_chance_that_its_form_leaves() -> None:
+    (none,), (all_of_it,) = random_ids._made(bytes(16)), random_ids._made(b"\xff" * 16)
+    assert (none, all_of_it) == (
+        "0" * 12 + "4" + "0" * 3 + "8" + "0" * 15,
+        "f" * 12 + "4" + "f" * 3 + "b" + "f" * 15,
+    )
+
+
+def test_no_two_threads_get_the_same() -> None:
+    found: list[list[str]] = []
+    threads = [
+        threading.Thread(target=lambda: found.append([new_id() for _ in range(20 * IN_STOCK)]))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({each for ids in found for each in ids}) == 4 * 20 * IN_STOCK
+
+
+def test_a_forked_process_makes_ids_of_its_own() -> None:
+    new_id()  # there is a stock at the fork
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, " ".join(new_id() for _ in range(IN_STOCK)).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        theirs = pipe.read().split()
+    assert len(theirs) == IN_STOCK
+    assert not set(theirs) & {new_id() for _ in range(IN_STOCK)}
