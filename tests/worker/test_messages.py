@@ -3,9 +3,11 @@
 import dataclasses
 import enum
 import json
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 from unittest.mock import patch
 
@@ -359,7 +361,7 @@ class TestJoin:
         assert (text_of(first), text_of(second)) == ("1", "2")
 
 
-@pytest.mark.skipif(MAJOR == 1, reason="1.x has no factory of ids")
+@pytest.mark.skipif(MAJOR == 1, reason="1.x has no factories of ids and times")
 class TestFactories:
     def test_an_id_has_the_form_of_agentscope_s_own(self) -> None:
         made = [says("x") for _ in range(200)]
@@ -367,12 +369,29 @@ class TestFactories:
         assert len(set(ids)) == len(ids)
         assert all(uuid.UUID(each).version == 4 and len(each) == 32 for each in ids)
 
+    def test_a_time_is_now_in_the_form_of_agentscope_s_own(self) -> None:
+        before = datetime.now()
+        said = says("x").created_at
+        assert before <= datetime.fromisoformat(said) <= datetime.now()
+
+    @pytest.mark.parametrize("microsecond", [0, 1, 999, 120_000, 999_999])
+    def test_each_time_is_written_as_python_does(self, microsecond: int) -> None:
+        from agentscope_worker.runtime.messages2 import timestamp
+
+        for second in (1_700_000_000, 1_700_000_000, 1_700_000_001):  # a new one, the same, the next
+            with patch.object(time, "time_ns", lambda at=second: at * 10**9 + microsecond * 1000 + 999):
+                assert (
+                    timestamp() == datetime.fromtimestamp(second).replace(microsecond=microsecond).isoformat()
+                )
+
     def test_those_of_an_app_stay(self) -> None:
         common = agentscope._utils._common
-        before = common._id_factory
+        before = common._id_factory, common._timestamp_factory
         try:
             agentscope.set_id_factory(lambda: "mine")
+            agentscope.set_timestamp_factory(lambda: "then")
             compat.seam().adapt("bypass")  # once more, as a second start in the same process does
-            assert says("x").id == "mine"
+            assert (says("x").id, says("x").created_at) == ("mine", "then")
         finally:
-            agentscope.set_id_factory(before)
+            agentscope.set_id_factory(before[0])
+            agentscope.set_timestamp_factory(before[1])

@@ -240,6 +240,7 @@ def _patch() -> None:
     Agent.stream = stream
     # Of the same form as AgentScope's own, and quicker. An App that sets others comes after this.
     agentscope.set_id_factory(new_id)
+    agentscope.set_timestamp_factory(messages2.timestamp)
 
 
 def trace(on: bool) -> None:

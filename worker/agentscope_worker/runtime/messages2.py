@@ -6,7 +6,9 @@ It must be imported through that module only.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from agentscope import message as blocks
@@ -25,6 +27,7 @@ _BLOCKS: Final[Mapping[str, Any]] = {
     "data": blocks.DataBlock,
 }
 _NOT_METADATA: Final = {"metadata"}  # for pydantic's `exclude`
+_last_second: Final[list[tuple[int, str]]] = [(0, "")]  # since the epoch, and as text; one tuple, for threads
 
 
 def message_class() -> Any:
@@ -33,6 +36,19 @@ def message_class() -> Any:
 
 def block_classes() -> Mapping[str, Any]:
     return _BLOCKS
+
+
+def timestamp() -> str:
+    """The local time as `datetime.now().isoformat()` has it, in a fifth of the time: it is asked for each
+    message and each block, and there are many in the same second."""
+    now = time.time_ns() // 1000
+    second = now // 1_000_000
+    last, text = _last_second[0]
+    if second != last:
+        text = datetime.fromtimestamp(second).isoformat()
+        _last_second[0] = second, text
+    digits = str(now)[-6:]  # quicker than to format a number with its zeros
+    return f"{text}.{digits}" if digits != "000000" else text
 
 
 def _count_if_plain(model: type[BaseModel], **fields: Any) -> int:
