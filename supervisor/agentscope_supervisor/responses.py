@@ -20,6 +20,7 @@ from agentscope_supervisor import sse
 from agentscope_supervisor.outcomes import RETRY_LATER, ErrorCode, Failure
 from agentscope_supervisor.runs import Run
 
+_OK: Final = 200  # read once: see `agentscope_protocol.values`
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -68,7 +69,7 @@ def _error_fields(failure: Failure) -> dict[str, str]:
 def head_bytes(status: int, fields: Mapping[str, str], more: str = "") -> bytes:
     """The head of a response that aiohttp does not make. The values must not hold what came from outside
     unchecked: a line break would begin another header. `more`: `header_lines` of other fields."""
-    phrase = "OK" if status == HTTPStatus.OK else HTTPStatus(status).phrase
+    phrase = "OK" if status == _OK else HTTPStatus(status).phrase
     tail = f"{more}Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
     return f"HTTP/1.1 {status} {phrase}\r\n{header_lines(fields)}{tail}".encode("ascii")
 
