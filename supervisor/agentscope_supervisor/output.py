@@ -9,7 +9,7 @@ nothing of processes; `spawn` makes one for each.
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from agentscope_protocol import log_lines
@@ -36,11 +36,8 @@ REPORT_EVERY: Final = 1.0  # seconds between two lines that say how much was dro
 
 KEPT: Final = READ  # bytes in which the last lines of a worker are looked for
 
-# What a terminal would act on must not reach one through the log, nor a lone surrogate, which has no form in
-# UTF-8, whoever asks for the line.
-_ESCAPED: Final = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)] if code != 0x09} | {
-    code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)
-}
+# What a terminal would act on must not reach one through the log.
+_ESCAPED: Final = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)] if code != 0x09}
 _ESCAPED_LINES: Final = {code: text for code, text in _ESCAPED.items() if code != 0x0A}
 
 OnLine = Callable[[LogLine], None]
@@ -156,9 +153,14 @@ def _read(line: bytes) -> LogLine:
     logged = log_lines.read(text)
     if logged is None:
         return LogLine(text.translate(_ESCAPED))
-    about = {name: value.translate(_ESCAPED) for name, value in logged.about.items()}
-    message, exception = (part.translate(_ESCAPED_LINES) for part in (logged.message, logged.exception))
+    about = {name: _escaped(value, _ESCAPED) for name, value in logged.about.items()}
+    message, exception = (_escaped(part, _ESCAPED_LINES) for part in (logged.message, logged.exception))
     return LogLine(message, logged.level, about, exception)
+
+
+def _escaped(text: str, escaped: Mapping[int, str]) -> str:
+    """What JSON has held; a lone surrogate in it has no form in UTF-8, whoever asks for the line."""
+    return text.encode("utf-8", "backslashreplace").decode().translate(escaped)
 
 
 def _shown(line: bytes) -> list[str]:
