@@ -33,7 +33,7 @@ endef
 
 # The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
 PURE_TESTS := tests/protocol tests/supervisor
-HTTP_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,bad_input conformance direct invoke))
+HTTP_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,bad_input conformance direct health invoke))
 
 .PHONY: help demo demo-llm platform test test-v1 compiled test-compiled compiler faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store dist clean
 
