@@ -70,8 +70,8 @@ def _compiled(root: Path, modules: list[str], folder: Path) -> Path:
         target_dir=str(folder / "c"),
     )
     for extension in extensions:
-        # Nothing outside of the library calls what is in it by name (Python finds the modules in capsules): so
-        # calls between modules need no second look, and the table of names, a seventh of all, is not mapped.
+        # Of the library Python asks by name for its beginning only, which is marked; the modules it finds in
+        # capsules. So calls between them need no second look, and a tenth, the table of names, is not mapped.
         extension.extra_compile_args.append("-fvisibility=hidden")
     command = build_ext(Distribution({"name": GROUP, "ext_modules": extensions}))
     command.build_lib, command.build_temp = str(folder / "lib"), str(folder / "temp")

@@ -48,9 +48,9 @@ _DATA: Final = int(Tag.DATA)
 _END: Final = int(Tag.END)
 _CREDIT: Final = int(Tag.CREDIT)
 
-_USUAL: Final = 2048
-"""Bytes of memory that a payload is packed in at first: most fit. msgpack itself begins with 256 KiB, which
-takes longer to get than to fill."""
+_BUFFER: Final = 2048
+"""Bytes that a payload is packed in at first; it grows, but most fit. msgpack itself begins with 256 KiB,
+which takes longer to get than to fill."""
 
 # A fail message is the text of an exception; what is longer helps nobody.
 MAX_MESSAGE: Final = 8 * 1024  # characters; escaped they are at most six times as many bytes
@@ -101,7 +101,7 @@ def encode(frame: Frame) -> bytes:
 
 def _packed(tag: Tag, stream: int, number: int, fields: list[Any]) -> bytes:
     try:
-        payload: bytes = msgpack.Packer(buf_size=_USUAL).pack(fields)
+        payload: bytes = msgpack.Packer(buf_size=_BUFFER).pack(fields)
     except (OverflowError, UnicodeEncodeError, TypeError, ValueError) as error:
         raise LocalProtocolError(f"{tag.name} cannot be encoded: {error}") from error
     return header(tag, stream, number, len(payload)) + payload

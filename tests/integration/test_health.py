@@ -31,7 +31,7 @@ from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.supervisor_only
 
-MAX_RSS_MB: Final = 60  # of a supervisor at rest
+MAX_RSS_MIB: Final = 60  # of a supervisor at rest
 HEALTH_P99: Final = 0.020  # seconds, CONTRACT
 NOISE: Final = 5  # factor that a busy machine is allowed
 
@@ -194,8 +194,8 @@ async def test_a_supervisor_at_rest_is_small(start_instance: Callable[..., Insta
     instance = start_instance()
     assert (await invoke(instance.port, new_session(), "x")).status == 200
     memory = psutil.Process(instance.pid).memory_full_info()
-    print(f"supervisor at rest: RSS {memory.rss / 2**20:.1f} MB, USS {memory.uss / 2**20:.1f} MB")
-    assert memory.rss < MAX_RSS_MB * 2**20
+    print(f"supervisor at rest: RSS {memory.rss / 2**20:.1f} MiB, USS {memory.uss / 2**20:.1f} MiB")
+    assert memory.rss < MAX_RSS_MIB * 2**20
     mapped = {mapping.path for mapping in psutil.Process(instance.pid).memory_maps()}
     assert any("/uvloop/" in path for path in mapped), "extension modules are seen here"
     for library in ("agentscope", "numpy", "tiktoken", "jiter"):

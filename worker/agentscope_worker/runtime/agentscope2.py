@@ -11,6 +11,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -238,9 +239,22 @@ def _patch() -> None:
     Agent.__init__ = _unattended(Agent.__init__)
     Agent.__call__ = reply
     Agent.stream = stream
-    # Of the same form as AgentScope's own, and quicker. An App that sets others comes after this.
-    agentscope.set_id_factory(new_id)
-    agentscope.set_timestamp_factory(messages2.timestamp)
+    _set_factories()
+
+
+def _set_factories() -> None:
+    """Ids and times of the same form as AgentScope's own, and quicker. What an author has set stays, and what
+    one sets later replaces them."""
+    if _is_its_own("_id_factory"):
+        agentscope.set_id_factory(new_id)
+    if _is_its_own("_timestamp_factory"):
+        agentscope.set_timestamp_factory(messages2.timestamp)
+
+
+def _is_its_own(factory: str) -> bool:
+    """Whether AgentScope has the factory that it came with, as far as can be seen."""
+    place = "agentscope._utils._common"
+    return getattr(getattr(sys.modules.get(place), factory, None), "__module__", None) == place
 
 
 def trace(on: bool) -> None:

@@ -27,7 +27,9 @@ _BLOCKS: Final[Mapping[str, Any]] = {
     "data": blocks.DataBlock,
 }
 _NOT_METADATA: Final = {"metadata"}  # for pydantic's `exclude`
-_last_second: Final[list[tuple[int, str]]] = [(0, "")]  # since the epoch, and as text; one tuple, for threads
+# The second since the epoch that was written last, and as text: one tuple, for threads, in a list, since what
+# is not Final is looked up by name.
+_last_second: Final[list[tuple[int, str]]] = [(-1, "")]
 
 
 def message_class() -> Any:
@@ -39,8 +41,8 @@ def block_classes() -> Mapping[str, Any]:
 
 
 def timestamp() -> str:
-    """The local time as `datetime.now().isoformat()` has it, in a fifth of the time: it is asked for each
-    message and each block, and there are many in the same second."""
+    """The local time, of a clock after 1970, as `datetime.now().isoformat()` has it, in a fifth of its time:
+    each block asks for it, and each message of the newer releases, and many come in the same second."""
     now = time.time_ns() // 1000
     second = now // 1_000_000
     last, text = _last_second[0]
