@@ -58,7 +58,7 @@ test: $(VENV)/.ready $(V1)/.ready redis systemd chromium balancers  ## everythin
 test-v1: $(V1)/.ready redis     ## the tests of the worker, and of the whole where AgentScope matters, on 1.x
 	$(call TESTED,$(V1)/bin,-m 'not supervisor_only' tests/worker tests/integration)
 
-test-compiled: $(COMPILED)/.ready  ## the pure tests, and those of what HTTP clients see, on the compiled wheel
+test-compiled: $(COMPILED)/.ready  ## the pure tests, and those of HTTP and health, on the compiled wheel
 	$(COMPILED)/bin/agentscope-supervisor --version | grep compiled
 	$(call TESTED,$(COMPILED)/bin,-m 'not as_python and not slow' $(PURE_TESTS) $(HTTP_TESTS))
 
