@@ -70,8 +70,9 @@ def _compiled(root: Path, modules: list[str], folder: Path) -> Path:
         target_dir=str(folder / "c"),
     )
     for extension in extensions:
-        # Of the library Python asks by name for its beginning only, which is marked; the modules it finds in
-        # capsules. So calls between them need no second look, and a tenth, the table of names, is not mapped.
+        # Nobody looks up by name what is in the library: Python finds its one entry, which is marked, and the
+        # modules in capsules. Hidden, its functions call each other directly, and the table of their names, a
+        # tenth of the library, is not mapped.
         extension.extra_compile_args.append("-fvisibility=hidden")
     command = build_ext(Distribution({"name": GROUP, "ext_modules": extensions}))
     command.build_lib, command.build_temp = str(folder / "lib"), str(folder / "temp")
