@@ -12,6 +12,7 @@ from typing import Final
 import psutil
 import pytest
 
+from agentscope_supervisor import FORM
 from tests.harness.client import (
     JSON,
     Connection,
@@ -31,7 +32,10 @@ from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.supervisor_only
 
-MAX_RSS_MIB: Final = 60  # of a supervisor at rest
+MAX_RSS_MIB: Final = 60 if FORM == "plain Python" else 61
+"""Of a supervisor at rest. The compiled form maps 1.7 MiB of its library beside; how much is mapped of this
+and of other files hangs on what has been read of them before, by half a MiB."""
+
 HEALTH_P99: Final = 0.020  # seconds, CONTRACT
 NOISE: Final = 5  # factor that a busy machine is allowed
 
