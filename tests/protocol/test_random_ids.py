@@ -35,6 +35,7 @@ def test_no_two_threads_get_the_same() -> None:
         return trace
 
     found: list[list[str]] = []
+    before = threading.gettrace()  # coverage has one
     threading.settrace(trace)
     try:
         threads = [
@@ -46,7 +47,7 @@ def test_no_two_threads_get_the_same() -> None:
         for thread in threads:
             thread.join()
     finally:
-        threading.settrace(None)  # type: ignore[arg-type] - typeshed does not know that it ends so
+        threading.settrace(before)  # type: ignore[arg-type] - typeshed does not know that it may be None
     assert len({each for ids in found for each in ids}) == 4 * 2 * IN_STOCK
 
 
