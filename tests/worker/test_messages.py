@@ -3,15 +3,11 @@
 import dataclasses
 import enum
 import json
-import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 from unittest.mock import patch
 
-import agentscope
 import orjson
 import pydantic
 import pytest
@@ -19,7 +15,6 @@ from agentscope.message import Msg, TextBlock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentscope_protocol import random_ids
 from agentscope_worker import messages
 from agentscope_worker.messages import BadMessage
 from agentscope_worker.runtime import compat, lossy_json
@@ -360,32 +355,3 @@ class TestJoin:
         (message,) = self.joined(first, second)
         assert message["id"] == first.id
         assert (text_of(first), text_of(second)) == ("1", "2")
-
-
-@pytest.mark.skipif(MAJOR == 1, reason="1.x has no factories of ids and times")
-class TestFactories:
-    def test_an_id_comes_from_the_stock(self) -> None:
-        random_ids.new_id()  # so that there is one
-        random_ids._stock.append("a" * 32)
-        assert TextBlock(text="x").id == "a" * 32
-
-    def test_an_id_has_the_form_of_agentscope_s_own(self) -> None:
-        made = [says("x") for _ in range(200)]
-        ids = [each.id for each in made] + [block.id for each in made for block in each.content]
-        assert len(set(ids)) == len(ids)
-        assert all(uuid.UUID(each).version == 4 and len(each) == 32 for each in ids)
-
-    @pytest.mark.parametrize("microsecond", [0, 1, 999, 120_000, 999_999])
-    def test_each_time_is_written_as_python_does(self, microsecond: int) -> None:
-        for second in (1_700_000_000, 1_700_000_000, 1_700_000_001):  # a new one, the same, the next
-            with patch.object(time, "time_ns", lambda at=second: at * 10**9 + microsecond * 1000 + 999):
-                written = TextBlock(text="x").created_at
-            assert written == datetime.fromtimestamp(second).replace(microsecond=microsecond).isoformat()
-
-    def test_those_of_an_author_stay(self) -> None:
-        common = agentscope._utils._common
-        with patch.multiple(common, _id_factory=lambda: "mine", _timestamp_factory=lambda: "then"):
-            compat.seam()._set_factories()  # they were there before
-            compat.seam().adapt("bypass")  # or came after a first start, and this is the second
-            block = TextBlock(text="x")
-        assert (block.id, block.created_at) == ("mine", "then")

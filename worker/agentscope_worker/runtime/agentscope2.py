@@ -11,12 +11,10 @@ import contextlib
 import copy
 import functools
 import inspect
-import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import agentscope
 from agentscope import credential as credentials
 from agentscope import model as models
 from agentscope.agent import Agent
@@ -25,8 +23,7 @@ from agentscope.message import Msg, TextBlock, ThinkingBlock
 from agentscope.permission import PermissionMode
 from agentscope.tool import MCPTool, Toolkit
 
-from agentscope_protocol.random_ids import new_id
-from agentscope_worker.runtime import messages2, providers
+from agentscope_worker.runtime import factories2, messages2, providers
 from agentscope_worker.runtime.agents import Put, relay, turn_of
 
 if TYPE_CHECKING:
@@ -239,22 +236,7 @@ def _patch() -> None:
     Agent.__init__ = _unattended(Agent.__init__)
     Agent.__call__ = reply
     Agent.stream = stream
-    _set_factories()
-
-
-def _set_factories() -> None:
-    """Ids and times of the same form as AgentScope's own, and quicker. What an author has set stays, and what
-    one sets later replaces them."""
-    if _is_its_own("_id_factory"):
-        agentscope.set_id_factory(new_id)
-    if _is_its_own("_timestamp_factory"):
-        agentscope.set_timestamp_factory(messages2.timestamp)
-
-
-def _is_its_own(factory: str) -> bool:
-    """Whether AgentScope has the factory that it came with, as far as can be seen."""
-    place = "agentscope._utils._common"
-    return getattr(getattr(sys.modules.get(place), factory, None), "__module__", None) == place
+    factories2.set_factories()
 
 
 def trace(on: bool) -> None:

@@ -1,14 +1,12 @@
 """Messages of AgentScope 2.x: their classes, and how they are written.
 
-The part of `agentscope2` that each message of each answer passes, and the one part of it that is compiled.
-It must be imported through that module only.
+The part of `agentscope2` that each message of each answer passes; it is compiled. It must be imported through
+that module only.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Final
 
 from agentscope import message as blocks
@@ -27,9 +25,6 @@ _BLOCKS: Final[Mapping[str, Any]] = {
     "data": blocks.DataBlock,
 }
 _NOT_METADATA: Final = {"metadata"}  # for pydantic's `exclude`
-# The second since the epoch that was written last, and as text: one tuple, for threads, in a list, since what
-# is not Final is looked up by name.
-_last_second: Final[list[tuple[int, str]]] = [(-1, "")]
 
 
 def message_class() -> Any:
@@ -38,19 +33,6 @@ def message_class() -> Any:
 
 def block_classes() -> Mapping[str, Any]:
     return _BLOCKS
-
-
-def timestamp() -> str:
-    """The local time, of a clock after 1970, as `datetime.now().isoformat()` has it, in a fifth of its time:
-    each block asks for it, and each message of the newer releases, and many come in the same second."""
-    now = time.time_ns() // 1000
-    second = now // 1_000_000
-    last, text = _last_second[0]
-    if second != last:
-        text = datetime.fromtimestamp(second).isoformat()
-        _last_second[0] = second, text
-    digits = str(now)[-6:]  # quicker than to format a number with its zeros
-    return f"{text}.{digits}" if digits != "000000" else text
 
 
 def _count_if_plain(model: type[BaseModel], **fields: Any) -> int:
