@@ -23,7 +23,7 @@ from agentscope_supervisor import __version__, signals
 from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.console_routes import Console
 from agentscope_supervisor.control import Control
-from agentscope_supervisor.deaths import Verdict
+from agentscope_supervisor.deaths import Cause, Verdict
 from agentscope_supervisor.desk import OperatorsDesk
 from agentscope_supervisor.edits import Edits
 from agentscope_supervisor.event_queue import EventQueue
@@ -32,6 +32,7 @@ from agentscope_supervisor.heartbeat import Heartbeat, VitalSigns
 from agentscope_supervisor.instance import Address
 from agentscope_supervisor.invocation import Invocation
 from agentscope_supervisor.journal import Journal
+from agentscope_supervisor.lifecycle import State
 from agentscope_supervisor.memory import Memory
 from agentscope_supervisor.memory_watch import MemoryWatch
 from agentscope_supervisor.metrics import Look, Metrics
@@ -69,7 +70,8 @@ class Daemon:
         self._settings: Final = settings
         self._post: Final = EventQueue().post
         self._memory: Final = Memory(lambda: [os.getpid(), *self._workforce.marks()])
-        self._metrics: Final = Metrics(self, self._memory) if settings.server.metrics else None
+        states = [state.name.lower() for state in State if state < State.GONE]
+        self._metrics: Final = Metrics(self, self._memory, states, Cause) if settings.server.metrics else None
         self._store: Final = Store(store, limits(settings.sessions))
         self._recorder: Final = Recorder(settings.sessions, self._store)
         self._turns: Final = Turns(
@@ -252,7 +254,7 @@ class Daemon:
             running=running,
             waiting=len(self._ledger) - running,
             active_sessions=self._turns.active_sessions(),
-            workers=Counter(process.state for process in self._workforce),
+            workers=Counter(process.state.name.lower() for process in self._workforce),
             rolling=self._fleet.rolling,
             platform_failures=heartbeat.failures if heartbeat is not None else {},
         )

@@ -5,28 +5,19 @@ machine without memory. `classify` puts together what the shell knows. The recor
 counting; nothing here decides what is started next, that is `fleet`.
 """
 
-import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-KEPT: Final = 100
-"""Deaths kept. With the bounds below 4 MB if all are the longest."""
+from agentscope_supervisor.kept_output import KEPT_WIDTH
 
-KEPT_LINES: Final = 50  # last lines of output in a record: a traceback and what led to it
-KEPT_STACK_LINES: Final = 200  # of a stack dump: main thread, a pool, and the threads of libraries
-KEPT_WIDTH: Final = 160  # characters of a line in a record; whole lines are in the log
+KEPT: Final = 100
+"""Deaths kept. With the bounds of `kept_output` 4 MB if all are the longest."""
 
 _SIGKILL: Final = 9
 _SIGTERM: Final = 15
-
-# The lines that faulthandler writes, and no traceback of Python's own: that has a comma before "in".
-_STACK_LINE: Final = re.compile(
-    r"(Current thread|Thread) 0x\w+ .*\(most recent call first\):$|Stack \(most recent call first\):$"
-    r"|Fatal Python error: |  File \".*\", line (\d+|\?\?\?) in |  <no Python frame>$|  \.\.\.$"
-)
 
 
 class Cause(StrEnum):
@@ -141,13 +132,3 @@ class Deaths:
     def last_of(self, slot: int) -> Death | None:
         """The last death in a slot that is still kept."""
         return next((death for death in reversed(self._kept) if death.slot == slot), None)
-
-
-def kept(lines: Iterable[str], most: int) -> tuple[str, ...]:
-    """The last of these lines, in the form and number in which a record keeps them."""
-    return tuple(line[:KEPT_WIDTH] for line in deque(lines, most))
-
-
-def is_stack_line(line: str) -> bool:
-    """Whether this line of output belongs to a dump of stacks by faulthandler."""
-    return _STACK_LINE.match(line) is not None

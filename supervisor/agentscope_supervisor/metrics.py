@@ -15,9 +15,7 @@ from typing import Final, Protocol
 
 from agentscope_supervisor import __version__
 from agentscope_supervisor.answer import Answer
-from agentscope_supervisor.deaths import Cause
 from agentscope_supervisor.histogram import Histogram
-from agentscope_supervisor.lifecycle import State
 from agentscope_supervisor.memory import MB, Held, Memory
 from agentscope_supervisor.outcomes import Failure
 
@@ -38,7 +36,7 @@ class Look:
     running: int  # turns that a worker has
     waiting: int
     active_sessions: int
-    workers: Mapping[State, int]
+    workers: Mapping[str, int]  # by state
     rolling: bool
     platform_failures: Mapping[tuple[str, str], int]  # by exchange and kind
 
@@ -75,16 +73,20 @@ class Spread:
 
 
 class Metrics:
-    """The metrics of one instance. To be made on the event loop; `close` ends its look at that."""
+    """The metrics of one instance. To be made on the event loop; `close` ends its look at that.
 
-    def __init__(self, source: Source, memory: Memory) -> None:
+    `states`: those in which a worker process is counted; `causes`: of its end.
+    """
+
+    def __init__(self, source: Source, memory: Memory, states: Sequence[str], causes: Iterable[str]) -> None:
         self._source: Final = source
         self._loop: Final = asyncio.get_running_loop()
         self._started: Final = time.time()
+        self._states: Final = states
         self._requests: Final[Counter[tuple[str, int]]] = Counter()
         # From 0: a rate is known only of what was seen before.
         self._turns: Final = Counter[str]({"OK": 0})
-        self._deaths: Final = Counter[str](dict.fromkeys(Cause, 0))
+        self._deaths: Final = Counter[str](dict.fromkeys(causes, 0))
         self._rollouts: Final = Counter({"done": 0, "failed": 0})
         self._duration: Final = Histogram(_TURN)
         self._first: Final = Histogram(_FIRST)
@@ -125,7 +127,7 @@ class Metrics:
         """A worker process was started."""
         self._starts += 1
 
-    def died(self, cause: Cause) -> None:
+    def died(self, cause: str) -> None:
         """A worker process has ended."""
         self._deaths[cause] += 1
 
@@ -154,7 +156,7 @@ class Metrics:
         yield _counter("events", "Events of streams, from workers.", [((), self._events)])
         yield _counter("event_bytes", "Bytes of these events.", [((), self._bytes)])
         yield _gauge("sessions_active", "Sessions with a turn in 300 s.", [((), look.active_sessions)])
-        states = {state.name.lower(): look.workers.get(state, 0) for state in State if state < State.GONE}
+        states = {state: look.workers.get(state, 0) for state in self._states}
         yield _gauge("workers", "Worker processes.", _one(states), "state")
         yield _counter("worker_starts", "Worker processes started.", [((), self._starts)])
         yield _counter("worker_deaths", "Worker processes that ended.", _one(self._deaths), "cause")

@@ -14,8 +14,9 @@ from typing import Final
 
 from agentscope_protocol import log_lines
 from agentscope_protocol.log_lines import LogLine
-from agentscope_supervisor import deaths, kernel
+from agentscope_supervisor import kernel
 from agentscope_supervisor.allowance import Allowance
+from agentscope_supervisor.kept_output import KEPT_LINES, KEPT_STACK_LINES, is_stack_line
 
 MAX_LINE: Final = 16 * 1024
 """Bytes of a line of output; what is longer is cut into several. Log shippers cut near here too."""
@@ -47,7 +48,7 @@ class Output:
     """What a worker prints, line by line."""
 
     def __init__(self, fd: int, on_line: OnLine) -> None:
-        self.stacks: deque[str] = deque(maxlen=deaths.KEPT_STACK_LINES)
+        self.stacks: deque[str] = deque(maxlen=KEPT_STACK_LINES)
         self._fd = fd
         self._on_line = on_line
         self._rest = b""  # the line that is not complete yet
@@ -62,7 +63,7 @@ class Output:
     @property
     def last_lines(self) -> list[str]:
         """The last lines that were printed, whether they have reached the log or not."""
-        lines = bytes(self._kept[-KEPT:]).removesuffix(b"\n").split(b"\n")[-deaths.KEPT_LINES :]
+        lines = bytes(self._kept[-KEPT:]).removesuffix(b"\n").split(b"\n")[-KEPT_LINES:]
         return [part for line in lines for part in _shown(line[-MAX_LINE:])] if self._kept else []
 
     def close(self) -> None:
@@ -120,7 +121,7 @@ class Output:
                 piece = line[at : at + MAX_LINE]
                 self._allowance.spend(len(piece) + LINE_COST)
                 read = _read(piece)
-                if deaths.is_stack_line(read.message):
+                if is_stack_line(read.message):
                     self.stacks.append(read.message)
                 self._on_line(read)
             else:

@@ -27,6 +27,7 @@ from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.deaths import Cause, Death, Deaths, Verdict
 from agentscope_supervisor.event_queue import Post
 from agentscope_supervisor.invocation import Invocation
+from agentscope_supervisor.kept_output import KEPT_LINES, KEPT_STACK_LINES, kept
 from agentscope_supervisor.lifecycle import Command, State
 from agentscope_supervisor.logs import tell_output
 from agentscope_supervisor.nursery import Nursery, Order
@@ -357,8 +358,8 @@ class Workforce:
             ended=evidence.ended,
             verdict=deaths.classify(evidence),
             turns=process.turns_lost,
-            output=deaths.kept(output.last_lines if output is not None else (), deaths.KEPT_LINES),
-            stacks=deaths.kept(output.stacks if output is not None else (), deaths.KEPT_STACK_LINES),
+            output=kept(output.last_lines if output is not None else (), KEPT_LINES),
+            stacks=kept(output.stacks if output is not None else (), KEPT_STACK_LINES),
         )
 
     def _do(self, process: Process, command: Command) -> None:
