@@ -32,7 +32,7 @@ $(1)/python -m pytest -q $(SIDE_BY_SIDE) --maxfail 6 $(2) $(ARGS) || { test $$? 
 endef
 
 # The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
-PURE_TESTS := tests/protocol tests/supervisor
+PURE_TESTS := tests/protocol tests/supervisor tests/repository
 HTTP_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,bad_input conformance direct health invoke))
 
 .PHONY: help demo demo-llm platform test test-v1 compiled test-compiled compiler faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store dist clean
@@ -101,7 +101,7 @@ check: $(VENV)/.ready $(VENV)/.lint  ## format, lint, types, walls, pure tests; 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/coverage run -m pytest -q $(PURE_TESTS) $(ARGS)
-	$(BIN)/python tests/purity.py
+	$(BIN)/python -m tools.purity
 
 format: $(VENV)/.lint     ## rewrite the code in the project's format
 	$(BIN)/ruff format .
@@ -150,7 +150,7 @@ $(V1)/.ready: pyproject.toml worker/shim/agentscope/runtime.py
 
 compiled: $(COMPILED)/.ready  ## the wheel as it is published, in an environment of its own: for benchmarks, and to try
 
-$(COMPILED)/.ready: pyproject.toml hatch_build.py $(wildcard protocol/*/*.py supervisor/*/*.py worker/*/*.py worker/*/*/*.py)
+$(COMPILED)/.ready: pyproject.toml hatch_build.py $(shell find protocol supervisor worker -name '*.py')
 	$(MAKE) --no-print-directory compiler
 	$(PYTHON) -m venv --without-pip $(COMPILED)
 	rm -rf $(COMPILED)/wheel

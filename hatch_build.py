@@ -34,7 +34,11 @@ follow_imports = silent
 
 
 class CompileHook(BuildHookInterface[Any]):
-    """`[tool.hatch.build.targets.wheel.hooks.custom]`; `modules`: paths below the project's folder."""
+    """`[tool.hatch.build.targets.wheel.hooks.custom]` in pyproject.toml.
+
+    `modules` and `except` are globs below the project's folder. A glob may name alternatives in braces:
+    `{invoke,auth}.py`.
+    """
 
     _folder: str | None = None
 
@@ -42,7 +46,8 @@ class CompileHook(BuildHookInterface[Any]):
         if version != "standard" or os.environ.get(ASKED_BY) != "1":
             return
         self._folder = tempfile.mkdtemp(prefix="agentscope-supervisor-")
-        built = _compiled(Path(self.root), self.config["modules"], Path(self._folder))
+        modules = chosen(Path(self.root), self.config["modules"], self.config["except"])
+        built = _compiled(Path(self.root), modules, Path(self._folder))
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
         for library in built.rglob("*.so"):
@@ -51,6 +56,24 @@ class CompileHook(BuildHookInterface[Any]):
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder)
+
+
+def chosen(root: Path, modules: list[str], exceptions: list[str]) -> list[str]:
+    """The files that the globs name, without `__init__.py`. Raises: ValueError, if a glob names no file."""
+    return sorted(_named(root, modules) - _named(root, exceptions))
+
+
+def _named(root: Path, globs: list[str]) -> set[str]:
+    named: set[str] = set()
+    for glob in globs:
+        before, brace, rest = glob.partition("{")
+        words, _, after = rest.partition("}")
+        for pattern in [f"{before}{word}{after}" for word in words.split(",")] if brace else [glob]:
+            found = {str(path.relative_to(root)) for path in root.glob(pattern) if path.name != "__init__.py"}
+            if not found:
+                raise ValueError(f"pyproject.toml: no file matches {pattern!r}, of the modules to compile")
+            named |= found
+    return named
 
 
 def _compiled(root: Path, modules: list[str], folder: Path) -> Path:

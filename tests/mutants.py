@@ -66,9 +66,10 @@ def mutants(words: Sequence[str]) -> list[Mutant]:
 
 
 def mirror(file: str) -> str:
-    """The tests of one source file: protocol/agentscope_protocol/flow.py, tests/protocol/test_flow.py."""
-    path = Path(file)
-    return f"tests/{path.parts[0]}/test_{path.stem}.py"
+    """The tests of one source file: those of protocol/agentscope_protocol/wire/flow.py are in
+    tests/protocol/wire/test_flow.py."""
+    house, _, *rooms, name = Path(file).parts
+    return str(Path("tests", house, *rooms, f"test_{name}"))
 
 
 def run_tests(file: str, tests: Sequence[str], change: tuple[str, str] | None) -> tuple[int | None, str]:

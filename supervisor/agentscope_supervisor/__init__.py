@@ -14,6 +14,6 @@ try:
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0"
 
-_codec = find_spec("agentscope_protocol.codec")
+_codec = find_spec("agentscope_protocol.wire.codec")
 FORM: Final = "plain Python" if _codec is None or str(_codec.origin).endswith(".py") else "compiled"
 """Of the modules that every turn passes; pyproject.toml has the list, hatch_build.py makes them."""

@@ -17,40 +17,41 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from agentscope_protocol.settings import Settings
-from agentscope_protocol.settings_values import MAX_WORKERS
-from agentscope_supervisor import __version__, signals
-from agentscope_supervisor.answer import Answer
-from agentscope_supervisor.console_routes import Console
-from agentscope_supervisor.control import Control
-from agentscope_supervisor.deaths import Cause, Verdict
-from agentscope_supervisor.desk import OperatorsDesk
-from agentscope_supervisor.edits import Edits
-from agentscope_supervisor.event_queue import EventQueue
-from agentscope_supervisor.front_door import FrontDoor
-from agentscope_supervisor.heartbeat import Heartbeat, VitalSigns
-from agentscope_supervisor.instance import Address
-from agentscope_supervisor.invocation import Invocation
-from agentscope_supervisor.journal import Journal
-from agentscope_supervisor.lifecycle import State
-from agentscope_supervisor.memory import Memory
-from agentscope_supervisor.memory_watch import MemoryWatch
-from agentscope_supervisor.metrics import Look, Metrics
-from agentscope_supervisor.orphans import Orphans
-from agentscope_supervisor.outcomes import ErrorCode, Failure, refusal
-from agentscope_supervisor.project import Project
-from agentscope_supervisor.pulse import Pulse
-from agentscope_supervisor.recorder import Recorder, limits
-from agentscope_supervisor.rollouts import Refused, Rolling, Unchanged
-from agentscope_supervisor.sdnotify import Notifier
-from agentscope_supervisor.session_table import SessionTable
-from agentscope_supervisor.staffing import Staffing, worker_count
-from agentscope_supervisor.store import Store
-from agentscope_supervisor.tracing import Tracing
-from agentscope_supervisor.turn import Turn
-from agentscope_supervisor.turns import MAINTENANCE, Turns
-from agentscope_supervisor.watcher import Watcher
-from agentscope_supervisor.workforce import Process
+from agentscope_protocol.config.settings import Settings
+from agentscope_protocol.config.settings_values import MAX_WORKERS
+from agentscope_supervisor import __version__
+from agentscope_supervisor.control.control import Control
+from agentscope_supervisor.control.desk import OperatorsDesk
+from agentscope_supervisor.domain.invocation import Invocation
+from agentscope_supervisor.domain.outcomes import ErrorCode, Failure, refusal
+from agentscope_supervisor.domain.turn import Turn
+from agentscope_supervisor.heartbeat.heartbeat import Heartbeat, VitalSigns
+from agentscope_supervisor.processes.orphans import Orphans
+from agentscope_supervisor.project.edits import Edits
+from agentscope_supervisor.project.project import Project
+from agentscope_supervisor.project.watcher import Watcher
+from agentscope_supervisor.runs.answer import Answer
+from agentscope_supervisor.runs.recorder import Recorder, limits
+from agentscope_supervisor.runs.store import Store
+from agentscope_supervisor.system import signals
+from agentscope_supervisor.system.event_queue import EventQueue
+from agentscope_supervisor.system.instance import Address
+from agentscope_supervisor.system.journal import Journal
+from agentscope_supervisor.system.memory import Memory
+from agentscope_supervisor.system.sdnotify import Notifier
+from agentscope_supervisor.telemetry.metrics import Look, Metrics
+from agentscope_supervisor.turns.session_table import SessionTable
+from agentscope_supervisor.turns.turns import MAINTENANCE, Turns
+from agentscope_supervisor.web.console_routes import Console
+from agentscope_supervisor.web.front_door import FrontDoor
+from agentscope_supervisor.web.tracing import Tracing
+from agentscope_supervisor.workers.deaths import Cause, Verdict
+from agentscope_supervisor.workers.lifecycle import State
+from agentscope_supervisor.workers.memory_watch import MemoryWatch
+from agentscope_supervisor.workers.pulse import Pulse
+from agentscope_supervisor.workers.rollouts import Refused, Rolling, Unchanged
+from agentscope_supervisor.workers.staffing import Staffing, worker_count
+from agentscope_supervisor.workers.workforce import Process
 
 log = logging.getLogger(__name__)
 

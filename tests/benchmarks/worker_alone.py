@@ -15,11 +15,11 @@ from typing import Final
 
 import psutil
 
-from agentscope_protocol import settings
-from agentscope_protocol.connection import Requester
-from agentscope_protocol.frames import Notice
-from agentscope_protocol.page import PAGE_SIZE
-from agentscope_supervisor import kernel
+from agentscope_protocol.config import settings
+from agentscope_protocol.wire.connection import Requester
+from agentscope_protocol.wire.frames import Notice
+from agentscope_protocol.wire.page import PAGE_SIZE
+from agentscope_supervisor.system import kernel
 from tests.benchmarks.load import Failed, build
 from tests.harness.instance import environment
 

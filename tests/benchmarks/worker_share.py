@@ -19,14 +19,14 @@ from typing import Any, Final, cast
 
 import uvloop
 
-from agentscope_protocol.codec import FrameReader, encode
-from agentscope_protocol.connection import Responder
-from agentscope_protocol.frames import Credit, Data, End, Fail, Form, Hello, Open
-from agentscope_protocol.link import Link
-from agentscope_protocol.page import LifePage
+from agentscope_protocol.wire.codec import FrameReader, encode
+from agentscope_protocol.wire.connection import Responder
+from agentscope_protocol.wire.frames import Credit, Data, End, Fail, Form, Hello, Open
+from agentscope_protocol.wire.link import Link
+from agentscope_protocol.wire.page import LifePage
 from agentscope_worker import host, messages
 from agentscope_worker.runtime import SessionContext
-from agentscope_worker.runtime.compat import check_installation
+from agentscope_worker.runtime.compat.compat import check_installation
 from agentscope_worker.serve import Server
 from agentscope_worker.sessions import Sessions
 from agentscope_worker.watchdog import LifeSigns

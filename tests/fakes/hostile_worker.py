@@ -17,9 +17,9 @@ from mmap import mmap
 from pathlib import Path
 from typing import Any
 
-from agentscope_protocol.codec import FrameReader, encode
-from agentscope_protocol.frames import PROTOCOL_VERSION, Data, End, Form, Frame, Hello, Notice, Open
-from agentscope_protocol.page import PAGE_SIZE, TICK_EVERY, LifePage
+from agentscope_protocol.wire.codec import FrameReader, encode
+from agentscope_protocol.wire.frames import PROTOCOL_VERSION, Data, End, Form, Frame, Hello, Notice, Open
+from agentscope_protocol.wire.page import PAGE_SIZE, TICK_EVERY, LifePage
 
 Step = dict[str, Any]
 

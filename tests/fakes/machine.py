@@ -20,17 +20,17 @@ from unittest.mock import patch
 
 import psutil
 
-from agentscope_protocol.errors import Code, LocalProtocolError
-from agentscope_protocol.frames import CancelReason
-from agentscope_protocol.settings import Settings
+from agentscope_protocol.config.settings import Settings
+from agentscope_protocol.wire.errors import Code, LocalProtocolError
+from agentscope_protocol.wire.frames import CancelReason
 from agentscope_supervisor import daemon as daemon_module
-from agentscope_supervisor import workforce
-from agentscope_supervisor.answer import Answer
 from agentscope_supervisor.daemon import Daemon
-from agentscope_supervisor.nursery import Order
-from agentscope_supervisor.project import ProjectError
-from agentscope_supervisor.residents import FAREWELL_WITHIN
-from agentscope_supervisor.turn import Purpose, Turn
+from agentscope_supervisor.domain.turn import Purpose, Turn
+from agentscope_supervisor.processes.nursery import Order
+from agentscope_supervisor.project.project import ProjectError
+from agentscope_supervisor.runs.answer import Answer
+from agentscope_supervisor.turns.residents import FAREWELL_WITHIN
+from agentscope_supervisor.workers import workforce
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ import msgpack
 import psutil
 import pytest
 
-from agentscope_protocol.codec import encode, header
-from agentscope_protocol.frames import MAX_FEW_WORDS, Data, End, Open, Pong, Tag
+from agentscope_protocol.wire.codec import encode, header
+from agentscope_protocol.wire.frames import MAX_FEW_WORDS, Data, End, Open, Pong, Tag
 from tests.fakes.hostile_worker import ORDERS, program, raw
 from tests.harness.bystanders import unharmed
 from tests.harness.client import Stream, invoke, new_session, session_in, texts

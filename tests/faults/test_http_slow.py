@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 from aiohttp import web
 
-from agentscope_supervisor import http_protocol
+from agentscope_supervisor.http1 import http_protocol
 from tests.harness.client import (
     JSON,
     Connection,

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from agentscope_protocol.settings import McpServerSettings
-from agentscope_worker.runtime import mcp_connection, mcp_links
-from agentscope_worker.runtime.mcp_links import CallFailed, Link
+from agentscope_protocol.config.settings import McpServerSettings
+from agentscope_worker.runtime.mcp import mcp_connection, mcp_links
+from agentscope_worker.runtime.mcp.mcp_links import CallFailed, Link
 from tests.fakes.mcp_server import TOOLS
 from tests.harness.mcp_process import McpProcess
 from tests.harness.waiting import eventually

@@ -11,8 +11,8 @@ from typing import Any, Final
 import psutil
 import pytest
 
-from agentscope_protocol.settings import PlatformSettings
-from agentscope_supervisor.platform_client import PlatformClient, PlatformError, Trouble
+from agentscope_protocol.config.settings import PlatformSettings
+from agentscope_supervisor.heartbeat.platform_client import PlatformClient, PlatformError, Trouble
 from reference_platform.lies import LIES
 from tests.harness.client import Stream, invoke, new_session, texts
 from tests.harness.instance import Instance

@@ -9,9 +9,9 @@ from typing import Final
 
 import pytest
 
-from agentscope_supervisor import sse
-from agentscope_supervisor.database import Database, Limits
-from agentscope_supervisor.store import Store as Store  # for the writers below
+from agentscope_supervisor.domain import sse
+from agentscope_supervisor.runs.database import Database, Limits
+from agentscope_supervisor.runs.store import Store as Store  # for the writers below
 from tests.harness.client import Stream
 from tests.harness.instance import Instance, environment
 from tests.harness.waiting import wait_until
@@ -24,9 +24,9 @@ KILLS: Final = 8
 # Claims keys and writes events as fast as it can; each line that it prints is a key that it was told it has.
 WRITER: Final = """
 import asyncio, itertools, pathlib, sys, time
-from agentscope_protocol.frames import Form
+from agentscope_protocol.wire.frames import Form
 from agentscope_supervisor import sse
-from agentscope_supervisor.idempotency import Key
+from agentscope_supervisor.domain.idempotency import Key
 from tests.faults.test_store import LIMITS, Store
 
 async def write(store, run):
@@ -88,8 +88,8 @@ def test_sigkill_in_the_middle_of_writes_loses_nothing_that_was_acknowledged(tmp
 
 FULL: Final = """
 import asyncio, logging, pathlib, sys, time
-from agentscope_protocol.frames import Form
-from agentscope_supervisor.idempotency import Key
+from agentscope_protocol.wire.frames import Form
+from agentscope_supervisor.domain.idempotency import Key
 from tests.faults.test_store import LIMITS, Store
 from tests.harness.waiting import eventually
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from agentscope_supervisor.sdnotify import LOOK_EVERY, MAX_STATUS, Notifier
+from agentscope_supervisor.system.sdnotify import LOOK_EVERY, MAX_STATUS, Notifier
 from tests.harness.client import Stream, invoke, new_session, texts
 from tests.harness.instance import Instance
 from tests.harness.waiting import eventually, wait_until

@@ -17,8 +17,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from agentscope_protocol import settings
-from agentscope_protocol.settings import Settings
+from agentscope_protocol.config import settings
+from agentscope_protocol.config.settings import Settings
 from tests.harness.client import call, texts
 from tests.harness.instance import Instance
 from tests.harness.platform_process import PlatformProcess

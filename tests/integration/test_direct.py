@@ -15,13 +15,13 @@ from typing import Any, Final
 import pytest
 from aiohttp import web
 
-from agentscope_protocol.settings import Settings
-from agentscope_supervisor import http_direct, http_protocol
-from agentscope_supervisor.front_door import FrontDoor
-from agentscope_supervisor.http_direct import DirectConnection, DirectServer, Exchange
-from agentscope_supervisor.recorder import Recorder
-from agentscope_supervisor.responses import head_bytes
-from agentscope_supervisor.turn_head import TurnHead
+from agentscope_protocol.config.settings import Settings
+from agentscope_supervisor.http1 import http_direct, http_protocol
+from agentscope_supervisor.http1.http_direct import DirectConnection, DirectServer, Exchange
+from agentscope_supervisor.http1.responses import head_bytes
+from agentscope_supervisor.http1.turn_head import TurnHead
+from agentscope_supervisor.runs.recorder import Recorder
+from agentscope_supervisor.web.front_door import FrontDoor
 from tests.harness.client import JSON, Connection, request, turn_body
 from tests.harness.waiting import eventually
 

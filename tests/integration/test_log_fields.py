@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from agentscope_protocol.log_lines import session_digest
+from agentscope_protocol.wire.log_lines import session_digest
 from tests.harness.client import call, invoke, new_session
 from tests.harness.instance import Instance
 from tests.harness.projects import written

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from agentscope_supervisor.stubs import CLASSES
+from agentscope_supervisor.project.stubs import CLASSES
 from tests.harness.instance import COMMAND, environment
 from tests.harness.projects import written
 

@@ -5,9 +5,9 @@ from itertools import pairwise
 
 from hypothesis import strategies as st
 
-from agentscope_protocol.codec import encode
-from agentscope_protocol.errors import Code
-from agentscope_protocol.frames import (
+from agentscope_protocol.wire.codec import encode
+from agentscope_protocol.wire.errors import Code
+from agentscope_protocol.wire.frames import (
     MAX_NUMBER,
     MAX_STREAM,
     Cancel,

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from agentscope_protocol.settings import Settings
+from agentscope_protocol.config.settings import Settings
 from agentscope_worker.runtime import runtime
-from agentscope_worker.runtime.session_store import SessionStore
+from agentscope_worker.runtime.sessions.session_store import SessionStore
 from tests.fakes.model_server import ModelServer
 from tests.harness.redis_server import RedisServer
 from tests.worker.session_contract import Files, Keys, Medium

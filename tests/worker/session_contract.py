@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import redis.asyncio
 
-from agentscope_worker.runtime import session_claims, session_redis
-from agentscope_worker.runtime.session_json import JsonSessions
-from agentscope_worker.runtime.session_redis import RedisSessions
-from agentscope_worker.runtime.session_store import SessionStore
+from agentscope_worker.runtime.sessions import session_claims, session_redis
+from agentscope_worker.runtime.sessions.session_json import JsonSessions
+from agentscope_worker.runtime.sessions.session_redis import RedisSessions
+from agentscope_worker.runtime.sessions.session_store import SessionStore
 from tests.worker.values import Value
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from agentscope_worker.runtime import session_redis
+from agentscope_worker.runtime.sessions import session_redis
 from tests.worker.session_contract import Medium, OneTurn, make
 
 ROOT: Final = Path(__file__).parents[2]

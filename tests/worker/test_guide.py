@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentscope_protocol.settings import Settings
+from agentscope_protocol.config.settings import Settings
 from agentscope_worker import host, messages
 from agentscope_worker.runtime import SessionContext, runtime
 from tests.fakes.model_server import ModelServer

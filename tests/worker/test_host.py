@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from agentscope.message import Msg
 
-from agentscope_protocol.settings import Settings
+from agentscope_protocol.config.settings import Settings
 from agentscope_worker import host
 from agentscope_worker.host import BootError
 from agentscope_worker.runtime import SessionContext, runtime

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 
-from agentscope_protocol.log_lines import MAX_BYTES, LogLine, read
+from agentscope_protocol.wire.log_lines import MAX_BYTES, LogLine, read
 from agentscope_worker.log_output import LineFormatter, about, current_turn, in_turn
 
 TURN = about("run-1", "user_1", "req-1")

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from agentscope_worker import messages
 from agentscope_worker.messages import BadMessage
-from agentscope_worker.runtime import compat, lossy_json
+from agentscope_worker.runtime import lossy_json
+from agentscope_worker.runtime.compat import compat
 from tests.worker.agents import MAJOR, blocks_of, text_of
 
 compat.seam().adapt("bypass")

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from agentscope_protocol.codec import FrameReader, encode
-from agentscope_protocol.connection import Responder
-from agentscope_protocol.errors import Code
-from agentscope_protocol.frames import (
+from agentscope_protocol.wire.codec import FrameReader, encode
+from agentscope_protocol.wire.connection import Responder
+from agentscope_protocol.wire.errors import Code
+from agentscope_protocol.wire.frames import (
     Cancel,
     CancelReason,
     Data,
@@ -21,9 +21,9 @@ from agentscope_protocol.frames import (
     Hello,
     Open,
 )
-from agentscope_protocol.link import Link
+from agentscope_protocol.wire.link import Link
 from agentscope_worker.runtime import AgentApp, SessionContext
-from agentscope_worker.runtime.compat import seam
+from agentscope_worker.runtime.compat.compat import seam
 from agentscope_worker.serve import Server
 from agentscope_worker.sessions import Sessions
 from tests.harness.waiting import eventually

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from agentscope_protocol import settings as settings_module
+from agentscope_protocol.config import settings as settings_module
 from agentscope_worker import host
 
 # A line of requirements.txt that is an option (-r, --index-url) or a link is pip's business, not ours.

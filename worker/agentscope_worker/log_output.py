@@ -1,8 +1,8 @@
 """The worker's log: each record leaves as one line that names the turn in which it was logged.
 
 Whatever an App or a library logs while a turn runs, in its tasks and in threads of `asyncio.to_thread` too,
-belongs to that turn; the context knows which. `agentscope_protocol.log_lines` has the form of a line. What an
-App prints goes beside this, as it is.
+belongs to that turn; the context knows which. `agentscope_protocol.wire.log_lines` has the form of a line.
+What an App prints goes beside this, as it is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar, copy_context
 
-from agentscope_protocol.log_lines import LEVELS, LogLine, session_digest, write
+from agentscope_protocol.wire.log_lines import LEVELS, LogLine, session_digest, write
 
 CHATTY = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "mcp")
 """Libraries that log a line for each call at INFO, and prompts and keys at DEBUG."""

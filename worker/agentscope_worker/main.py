@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from agentscope_protocol.connection import Event, Responder
-from agentscope_protocol.frames import Hello
-from agentscope_protocol.link import Link
-from agentscope_protocol.page import NAME_BLOCKS, LifePage
+from agentscope_protocol.wire.connection import Event, Responder
+from agentscope_protocol.wire.frames import Hello
+from agentscope_protocol.wire.link import Link
+from agentscope_protocol.wire.page import NAME_BLOCKS, LifePage
 from agentscope_worker import log_output, watchdog
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def main() -> None:
 async def _work(sock: socket.socket, page: LifePage) -> int:
     """The life of a worker; returns its exit status."""
     # Heavy imports come after the kernel knows that we die with the supervisor.
-    from agentscope_protocol import settings as settings_module
+    from agentscope_protocol.config import settings as settings_module
     from agentscope_worker import host
     from agentscope_worker.serve import Server
     from agentscope_worker.sessions import Sessions

@@ -15,12 +15,13 @@ from typing import Any, Final
 
 import orjson
 
-from agentscope_protocol.connection import Event, Responder, Writable
-from agentscope_protocol.errors import Code
-from agentscope_protocol.frames import MAX_ANSWER, REQUEST_ID, Cancel, CancelReason, Form, Open, Ping
-from agentscope_protocol.link import Link
+from agentscope_protocol.wire.connection import Event, Responder, Writable
+from agentscope_protocol.wire.errors import Code
+from agentscope_protocol.wire.frames import MAX_ANSWER, REQUEST_ID, Cancel, CancelReason, Form, Open, Ping
+from agentscope_protocol.wire.link import Link
 from agentscope_worker import host, log_output, messages
-from agentscope_worker.runtime import AgentApp, SessionContext, session_claims, tracing
+from agentscope_worker.runtime import AgentApp, SessionContext, tracing
+from agentscope_worker.runtime.sessions import session_claims
 from agentscope_worker.sessions import Sessions
 from agentscope_worker.watchdog import LifeSigns
 

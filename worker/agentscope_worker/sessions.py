@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import orjson
 
-from agentscope_protocol.frames import Form
+from agentscope_protocol.wire.frames import Form
 from agentscope_worker.runtime import AgentApp, SessionContext
-from agentscope_worker.runtime.session_store import SessionStore
+from agentscope_worker.runtime.sessions.session_store import SessionStore
 
 log = logging.getLogger(__name__)
 

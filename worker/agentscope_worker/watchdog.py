@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Final
 
-from agentscope_protocol.page import PAGE_SIZE, TICK_EVERY, LifePage
+from agentscope_protocol.wire.page import PAGE_SIZE, TICK_EVERY, LifePage
 
 PORTABLE: Final = (
     not sys.platform.startswith("linux") or os.environ.get("AGENTSCOPE_SUPERVISOR_PORTABLE") == "1"

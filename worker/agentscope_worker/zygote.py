@@ -15,7 +15,7 @@ Environment, umask and limits are those of this process, as the supervisor set t
 own variables and the descriptors come with each request. All workers of one zygote share its hash seed
 (PYTHONHASHSEED) and the AgentScope that was installed when it started; the supervisor starts a new one for
 each new configuration.
-The messages are in `agentscope_supervisor.zygote`: JSON, one in each packet.
+The messages are in `agentscope_supervisor.processes.zygote`: JSON, one in each packet.
 """
 
 import gc
@@ -84,9 +84,9 @@ def preload(parts: Collection[str]) -> None:
     """
     import uvloop  # noqa: F401
 
-    from agentscope_protocol.settings import ModelSettings
+    from agentscope_protocol.config.settings import ModelSettings
     from agentscope_worker import host, serve  # noqa: F401
-    from agentscope_worker.runtime.compat import check_installation, seam
+    from agentscope_worker.runtime.compat.compat import check_installation, seam
 
     try:
         check_installation(frozenset(part.removeprefix("provider:") for part in parts))
@@ -102,7 +102,7 @@ def preload(parts: Collection[str]) -> None:
                         ModelSettings.model_validate({"provider": provider, "model": "-", "api_key": "-"})
                     )
                 case ["mcp"]:
-                    from agentscope_worker.runtime import mcp_tools  # noqa: F401
+                    from agentscope_worker.runtime.mcp import mcp_tools  # noqa: F401
                 case ["redis"]:
                     import redis.asyncio  # noqa: F401
                 case ["tracing"]:

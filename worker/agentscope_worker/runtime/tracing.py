@@ -22,8 +22,8 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from agentscope_protocol.log_lines import session_digest
-from agentscope_worker.runtime.compat import seam
+from agentscope_protocol.wire.log_lines import session_digest
+from agentscope_worker.runtime.compat.compat import seam
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

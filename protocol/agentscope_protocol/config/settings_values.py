@@ -1,0 +1,183 @@
+"""The types of single values in agentapp.yaml: bounds, secrets, words that YAML reads its own way. Pure.
+
+Owns what one value may be; it must not know which key has it, that is in `settings` (read next).
+The sentence of each ValueError here goes into the report as it stands, so it says what is allowed
+and never repeats the value.
+"""
+
+import keyword
+import re
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    PlainValidator,
+    SecretStr,
+    SerializationInfo,
+    WithJsonSchema,
+)
+
+MAX_SECONDS = 31_536_000  # a year: beyond any use, and safe in every timer
+MAX_COUNT = 1_000_000  # turns, connections: beyond what one machine serves
+MAX_MB = 1_048_576  # a terabyte
+MAX_WORKERS = 256  # processes of one instance
+MAX_TEXT = 4096  # characters of a URL, a path, a host: the bound of Linux for paths
+
+SNAPSHOT = {"secrets": "plain"}  # serialisation context in which secrets are written out
+
+_TOKEN = re.compile(r"[!-~]+")  # visible ASCII
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_PRINCIPAL = re.compile(r"token|metadata\..+")
+_MAPPING_METHODS = frozenset({"get", "items", "keys", "values"})
+
+
+def _no_boolean(value: object) -> object:
+    if isinstance(value, bool):  # Python and pydantic count true as 1
+        raise ValueError("must be a number")
+    return value
+
+
+_Number = BeforeValidator(_no_boolean)
+Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False), _Number]
+PositiveSeconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False), _Number]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT), _Number]
+CountOrZero = Annotated[int, Field(ge=0, le=MAX_COUNT), _Number]
+Megabytes = Annotated[int, Field(ge=1, le=MAX_MB), _Number]
+MegabytesOrZero = Annotated[int, Field(ge=0, le=MAX_MB), _Number]
+Port = Annotated[int, Field(ge=0, le=65535), _Number]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+
+
+def _workers(value: object) -> int | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, str) and value.isdecimal() and len(value) <= 3:  # from a ${VAR}
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_WORKERS:
+        return value
+    raise ValueError(f"must be a whole number from 1 to {MAX_WORKERS}, or auto")
+
+
+Workers = Annotated[
+    int | Literal["auto"],
+    # One validator for both: a union would report each branch as an error of its own.
+    PlainValidator(_workers),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": MAX_WORKERS}]}),
+]
+
+
+def _on_off(value: object) -> object:
+    return ("on" if value else "off") if isinstance(value, bool) else value
+
+
+def _true_false(value: object) -> object:
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+# YAML 1.1 reads a bare on or off as a boolean, and a ${VAR} is text; both must mean the same.
+OnOffAuto = Annotated[
+    Literal["auto", "on", "off"],
+    BeforeValidator(_on_off),
+    WithJsonSchema({"enum": ["auto", "on", "off", True, False]}),
+]
+BooleanOrAuto = Annotated[
+    Literal["auto", True, False],
+    BeforeValidator(_true_false),
+    WithJsonSchema({"enum": ["auto", True, False]}),
+]
+
+
+def _http_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets without an IPv6 address, a port above 65535
+        valid = False
+    if not valid or not value.isprintable() or " " in value:
+        raise ValueError("must be a URL that starts with http:// or https://")
+    return value
+
+
+def _redis_url(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must be a URL that starts with redis://, rediss:// or unix://")
+    return value
+
+
+def _printable_secret(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("must be printable ASCII without line ends, as it goes into a header")
+    return value
+
+
+def _token(value: SecretStr) -> SecretStr:
+    if not _TOKEN.fullmatch(value.get_secret_value()):
+        raise ValueError("must be visible ASCII characters, at least one, without spaces")
+    return value
+
+
+def _reveal(value: SecretStr, info: SerializationInfo) -> str:
+    return value.get_secret_value() if info.context == SNAPSHOT else str(value)
+
+
+_Reveal = PlainSerializer(_reveal, return_type=str)
+HttpUrl = Annotated[Text, AfterValidator(_http_url)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url), _Reveal]
+Secret = Annotated[SecretStr, AfterValidator(_printable_secret), _Reveal]
+Token = Annotated[SecretStr, AfterValidator(_token), _Reveal]
+
+
+def _header_name(value: str) -> str:
+    if not _HEADER_NAME.fullmatch(value):
+        raise ValueError("must be the name of an HTTP header")
+    return value
+
+
+def _null_is_empty(value: object) -> object:
+    return {} if value is None else value
+
+
+# All entries of a mapping commented out reads as null.
+Headers = Annotated[
+    dict[Annotated[str, AfterValidator(_header_name)], Secret], BeforeValidator(_null_is_empty)
+]
+FreeMapping = Annotated[dict[str, JsonValue], BeforeValidator(_null_is_empty)]
+
+
+def _principal(value: str) -> str:
+    if not _PRINCIPAL.fullmatch(value):
+        raise ValueError("use token or metadata.<key>")
+    return value
+
+
+Principal = Annotated[Text, AfterValidator(_principal)]
+
+
+def _identifier(value: str) -> str:
+    if not value.isidentifier() or keyword.iskeyword(value):
+        raise ValueError("the name must be an identifier: letters, digits and _, no digit first")
+    return value
+
+
+def _server_name(value: str) -> str:
+    if value.startswith("-") or not value.replace("-", "_").isidentifier():
+        raise ValueError("the name must be letters, digits, _ and -, no digit or - first")
+    return value
+
+
+def _slot_name(value: str) -> str:
+    if value.startswith("_") or value in _MAPPING_METHODS:
+        taken = ", ".join(sorted(_MAPPING_METHODS))
+        raise ValueError(f"the name must not begin with _ and not be one of {taken}")
+    return value
+
+
+Identifier = Annotated[str, AfterValidator(_identifier)]
+ServerName = Annotated[str, AfterValidator(_server_name)]  # in names of tools, not in code
+SlotName = Annotated[Identifier, AfterValidator(_slot_name)]  # runtime.models.<name>

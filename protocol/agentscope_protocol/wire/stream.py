@@ -1,0 +1,72 @@
+"""The life of one stream, at each end of a link. All legal moves are in the two tables. Pure.
+
+    requester (supervisor)                        responder (worker)
+    OPEN        recv data      OPEN               OPEN        send data      OPEN
+    OPEN        send cancel    CANCELLING         OPEN        recv cancel    CANCELLING
+    OPEN        recv terminal  CLOSED             OPEN        send terminal  CLOSED
+    CANCELLING  recv data      CANCELLING         CANCELLING  send terminal  CLOSED
+    CANCELLING  recv terminal  CLOSED
+
+Frames cross on the wire, so two things that look odd are legal. A requester in CANCELLING still
+receives data: it was sent before our Cancel arrived. A responder may receive Cancel or Credit for a
+stream it has closed: its terminal frame crossed them; closed streams are forgotten, so `connection`
+answers that from the stream id alone.
+"""
+
+from collections.abc import Mapping
+from enum import IntEnum, auto
+from typing import Final
+
+from agentscope_protocol.wire.errors import LocalProtocolError, RemoteProtocolError
+
+
+class State(IntEnum):  # hashed in C, for each frame
+    OPEN = auto()
+    CANCELLING = auto()
+    CLOSED = auto()
+
+
+class Move(IntEnum):
+    SEND_DATA = auto()
+    SEND_TERMINAL = auto()
+    SEND_CANCEL = auto()
+    RECV_DATA = auto()
+    RECV_TERMINAL = auto()
+    RECV_CANCEL = auto()
+
+
+Table = Mapping[tuple[State, Move], State]
+
+LOCAL_MOVES: Final = frozenset({Move.SEND_DATA, Move.SEND_TERMINAL, Move.SEND_CANCEL})
+
+REQUESTER: Final[Table] = {
+    (State.OPEN, Move.RECV_DATA): State.OPEN,
+    (State.OPEN, Move.SEND_CANCEL): State.CANCELLING,
+    (State.OPEN, Move.RECV_TERMINAL): State.CLOSED,
+    (State.CANCELLING, Move.RECV_DATA): State.CANCELLING,
+    (State.CANCELLING, Move.RECV_TERMINAL): State.CLOSED,
+}
+
+RESPONDER: Final[Table] = {
+    (State.OPEN, Move.SEND_DATA): State.OPEN,
+    (State.OPEN, Move.RECV_CANCEL): State.CANCELLING,
+    (State.OPEN, Move.SEND_TERMINAL): State.CLOSED,
+    (State.CANCELLING, Move.SEND_TERMINAL): State.CLOSED,
+}
+
+
+def unchanged(table: Table, move: Move) -> frozenset[State]:
+    """The states in which a move is legal and leads nowhere else, so that `step` need not be asked there."""
+    return frozenset(state for state in State if table.get((state, move)) is state)
+
+
+def step(table: Table, state: State, move: Move) -> State:
+    """The next state.
+
+    Raises: LocalProtocolError for an illegal SEND_*, RemoteProtocolError for an illegal RECV_*.
+    """
+    try:
+        return table[state, move]
+    except KeyError:
+        error = LocalProtocolError if move in LOCAL_MOVES else RemoteProtocolError
+        raise error(f"{move.name} in {state.name}") from None

@@ -1,0 +1,215 @@
+"""The record of runs: what is kept of each in memory and, where it can be asked for again, in the store.
+
+`turns` tells it when a turn begins and ends, `run_views` and `entrance` ask it for runs and for the run of an
+Idempotency-Key. Bytes of events come to memory from `answer`, and go to the store from here in batches, so
+that an event costs the store nothing by itself. Which runs the store gets, and why, is said in `store`.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Final
+
+from agentscope_protocol.config.settings import SessionsSettings
+from agentscope_supervisor.domain.idempotency import MISMATCH, Key
+from agentscope_supervisor.domain.invocation import Invocation
+from agentscope_supervisor.domain.outcomes import Failure
+from agentscope_supervisor.domain.turn import Turn
+from agentscope_supervisor.runs.answer import Answer
+from agentscope_supervisor.runs.database import Database, Limits
+from agentscope_supervisor.runs.runs import LOST, Run, Runs, Stored, restored
+from agentscope_supervisor.runs.store import Store
+from agentscope_supervisor.runs.viewer import Viewer
+
+FLUSH_EVERY: Final = 0.1  # seconds; what a supervisor that is killed has not written of running runs
+IN_ONE_PIECE: Final = 256 * 1024  # bytes of events in one row of the store, about
+EXPIRE_EVERY: Final = 30.0  # seconds between two looks for runs that are too old, while nothing happens
+
+
+def limits(settings: SessionsSettings) -> Limits:
+    """What the store may keep."""
+    return Limits(_bytes(settings), settings.replay_ttl, settings.idempotency_ttl)
+
+
+def _bytes(settings: SessionsSettings) -> int:
+    return int(settings.replay_max_mb * 1024 * 1024)
+
+
+class Recorder:
+    """All runs of the instance. To be made on the event loop; `close` once."""
+
+    def __init__(self, settings: SessionsSettings, store: Store) -> None:
+        self._store: Final = store
+        self._runs: Final = Runs(_bytes(settings), settings.replay_ttl, settings.idempotency_ttl)
+        self._continues: Final = settings.on_disconnect == "continue"
+        self._live: Final[dict[str, tuple[Turn, Answer]]] = {}  # by id of the run
+        self._pending: Final[dict[Key, tuple[Key, asyncio.Event]]] = {}  # claims that are being decided
+        self._durable: Final[dict[str, Run]] = {}  # that run, and whose events go to the store
+        self._loop: Final = asyncio.get_running_loop()
+        self._flushing: asyncio.TimerHandle | None = None
+        self._expiring = self._loop.call_later(EXPIRE_EVERY, self._expire)
+
+    def close(self) -> None:
+        """Stop the timers; every run has ended."""
+        self._expiring.cancel()
+        if self._flushing is not None:
+            self._flushing.cancel()
+
+    # -- what turns do ------------------------------------------------------------------------
+
+    def begin(self, request: Invocation, turn: Turn, answer: Answer) -> None:
+        """A request has become a turn."""
+        run = Run(answer.run_id, request.session_id, request.form, request.key)
+        self._runs.open(run)
+        self._live[run.run_id] = turn, answer
+        answer.keep(self._runs, run)
+        if request.key is not None or self._continues:
+            self._durable[run.run_id] = run
+            self._flush_soon()
+        if request.key is not None:
+            self._decided(request.key)
+        elif self._continues:
+            begun = partial(
+                Database.open, run_id=run.run_id, session_id=run.session_id, form=run.form, key=None
+            )
+            self._store.put(begun)
+
+    def end(self, answer: Answer, failure: Failure | None) -> None:
+        """Its turn was settled, and its last bytes are there."""
+        del self._live[answer.run_id]
+        run = answer.run
+        assert run is not None, "it has begun"
+        run.whole = answer.whole
+        self._runs.end(run, failure, self._loop.time())
+        if self._durable.pop(run.run_id, None) is not None:
+            self._write(run)
+            self._store.put(
+                partial(
+                    Database.end,
+                    run_id=run.run_id,
+                    after_last=run.next,
+                    worker=run.worker,
+                    failure=failure,
+                    whole=run.whole,
+                    frees_key=run.frees_key,
+                    now=time.time(),
+                ),
+                len(run.whole),
+                owed=True,
+            )
+        for follower in answer.followers:
+            follower.wake()
+
+    # -- what requests ask ----------------------------------------------------------------------
+
+    async def claim(self, run_id: str, request: Invocation) -> Run | Failure | None:
+        """The run that has the key of this request already. None: from now on `run_id` has it; `begin` or
+        `release` must follow. A failure: the key came with another request."""
+        key = request.key
+        assert key is not None
+        while True:
+            run = self._runs.keyed(key, self._loop.time())
+            if run is not None:
+                return _same(run, key)
+            pending = self._pending.get(key)
+            if pending is None:
+                break
+            if pending[0].fingerprint != key.fingerprint:
+                return MISMATCH
+            await pending[1].wait()
+        self._pending[key] = key, asyncio.Event()
+        claim = partial(
+            Database.claim, run_id=run_id, session_id=request.session_id, form=request.form, key=key
+        )
+        try:
+            stored = await self._store.ask(partial(claim, now=time.time()))
+        except BaseException:
+            self.release(run_id, key)
+            raise
+        if stored is None:
+            return None
+        self._decided(key)
+        return _same(self._restored(stored, -1), key)
+
+    def release(self, run_id: str, key: Key) -> None:
+        """The run that has claimed this key will not be."""
+        self._decided(key)
+        self._store.put(partial(Database.forget, run_id=run_id), owed=True)
+
+    async def find(self, run_id: str, after: int) -> Run | None:
+        """A run, for a reader that has seen event `after`."""
+        run = self._runs.get(run_id, self._loop.time())
+        if run is not None:
+            return run
+        stored = await self._store.ask(partial(Database.load, run_id=run_id, now=time.time()))
+        return self._restored(stored, after) if stored is not None else None
+
+    async def forget(self, session_id: str) -> bool:
+        """Forget the runs of a session that have ended, their events and keys; returns whether there were
+        any. What a disk that cannot be used has is forgotten when it can be."""
+        in_memory = self._runs.forget(session_id)
+        step = partial(Database.forget_session, session_id=session_id)
+        in_store = await self._store.ask(step)
+        if in_store is None:
+            self._store.put(step, owed=True)
+        return bool(in_memory or in_store)
+
+    @contextmanager
+    def following(self, viewer: Viewer) -> Iterator[Turn | None]:
+        """The viewer is fed with what comes. Gives the turn of its run, if that has not ended."""
+        turn, answer = self._live.get(viewer.run.run_id, (None, None))
+        if answer is None:
+            yield None
+            return
+        answer.followers.append(viewer)
+        try:
+            yield turn
+        finally:
+            answer.followers.remove(viewer)
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _decided(self, key: Key) -> None:
+        pending = self._pending.pop(key, None)
+        if pending is not None:
+            pending[1].set()
+
+    def _restored(self, stored: Stored, after: int) -> Run:
+        now = self._loop.time()
+        run = restored(stored, after, now)
+        # A lost run has its end where its reader is; another reader may be elsewhere.
+        return run if run.failure == LOST else self._runs.put_back(run, now)
+
+    def _flush_soon(self) -> None:
+        if self._flushing is None:
+            self._flushing = self._loop.call_later(FLUSH_EVERY, self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = None
+        for run in self._durable.values():
+            self._write(run)
+        if self._durable:
+            self._flush_soon()
+
+    def _write(self, run: Run) -> None:
+        """Give the store the events that it does not have."""
+        number = max(run.stored, run.first)
+        while number < run.next:
+            piece = run.read(number, IN_ONE_PIECE)
+            assert piece is not None, "it is kept"
+            data, after_last = piece
+            add = partial(Database.add, run_id=run.run_id, first=number, after_last=after_last, data=data)
+            self._store.put(add, len(data))
+            number = after_last
+        run.stored = number
+
+    def _expire(self) -> None:
+        self._runs.expire(self._loop.time())
+        self._expiring = self._loop.call_later(EXPIRE_EVERY, self._expire)
+
+
+def _same(run: Run, key: Key) -> Run | Failure:
+    assert run.key is not None
+    return run if run.key.fingerprint == key.fingerprint else MISMATCH

@@ -1,0 +1,30 @@
+"""Counts of durations by size, in the form that Prometheus reads. Pure."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Histogram:
+    """How many values were at most each of `bounds`, which ascend; above the last there is one more."""
+
+    bounds: Sequence[float]
+    total: float = 0.0  # sum of the values
+    _counts: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._counts = [0] * (len(self.bounds) + 1)
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self._counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """The buckets, each with all that is in the smaller ones; the last is `+Inf`."""
+        found, so_far = [], 0
+        for bound, count in zip([*map(repr, self.bounds), "+Inf"], self._counts, strict=True):
+            so_far += count
+            found.append((bound, float(so_far)))
+        return found

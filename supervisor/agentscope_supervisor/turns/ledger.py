@@ -1,0 +1,476 @@
+"""The turns: who waits, who runs where, and that each gets exactly one terminal event. Pure.
+
+A turn waits behind the earlier turns of its session, and while its slot has no process; it is handed to a
+process, runs, and ends. Turns of one session never overlap and run in order of arrival, also when their
+slot's process changes in between: the next is handed over only when the one before has ended.
+
+    WAITING -> RUNNING -> (CANCELLING -> (SETTLED ->)) gone
+
+In SETTLED the client has been told and the App still has not ended: the session stays occupied. Settle is
+the one terminal event; nothing here makes two for a turn, and none is left without.
+
+From RUNNING a turn goes back to WAITING, first of its session as before, when it provably never reached its
+process; and, where `retry_on_crash` allows it, when its process died before the client was sent an event.
+
+What is done to a session between the turns of its clients is a turn too, of another purpose: its deletion,
+and the telling of the process that it leaves (`residents` says when). So no client's turn runs beside it,
+and a message that comes meanwhile waits for it.
+
+Where to read next: `turns` carries out the commands; `outcomes` has the codes.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from agentscope_protocol.wire.errors import Code
+from agentscope_protocol.wire.frames import CancelReason
+from agentscope_supervisor.domain.outcomes import ErrorCode, Failure, of_worker, refusal, repeated_in_vain
+from agentscope_supervisor.domain.turn import (
+    Cancel,
+    Command,
+    Distrust,
+    Hand,
+    Idle,
+    OnBusy,
+    Purpose,
+    Settle,
+    State,
+    Turn,
+)
+from agentscope_supervisor.turns.residents import Residents
+
+MAX_HELD_BODIES: Final = 256 * 1024 * 1024
+"""Bytes of the bodies of all open turns: sixteen of the largest size allowed by default. Above it new
+turns are refused, so that a stopped worker cannot fill the supervisor's memory."""
+
+CRASH_RETRIES: Final = 1
+"""Times that a turn is run again after a crash: what it met may have been chance once, and each time costs
+the other turns of its slot their process."""
+
+DISTRUST_AGAIN_AFTER: Final = 60.0
+"""Seconds after which the end of a process that holds a session is asked for once more: what was to take its
+place may not have started."""
+
+
+TELL_WITHIN: Final = 15.0
+"""Seconds that a process may take to be told of a session that leaves it; then that is cancelled. A client
+may be waiting: it should free memory, or save what one save takes."""
+
+MAX_TELLING: Final = 32
+"""Sessions that are told at once without a client that waits for it: as many saves as a store takes well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the instance; see the keys of the same names in agentapp.yaml. Times in seconds."""
+
+    max_turns: int
+    max_inflight: int  # turns of one slot
+    max_queue: int  # waiting turns of one session
+    max_turns_per_principal: int | None
+    request_timeout: float  # 0: none
+    start_timeout: float
+    cancel_grace: float
+    retry_on_crash: bool = False  # of a turn whose client has been sent no event
+
+
+_REASONS: Final = {
+    CancelReason.CLIENT_GONE: Failure(ErrorCode.INTERRUPTED, "the client left"),
+    CancelReason.TIMEOUT: Failure(ErrorCode.TIMEOUT, "the turn took longer than server.request_timeout"),
+    CancelReason.INTERRUPTED: Failure(ErrorCode.INTERRUPTED, "the turn was stopped"),
+    CancelReason.DRAINING: Failure(ErrorCode.DRAINING, "the instance is stopping"),
+}
+_SUPERSEDED: Final = Failure(ErrorCode.SUPERSEDED, "a newer message took the place of this one")
+_NOT_READY: Final = refusal(ErrorCode.NOT_READY, "no worker became ready for this session in time")
+_DRAINING: Final = refusal(ErrorCode.DRAINING, "the instance is stopping")
+
+# Read once: see `agentscope_protocol.wire.values`.
+_CLIENT: Final = Purpose.CLIENT
+_TELL: Final = Purpose.TELL
+_FORGET: Final = Purpose.FORGET
+_WAITING: Final = State.WAITING
+_RUNNING: Final = State.RUNNING
+_CANCELLING: Final = State.CANCELLING
+_SETTLED: Final = State.SETTLED
+_UNSENT: Final = Code.UNSENT
+_LINK_LOST: Final = Code.LINK_LOST
+
+
+@dataclass(slots=True)
+class _Slot:
+    process: int | None = None
+    down_since: float = 0.0
+    turns: int = 0
+    ready: dict[str, None] = field(default_factory=dict)  # sessions whose first turn waits for a process
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Owner of the turns. Call one method for each thing that happened, and carry out what it returns.
+
+    `slot_of`: the slot of a session among so many, as `routing` has it.
+    """
+
+    limits: Limits
+    slots: int
+    slot_of: Callable[[str, int], int]
+    draining: bool = False
+    residents: Residents = field(default_factory=lambda: Residents(math.inf))
+    total: int = 0  # turns of clients accepted since the start
+    _last: int = 0  # number of a turn
+    _told: int = 0  # turns that tell
+    _turns: dict[int, Turn] = field(default_factory=dict)
+    # The first one runs, or will next. Lists: there are few in each, and an empty deque takes 700 bytes.
+    _sessions: dict[str, list[Turn]] = field(default_factory=dict)
+    _slots: list[_Slot] = field(init=False)
+    _on_process: dict[int, int] = field(default_factory=dict)  # turns handed over and not ended
+    _by_principal: dict[str, int] = field(default_factory=dict)
+    _held: int = 0  # bytes of bodies
+
+    def __post_init__(self) -> None:
+        self._slots = [_Slot() for _ in range(self.slots)]
+
+    # -- what is asked ----------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def ahead(self, turn: Turn) -> int:
+        """Turns of its session that come before a waiting turn; 0 if it has just ended."""
+        turns = self._sessions.get(turn.session_id, ())
+        return next((i for i, other in enumerate(turns) if other is turn), 0)
+
+    def sessions(self) -> Mapping[str, Sequence[Turn]]:
+        """The open turns of each session that has any: the first one runs, or will next."""
+        return self._sessions
+
+    def assigned(self, slot: int) -> int | None:
+        """The process that gets the turns of this slot; None also for one that never had any."""
+        return self._slots[slot].process if slot < len(self._slots) else None
+
+    def on_process(self, process: int) -> int:
+        """Turns that this process was handed and has not ended."""
+        return self._on_process.get(process, 0)
+
+    def running(self) -> int:
+        """Turns that some process has been handed and has not ended."""
+        return sum(self._on_process.values())
+
+    # -- what happened ----------------------------------------------------------------------
+
+    def accept(
+        self,
+        run_id: str,
+        session_id: str,
+        size: int,
+        principal: str,
+        on_busy: OnBusy,
+        now: float,
+        purpose: Purpose = _CLIENT,
+    ) -> tuple[Turn | Failure, list[Command]]:
+        """A request came: the turn it has become, or why it is refused. `purpose`: not TELL."""
+        queue = self._sessions.get(session_id)
+        slot = self.slot_of(session_id, self.slots)
+        failure = self._refusal(slot, size, principal) or (queue and self._busy(queue, on_busy)) or None
+        if failure is not None:
+            return failure, []
+        self.total += purpose is _CLIENT
+        self._last += 1
+        turn = Turn(self._last, run_id, session_id, slot, size, principal, now, purpose)
+        self._turns[turn.number] = turn
+        self._slots[slot].turns += 1
+        self._held += size
+        self._by_principal[principal] = self._by_principal.get(principal, 0) + 1
+        commands: list[Command] = []
+        if queue is None:
+            self._sessions[session_id] = [turn]
+            self._next(session_id, commands)
+            return turn, commands
+        earlier = list(queue)
+        queue.append(turn)
+        if on_busy == "interrupt" and earlier[0].purpose is _CLIENT:
+            self._cancel(earlier[0], CancelReason.INTERRUPTED, now, commands)
+        elif on_busy == "latest":
+            for other in earlier:
+                # One that waits to run again has begun before: it is not among those that make room.
+                waits = other.state is _WAITING and not other.crashes
+                if waits and other.purpose is _CLIENT:
+                    self._drop(other, _SUPERSEDED, commands)
+        return turn, commands
+
+    def assign(self, slot: int, process: int | None, now: float) -> list[Command]:
+        """Turns of this slot go to `process` from now on; None: they wait."""
+        # One that is added has its process before it gets its share of the sessions.
+        self._slots += [_Slot() for _ in range(len(self._slots), slot + 1)]
+        place = self._slots[slot]
+        if place.process is not None and process is None:
+            place.down_since = now
+        place.process = process
+        commands: list[Command] = []
+        if process is not None:
+            for session_id in list(place.ready):
+                self._next(session_id, commands)
+        return commands
+
+    def resize(self, slots: int, now: float) -> list[Command]:
+        """Sessions are shared out over `slots` slots from now on. What runs stays where it is; what waits,
+        behind it or for a process, goes with its session."""
+        self.slots = slots
+        self._slots += [_Slot(down_since=now) for _ in range(len(self._slots), slots)]
+        commands: list[Command] = []
+        for session_id, queue in self._sessions.items():
+            for turn in queue:
+                self._place(turn)
+            self._next(session_id, commands)
+        return commands
+
+    def ended(self, turn: Turn) -> list[Command]:
+        """The App answered to the end."""
+        return self._terminal(turn, None) if turn.number in self._turns else []
+
+    def failed(self, turn: Turn, code: Code, message: str, *, harmless: bool = False) -> list[Command]:
+        """The worker failed the turn, or was lost with it. `harmless`: it may run again as far as its client
+        and its past go, for no event was sent and it does not keep killing."""
+        if turn.number not in self._turns:
+            return []
+        crashed = code is _LINK_LOST and harmless and self.limits.retry_on_crash
+        again = code is _UNSENT or (crashed and turn.crashes < CRASH_RETRIES)
+        may_wait = turn.state is _RUNNING and turn.purpose is not _TELL and not self.draining
+        if again and may_wait:
+            commands: list[Command] = []
+            turn.crashes += crashed
+            assert turn.process is not None, "it runs"
+            self._count_off(turn.process, commands)
+            turn.state, turn.process = _WAITING, None
+            self._place(turn)
+            self._next(turn.session_id, commands)
+            return commands
+        return self._terminal(turn, of_worker(code, message))
+
+    def cancel(self, turn: Turn, reason: CancelReason, now: float) -> list[Command]:
+        """End this turn. On one that has ended, or is being ended already, nothing happens."""
+        commands: list[Command] = []
+        if turn.number in self._turns:
+            self._cancel(turn, reason, now, commands)
+        return commands
+
+    def interrupt(
+        self, now: float, *, session_id: str | None = None, run_id: str | None = None
+    ) -> tuple[int, list[Command]]:
+        """End the turns of a session, or one run; returns how many were not being ended already."""
+        commands: list[Command] = []
+        turns = self._sessions.get(session_id, ()) if session_id is not None else self._turns.values()
+        hit = [
+            turn
+            for turn in turns
+            if run_id in (None, turn.run_id) and turn.ending is None and turn.purpose is _CLIENT
+        ]
+        # From the last: so that none that waits is handed over only to be cancelled.
+        for turn in reversed(hit):
+            self._cancel(turn, CancelReason.INTERRUPTED, now, commands)
+        return len(hit), commands
+
+    def tell(self, now: float) -> list[Command]:
+        """Have processes told of the sessions that are to leave them. To be called when such a turn has
+        ended, and about every second while `residents.waiting`."""
+        commands: list[Command] = []
+        if not self.draining:
+            for session_id, process in self.residents.due(self._sessions, MAX_TELLING - self._told, now):
+                self._sessions[session_id] = []
+                self._tell(session_id, process, commands)
+        return commands
+
+    def cut(self, process: int, now: float) -> list[Command]:
+        """There is no time left for the turns of this process."""
+        commands: list[Command] = []
+        for turn in [turn for turn in self._turns.values() if turn.process == process]:
+            self._cancel(turn, CancelReason.DRAINING, now, commands)
+        return commands
+
+    def drain(self) -> list[Command]:
+        """The instance stops: what runs may finish, what waits will not begin."""
+        self.draining = True
+        commands: list[Command] = []
+        for turn in [turn for turn in self._turns.values() if turn.state is _WAITING]:
+            self._drop(turn, _DRAINING, commands)
+        return commands
+
+    def close(self) -> list[Command]:
+        """No process is left and none will come: whoever still waits is told so."""
+        commands = self.drain()
+        for turn in list(self._turns.values()):
+            commands += self._terminal(turn, _DRAINING)
+        return commands
+
+    def expire(self, now: float) -> list[Command]:
+        """Find what has taken too long. To be called about every second while there are turns."""
+        commands: list[Command] = []
+        limits = self.limits
+        for turn in list(self._turns.values()):
+            if turn.state is _CANCELLING:
+                if now - turn.cancelled_at >= limits.cancel_grace:
+                    self._give_up(turn, now, commands)
+            elif turn.state is _SETTLED:
+                if now - turn.distrusted_at >= DISTRUST_AGAIN_AFTER:
+                    self._distrust(turn, now, commands)
+            elif turn.purpose is _TELL:
+                turn.accepted_at = min(turn.accepted_at, now)
+                if now - turn.accepted_at >= TELL_WITHIN:
+                    self._cancel(turn, CancelReason.TIMEOUT, now, commands)
+            else:
+                place = self._slots[turn.slot]
+                if limits.request_timeout and now - turn.accepted_at >= limits.request_timeout:
+                    self._cancel(turn, CancelReason.TIMEOUT, now, commands)
+                elif (
+                    turn.state is _WAITING
+                    and place.process is None
+                    and now - max(turn.accepted_at, place.down_since) >= limits.start_timeout
+                ):
+                    self._drop(turn, _NOT_READY, commands)
+        return commands
+
+    def full(self, size: int = 1) -> Failure | None:
+        """Why no turn at all with a body of so many bytes would be accepted now; None: one would."""
+        if self.draining:
+            return _DRAINING
+        if len(self._turns) - self._told >= self.limits.max_turns:
+            return refusal(ErrorCode.OVERLOADED, f"the instance has {self.limits.max_turns} turns already")
+        if self._held + size > MAX_HELD_BODIES:
+            return refusal(ErrorCode.OVERLOADED, "the open turns hold too many bytes already")
+        return None
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _refusal(self, slot: int, size: int, principal: str) -> Failure | None:
+        limits, failure = self.limits, self.full(size)
+        if failure is not None:
+            return failure
+        if self._slots[slot].turns >= limits.max_inflight:
+            return refusal(ErrorCode.OVERLOADED, f"the worker has {limits.max_inflight} turns already")
+        most = limits.max_turns_per_principal
+        if most is not None and self._by_principal.get(principal, 0) >= most:
+            return refusal(ErrorCode.TOO_MANY_REQUESTS, f"this caller has {most} turns already")
+        return None
+
+    def _busy(self, queue: list[Turn], on_busy: OnBusy) -> Failure | None:
+        if on_busy == "reject" and any(turn.purpose is _CLIENT for turn in queue):
+            return refusal(ErrorCode.SESSION_BUSY, "a turn of this session is running")
+        # With `latest`, those that wait make room; the bound is for the others.
+        turns = len(queue) - (queue[0].purpose is _TELL)
+        if on_busy != "latest" and turns > self.limits.max_queue:
+            message = f"{self.limits.max_queue} turns of this session wait already"
+            return refusal(ErrorCode.TOO_MANY_REQUESTS, message)
+        return None
+
+    def _next(self, session_id: str, commands: list[Command]) -> None:
+        """Hand over the first turn of a session, if it waits and its slot has a process."""
+        turn = self._sessions[session_id][0]
+        if turn.state is not _WAITING:
+            return
+        place = self._slots[turn.slot]
+        if place.process is None:
+            place.ready[session_id] = None
+            return
+        place.ready.pop(session_id, None)
+        home = self.residents.home(session_id)
+        if home is not None and (home != place.process or turn.purpose is _FORGET):
+            self.residents.told(session_id)
+            self._tell(session_id, home, commands)
+        else:
+            self._hand(turn, place.process, commands)
+
+    def _hand(self, turn: Turn, process: int, commands: list[Command]) -> None:
+        turn.state, turn.process = _RUNNING, process
+        self._on_process[process] = self.on_process(process) + 1
+        commands.append(Hand(turn, process))
+
+    def _tell(self, session_id: str, process: int, commands: list[Command]) -> None:
+        """Before what waits in the session runs, if anything does, tell the process that it leaves."""
+        self._last += 1
+        self._told += 1
+        slot = self.slot_of(session_id, self.slots)
+        # When it was accepted is known at the next look for what takes too long.
+        turn = Turn(self._last, f"tell-{self._last}", session_id, slot, 0, "", math.inf, _TELL)
+        self._turns[turn.number] = turn
+        self._sessions[session_id].insert(0, turn)
+        self._hand(turn, process, commands)
+
+    def _place(self, turn: Turn) -> None:
+        """Where a waiting turn will run, as the sessions are shared out now."""
+        slot = self.slot_of(turn.session_id, self.slots)
+        if turn.state is _WAITING and turn.slot != slot:
+            self._slots[turn.slot].ready.pop(turn.session_id, None)
+            self._slots[turn.slot].turns -= 1
+            self._slots[slot].turns += 1
+            turn.slot = slot
+
+    def _cancel(self, turn: Turn, reason: CancelReason, now: float, commands: list[Command]) -> None:
+        if turn.state is _WAITING:
+            self._drop(turn, _REASONS[reason], commands)
+        elif turn.state is _RUNNING:
+            assert turn.process is not None
+            turn.state, turn.ending, turn.cancelled_at = _CANCELLING, _REASONS[reason], now
+            commands.append(Cancel(turn, turn.process, reason))
+
+    def _drop(self, turn: Turn, failure: Failure, commands: list[Command]) -> None:
+        """A waiting turn ends."""
+        commands.append(Settle(turn, _told(turn, failure)))
+        self._forget(turn, commands)
+
+    def _give_up(self, turn: Turn, now: float, commands: list[Command]) -> None:
+        """Tell the client, and wait no longer: the process may end although this turn has not. Its session
+        stays held until then, so that the next turn does not run beside it."""
+        assert turn.process is not None
+        turn.state = _SETTLED
+        self.residents.told(turn.session_id)  # as far as it can be: its process need not wait for more
+        commands.append(Settle(turn, turn.ending))
+        self._distrust(turn, now, commands)
+        self._count_off(turn.process, commands)
+
+    def _distrust(self, turn: Turn, now: float, commands: list[Command]) -> None:
+        assert turn.process is not None
+        turn.distrusted_at = now
+        commands.append(Distrust(turn, turn.process))
+
+    def _terminal(self, turn: Turn, failure: Failure | None) -> list[Command]:
+        commands: list[Command] = []
+        if turn.state is not _SETTLED:
+            assert turn.process is not None, "only a turn that was handed over can end"
+            commands.append(Settle(turn, turn.ending or (failure and _told(turn, failure))))
+            self._count_off(turn.process, commands)
+        self._forget(turn, commands)
+        return commands
+
+    def _count_off(self, process: int, commands: list[Command]) -> None:
+        """One turn less that this process is waited for."""
+        left = self._on_process.pop(process) - 1
+        if left:
+            self._on_process[process] = left
+        else:
+            commands.append(Idle(process))
+
+    def _forget(self, turn: Turn, commands: list[Command]) -> None:
+        assert self._turns.pop(turn.number, None) is turn, "a turn ends once"
+        place = self._slots[turn.slot]
+        if turn.purpose is _TELL:
+            self._told -= 1
+        else:
+            place.turns -= 1
+            self._held -= turn.size
+            count = self._by_principal.pop(turn.principal) - 1
+            if count:
+                self._by_principal[turn.principal] = count
+        queue = self._sessions[turn.session_id]
+        queue.remove(turn)
+        if queue:
+            self._next(turn.session_id, commands)
+        else:
+            del self._sessions[turn.session_id]
+            place.ready.pop(turn.session_id, None)
+
+
+def _told(turn: Turn, failure: Failure) -> Failure:
+    """The failure as the client must read it: of a turn that began once none may say that it did not."""
+    return repeated_in_vain(failure) if turn.crashes else failure

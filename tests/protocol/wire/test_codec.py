@@ -1,0 +1,328 @@
+"""Bytes to frames and back: any split, any frame, any garbage, and peers newer than we are."""
+
+import sys
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from agentscope_protocol.wire.codec import HEADER_SIZE, MAX_MESSAGE, FrameReader, decode, encode, header
+from agentscope_protocol.wire.errors import Code, LocalProtocolError, RemoteProtocolError
+from agentscope_protocol.wire.frames import (
+    MAX_ANSWER,
+    MAX_BODY,
+    MAX_NUMBER,
+    MAX_PAYLOAD,
+    MAX_STREAM,
+    MAX_WORDS,
+    Cancel,
+    Credit,
+    Data,
+    End,
+    Fail,
+    Form,
+    Frame,
+    Hello,
+    Notice,
+    Open,
+    Ping,
+    Pong,
+    Tag,
+)
+from tests.protocol.frame_strategies import FRAMES, cut, hostile_bytes
+
+# What version 1 looks like on the wire, for good: a peer of an earlier release must go on reading it.
+GOLDEN: dict[str, tuple[Frame, str]] = {
+    "hello": (Hello(1, {"k": 7}), "9401cf0000000000000000ce00000001c6000000059181a16b07"),
+    "open": (
+        Open(2, 1, "s", "r", b"{}", {"t": "p"}),
+        "9402cf0000000000000002ce00000001c60000000e94a173a172c4027b7d81a174a170",
+    ),
+    "data": (Data(3, 2, b"ab"), "9403cf0000000000000003ce00000002c6000000026162"),
+    "end": (End(4, b"[]"), "9404cf0000000000000004ce00000000c6000000025b5d"),
+    "fail": (Fail(5, Code.APP_ERROR, "no"), "9405cf0000000000000005ce00000001c6000000026e6f"),
+    "cancel": (Cancel(6, 2), "9406cf0000000000000006ce00000002c600000000"),
+    "credit": (Credit(7, 65536), "9407cf0000000000000007ce00010000c600000000"),
+    "ping": (Ping(8), "9408cf0000000000000000ce00000008c600000000"),
+    "pong": (Pong(8, 3, 4), "9409cf0000000000000000ce00000008c600000003920304"),
+    "notice": (Notice("ready", ""), "940acf0000000000000000ce00000000c60000000892a57265616479a0"),
+}
+
+
+def read(data: bytes) -> list[Frame]:
+    reader = FrameReader()
+    frames = list(reader.feed(data))
+    assert reader.buffered == 0
+    return frames
+
+
+def raw(tag: int, number: int, payload: Any, stream: int = 0) -> bytes:
+    """A frame whose payload is `payload`, packed unless it is bytes already."""
+    packed = payload if isinstance(payload, bytes) else msgpack.packb(payload)
+    return header(tag, stream, number, len(packed)) + packed
+
+
+@pytest.mark.parametrize("frame,wire", GOLDEN.values(), ids=GOLDEN)
+def test_the_wire_form_of_version_one_stays(frame: Frame, wire: str) -> None:
+    assert encode(frame).hex() == wire
+    assert read(bytes.fromhex(wire)) == [frame]
+
+
+@given(FRAMES)
+def test_every_frame_comes_back_as_it_was(frame: Frame) -> None:
+    assert read(encode(frame)) == [frame]
+
+
+@given(FRAMES)
+def test_a_frame_is_an_array_of_four_to_any_msgpack_decoder(frame: Frame) -> None:
+    tag, _stream, _number, payload = msgpack.unpackb(encode(frame))
+    assert Tag(tag).name == type(frame).__name__.upper()
+    assert isinstance(payload, bytes)
+
+
+@given(st.lists(FRAMES, max_size=6), st.lists(st.integers(0, 2000), max_size=8))
+@example([Ping(1), Ping(2)], list(range(2 * HEADER_SIZE)))
+@example([Data(1, 1, b"x" * 50)], [HEADER_SIZE])
+def test_any_split_gives_the_same_frames(frames: list[Frame], places: list[int]) -> None:
+    wire = b"".join(map(encode, frames))
+    reader, got, fed = FrameReader(), [], 0
+    ends = [0]
+    for frame in frames:
+        ends.append(ends[-1] + len(encode(frame)))
+    for piece in cut(wire, places):
+        got += reader.feed(piece)
+        fed += len(piece)
+        # No frame is kept back once it is whole, and nothing is held but what belongs to the next.
+        whole = max(end for end in ends if end <= fed)
+        assert len(got) == ends.index(whole)
+        assert reader.buffered == fed - whole
+    assert got == frames
+
+
+# -- hostile peers ---------------------------------------------------------------------------
+
+
+@given(hostile_bytes(st.integers(0, 3)), st.lists(st.integers(0, 2000), max_size=4))
+@pytest.mark.fault("F53")
+def test_hostile_bytes_raise_nothing_but_the_remote_error(data: bytes, places: list[int]) -> None:
+    reader = FrameReader()
+    try:
+        for piece in cut(data, places):
+            list(reader.feed(piece))
+            assert reader.buffered <= len(data)
+    except RemoteProtocolError:
+        pass
+
+
+@given(st.sampled_from(Tag), st.integers(0, MAX_STREAM), st.integers(0, MAX_NUMBER), st.binary(max_size=80))
+@pytest.mark.fault("F53")
+def test_any_payload_under_any_tag_is_a_frame_or_the_remote_error(
+    tag: Tag, stream: int, number: int, payload: bytes
+) -> None:
+    try:
+        frame = decode(tag, stream, number, payload)
+    except RemoteProtocolError:
+        return
+    assert type(frame).__name__.upper() == tag.name
+
+
+LIMITS = {tag: MAX_PAYLOAD.get(tag, MAX_WORDS) for tag in [*Tag, 99]}
+
+
+@pytest.mark.parametrize("tag,limit", LIMITS.items())
+@pytest.mark.fault("F51")
+def test_a_length_over_the_limit_is_refused_before_a_byte_of_it_is_kept(tag: int, limit: int) -> None:
+    head = header(tag, 1, 1, limit)
+    reader = FrameReader()
+    assert list(reader.feed(head)) == []
+    assert reader.buffered == HEADER_SIZE
+
+    for length in (limit + 1, 2**32 - 1):
+        forged = head[:-4] + length.to_bytes(4, "big")
+        reader = FrameReader()
+        assert list(reader.feed(forged[:-1])) == []
+        with pytest.raises(RemoteProtocolError, match="over the limit"):
+            list(reader.feed(forged[-1:] + b"x" * 1000))
+        assert reader.buffered <= HEADER_SIZE + 1000
+
+
+@pytest.mark.parametrize("at", [0, 2, 11, 16], ids=["array", "u64", "u32", "bin32"])
+def test_each_fixed_byte_of_the_header_is_checked(at: int) -> None:
+    wire = bytearray(encode(Data(1, 1, b"x")))
+    wire[at] ^= 1
+    with pytest.raises(RemoteProtocolError, match="not a frame"):
+        read(bytes(wire))
+
+
+def test_a_tag_that_is_no_fixint_is_refused() -> None:
+    wire = bytearray(encode(Ping(1)))
+    wire[1] = 0x7F
+    assert read(bytes(wire)) == []
+    wire[1] = 0x80
+    with pytest.raises(RemoteProtocolError, match="not a frame"):
+        read(bytes(wire))
+
+
+@pytest.mark.parametrize(
+    "tag,number,payload",
+    [
+        (Tag.DATA, 0, b"x"),
+        (Tag.OPEN, 4, ["s", "r", b"", {}]),
+        (Tag.OPEN, 0, ["s", "r", b""]),
+        (Tag.OPEN, 0, ["s", b"r", b"", {}]),
+        (Tag.OPEN, 0, ["s", "r", "", {}]),
+        (Tag.OPEN, 0, ["s", "r", b"", []]),
+        (Tag.OPEN, 0, ["s", "r", b"", {"k": 1}]),
+        (Tag.OPEN, 0, ["s", "r", b"", {b"k": "v"}]),
+        (Tag.OPEN, 0, {"s": "r"}),
+        (Tag.PONG, 1, [1]),
+        (Tag.PONG, 1, [1, "1"]),
+        (Tag.PONG, 1, [1, True]),
+        (Tag.NOTICE, 0, ["ready", None]),
+        (Tag.NOTICE, 0, "ready"),
+        (Tag.NOTICE, 0, b""),
+        (Tag.NOTICE, 0, b"\x92\xa1\xff\xa0"),  # a str that is not UTF-8
+        (Tag.NOTICE, 0, b"\x92\xa1a\xa1b\x00"),  # a second object after the first
+        (Tag.NOTICE, 0, b"\xdd\xff\xff\xff\xff"),  # an array of 4 billion
+        (Tag.NOTICE, 0, b"\x91" * 30_000),  # deeper than any stack
+        (Tag.HELLO, 1, []),
+        (Tag.HELLO, 1, [[]]),
+        (Tag.HELLO, 1, [{"k": None}]),
+        (Tag.HELLO, 1, [{"k": True}]),
+        (Tag.HELLO, 1, [{"k": 1.5}]),
+        (Tag.HELLO, 1, [{"k": ["v"]}]),
+        (Tag.HELLO, 1, [{b"k": "v"}]),
+        (Tag.HELLO, 1, b"\x91\x81\x01\x01"),  # a key that is a number
+    ],
+    ids=lambda value: value.name if isinstance(value, Tag) else "",
+)
+def test_wrong_fields_are_refused(tag: Tag, number: int, payload: Any) -> None:
+    with pytest.raises(RemoteProtocolError, match=tag.name):
+        read(raw(tag, number, payload))
+
+
+# -- newer peers -----------------------------------------------------------------------------
+
+
+def test_unknown_tags_are_skipped() -> None:
+    known = set(Tag)
+    for tag in range(128):
+        if tag not in known:
+            assert read(encode(Ping(1)) + raw(tag, 7, b"whatever", stream=5) + encode(Ping(2))) == [
+                Ping(1),
+                Ping(2),
+            ]
+
+
+@pytest.mark.parametrize("name", ["hello", "open", "pong", "notice"])
+@given(
+    appended=st.lists(st.one_of(st.none(), st.integers(0, 9), st.text(max_size=3)), min_size=1, max_size=3)
+)
+def test_appended_fields_are_skipped(name: str, appended: list[Any]) -> None:
+    frame, wire = GOLDEN[name]
+    tag, stream, number, payload = msgpack.unpackb(bytes.fromhex(wire))
+    assert read(raw(tag, number, msgpack.unpackb(payload) + appended, stream=stream)) == [frame]
+
+
+@pytest.mark.parametrize("name", ["cancel", "credit", "ping"])
+def test_a_payload_appended_where_there_is_none_is_skipped(name: str) -> None:
+    frame, wire = GOLDEN[name]
+    tag, stream, number, _ = msgpack.unpackb(bytes.fromhex(wire))
+    assert read(raw(tag, number, b"more", stream=stream)) == [frame]
+
+
+def test_a_fail_code_of_a_newer_peer_is_an_app_error() -> None:
+    assert read(raw(Tag.FAIL, 99, b"new", stream=1)) == [Fail(1, Code.APP_ERROR, "new")]
+
+
+def test_a_cancel_reason_of_a_newer_peer_is_passed_on() -> None:
+    assert read(raw(Tag.CANCEL, 99, b"", stream=1)) == [Cancel(1, 99)]
+
+
+# -- our own mistakes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Cancel(-1, 0),
+        Cancel(MAX_STREAM + 1, 0),
+        Cancel(1, -1),
+        Credit(1, MAX_NUMBER + 1),
+        Ping(2**32),
+        Pong(1, 2**64, 0),
+        Hello(1, {"k": 2**64}),
+        Hello(1, {"k": object()}),  # type: ignore[dict-item]  # what mypy would have refused
+        Notice("failed", "\ud800"),
+        Open(1, Form.EVENTS, "\udfff", "r", b""),
+        Open(1, Form.EVENTS, "s", "r", bytes(MAX_BODY + MAX_WORDS)),
+        Notice("failed", "x" * MAX_WORDS),
+        End(1, bytes(MAX_ANSWER + 1)),
+    ],
+    ids=lambda frame: type(frame).__name__,
+)
+def test_what_cannot_be_sent_is_our_error(frame: Frame) -> None:
+    with pytest.raises(LocalProtocolError):
+        encode(frame)
+
+
+def test_the_largest_body_and_the_largest_answer_fit() -> None:
+    body = bytes(MAX_BODY)
+    (opened,) = read(encode(Open(MAX_STREAM, Form.WHOLE, "s" * 256, "r", body, {"traceparent": "t" * 55})))
+    assert isinstance(opened, Open)
+    assert opened.body == body
+    assert read(encode(End(1, body[:MAX_ANSWER]))) == [End(1, body[:MAX_ANSWER])]
+
+
+def test_header_takes_the_limits_themselves() -> None:
+    assert len(header(Tag.END, MAX_STREAM, MAX_NUMBER, MAX_ANSWER)) == HEADER_SIZE == 21
+    with pytest.raises(LocalProtocolError, match="over"):
+        header(Tag.END, 0, 0, MAX_ANSWER + 1)
+    assert header(99, 0, 0, MAX_WORDS)
+    with pytest.raises(LocalProtocolError, match="over"):
+        header(99, 0, 0, MAX_WORDS + 1)
+
+
+@given(st.text())
+@example("\ud800 half a character")
+@example("x" * (MAX_MESSAGE + 1))
+@example("x" * (MAX_WORDS + 1))
+@example("\U0001f600" * MAX_MESSAGE)
+@example("\udcff" * MAX_MESSAGE)
+def test_any_exception_text_makes_a_fail_frame(message: str) -> None:
+    """The text of an exception is whatever the App put there; Fail is the frame that must not fail."""
+    (frame,) = read(encode(Fail(1, Code.APP_ERROR, message)))
+    assert isinstance(frame, Fail)
+    shown = message.encode("utf-8", "backslashreplace").decode()
+    assert frame.message == shown[:MAX_MESSAGE]
+
+
+def test_a_fail_message_that_is_not_utf8_is_shown_escaped() -> None:
+    assert read(raw(Tag.FAIL, 1, b"caf\xe9", stream=1)) == [Fail(1, Code.APP_ERROR, "caf\\xe9")]
+
+
+# -- cost ------------------------------------------------------------------------------------
+
+
+@pytest.mark.as_python
+def test_a_large_frame_in_small_pieces_is_joined_once() -> None:
+    """Counts the joins: one for the header, one for the whole; a join for each piece is quadratic."""
+    wire = encode(Data(1, 1, bytes(4 * 1024 * 1024)))
+    pieces = [wire[at : at + 4096] for at in range(0, len(wire), 4096)]
+    pieces[:1] = [pieces[0][:10], pieces[0][10:]]
+    reader, joins, got = FrameReader(), 0, []
+
+    def count(_frame: Any, event: str, called: Any) -> None:
+        nonlocal joins
+        joins += event == "c_call" and called.__name__ == "join"
+
+    sys.setprofile(count)
+    try:
+        for piece in pieces:
+            got += list(reader.feed(piece))
+    finally:
+        sys.setprofile(None)
+    assert got == [Data(1, 1, bytes(4 * 1024 * 1024))]
+    assert joins == 2

@@ -1,0 +1,111 @@
+"""Credit: two honest ends never break the rule and never lock up; a dishonest one is found out."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from agentscope_protocol.wire.errors import RemoteProtocolError
+from agentscope_protocol.wire.flow import ReceiveWindow, SendCredit
+from agentscope_protocol.wire.frames import INITIAL_CREDIT
+
+SIZES = st.one_of(
+    st.sampled_from([0, 1, INITIAL_CREDIT // 2, INITIAL_CREDIT - 1, INITIAL_CREDIT, 3 * INITIAL_CREDIT]),
+    st.integers(0, 2 * INITIAL_CREDIT),
+)
+STEPS = st.lists(st.tuples(st.sampled_from(["send", "arrive", "take", "grant"]), SIZES), max_size=40)
+
+
+@given(STEPS)
+@example([("send", INITIAL_CREDIT - 1), ("send", INITIAL_CREDIT)] + [("arrive", 0)] * 2 + [("take", 2**40)])
+def test_two_honest_ends(steps: list[tuple[str, int]]) -> None:
+    sender, window = SendCredit(), ReceiveWindow()
+    data: list[int] = []  # under way to the client's side
+    grants: list[int] = []  # under way to the worker
+    sent = granted = held = 0
+
+    def take(size: int) -> None:
+        nonlocal held
+        held -= size
+        if grant := window.consumed(size):
+            grants.append(grant)
+
+    for what, size in steps:
+        if what == "send" and sender.can_send:
+            sender.spend(size)
+            sent += size
+            data.append(size)
+        elif what == "arrive" and data:
+            assert held < INITIAL_CREDIT, "the bound of what the supervisor must hold"
+            window.received(data[0])
+            held += data.pop(0)
+        elif what == "take":
+            take(min(size, held))
+        elif what == "grant" and grants:
+            granted += grants[0]
+            sender.granted(grants.pop(0))
+        assert sender.can_send is (sent - granted < INITIAL_CREDIT)
+        assert window.held == held
+
+    for size in data:
+        window.received(size)
+        held += size
+    take(held - min(held, INITIAL_CREDIT // 2))
+    for grant in grants:
+        sender.granted(grant)
+    assert sender.can_send, "blocked although the client took all but half the credit"
+
+
+def test_one_message_may_overdraw_the_credit() -> None:
+    sender = SendCredit()
+    sender.spend(INITIAL_CREDIT - 1)
+    assert sender.can_send
+    sender.spend(10 * INITIAL_CREDIT)
+    assert not sender.can_send
+
+
+def test_credit_of_exactly_zero_blocks() -> None:
+    sender = SendCredit()
+    sender.spend(INITIAL_CREDIT)
+    assert not sender.can_send
+    sender.granted(1)
+    assert sender.can_send
+
+
+@pytest.mark.parametrize(
+    "spent,amount", [(0, 1), (10, 11), (10, 0), (10, -1), (INITIAL_CREDIT, INITIAL_CREDIT + 1)]
+)
+def test_a_grant_of_nothing_or_of_more_than_was_spent_is_refused(spent: int, amount: int) -> None:
+    sender = SendCredit()
+    sender.spend(spent)
+    with pytest.raises(RemoteProtocolError, match="credit"):
+        sender.granted(amount)
+    assert sender.left == INITIAL_CREDIT - spent
+
+
+def test_all_that_was_spent_may_be_granted() -> None:
+    sender = SendCredit()
+    sender.spend(3 * INITIAL_CREDIT)
+    sender.granted(3 * INITIAL_CREDIT)
+    assert sender.left == INITIAL_CREDIT
+
+
+def test_data_without_credit_is_refused() -> None:
+    window = ReceiveWindow()
+    window.received(INITIAL_CREDIT)
+    with pytest.raises(RemoteProtocolError, match="without credit"):
+        window.received(0)
+    # Taken, but less than half: not granted back yet, so there is still no credit.
+    window = ReceiveWindow()
+    window.received(INITIAL_CREDIT)
+    assert window.consumed(INITIAL_CREDIT // 2 - 1) == 0
+    with pytest.raises(RemoteProtocolError, match="without credit"):
+        window.received(1)
+
+
+def test_grants_come_in_halves() -> None:
+    window = ReceiveWindow()
+    window.received(INITIAL_CREDIT)
+    assert window.consumed(INITIAL_CREDIT // 2 - 1) == 0
+    assert window.consumed(1) == INITIAL_CREDIT // 2
+    assert window.consumed(1) == 0, "what was granted is not granted again"
+    window.received(1)

@@ -1,0 +1,46 @@
+"""The numbers on the wire never change, and the limits fit each other."""
+
+from typing import get_args
+
+from agentscope_protocol.wire import frames
+from agentscope_protocol.wire.frames import CancelReason, Form, Frame, Tag
+
+
+def test_tags_keep_their_numbers() -> None:
+    assert {tag.name: int(tag) for tag in Tag} == {
+        "HELLO": 1,
+        "OPEN": 2,
+        "DATA": 3,
+        "END": 4,
+        "FAIL": 5,
+        "CANCEL": 6,
+        "CREDIT": 7,
+        "PING": 8,
+        "PONG": 9,
+        "NOTICE": 10,
+    }
+
+
+def test_forms_and_reasons_keep_their_numbers() -> None:
+    assert {form.name: int(form) for form in Form} == {"EVENTS": 0, "WHOLE": 1, "IDLE": 2, "FORGET": 3}
+    assert {reason.name: int(reason) for reason in CancelReason} == {
+        "CLIENT_GONE": 1,
+        "TIMEOUT": 2,
+        "INTERRUPTED": 3,
+        "DRAINING": 4,
+    }
+
+
+def test_each_tag_has_its_frame() -> None:
+    assert {frame.__name__.upper() for frame in get_args(Frame)} == {tag.name for tag in Tag}
+
+
+def test_version_one_is_what_is_spoken() -> None:
+    assert frames.PROTOCOL_VERSION == 1
+
+
+def test_limits_fit_each_other() -> None:
+    assert frames.MAX_PAYLOAD[Tag.OPEN] > frames.MAX_BODY, "no room for ids and headers beside a body"
+    assert frames.MAX_PAYLOAD[Tag.DATA] >= frames.INITIAL_CREDIT - 1 + frames.MAX_ANSWER
+    assert frames.MAX_PAYLOAD[Tag.END] >= frames.MAX_ANSWER
+    assert max(frames.MAX_PAYLOAD.values()) <= frames.MAX_NUMBER

@@ -1,0 +1,80 @@
+"""A line of a log between worker and supervisor: what is written is read again, and nothing else is."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentscope_protocol.wire.log_lines import (
+    ABOUT,
+    LEVELS,
+    MARK,
+    MAX_BYTES,
+    LogLine,
+    read,
+    session_digest,
+    write,
+)
+
+TEXTS = st.text(max_size=200)
+LINES = st.builds(
+    LogLine,
+    TEXTS,
+    st.sampled_from(sorted(LEVELS)),
+    st.dictionaries(st.sampled_from(ABOUT), TEXTS),
+    TEXTS,
+)
+
+
+@given(LINES)
+def test_what_is_written_is_one_line_and_read_again(line: LogLine) -> None:
+    text = write(line)
+    assert text is not None
+    assert "\n" not in text
+    assert read(text) == line
+
+
+@given(TEXTS)
+def test_no_text_makes_it_raise(text: str) -> None:
+    assert read(text) is None or text.startswith(MARK)
+    read(MARK + text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "plain", '{"level": "info", "message": "x"}', MARK, MARK + "{", MARK + "[]", MARK + "7"),
+        MARK + '{"level": "info"}',
+        MARK + '{"message": "x"}',
+        MARK + '{"level": "loud", "message": "x"}',
+        MARK + '{"level": "info", "message": 7}',
+        MARK + '{"level": "info", "message": "x", "run": {}}',
+        MARK + "[" * 100_000,
+    ],
+)
+def test_anything_else_is_a_line_as_it_stands(text: str) -> None:
+    assert read(text) is None
+
+
+def test_what_a_line_may_not_say_is_left_out() -> None:
+    text = MARK + json.dumps({"level": "error", "message": "x", "run": "r", "worker": "7.7"})
+    assert read(text) == LogLine("x", "error", {"run": "r"})
+
+
+def test_what_is_too_long_for_one_line_is_not_written() -> None:
+    assert write(LogLine("é" * (MAX_BYTES // 2))) is None
+    assert write(LogLine("é" * (MAX_BYTES // 3))) is not None
+    assert write(LogLine("x", exception="y" * MAX_BYTES)) is None
+    assert write(LogLine("\ud800")) is not None, "a lone surrogate takes no part of the log down"
+
+
+def test_a_line_for_people() -> None:
+    assert LogLine("gone", "error", {"logger": "a.b", "run": "r"}, "Traceback\nE").text == (
+        "ERROR a.b: gone\nTraceback\nE"
+    )
+    assert LogLine("here").text == "INFO here"
+
+
+def test_a_session_is_named_by_the_same_digits_always() -> None:
+    assert session_digest("user_1") == "79b0aa0042b3c056"

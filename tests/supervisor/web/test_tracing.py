@@ -1,0 +1,92 @@
+"""The supervisor's spans of one request, and the bounds of what waits to be sent."""
+
+import asyncio
+
+import pytest
+
+from agentscope_protocol.wire.frames import Form
+from agentscope_supervisor.domain.outcomes import ErrorCode, Failure
+from agentscope_supervisor.runs.answer import Answer
+from agentscope_supervisor.web import tracing
+from agentscope_supervisor.web.spans import Context, Kind, caller
+from agentscope_supervisor.web.tracing import CLIENT_LEFT, RequestTrace, Tracing
+
+PARENT = Context("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", True, "a=1")
+
+
+def answer(taken_at: float | None = None) -> Answer:
+    made = Answer("run", Form.EVENTS, 10.0)
+    if taken_at is not None:
+        made.take("0.1", lambda size: None, taken_at)
+    return made
+
+
+def test_a_request_and_its_wait() -> None:
+    trace = RequestTrace(PARENT, 10.0)
+    trace.accepted(answer(10.25))
+    trace.status = 200
+    http, wait = trace.over(11.0)
+    assert (http.kind, http.parent_id, http.context.trace_id) == (
+        Kind.SERVER,
+        PARENT.span_id,
+        PARENT.trace_id,
+    )
+    assert (wait.parent_id, wait.context.trace_id) == (http.context.span_id, PARENT.trace_id)
+    assert caller(trace.headers) == http.context
+    assert http.end_ns - http.start_ns == 1_000_000_000
+    assert (wait.start_ns, wait.end_ns - wait.start_ns) == (http.start_ns, 250_000_000)
+    assert http.attributes["agentscope.worker"] == "0.1"
+    assert http.attributes["http.response.status_code"] == 200
+    assert (http.error, wait.error) == (None, None)
+
+
+def test_without_a_caller_it_is_a_root() -> None:
+    one, other = RequestTrace(None, 0.0), RequestTrace(None, 0.0)
+    (span,) = one.over(1.0)
+    assert span.parent_id == ""
+    assert one.headers != other.headers
+
+
+def test_what_the_caller_does_not_sample_makes_no_spans() -> None:
+    trace = RequestTrace(Context(PARENT.trace_id, PARENT.span_id, sampled=False), 0.0)
+    assert trace.over(1.0) == []
+    assert trace.headers["traceparent"].endswith("-00")
+
+
+def test_a_turn_that_no_worker_took() -> None:
+    trace = RequestTrace(None, 10.0)
+    waiting = answer()
+    trace.accepted(waiting)
+    waiting.failure = Failure(ErrorCode.NOT_READY, "no")
+    trace.status = 503
+    http, wait = trace.over(12.0)
+    assert http.attributes["error.type"] == "NOT_READY"
+    assert http.error == "NOT_READY"
+    assert wait.error
+    assert wait.end_ns == http.end_ns
+
+
+def test_a_client_that_left() -> None:
+    (http,) = RequestTrace(None, 0.0).over(1.0)
+    assert http.attributes["http.response.status_code"] == CLIENT_LEFT
+    assert http.attributes["error.type"] == "client_left"
+    assert http.error is None
+
+
+async def test_what_waits_to_be_sent_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "QUEUED", 3)
+    sender = Tracing("http://127.0.0.1:9/v1/traces", "app")
+    for _ in range(5):
+        sender.record(sender.request({}))
+    assert len(sender._queue) == 3
+    assert sender._dropped == 2
+    assert sender._sending is not None
+    sender._sending.cancel()
+    await asyncio.wait([sender._sending])
+
+
+def test_headers_for_the_endpoint_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Basic%20abc, x-key = 1,nonsense")
+    assert tracing._headers_of_environment() == {"Authorization": "Basic abc", "x-key": "1"}
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "x-other=2")
+    assert tracing._headers_of_environment() == {"x-other": "2"}

@@ -1,0 +1,770 @@
+"""The fleet against a world of processes that do what they like, in virtual time."""
+
+from collections.abc import Iterable
+from itertools import count
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from agentscope_supervisor.processes.restarts import RestartPolicy
+from agentscope_supervisor.workers.fleet import (
+    CANARY_SOAKS,
+    EX_CONFIG,
+    EX_OK,
+    EX_TEMPFAIL,
+    Assign,
+    Command,
+    Finished,
+    Fleet,
+    Resize,
+    Retire,
+    RolloutEnded,
+    Spawn,
+)
+
+SOAK: Final = 2.0
+CANARY: Final = SOAK * CANARY_SOAKS
+DEADLINE: Final = 60.0  # of the first start
+STATUSES: Final = st.sampled_from([0, 1, -9, EX_CONFIG])
+CHANCES: Final = st.sampled_from([0.0, 0.5, 1 - 2**-53])
+
+
+class World(RuleBasedStateMachine):
+    """Carries out what the fleet asks for, and remembers who lives, who is ready and who gets the turns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.spawned: dict[int, Spawn] = {}  # all that ever were
+        self.alive: set[int] = set()
+        self.ready: dict[int, float] = {}  # alive, and said so then
+        self.told: set[int] = set()  # alive, and retired
+        self.assigned: list[int | None] = []
+        self.generations: list[int] = []
+        self.editions = count(2)
+        self.good = 1  # the last edition whose rollout ended well
+        self.mixed = False  # a way back failed: nobody promises one edition any more
+        self.ever_ready = False
+        self.rolling = False
+        self.stopped = False
+        self.finished: int | None = None
+        self.leaves: range = range(0)  # slots that are being taken away
+        self.excused = False  # a turn was blamed for the end of a process in this rollout
+
+    @initialize(size=st.integers(1, 4), works=st.sampled_from([True] * 4 + [False]))
+    def begin(self, size: int, works: bool) -> None:
+        self.size = self.routed = size
+        self.assigned, self.generations = [None] * size, [0] * size
+        self.fleet = Fleet(size, DEADLINE, SOAK)
+        self.do(self.fleet.start(self.now))
+        assert [spawn.slot for spawn in self.spawned.values()] == [0], "first one slot, then the others"
+        if works:  # most worlds: what comes after a good start is the longer story
+            self.all_become_ready()
+
+    # -- carrying out -----------------------------------------------------------------------
+
+    def do(self, commands: Iterable[Command], dead: int | None = None) -> None:
+        """`dead`: the process that has just gone, which alone may take its slot's turns away."""
+        for command in commands:
+            assert self.finished is None, "a command after the end"
+            match command:
+                case Spawn(process, slot, generation, edition):
+                    assert not self.stopped, "spawned after stop"
+                    assert process not in self.spawned, "an id was used twice"
+                    assert edition == self.fleet.edition
+                    self.generations[slot] += 1
+                    assert generation == self.generations[slot]
+                    self.spawned[process] = command
+                    self.alive.add(process)
+                    assert len(self.alive - self.told) <= self.size + 1
+                    self.is_watched(command)
+                case Retire(process):
+                    assert process in self.alive - self.told
+                    self.told.add(process)
+                    if process in self.assigned:
+                        assert self.stopped, "retired while it was the one that serves its slot"
+                        self.assigned[self.assigned.index(process)] = None
+                case Assign(slot, None) if slot in self.leaves:
+                    assert self.routed <= slot, "sessions must find another slot first"
+                    self.assigned[slot] = None
+                case Assign(slot, None):
+                    assert dead is not None
+                    assert self.spawned[dead].slot == slot
+                    assert self.assigned[slot] in (dead, None)
+                    self.assigned[slot] = None
+                case Resize(slots):
+                    assert 1 <= slots <= self.size
+                    assert slots != self.routed
+                    assert None not in self.assigned[self.routed : slots], "added before it can serve"
+                    self.routed = slots
+                case Assign(slot, process):
+                    assert process in self.ready.keys() - self.told
+                    assert self.spawned[process].slot == slot
+                    if self.assigned[slot] is not None:
+                        assert self.now - self.ready[process] >= SOAK, "it has not soaked"
+                    self.assigned[slot] = process
+                case RolloutEnded(edition, failure):
+                    assert not failure or (dead is not None and self.spawned[dead].edition == edition)
+                    self.rollout_ended(edition, failure)
+                case Finished(status):
+                    assert not self.alive
+                    assert self.fleet.next_due is None
+                    self.finished = status
+
+    def is_watched(self, spawn: Spawn) -> None:
+        """The second process of a rollout comes when the first one has been ready for long enough."""
+        replaces = self.fleet.slots[spawn.slot].incoming == spawn.process and spawn.slot > 0
+        if replaces and self.rolling and spawn.edition != self.good and not self.excused:
+            canary = self.fleet.slots[0].current
+            assert canary is not None
+            assert self.spawned[canary].edition == spawn.edition
+            assert self.now - self.ready[canary] >= CANARY
+
+    def rollout_ended(self, edition: int, failure: str) -> None:
+        assert self.rolling
+        self.rolling = False
+        if not failure:
+            self.good, self.mixed = edition, self.mixed and edition == self.good
+        elif edition == self.good:
+            self.mixed |= any(self.spawned[p].edition != edition for p in self.currents())
+        else:  # the way back is a rollout too, if there is anything to bring back
+            self.rolling = any(self.spawned[p].edition != self.good for p in self.currents())
+
+    def currents(self) -> list[int]:
+        return [slot.current for slot in self.fleet.slots if slot.current is not None]
+
+    def starting(self) -> list[int]:
+        return sorted(self.alive - self.ready.keys() - self.told)
+
+    # -- what happens -----------------------------------------------------------------------
+
+    def becomes_ready(self, process: int) -> None:
+        self.ready[process] = self.now
+        self.ever_ready |= not self.stopped
+        self.do(self.fleet.ready(process, self.now))
+
+    def dies(self, process: int, status: int, chance: float, *, blamed: bool = False) -> None:
+        hopeless = status == EX_CONFIG and not (self.ever_ready or self.stopped or self.rolling)
+        self.alive.discard(process)
+        self.told.discard(process)
+        self.ready.pop(process, None)
+        self.excused |= blamed
+        self.do(self.fleet.gone(process, status, self.now, chance, blamed=blamed), dead=process)
+        assert self.finished == EX_CONFIG or not hopeless
+        if self.finished is not None and not self.stopped:
+            assert not self.ever_ready, "gave up although it had worked once"
+            assert self.finished == (EX_CONFIG if status == EX_CONFIG else EX_TEMPFAIL)
+            assert status == EX_CONFIG or self.now + RestartPolicy().max_delay >= DEADLINE
+
+    @precondition(lambda self: self.finished is None and bool(self.starting()))
+    @rule(data=st.data())
+    def one_becomes_ready(self, data: st.DataObject) -> None:
+        self.becomes_ready(data.draw(st.sampled_from(self.starting())))
+
+    @precondition(lambda self: self.finished is None and bool(self.starting()))
+    @rule()
+    def all_become_ready(self) -> None:
+        for process in self.starting():
+            self.becomes_ready(process)
+
+    @precondition(lambda self: self.finished is None and self.alive)
+    @rule(data=st.data(), status=STATUSES, chance=CHANCES)
+    def one_dies(self, data: st.DataObject, status: int, chance: float) -> None:
+        self.dies(data.draw(st.sampled_from(sorted(self.alive))), status, chance)
+
+    @precondition(lambda self: self.finished is None and bool(self.ready.keys() & self.currents()))
+    @rule(data=st.data())
+    def one_is_killed_by_a_turn(self, data: st.DataObject) -> None:
+        process = data.draw(st.sampled_from(sorted(self.ready.keys() & self.currents())))
+        slot = self.fleet.slots[self.spawned[process].slot]
+        deaths = slot.history.short_lives
+        self.dies(process, -11, 0.0, blamed=True)
+        assert slot.history.short_lives == deaths
+        assert self.stopped or slot.start_at is None, "it is not the slot's fault, and need not wait"
+
+    def replacements(self) -> list[int]:
+        """The one that has been started to take a slot over, and is not ready yet."""
+        return sorted(set(self.starting()) - set(self.currents()))
+
+    @precondition(lambda self: self.finished is None and bool(self.replacements()))
+    @rule(status=STATUSES, ready_first=st.booleans())
+    def a_replacement_dies(self, status: int, ready_first: bool) -> None:
+        (process,) = self.replacements()
+        if ready_first:
+            self.becomes_ready(process)
+        self.dies(process, status, 0.0)
+
+    @precondition(lambda self: self.finished is None)
+    @rule(seconds=st.sampled_from([0.125, SOAK / 2, SOAK, 31.0, 100.0]))
+    def time_passes(self, seconds: float) -> None:
+        due = self.fleet.next_due
+        self.now += seconds
+        commands = self.fleet.tick(self.now)
+        assert not commands or (due is not None and due <= self.now)
+        self.do(commands)
+        assert self.fleet.next_due is None or self.fleet.next_due > self.now
+
+    @precondition(lambda self: self.finished is None and self.fleet.next_due is not None)
+    @rule()
+    def the_timer_fires(self) -> None:
+        self.now = max(self.now, self.fleet.next_due or 0.0)
+        self.do(self.fleet.tick(self.now))
+
+    @precondition(lambda self: self.finished is None)
+    @rule()
+    def all_goes_well_for_a_while(self) -> None:
+        steps = 0
+        while steps < 100 and (self.starting() or self.fleet.next_due is not None):
+            self.all_become_ready()
+            self.now = max(self.now, self.fleet.next_due or 0.0)
+            self.do(self.fleet.tick(self.now))
+            steps += 1
+        assert self.fleet.next_due is None
+        assert not self.rolling
+
+    @precondition(lambda self: self.finished is None)
+    @rule()
+    def a_rollout_is_asked_for(self) -> None:
+        edition = next(self.editions)
+        self.rolling = not self.stopped
+        self.excused = False
+        self.do(self.fleet.roll(edition, self.now))
+        assert self.stopped or edition in (self.fleet.edition, self.good)
+
+    @precondition(lambda self: self.finished is None and self.alive)
+    @rule(data=st.data())
+    def one_is_to_be_replaced(self, data: st.DataObject) -> None:
+        process = data.draw(st.sampled_from(sorted(self.spawned)))
+        self.rolling |= any(s.current == process and s.incoming is None for s in self.fleet.slots)
+        self.do(self.fleet.replace(process, self.now))
+        assert self.fleet.replace(process, self.now) == [], "once is enough"
+
+    @precondition(lambda self: self.finished is None)
+    @rule(size=st.integers(1, 4))
+    def more_or_fewer_slots_are_wanted(self, size: int) -> None:
+        if not self.stopped:
+            self.leaves, self.size = range(size, self.size), size
+            for row in (self.assigned, self.generations):
+                row += [None if row is self.assigned else 0] * (size - len(row))  # type: ignore[list-item]
+        self.do(self.fleet.scale(size, self.now))
+        self.leaves = range(0)
+
+    @precondition(lambda self: self.finished is None)
+    @rule(data=st.data())
+    def the_deaths_of_a_slot_are_forgiven(self, data: st.DataObject) -> None:
+        slot = data.draw(st.integers(0, self.size - 1))
+        self.do(self.fleet.reset(slot, self.now))
+        assert not self.fleet.slots[slot].history.breaker_open
+        assert self.fleet.slots[slot].start_at is None
+
+    @precondition(lambda self: self.finished is None)
+    @rule(really=st.sampled_from([False] * 5 + [True]))
+    def stop(self, really: bool) -> None:
+        if really:
+            again, self.stopped, self.rolling = self.stopped, True, False
+            commands = self.fleet.stop("told so")
+            assert not (again and commands)
+            self.do(commands)
+
+    @precondition(lambda self: self.finished is not None)
+    @rule()
+    def nothing_comes_after_the_end(self) -> None:
+        self.now += 1000.0
+        assert self.fleet.next_due is None
+        assert self.fleet.tick(self.now) == []
+
+    # -- what must hold ---------------------------------------------------------------------
+
+    @invariant()
+    def each_process_has_one_owner(self) -> None:
+        owned = [p for slot in self.fleet.slots for p in (slot.current, slot.incoming) if p is not None]
+        assert len(owned) == len(set(owned))
+        assert self.fleet.leaving == self.told
+        assert set(owned) == self.alive - self.told
+        assert self.fleet.ready_since == self.ready
+
+    @invariant()
+    def at_most_one_is_incoming(self) -> None:
+        assert sum(slot.incoming is not None for slot in self.fleet.slots) <= 1
+
+    @invariant()
+    def no_slot_is_forgotten(self) -> None:
+        for slot in self.fleet.slots[self.size :]:
+            assert slot.current is slot.incoming is slot.start_at is slot.swap_at is None, "not wanted"
+        if self.finished is None and not self.stopped:
+            for slot in self.fleet.slots[: self.size if self.ever_ready else 1]:
+                due = slot.start_at is not None
+                assert (slot.current is not None or slot.incoming is not None) is not due
+                assert (slot.swap_at is not None) is (slot.incoming in self.ready)
+                assert slot.current is not None or slot.swap_at is None, "a slot without turns waits"
+
+    @invariant()
+    def whoever_can_serve_a_slot_does(self) -> None:
+        if not self.stopped:
+            assert self.assigned == [
+                slot.current if slot.current in self.ready else None for slot in self.fleet.slots
+            ]
+            assert self.fleet.serving() == sum(process is not None for process in self.assigned)
+        assert {process for process in self.assigned if process is not None} <= self.ready.keys() - self.told
+
+    @invariant()
+    def it_says_what_it_does(self) -> None:
+        assert self.fleet.rolling is self.rolling
+        assert (self.fleet.size, self.fleet.routed) == (self.size, self.routed)
+        assert self.fleet.stopping is self.stopped
+        assert self.fleet.ever_ready is self.ever_ready
+
+    # -- when it is over --------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        if self.spawned and self.finished is None:
+            if not self.stopped:
+                self.comes_to_rest()
+            self.stop(really=True)
+            for process in sorted(self.alive):
+                assert self.finished is None
+                self.dies(process, 0, 0.0)
+            assert self.finished == EX_OK
+
+    def comes_to_rest(self) -> None:
+        """Once nothing fails any more, each slot is served, by the edition that is known to be good."""
+        self.all_goes_well_for_a_while()
+        assert None not in self.assigned[: self.size]
+        assert self.routed == self.size
+        assert self.fleet.edition == self.good
+        editions = {self.spawned[process].edition for process in self.alive - self.told}
+        assert self.mixed or editions == {self.good}
+
+
+# -- examples ------------------------------------------------------------------------------------
+
+
+def serving(size: int) -> Fleet:
+    """A fleet at rest at time 1: process i + 1 serves slot i, of edition 1."""
+    fleet = Fleet(size, DEADLINE, SOAK)
+    fleet.start(0.0)
+    fleet.ready(1, 1.0)
+    for process in range(2, size + 1):
+        fleet.ready(process, 1.0)
+    return fleet
+
+
+def half_way(fleet: Fleet) -> None:
+    """Bring two slots at rest to edition 2 until time 20, when slot 1 has its new process started."""
+    fleet.roll(2, 9.0)
+    assert fleet.rolling_out
+    fleet.ready(3, 10.0)
+    fleet.tick(12.0)
+    assert fleet.tick(10.0 + CANARY) == [Spawn(4, 1, 2, 2)]
+
+
+def test_one_slot_starts_first_and_the_others_when_it_is_ready() -> None:
+    fleet = Fleet(3, DEADLINE, SOAK)
+    assert fleet.start(0.0) == [Spawn(1, 0, 1, 1)]
+    assert fleet.tick(50.0) == []
+    assert fleet.ready(1, 50.0) == [Assign(0, 1), Spawn(2, 1, 1, 1), Spawn(3, 2, 1, 1)]
+    assert fleet.ready(3, 51.0) == [Assign(2, 3)]
+    assert fleet.serving() == 2
+
+
+def test_an_app_that_cannot_be_configured_is_not_tried_again() -> None:
+    fleet = Fleet(2, DEADLINE, SOAK)
+    fleet.start(0.0)
+    assert fleet.gone(1, EX_CONFIG, 1.0, 0.0) == [Assign(0, None), Finished(EX_CONFIG)]
+
+
+def test_a_first_start_that_fails_is_tried_again_until_the_deadline() -> None:
+    fleet, now, process = Fleet(1, DEADLINE, SOAK), 0.0, 1
+    fleet.start(now)
+    while (commands := fleet.gone(process, 1, now, 0.0)) == [Assign(0, None)]:
+        assert fleet.next_due is not None
+        now, process = fleet.next_due, process + 1
+        assert fleet.tick(now) == [Spawn(process, 0, process, 1)]
+    assert commands == [Assign(0, None), Finished(EX_TEMPFAIL)]
+    assert DEADLINE - 30 <= now < DEADLINE
+
+
+def test_a_start_that_would_come_at_the_deadline_is_too_late() -> None:
+    fleet = Fleet(1, 10.0, SOAK)
+    fleet.start(0.0)
+    assert fleet.gone(1, 1, 9.75, 0.0) == [Assign(0, None), Finished(EX_TEMPFAIL)]
+    fleet = Fleet(1, 10.0, SOAK)
+    fleet.start(0.0)
+    assert fleet.gone(1, 1, 9.74, 0.0) == [Assign(0, None)]
+
+
+def test_after_having_worked_once_it_never_gives_up() -> None:
+    fleet = serving(2)
+    now, lives = 2.0, {0: 1, 1: 2}
+    while now < 100_000.0:
+        for slot in sorted(lives):
+            commands = fleet.gone(lives.pop(slot), EX_CONFIG, now, 0.0)
+            assert commands[0] == Assign(slot, None)
+        assert fleet.serving() == 0
+        assert fleet.next_due is not None
+        now = max(now, fleet.next_due)
+        lives = {spawn.slot: spawn.process for spawn in fleet.tick(now) if isinstance(spawn, Spawn)}
+        assert lives
+
+
+def test_a_process_that_dies_after_a_healthy_minute_is_replaced_at_once() -> None:
+    fleet = serving(2)
+    assert fleet.gone(1, -9, 61.0, 0.0) == [Assign(0, None), Spawn(3, 0, 2, 1)]
+    assert fleet.ready(3, 62.0) == [Assign(0, 3)]
+
+
+def test_a_process_that_dies_young_is_replaced_after_a_delay() -> None:
+    fleet = serving(2)
+    assert fleet.gone(1, -9, 60.9, 0.0) == [Assign(0, None)]
+    assert fleet.next_due == pytest.approx(61.15)
+    assert fleet.tick(61.1) == []
+    assert fleet.tick(61.15) == [Spawn(3, 0, 2, 1)]
+
+
+def test_a_rollout_replaces_one_slot_at_a_time_and_the_new_soaks_before_the_old_leaves() -> None:
+    fleet = serving(2)
+    assert fleet.roll(2, 10.0) == [Spawn(3, 0, 2, 2)]
+    assert fleet.ready(3, 11.0) == []
+    assert fleet.next_due == 13.0
+    assert fleet.tick(12.9) == []
+    assert fleet.tick(13.0) == [Assign(0, 3), Retire(1, "replaced")]
+    assert fleet.gone(1, 0, 14.0, 0.0) == []
+    assert fleet.next_due == 11.0 + CANARY, "the first one is watched for longer"
+    assert fleet.tick(21.0) == [Spawn(4, 1, 2, 2)]
+    assert fleet.ready(4, 22.0) == []
+    assert fleet.tick(24.0) == [Assign(1, 4), Retire(2, "replaced"), RolloutEnded(2, "")]
+    assert fleet.gone(2, 0, 25.0, 0.0) == []
+
+
+def test_a_replacement_that_does_not_start_leaves_the_old_one_serving() -> None:
+    fleet = serving(2)
+    fleet.roll(2, 10.0)
+    failure = "the new process of slot 0 ended with status 78"
+    assert fleet.gone(3, EX_CONFIG, 11.0, 0.0) == [RolloutEnded(2, failure)]
+    assert (fleet.edition, fleet.rolling, fleet.serving()) == (1, False, 2)
+
+
+def test_a_replacement_that_dies_while_it_soaks_has_failed() -> None:
+    fleet = serving(1)
+    fleet.roll(2, 10.0)
+    fleet.ready(2, 11.0)
+    assert fleet.gone(2, 0, 12.0, 0.0) == [RolloutEnded(2, "the new process of slot 0 ended with status 0")]
+    assert fleet.next_due is None
+    assert fleet.serving() == 1
+
+
+def test_a_rollout_that_fails_half_way_takes_back_what_it_has_replaced() -> None:
+    fleet = serving(2)
+    half_way(fleet)
+    assert fleet.gone(4, 1, 21.0, 0.0) == [
+        RolloutEnded(2, "the new process of slot 1 ended with status 1"),
+        Spawn(5, 0, 3, 1),
+    ]
+    fleet.ready(5, 22.0)
+    assert fleet.tick(24.0) == [Assign(0, 5), Retire(3, "replaced"), RolloutEnded(1, "", asked=False)]
+
+
+def test_a_rollout_that_fails_goes_back_to_what_the_one_before_it_has_brought() -> None:
+    fleet = serving(2)
+    half_way(fleet)
+    fleet.ready(4, 20.0)
+    assert fleet.tick(22.0)[-1] == RolloutEnded(2, "")
+    fleet.roll(3, 30.0)
+    fleet.gone(5, 1, 31.0, 0.0)
+    assert (fleet.edition, fleet.rolling, fleet.serving()) == (2, False, 2)
+
+
+def test_a_way_back_that_fails_too_is_told_and_leaves_things_as_they_are() -> None:
+    fleet = serving(2)
+    half_way(fleet)
+    fleet.gone(4, 1, 21.0, 0.0)
+    assert fleet.gone(5, 1, 22.0, 0.0) == [
+        RolloutEnded(1, "the new process of slot 0 ended with status 1", asked=False)
+    ]
+    assert (fleet.edition, fleet.serving(), fleet.rolling) == (1, 2, False)
+
+
+def test_a_rollout_asked_for_during_another_starts_over_with_the_newer_edition() -> None:
+    fleet = serving(2)
+    fleet.roll(2, 10.0)
+    assert fleet.roll(3, 11.0) == []
+    fleet.ready(3, 11.0)
+    assert fleet.tick(13.0) == [Assign(0, 3), Retire(1, "replaced"), Spawn(4, 0, 3, 3)]
+
+
+def test_the_failure_of_an_edition_that_is_not_wanted_any_more_does_not_end_the_newer_rollout() -> None:
+    fleet = serving(1)
+    fleet.roll(2, 10.0)
+    fleet.roll(3, 11.0)
+    assert fleet.gone(2, 1, 12.0, 0.0) == [Spawn(3, 0, 3, 3)]
+
+
+def test_when_the_old_one_dies_the_new_one_need_not_soak() -> None:
+    fleet = serving(1)
+    fleet.roll(2, 10.0)
+    fleet.ready(2, 11.0)
+    assert fleet.gone(1, -9, 12.0, 0.0) == [Assign(0, None), Assign(0, 2)]
+
+
+def test_when_the_old_one_dies_before_the_new_one_is_ready_the_new_one_takes_over_when_it_is() -> None:
+    fleet = serving(1)
+    fleet.roll(2, 10.0)
+    assert fleet.gone(1, -9, 12.0, 0.0) == [Assign(0, None)]
+    assert fleet.next_due is None
+    assert fleet.ready(2, 13.0) == [Assign(0, 2)]
+    assert fleet.tick(13.0 + CANARY) == [RolloutEnded(2, "")]
+
+
+def test_when_both_die_in_a_rollout_the_slot_goes_on_with_the_good_edition() -> None:
+    fleet = serving(1)
+    fleet.roll(2, 10.0)
+    fleet.gone(1, -9, 12.0, 0.0)
+    failure = "the new process of slot 0 ended with status 1"
+    assert fleet.gone(2, 1, 13.0, 0.0) == [RolloutEnded(2, failure)]
+    assert fleet.next_due == 13.5, "the second short life in a row"
+    assert fleet.tick(13.5) == [Spawn(3, 0, 3, 1)]
+
+
+def test_a_slot_that_waits_to_start_tries_the_new_edition_at_once() -> None:
+    fleet = serving(2)
+    fleet.gone(1, 1, 2.0, 0.0)
+    assert fleet.next_due == 2.25
+    assert fleet.roll(2, 2.1) == [Spawn(3, 0, 2, 2)]
+    assert fleet.ready(3, 3.0) == [Assign(0, 3)]
+    assert fleet.tick(3.0 + CANARY) == [Spawn(4, 1, 2, 2)]
+
+
+def test_an_edition_that_fails_in_a_slot_without_a_process_is_taken_back() -> None:
+    fleet = serving(2)
+    fleet.gone(1, 1, 2.0, 0.0)
+    fleet.roll(2, 2.1)
+    failure = "the new process of slot 0 ended with status 1"
+    assert fleet.gone(3, 1, 3.0, 0.0) == [Assign(0, None), RolloutEnded(2, failure)]
+    assert fleet.tick(3.5) == [Spawn(4, 0, 3, 1)]
+
+
+def test_an_edition_that_dies_after_its_soak_is_taken_back() -> None:
+    fleet = serving(2)
+    fleet.roll(2, 10.0)
+    fleet.ready(3, 11.0)
+    fleet.tick(13.0)
+    failure = "the new process of slot 0 ended with status -11"
+    assert fleet.gone(3, -11, 16.0, 0.0) == [Assign(0, None), RolloutEnded(2, failure)]
+    assert (fleet.edition, fleet.serving(), fleet.rolling) == (1, 1, False)
+    assert fleet.tick(16.25) == [Spawn(4, 0, 3, 1)]
+
+
+def test_when_the_first_dies_late_the_replacement_of_the_next_is_not_needed_any_more() -> None:
+    fleet = serving(2)
+    half_way(fleet)
+    failure = "the new process of slot 0 ended with status -11"
+    assert fleet.gone(3, -11, 20.5, 0.0) == [
+        Assign(0, None),
+        RolloutEnded(2, failure),
+        Retire(4, "rolled back"),
+    ]
+    assert fleet.slots[1].current == 2
+
+
+def test_when_the_old_one_and_the_first_of_the_new_are_gone_the_slot_goes_back_at_once() -> None:
+    fleet = serving(2)
+    half_way(fleet)
+    assert fleet.gone(2, -9, 20.25, 0.0) == [Assign(1, None)]
+    failure = "the new process of slot 0 ended with status -11"
+    assert fleet.gone(3, -11, 20.5, 0.0) == [
+        Assign(0, None),
+        RolloutEnded(2, failure),
+        Retire(4, "rolled back"),
+        Spawn(5, 1, 3, 1),
+    ]
+
+
+def test_a_turn_that_kills_the_first_of_the_new_is_not_the_editions_fault() -> None:
+    fleet = serving(2)
+    fleet.roll(2, 10.0)
+    fleet.ready(3, 11.0)
+    fleet.tick(13.0)
+    assert fleet.gone(3, -11, 16.0, 0.0, blamed=True) == [Assign(0, None), Spawn(4, 0, 3, 2)]
+    assert fleet.ready(4, 17.0) == [Assign(0, 4)], "and the next one there is watched in its place"
+    assert fleet.next_due == 17.0 + CANARY
+    assert fleet.tick(17.0 + CANARY) == [Spawn(5, 1, 2, 2)]
+
+
+def test_a_rollout_of_one_slot_is_not_done_while_that_is_down() -> None:
+    fleet = serving(1)
+    fleet.roll(2, 10.0)
+    fleet.ready(2, 11.0)
+    fleet.tick(13.0)
+    assert fleet.gone(2, -11, 16.0, 0.0, blamed=True) == [Assign(0, None), Spawn(3, 0, 3, 2)]
+    failure = "the new process of slot 0 ended with status 1"
+    assert fleet.gone(3, 1, 17.0, 0.0) == [Assign(0, None), RolloutEnded(2, failure)]
+
+
+def test_the_deaths_that_a_turn_is_blamed_for_never_open_the_breaker() -> None:
+    fleet, process = serving(1), 1
+    for _ in range(20):
+        assert fleet.gone(process, -11, 2.0, 0.0, blamed=True)[0] == Assign(0, None)
+        process += 1
+        fleet.ready(process, 2.0)
+    assert not fleet.slots[0].history.breaker_open
+
+
+def test_a_reload_before_the_first_start_has_worked_is_a_second_chance() -> None:
+    fleet = Fleet(1, DEADLINE, SOAK)
+    fleet.start(0.0)
+    assert fleet.roll(2, 1.0) == [Spawn(2, 0, 2, 2)]
+    assert fleet.gone(1, EX_CONFIG, 2.0, 0.0) == [Assign(0, None)]
+    assert fleet.ready(2, 3.0) == [Assign(0, 2)]
+    assert fleet.tick(3.0 + CANARY) == [RolloutEnded(2, "")]
+
+
+def test_one_process_is_replaced_like_in_a_rollout_with_the_same_edition() -> None:
+    fleet = serving(2)
+    assert fleet.replace(2, 9.0) == [Spawn(3, 1, 2, 1)]
+    assert fleet.rolling
+    assert not fleet.rolling_out
+    assert fleet.replace(1, 9.0) == [], "one at a time, and the other is not forgotten"
+    assert fleet.replace(2, 9.0) == [], "it is being replaced"
+    fleet.ready(3, 10.0)
+    assert fleet.tick(12.0) == [Assign(1, 3), Retire(2, "replaced"), Spawn(4, 0, 2, 1)]
+    assert fleet.replace(2, 9.0) == [], "it has left"
+    fleet.ready(4, 13.0)
+    assert fleet.tick(15.0) == [Assign(0, 4), Retire(1, "replaced"), RolloutEnded(1, "", asked=False)]
+
+
+def test_a_process_that_was_to_be_replaced_and_dies_before_is_only_restarted() -> None:
+    fleet = serving(2)
+    fleet.replace(1, 9.0)
+    fleet.replace(2, 9.0)
+    assert fleet.gone(2, -9, 10.0, 0.0) == [Assign(1, None)]
+    fleet.ready(3, 10.0)
+    assert RolloutEnded(1, "", asked=False) in fleet.tick(12.0)
+
+
+def test_slots_that_are_added_get_sessions_in_order_and_when_they_can_serve() -> None:
+    fleet = serving(2)
+    assert fleet.scale(4, 10.0) == [Spawn(3, 2, 1, 1), Spawn(4, 3, 1, 1)]
+    assert fleet.ready(4, 11.0) == [Assign(3, 4)]
+    assert fleet.routed == 2
+    assert fleet.ready(3, 12.0) == [Assign(2, 3), Resize(4)]
+
+
+def test_a_slot_whose_first_process_is_replaced_before_it_was_ready_gets_its_sessions_too() -> None:
+    fleet = serving(1)
+    assert fleet.scale(2, 10.0) == [Spawn(2, 1, 1, 1)]
+    fleet.replace(2, 11.0)
+    fleet.gone(2, 1, 12.0, 0.0)
+    assert fleet.ready(3, 13.0) == [Assign(1, 3), Resize(2), RolloutEnded(1, "", asked=False)]
+
+
+def test_slots_that_are_taken_away_give_their_sessions_up_first() -> None:
+    fleet = serving(3)
+    why = "fewer slots are wanted"
+    assert fleet.scale(1, 10.0) == [
+        Resize(1),
+        Assign(1, None),
+        Retire(2, why),
+        Assign(2, None),
+        Retire(3, why),
+    ]
+    assert fleet.scale(2, 11.0) == [Spawn(4, 1, 2, 1)], "its generation goes on"
+    assert fleet.gone(2, 0, 12.0, 0.0) == []
+    assert fleet.ready(4, 13.0) == [Assign(1, 4), Resize(2)]
+
+
+def test_a_slot_that_is_taken_away_in_its_rollout_does_not_hold_it_up() -> None:
+    fleet = serving(2)
+    half_way(fleet)
+    why = "fewer slots are wanted"
+    assert fleet.scale(1, 20.5) == [
+        Resize(1),
+        Assign(1, None),
+        Retire(2, why),
+        Retire(4, why),
+        RolloutEnded(2, ""),
+    ]
+
+
+def test_slots_that_are_added_before_the_first_start_has_worked_wait_for_it() -> None:
+    fleet = Fleet(1, DEADLINE, SOAK)
+    fleet.start(0.0)
+    assert fleet.scale(2, 1.0) == []
+    assert fleet.ready(1, 2.0) == [Assign(0, 1), Spawn(2, 1, 1, 1)]
+    assert fleet.ready(2, 3.0) == [Assign(1, 2), Resize(2)]
+
+
+def test_a_slot_that_rests_is_started_when_its_deaths_are_forgiven() -> None:
+    fleet, now, process = serving(1), 1.0, 1
+    while not fleet.slots[0].history.breaker_open:
+        fleet.gone(process, 1, now, 0.0)
+        process += 1
+        fleet.tick(now := fleet.next_due or now)
+    fleet.gone(process, 1, now, 0.0)
+    assert fleet.reset(0, now) == [Spawn(process + 1, 0, process + 1, 1)]
+    assert not fleet.slots[0].history.breaker_open
+    assert fleet.reset(0, now) == []
+
+
+def test_stop_retires_all_and_ends_with_the_last_of_them() -> None:
+    fleet = serving(2)
+    fleet.roll(2, 10.0)
+    assert fleet.stop("over") == [Retire(1, "over"), Retire(3, "over"), Retire(2, "over")]
+    assert fleet.roll(3, 11.0) == fleet.replace(1, 11.0) == fleet.scale(3, 11.0) == fleet.stop("again") == []
+    assert fleet.gone(2, 0, 12.0, 0.0) == []
+    assert fleet.ready(3, 12.0) == []
+    assert fleet.gone(3, EX_CONFIG, 12.0, 0.0) == []
+    assert fleet.gone(1, -9, 13.0, 0.0) == [Finished(EX_OK)]
+
+
+def test_stop_before_anything_was_ready_starts_nothing_more() -> None:
+    fleet = Fleet(2, DEADLINE, SOAK)
+    fleet.start(0.0)
+    assert fleet.stop("over") == [Retire(1, "over")]
+    assert fleet.ready(1, 1.0) == []
+    assert fleet.gone(1, 0, 2.0, 0.0) == [Finished(EX_OK)]
+
+
+def test_stop_while_nothing_lives_ends_at_once() -> None:
+    fleet = Fleet(1, DEADLINE, SOAK)
+    fleet.start(0.0)
+    fleet.gone(1, 1, 1.0, 0.0)
+    assert fleet.next_due is not None
+    assert fleet.stop("over") == [Finished(EX_OK)]
+    assert fleet.next_due is None
+
+
+def test_what_has_given_up_is_not_ended_again_by_a_stop() -> None:
+    fleet = Fleet(1, DEADLINE, SOAK)
+    fleet.start(0.0)
+    fleet.gone(1, EX_CONFIG, 1.0, 0.0)
+    assert fleet.stop("over") == []
+
+
+# -- the machine, last: what an example finds is told faster and more plainly --------------------
+
+World.TestCase.settings = settings(
+    max_examples=200,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestWorld = World.TestCase
+
+
+def test_a_replacement_that_fails_while_it_soaks_never_gets_the_slot() -> None:
+    """Its link is lost, the kernel has not reported its end yet, and the soak time passes between."""
+    fleet = Fleet(1, DEADLINE, SOAK)
+    fleet.start(0.0)
+    fleet.ready(1, 1.0)
+    fleet.roll(2, 2.0)
+    fleet.ready(2, 3.0)
+    fleet.unready(1)
+    fleet.unready(2)
+    assert fleet.next_due is None
+    assert fleet.tick(3.0 + SOAK) == []
+    assert RolloutEnded(2, "the new process of slot 0 ended with status -9") in fleet.gone(2, -9, 9.0, 0.0)
+    assert fleet.slots[0].current == 1

@@ -1,0 +1,4 @@
+"""The model slots: `runtime.models`.
+
+Read `models` first.
+"""
