@@ -1,8 +1,8 @@
 """The daemon: HTTP front door, turns and their sessions, worker processes and their lives.
 
-Decisions are pure (`lifecycle`, `restarts`, `fleet`, `routing`, `ledger`, `outcomes`, `sse`); shells do the
-I/O (`spawn`, `worker_link`, `front_door`, …); `daemon` puts them together and `launch` starts it. Nothing
-here imports agentscope or the worker package.
+Decisions are pure (`workers.fleet`, `turns.ledger` and others with "Pure." in their docstrings); shells do
+the I/O (`processes.spawn`, `workers.link`, `web.app` and others); `daemon` puts them together and
+`cli.launch` starts it. Nothing here imports agentscope or the worker package.
 """
 
 from importlib.metadata import PackageNotFoundError, version

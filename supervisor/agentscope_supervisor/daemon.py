@@ -1,9 +1,9 @@
 """The supervisor itself: decisions and shells put together, and the life of the whole.
 
 Whatever happens (a request, the end of a turn, an exit, a signal, a timer) goes through one queue and becomes
-a call of `fleet` or `ledger`, by way of `staffing` and `turns`; the commands that come back are carried out
-there, in order, before the next event is looked at. Here is who knows whom, what starts and ends in which
-order, and how the instance describes itself to those who ask.
+a call of `fleet` or `ledger`, by way of `workers.controller` and `turns.service`; the commands that come back
+are carried out there, in order, before the next event is looked at. Here is who knows whom, what starts and
+ends in which order, and how the instance describes itself to those who ask.
 """
 
 import asyncio
@@ -17,41 +17,41 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_protocol.config.settings import Settings
-from agentscope_protocol.config.settings_values import MAX_WORKERS
 from agentscope_supervisor import __version__
-from agentscope_supervisor.control.control import Control
-from agentscope_supervisor.control.desk import OperatorsDesk
-from agentscope_supervisor.domain.invocation import Invocation
-from agentscope_supervisor.domain.outcomes import ErrorCode, Failure, refusal
+from agentscope_supervisor.control.handlers import OperatorsDesk
+from agentscope_supervisor.control.server import Control
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, refusal
+from agentscope_supervisor.domain.request import Invocation
 from agentscope_supervisor.domain.turn import Turn
-from agentscope_supervisor.heartbeat.heartbeat import Heartbeat, VitalSigns
-from agentscope_supervisor.processes.orphans import Orphans
-from agentscope_supervisor.project.edits import Edits
-from agentscope_supervisor.project.project import Project
+from agentscope_supervisor.heartbeat.loop import Heartbeat, VitalSigns
+from agentscope_supervisor.processes.reaper import Orphans
+from agentscope_supervisor.project.config import Project
+from agentscope_supervisor.project.watch_filter import Edits
 from agentscope_supervisor.project.watcher import Watcher
-from agentscope_supervisor.runs.answer import Answer
+from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.runs.recorder import Recorder, limits
 from agentscope_supervisor.runs.store import Store
 from agentscope_supervisor.system import signals
 from agentscope_supervisor.system.event_queue import EventQueue
-from agentscope_supervisor.system.instance import Address
-from agentscope_supervisor.system.journal import Journal
-from agentscope_supervisor.system.memory import Memory
+from agentscope_supervisor.system.instance_dir import Address
+from agentscope_supervisor.system.log_buffer import Journal
+from agentscope_supervisor.system.process_memory import Memory
 from agentscope_supervisor.system.sdnotify import Notifier
 from agentscope_supervisor.telemetry.metrics import Look, Metrics
+from agentscope_supervisor.turns.service import MAINTENANCE, Turns
 from agentscope_supervisor.turns.session_table import SessionTable
-from agentscope_supervisor.turns.turns import MAINTENANCE, Turns
-from agentscope_supervisor.web.console_routes import Console
-from agentscope_supervisor.web.front_door import FrontDoor
+from agentscope_supervisor.web.app import FrontDoor
+from agentscope_supervisor.web.console import Console
 from agentscope_supervisor.web.tracing import Tracing
-from agentscope_supervisor.workers.deaths import Cause, Verdict
+from agentscope_supervisor.workers.controller import Staffing, worker_count
+from agentscope_supervisor.workers.exit_reasons import Cause, Verdict
+from agentscope_supervisor.workers.hang_watch import Pulse
 from agentscope_supervisor.workers.lifecycle import State
 from agentscope_supervisor.workers.memory_watch import MemoryWatch
-from agentscope_supervisor.workers.pulse import Pulse
-from agentscope_supervisor.workers.rollouts import Refused, Rolling, Unchanged
-from agentscope_supervisor.workers.staffing import Staffing, worker_count
-from agentscope_supervisor.workers.workforce import Process
+from agentscope_supervisor.workers.pool import Process
+from agentscope_supervisor.workers.revisions import Refused, Rolling, Unchanged
 
 log = logging.getLogger(__name__)
 

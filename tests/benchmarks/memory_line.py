@@ -27,7 +27,7 @@ from typing import Any, Final, Self
 
 import psutil
 
-from agentscope_supervisor.turns.sessions_seen import ACTIVE_FOR
+from agentscope_supervisor.turns.active_sessions import ACTIVE_FOR
 from tests.benchmarks import memory_page
 from tests.benchmarks.__main__ import DOCS, ENDS, end
 from tests.benchmarks.candidates import CANDIDATES, SESSION, Running, ours

@@ -19,14 +19,14 @@ import uvloop
 from agentscope_protocol.config.settings import Settings
 from agentscope_protocol.wire.codec import encode
 from agentscope_protocol.wire.frames import Data, End, Hello
-from agentscope_supervisor.domain.invocation import Invocation
+from agentscope_supervisor.domain.request import Invocation
 from agentscope_supervisor.domain.turn import Turn
-from agentscope_supervisor.runs.answer import Answer
+from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.system.event_queue import EventQueue
-from agentscope_supervisor.turns.turns import Turns
-from agentscope_supervisor.web.front_door import FrontDoor
-from agentscope_supervisor.workers.worker_link import WorkerLink
+from agentscope_supervisor.turns.service import Turns
+from agentscope_supervisor.web.app import FrontDoor
+from agentscope_supervisor.workers.link import WorkerLink
 from tests.harness.client import JSON, request, turn_body
 
 TOGETHER: Final = 32  # connections whose requests come in one turn of the loop

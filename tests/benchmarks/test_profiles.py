@@ -29,7 +29,7 @@ not a line of samples
 
 MYPYC = "agentscope_supervisor__mypyc.cpython-311-x86_64-linux-gnu.so"
 HELPER = "_____mypyc_generator_helper__"
-SUBMIT = Frame("agentscope_supervisor.turns.turns", "Turns.submit")
+SUBMIT = Frame("agentscope_supervisor.turns.service", "Turns.submit")
 WRITE = Frame("kernel", "write")
 
 
@@ -106,15 +106,15 @@ def test_boxes_are_as_wide_as_their_share_and_lie_on_their_callers() -> None:
 
 
 def test_a_graph_is_small_and_the_same_each_time_and_tells_whole_names() -> None:
-    odd = Frame("agentscope_supervisor.turns.turns", "<a & b>")
+    odd = Frame("agentscope_supervisor.turns.service", "<a & b>")
     stacks = {(SUBMIT, odd): 90.0, (WRITE,): 10.0}
     svg = flame.drawing("short, supervisor", stacks)
     assert svg == flame.drawing("short, supervisor", dict(reversed(stacks.items())))
     space = "{http://www.w3.org/2000/svg}"
     titles = [each.text for each in ElementTree.fromstring(svg).iter(f"{space}title")]
     assert titles == [
-        "agentscope_supervisor.turns.turns.Turns.submit, 90.0%",
-        "agentscope_supervisor.turns.turns.<a & b>, 90.0%",
+        "agentscope_supervisor.turns.service.Turns.submit, 90.0%",
+        "agentscope_supervisor.turns.service.<a & b>, 90.0%",
         "kernel.write, 10.0%",
     ]
 
@@ -127,7 +127,7 @@ def test_a_page_has_the_graphs_and_the_shares_of_what_was_taken(tmp_path: Path) 
     assert "a machine" in page
     assert "| kernel | 25% | 25% |" in page
     assert "0.50 cores, 25% of that in the kernel; 100 samples." in page
-    assert "| 62.5% | `agentscope_supervisor.turns.turns.Turns.submit` |" in page
+    assert "| 62.5% | `agentscope_supervisor.turns.service.Turns.submit` |" in page
     for role in profiles.ROLES.values():
         assert f"](images/profiles/short-{role}.svg)" in page
         ElementTree.parse(tmp_path / profiles.IMAGES / f"short-{role}.svg")

@@ -26,7 +26,7 @@ from agentscope_protocol.wire.link import Link
 from agentscope_protocol.wire.page import LifePage
 from agentscope_worker import host, messages
 from agentscope_worker.runtime import SessionContext
-from agentscope_worker.runtime.compat.compat import check_installation
+from agentscope_worker.runtime.compat.majors import check_installation
 from agentscope_worker.serve import Server
 from agentscope_worker.sessions import Sessions
 from agentscope_worker.watchdog import LifeSigns

@@ -1,10 +1,10 @@
 """A machine in memory: its clock, its processes, and the links to them, for the real `daemon` to run on.
 
-`Machine.installed` puts it in the place of asyncio's clock, of `nursery`, `worker_link`, `front_door`,
-`orphans`, the store, the signals and psutil; everything between these is the product's own code. What a
-`Worker` is doing is true at once; what the supervisor has been told of it may lag behind, and a test says
-when it is told. Here too is what no machine may be asked for (a second process for one turn, a kill of what
-is well), asserted.
+`Machine.installed` puts it in the place of asyncio's clock, of `processes.launcher`, `workers.link`,
+`web.app`, `processes.reaper`, the store, the signals and psutil; everything between these is the product's
+own code. What a `Worker` is doing is true at once; what the supervisor has been told of it may lag behind,
+and a test says when it is told. Here too is what no machine may be asked for (a second process for one turn,
+a kill of what is well), asserted.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ from agentscope_protocol.wire.frames import CancelReason
 from agentscope_supervisor import daemon as daemon_module
 from agentscope_supervisor.daemon import Daemon
 from agentscope_supervisor.domain.turn import Purpose, Turn
-from agentscope_supervisor.processes.nursery import Order
-from agentscope_supervisor.project.project import ProjectError
-from agentscope_supervisor.runs.answer import Answer
-from agentscope_supervisor.turns.residents import FAREWELL_WITHIN
-from agentscope_supervisor.workers import workforce
+from agentscope_supervisor.processes.launcher import Order
+from agentscope_supervisor.project.config import ProjectError
+from agentscope_supervisor.runs.client_stream import Answer
+from agentscope_supervisor.turns.session_affinity import FAREWELL_WITHIN
+from agentscope_supervisor.workers import pool as workforce
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from typing import Final
 
 import pytest
 
-from agentscope_supervisor.workers.vitals import SUSPECT_AFTER
+from agentscope_supervisor.workers.hang_detection import SUSPECT_AFTER
 from tests.harness.bystanders import unharmed
 from tests.harness.client import Stream, call, invoke, new_session, session_in, texts
 from tests.harness.instance import Instance

@@ -16,8 +16,8 @@ from typing import Final
 
 import pytest
 
+from agentscope_supervisor.http1.connection_limits import MAX_RESERVE
 from agentscope_supervisor.http1.listener import BACKLOG, Listener
-from agentscope_supervisor.http1.places import MAX_RESERVE
 from tests.conftest import StartInstance
 from tests.harness.client import JSON, Connection, Response, call, invoke, new_session, request, turn_body
 from tests.harness.instance import Instance

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 from aiohttp import web
 
-from agentscope_supervisor.http1 import http_protocol
+from agentscope_supervisor.http1 import aiohttp_connection
 from tests.harness.client import (
     JSON,
     Connection,
@@ -166,7 +166,7 @@ async def test_f70_idle_connection_is_closed() -> None:
     async def handler(_: web.BaseRequest) -> web.StreamResponse:
         return web.Response()
 
-    server = http_protocol.Server(handler, http_protocol.Limits(5, 1024, idle_timeout=0.3))
+    server = aiohttp_connection.Server(handler, aiohttp_connection.Limits(5, 1024, idle_timeout=0.3))
     lost = asyncio.Event()
     make = partial(server.connect, False, lost.set)
     listening = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)

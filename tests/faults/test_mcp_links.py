@@ -14,8 +14,9 @@ import pytest
 from aiohttp import web
 
 from agentscope_protocol.config.settings import McpServerSettings
-from agentscope_worker.runtime.mcp import mcp_connection, mcp_links
-from agentscope_worker.runtime.mcp.mcp_links import CallFailed, Link
+from agentscope_worker.runtime.mcp import connection as mcp_connection
+from agentscope_worker.runtime.mcp import links as mcp_links
+from agentscope_worker.runtime.mcp.links import CallFailed, Link
 from tests.fakes.mcp_server import TOOLS
 from tests.harness.mcp_process import McpProcess
 from tests.harness.waiting import eventually

@@ -13,7 +13,7 @@ from typing import Final
 import psutil
 import pytest
 
-from agentscope_supervisor.processes.output import BURST, LINE_COST, RATE
+from agentscope_supervisor.processes.output_pipe import BURST, LINE_COST, RATE
 from tests.harness.client import call, invoke, new_session, texts
 from tests.harness.instance import COMMAND, Instance
 from tests.harness.projects import hooks

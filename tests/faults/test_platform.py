@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from agentscope_protocol.config.settings import PlatformSettings
-from agentscope_supervisor.heartbeat.platform_client import PlatformClient, PlatformError, Trouble
+from agentscope_supervisor.heartbeat.client import PlatformClient, PlatformError, Trouble
 from reference_platform.lies import LIES
 from tests.harness.client import Stream, invoke, new_session, texts
 from tests.harness.instance import Instance

@@ -16,7 +16,7 @@ import uvloop
 from aiohttp import web
 
 from agentscope_supervisor.http1 import listener
-from agentscope_supervisor.http1.http_protocol import Limits, Server
+from agentscope_supervisor.http1.aiohttp_connection import Limits, Server
 from tests.harness.client import Connection, request
 
 SHORTER: Final = {"TCP_USER_TIMEOUT": 1500, "TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 1}

@@ -1,7 +1,7 @@
 """HTTP as clients speak it, on both ways that a request can go: what leaves must be the same, byte for byte.
 
 A connection begins on the direct way; its first request that is no usual turn hands it over to aiohttp, for
-good (`http_direct`). So a connection that has asked for anything else before is on the plain way.
+good (`http1.fast_connection`). So a connection that has asked for anything else before is on the plain way.
 """
 
 import asyncio

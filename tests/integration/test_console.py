@@ -12,11 +12,11 @@ from typing import Any, Final
 import pytest
 
 from agentscope_protocol.config.settings import ServerSettings
-from agentscope_supervisor.http1.http_protocol import Limits, Server
-from agentscope_supervisor.system.journal import Journal
-from agentscope_supervisor.web import console_routes
-from agentscope_supervisor.web.console_routes import MAX_WATCHERS, Console
-from agentscope_supervisor.workers.rollouts import Refused as RolloutRefused
+from agentscope_supervisor.http1.aiohttp_connection import Limits, Server
+from agentscope_supervisor.system.log_buffer import Journal
+from agentscope_supervisor.web import console as console_routes
+from agentscope_supervisor.web.console import MAX_WATCHERS, Console
+from agentscope_supervisor.workers.revisions import Refused as RolloutRefused
 from tests.conftest import StartInstance
 from tests.harness.browser import Chromium, Page
 from tests.harness.client import JSON, Connection, Response, call, invoke, new_session, request

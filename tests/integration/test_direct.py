@@ -16,12 +16,12 @@ import pytest
 from aiohttp import web
 
 from agentscope_protocol.config.settings import Settings
-from agentscope_supervisor.http1 import http_direct, http_protocol
-from agentscope_supervisor.http1.http_direct import DirectConnection, DirectServer, Exchange
+from agentscope_supervisor.http1 import aiohttp_connection, fast_connection
+from agentscope_supervisor.http1.fast_connection import DirectConnection, DirectServer, Exchange
+from agentscope_supervisor.http1.fast_head import TurnHead
 from agentscope_supervisor.http1.responses import head_bytes
-from agentscope_supervisor.http1.turn_head import TurnHead
 from agentscope_supervisor.runs.recorder import Recorder
-from agentscope_supervisor.web.front_door import FrontDoor
+from agentscope_supervisor.web.app import FrontDoor
 from tests.harness.client import JSON, Connection, request, turn_body
 from tests.harness.waiting import eventually
 
@@ -40,8 +40,8 @@ class Door:
     def __init__(self, idle: float = 60.0, head: float = 5.0, body_within: float = 0.05) -> None:
         self.left = 0
         self.answers: list[DirectConnection] = []  # that are not finished
-        limits = http_protocol.Limits(head, 2 * LARGE, idle_timeout=idle)
-        self.plain = http_protocol.Server(self.handle, limits)
+        limits = aiohttp_connection.Limits(head, 2 * LARGE, idle_timeout=idle)
+        self.plain = aiohttp_connection.Server(self.handle, limits)
         self.server = DirectServer(self.take, self.plain, limits, body_within)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -152,9 +152,9 @@ async def test_much_that_comes_during_an_answer_is_left_in_the_socket() -> None:
         [direct] = door.server.connections
         large = request("POST", "/invoke", b"x" * LARGE, JSON)
         sending = asyncio.create_task(connection.send(large))
-        await eventually(lambda: len(direct._data) > http_direct.MAX_EARLY, 10, "enough has come")
+        await eventually(lambda: len(direct._data) > fast_connection.MAX_EARLY, 10, "enough has come")
         assert not await connection.is_closed(within=0.2)
-        assert len(direct._data) <= http_direct.MAX_EARLY + ONE_READ
+        assert len(direct._data) <= fast_connection.MAX_EARLY + ONE_READ
         door.answers.pop().answered()
         await sending
         assert (await connection.answer()).body == b"plain " + b"x" * LARGE

@@ -217,7 +217,7 @@ async def test_a_supervisor_at_rest_does_nothing(shared: Instance) -> None:
 
 def test_a_supervisor_imports_no_agentscope() -> None:
     code = (
-        "import sys, agentscope_supervisor.daemon, agentscope_supervisor.cli.cli\n"
+        "import sys, agentscope_supervisor.daemon, agentscope_supervisor.cli.main\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )
     ran = subprocess.run(

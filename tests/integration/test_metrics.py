@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from agentscope_supervisor.workers.deaths import Cause
+from agentscope_supervisor.workers.exit_reasons import Cause
 from tests.harness.client import Stream, call, invoke, new_session, streamed
 from tests.harness.instance import Instance, free_port
 from tests.harness.waiting import eventually

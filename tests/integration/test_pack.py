@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from agentscope_supervisor.project.pack import pack
+from agentscope_supervisor.project.archive_write import pack
 from tests.harness.client import texts
 from tests.harness.instance import COMMAND, Instance, run
 from tests.harness.projects import configure, written

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from agentscope_protocol.config.settings_problems import SECRET_KEYS
+from agentscope_protocol.config.problems import SECRET_KEYS
 from tests.harness.instance import COMMAND, Instance, environment
 from tests.harness.projects import written
 from tests.harness.waiting import wait_until

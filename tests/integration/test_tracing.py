@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agentscope_worker.runtime.compat.compat import check_installation
+from agentscope_worker.runtime.compat.majors import check_installation
 from tests.conftest import StartInstance
 from tests.fakes.model_server import ModelServer
 from tests.fakes.otlp_sink import OtlpSink, Span, tree

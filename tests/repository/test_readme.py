@@ -5,8 +5,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from agentscope_supervisor.domain.outcomes import RETRY_LATER, STATUS
-from agentscope_supervisor.workers.reload_scope import TAKEN_OVER
+from agentscope_supervisor.domain.errors import RETRY_LATER, STATUS
+from agentscope_supervisor.workers.reloadable_keys import TAKEN_OVER
 
 README: Final = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 

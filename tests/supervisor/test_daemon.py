@@ -1,4 +1,4 @@
-"""All decisions together, as `daemon` and `workforce` wire them, on a machine that does what it likes.
+"""All decisions together, as `daemon` and `workers.pool` wire them, on a machine that does what it likes.
 
 Each decision has tests of its own beside this one; here is what holds only if they fit together: the
 invariants of a turn across processes, and that nothing is kept of what is over. The daemon is the real one;
@@ -20,14 +20,14 @@ from agentscope_protocol.config.settings import Settings
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import Form
 from agentscope_supervisor.daemon import Daemon
+from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import Key
-from agentscope_supervisor.domain.invocation import Invocation
-from agentscope_supervisor.domain.outcomes import ErrorCode, Failure
+from agentscope_supervisor.domain.request import Invocation
 from agentscope_supervisor.domain.turn import OnBusy, Purpose, Turn
 from agentscope_supervisor.domain.turn import State as TurnState
-from agentscope_supervisor.runs.answer import Answer
+from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.turns import routing
-from agentscope_supervisor.turns.poison import Poison
+from agentscope_supervisor.turns.quarantine import Poison
 from agentscope_supervisor.workers.fleet import EX_CONFIG, EX_OK, EX_TEMPFAIL
 from agentscope_supervisor.workers.lifecycle import State
 from tests.fakes.machine import STATES, Machine, Worker, worn

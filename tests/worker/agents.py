@@ -7,7 +7,7 @@ from typing import Any
 from agentscope.message import Msg, TextBlock
 
 from agentscope_worker.runtime import runtime
-from agentscope_worker.runtime.compat.compat import check_installation
+from agentscope_worker.runtime.compat.majors import check_installation
 
 MAJOR = check_installation()
 

@@ -13,7 +13,7 @@ import pytest
 
 from agentscope_protocol.config.settings import Settings
 from agentscope_worker.runtime import runtime
-from agentscope_worker.runtime.sessions.session_store import SessionStore
+from agentscope_worker.runtime.sessions.store import SessionStore
 from tests.fakes.model_server import ModelServer
 from tests.harness.redis_server import RedisServer
 from tests.worker.session_contract import Files, Keys, Medium

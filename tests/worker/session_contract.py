@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import redis.asyncio
 
-from agentscope_worker.runtime.sessions import session_claims, session_redis
-from agentscope_worker.runtime.sessions.session_json import JsonSessions
-from agentscope_worker.runtime.sessions.session_redis import RedisSessions
-from agentscope_worker.runtime.sessions.session_store import SessionStore
+from agentscope_worker.runtime.sessions import claims as session_claims
+from agentscope_worker.runtime.sessions import redis_store
+from agentscope_worker.runtime.sessions.json_store import JsonSessions
+from agentscope_worker.runtime.sessions.redis_store import RedisSessions
+from agentscope_worker.runtime.sessions.store import SessionStore
 from tests.worker.values import Value
 
 T = TypeVar("T")
@@ -86,16 +87,14 @@ class Keys(Medium):
         return [await self._redis.get(name) for name in await self._names(":corrupt:", there=True)]
 
     async def leftovers(self) -> list[str]:
-        return [
-            name.decode() for name in await self._redis.keys() if session_redis.PREFIX not in name.decode()
-        ]
+        return [name.decode() for name in await self._redis.keys() if redis_store.PREFIX not in name.decode()]
 
     async def close(self) -> None:
         await self._redis.flushall()
         await self._redis.aclose()
 
     async def _names(self, word: str, *, there: bool) -> list[str]:
-        names = sorted(name.decode() for name in await self._redis.keys(session_redis.PREFIX + "*"))
+        names = sorted(name.decode() for name in await self._redis.keys(redis_store.PREFIX + "*"))
         return [name for name in names if (word in name) == there]
 
 

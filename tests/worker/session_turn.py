@@ -15,14 +15,14 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from agentscope_worker.runtime.sessions import session_redis
+from agentscope_worker.runtime.sessions import redis_store
 from tests.worker.session_contract import Medium, OneTurn, make
 
 ROOT: Final = Path(__file__).parents[2]
 
 
 async def main(kind: str, where: str, member: str, lease: str) -> None:
-    session_redis.LEASE = float(lease)
+    redis_store.LEASE = float(lease)
     store = make(kind, where, member=member)
     await store.open()
     while line := await asyncio.to_thread(sys.stdin.readline):
@@ -48,7 +48,7 @@ async def main(kind: str, where: str, member: str, lease: str) -> None:
 class Peer:
     """That process, from the outside."""
 
-    def __init__(self, medium: Medium, member: str, lease: float = session_redis.LEASE) -> None:
+    def __init__(self, medium: Medium, member: str, lease: float = redis_store.LEASE) -> None:
         command = [sys.executable, "-m", __name__, medium.kind, medium.where, member, str(lease)]
         self._process: Final = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

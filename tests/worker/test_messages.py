@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from agentscope_worker import messages
 from agentscope_worker.messages import BadMessage
 from agentscope_worker.runtime import lossy_json
-from agentscope_worker.runtime.compat import compat
+from agentscope_worker.runtime.compat import majors
 from tests.worker.agents import MAJOR, blocks_of, text_of
 
-compat.seam().adapt("bypass")
+majors.seam().adapt("bypass")
 
 SMALL = st.integers(-(2**63), 2**64 - 1)  # beyond, a number becomes a string
 
@@ -268,7 +268,7 @@ def messages_of_any_kind(draw: st.DrawFn) -> Msg:
 def the_other_way(msg: Any) -> bytes:
     metadata = {**(msg.metadata or {})}
     metadata.setdefault("chunk", True)
-    return b'%b,"metadata":%b}' % (compat.seam().encode(msg)[:-1], lossy_json.dumps(metadata))
+    return b'%b,"metadata":%b}' % (majors.seam().encode(msg)[:-1], lossy_json.dumps(metadata))
 
 
 def what_is_read(write: Callable[[Any], bytes], msg: Msg) -> Any:
@@ -296,7 +296,7 @@ class TestTheFastWay:
     def test_what_is_streamed_takes_it(self, metadata: Any) -> None:
         thought: Any = {"type": "thinking", "thinking": "hm"}
         msg = messages.read({"content": [{"type": "text", "text": "x"}, thought], "role": "assistant"})
-        with patch.object(compat.seam(), "encode", side_effect=AssertionError):
+        with patch.object(majors.seam(), "encode", side_effect=AssertionError):
             messages.write(msg)
 
 

@@ -23,7 +23,7 @@ from agentscope_protocol.wire.frames import (
 )
 from agentscope_protocol.wire.link import Link
 from agentscope_worker.runtime import AgentApp, SessionContext
-from agentscope_worker.runtime.compat.compat import seam
+from agentscope_worker.runtime.compat.majors import seam
 from agentscope_worker.serve import Server
 from agentscope_worker.sessions import Sessions
 from tests.harness.waiting import eventually

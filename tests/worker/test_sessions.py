@@ -11,7 +11,7 @@ import pytest
 from agentscope_protocol.wire.frames import Form
 from agentscope_worker import sessions as sessions_module
 from agentscope_worker.runtime import AgentApp, SessionContext
-from agentscope_worker.runtime.sessions.session_json import JsonSessions
+from agentscope_worker.runtime.sessions.json_store import JsonSessions
 from agentscope_worker.sessions import Sessions
 from tests.worker.values import Value
 

@@ -19,7 +19,7 @@ from agentscope_protocol.config.settings import Settings
 from agentscope_worker import runtime as public
 from agentscope_worker.runtime import AgentApp, Runtime, SessionContext, runtime
 from agentscope_worker.runtime.boot_error import BootError
-from agentscope_worker.runtime.compat.compat import check_installation, seam
+from agentscope_worker.runtime.compat.majors import check_installation, seam
 from agentscope_worker.runtime.loading import load_app
 
 if TYPE_CHECKING:

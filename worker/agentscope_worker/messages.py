@@ -15,7 +15,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from agentscope_worker.runtime import lossy_json
-from agentscope_worker.runtime.compat.compat import seam
+from agentscope_worker.runtime.compat.majors import seam
 
 if TYPE_CHECKING:
     from agentscope.message import Msg

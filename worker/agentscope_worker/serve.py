@@ -21,7 +21,7 @@ from agentscope_protocol.wire.frames import MAX_ANSWER, REQUEST_ID, Cancel, Canc
 from agentscope_protocol.wire.link import Link
 from agentscope_worker import host, log_output, messages
 from agentscope_worker.runtime import AgentApp, SessionContext, tracing
-from agentscope_worker.runtime.sessions import session_claims
+from agentscope_worker.runtime.sessions import claims as session_claims
 from agentscope_worker.sessions import Sessions
 from agentscope_worker.watchdog import LifeSigns
 

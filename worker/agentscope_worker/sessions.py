@@ -12,7 +12,7 @@ import orjson
 
 from agentscope_protocol.wire.frames import Form
 from agentscope_worker.runtime import AgentApp, SessionContext
-from agentscope_worker.runtime.sessions.session_store import SessionStore
+from agentscope_worker.runtime.sessions.store import SessionStore
 
 log = logging.getLogger(__name__)
 

@@ -86,7 +86,7 @@ def preload(parts: Collection[str]) -> None:
 
     from agentscope_protocol.config.settings import ModelSettings
     from agentscope_worker import host, serve  # noqa: F401
-    from agentscope_worker.runtime.compat.compat import check_installation, seam
+    from agentscope_worker.runtime.compat.majors import check_installation, seam
 
     try:
         check_installation(frozenset(part.removeprefix("provider:") for part in parts))
@@ -102,7 +102,7 @@ def preload(parts: Collection[str]) -> None:
                         ModelSettings.model_validate({"provider": provider, "model": "-", "api_key": "-"})
                     )
                 case ["mcp"]:
-                    from agentscope_worker.runtime.mcp import mcp_tools  # noqa: F401
+                    from agentscope_worker.runtime.mcp import tools as mcp_tools  # noqa: F401
                 case ["redis"]:
                     import redis.asyncio  # noqa: F401
                 case ["tracing"]:

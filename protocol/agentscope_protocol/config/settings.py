@@ -1,7 +1,7 @@
 """agentapp.yaml as typed, immutable values: every key with its default, and the ways in and out. Pure.
 
-Owns the keys and the rules between them; `settings_values` has the single values, `settings_yaml`
-the reading of text, `settings_problems` the report. Supervisor and workers both read settings
+Owns the keys and the rules between them; `setting_types` has the single values, `yaml_reader`
+the reading of text, `problems` the report. Supervisor and workers both read settings
 here, so nothing in these modules opens a file, looks at the environment or logs: text and
 environment are arguments. Relative paths stay as written; whoever opens them joins them to the
 project folder. Read next: `load`.
@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from agentscope_protocol.config.settings_problems import (
+from agentscope_protocol.config.problems import (
     Problem,
     SettingsError,
     section_model,
     translate,
 )
-from agentscope_protocol.config.settings_values import (
+from agentscope_protocol.config.setting_types import (
     SNAPSHOT,
     BooleanOrAuto,
     Count,
@@ -41,7 +41,7 @@ from agentscope_protocol.config.settings_values import (
     Token,
     Workers,
 )
-from agentscope_protocol.config.settings_yaml import read
+from agentscope_protocol.config.yaml_reader import read
 
 __all__ = [
     "AgentscopeSettings",

@@ -24,8 +24,8 @@ from agentscope_protocol.wire.page import NAME_BLOCKS
 from agentscope_supervisor import __version__
 from agentscope_supervisor.http1.listener import BACKLOG
 from agentscope_supervisor.processes import interpreter
-from agentscope_supervisor.project.project import Project, ProjectError
-from agentscope_supervisor.system import activation, instance, logs, signals
+from agentscope_supervisor.project.config import Project, ProjectError
+from agentscope_supervisor.system import instance_dir, log_setup, signals, socket_activation
 from agentscope_supervisor.workers.fleet import EX_CONFIG, EX_TEMPFAIL
 
 log = logging.getLogger(__name__)
@@ -44,26 +44,26 @@ def start(project: Project, name: str | None, runtime_dir: Path | None, state_di
     settings = settings_of(project)
     _examine(settings, project.folder)
     try:
-        called = instance.name_of(name, project.folder)
+        called = instance_dir.name_of(name, project.folder)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     # First the name, then the port, then workers: who cannot have the first two starts no process.
     try:
-        claim = instance.Instance(instance.runtime_dir(runtime_dir, os.environ, os.getuid()), called)
-        passed_on = activation.inherited(os.environ, os.getpid())
+        claim = instance_dir.Instance(instance_dir.runtime_dir(runtime_dir, os.environ, os.getuid()), called)
+        passed_on = socket_activation.inherited(os.environ, os.getpid())
         sock = passed_on or _bind(settings.server.host, settings.server.port)
         host, port = _name_of(sock)
-        address = instance.Address(os.getpid(), host, port, called, str(project.folder), __version__)
+        address = instance_dir.Address(os.getpid(), host, port, called, str(project.folder), __version__)
         control = claim.control_socket()
         claim.publish(address)
-    except instance.InstanceError as error:
+    except instance_dir.InstanceError as error:
         fail(EX_TEMPFAIL, str(error))
-    except activation.ActivationError as error:
+    except socket_activation.ActivationError as error:
         fail(EX_CONFIG, str(error))
     log.info("listening", extra={"url": address.url, "instance": called, "pid": os.getpid()})
     if settings.server.console == "on":
         log.info("the console is on", extra={"url": f"{address.url}/console"})
-    state = instance.state_dir(state_dir, os.environ, os.getuid()) / instance.PROGRAM / called
+    state = instance_dir.state_dir(state_dir, os.environ, os.getuid()) / instance_dir.PROGRAM / called
     status = _serve(project, settings, sock, state / "runs.db", passed_on is not None, control, address)
     claim.close()
     sys.exit(status)
@@ -71,7 +71,7 @@ def start(project: Project, name: str | None, runtime_dir: Path | None, state_di
 
 def checked(project: Project) -> Settings:
     """The settings of a project; ends with EX_CONFIG, and what is wrong, if it cannot work."""
-    from agentscope_supervisor.workers.workforce import worker_command
+    from agentscope_supervisor.workers.pool import worker_command
 
     settings = settings_of(project)
     _examine(settings, project.folder)
@@ -89,11 +89,11 @@ def checked(project: Project) -> Settings:
 def extracted(archive: Path, room: Path) -> tuple[Path, str]:
     """The project of an archive, in a new folder in `room`, and its name; ends with EX_CONFIG if the archive
     cannot be used."""
-    from agentscope_supervisor.project import unpack
+    from agentscope_supervisor.project import archive_read
 
     try:
-        return room / "app", unpack.extract(archive, room / "app").name
-    except (unpack.ArchiveError, OSError) as error:
+        return room / "app", archive_read.extract(archive, room / "app").name
+    except (archive_read.ArchiveError, OSError) as error:
         fail(EX_CONFIG, f"the archive cannot be used\n{error}")
 
 
@@ -107,7 +107,7 @@ def settings_of(project: Project) -> Settings:
 
 def fail(status: int, message: str) -> NoReturn:
     """End with this exit status, and say why."""
-    logs.drain()
+    log_setup.drain()
     click.echo(f"agentscope-supervisor: {message}", err=True)
     sys.exit(status)
 
@@ -117,18 +117,18 @@ def fail(status: int, message: str) -> NoReturn:
 
 def _installed(project: Project, name: str | None, state_dir: Path | None) -> tuple[Project, str]:
     """The project of an archive, put where it can run, and the name of its instance."""
-    from agentscope_supervisor.project import unpack
+    from agentscope_supervisor.project import archive_read
 
     archive = project.folder
     try:
-        called = name or unpack.manifest_of(archive).name
-        root = instance.state_dir(state_dir, os.environ, os.getuid()) / instance.PROGRAM
-        folder = unpack.install(archive, root / instance.name_of(called, archive))
+        called = name or archive_read.manifest_of(archive).name
+        root = instance_dir.state_dir(state_dir, os.environ, os.getuid()) / instance_dir.PROGRAM
+        folder = archive_read.install(archive, root / instance_dir.name_of(called, archive))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    except unpack.ArchiveError as error:
+    except archive_read.ArchiveError as error:
         fail(EX_CONFIG, f"the archive cannot be used\n{error}")
-    except (unpack.InUse, instance.InstanceError) as error:
+    except (archive_read.InUse, instance_dir.InstanceError) as error:
         fail(EX_TEMPFAIL, str(error))
     except OSError as error:
         fail(EX_TEMPFAIL, f"the archive cannot be unpacked into the state directory: {error}")
@@ -150,7 +150,7 @@ def _serve(
     store: Path,
     passed_on: bool,
     control: socket.socket,
-    address: instance.Address,
+    address: instance_dir.Address,
 ) -> int:
     import uvloop
 
@@ -166,7 +166,7 @@ def _serve(
     gc.set_threshold(50_000, 20, 20)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         status, failure = runner.run(live())
-    logs.drain()
+    log_setup.drain()
     if status and failure:
         click.echo(f"\nagentscope-supervisor: the app cannot start\n\n{failure}", err=True)
     return status
@@ -176,7 +176,7 @@ def _name_of(sock: socket.socket) -> tuple[str, int]:
     """Host and port; of a Unix socket its path, as `Address.url` knows it, and 0."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
-        return f"{instance.UNIX}{os.fsdecode(name)}", 0
+        return f"{instance_dir.UNIX}{os.fsdecode(name)}", 0
     return name[0], name[1]
 
 

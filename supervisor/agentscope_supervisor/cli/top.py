@@ -21,8 +21,8 @@ from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
 
-from agentscope_supervisor.cli import overview
-from agentscope_supervisor.control.control_client import ControlClient
+from agentscope_supervisor.cli import render as overview
+from agentscope_supervisor.control.client import ControlClient
 
 ESCAPE: Final = "\x1b"
 QUIT: Final = ("q", "Q", ESCAPE, "\x04")  # the last: Ctrl-D

@@ -1,4 +1,4 @@
 """The operator's socket: its server, what each command does, and the client that commands use.
 
-Read `desk` first: it has the commands.
+Read `handlers` first: it has the commands.
 """

@@ -11,7 +11,7 @@ failure too; the App is not called again. Two sources agree on most of it, and w
   queue. A worker that died under the turn does not free it, unless the turn had provably not begun.
 - A key is the caller's own: the same key of another caller is another key.
 
-Where to read next: `runs` keeps the runs, `recorder` finds the one that belongs to a key.
+Where to read next: `runs.log` keeps the runs, `recorder` finds the one that belongs to a key.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from typing import Any, Final
 import orjson
 
 from agentscope_protocol.wire.frames import Form
-from agentscope_supervisor.domain.outcomes import ErrorCode, Failure
+from agentscope_supervisor.domain.errors import ErrorCode, Failure
 
 MAX_KEY: Final = 255
 """Characters; a UUID has 36. As Stripe bounds it; a row of the store has a bounded size by it."""

@@ -6,7 +6,7 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 import json
 
-from agentscope_supervisor.domain.outcomes import Failure
+from agentscope_supervisor.domain.errors import Failure
 
 _DONE = b'{"name":"assistant","content":"","role":"assistant","metadata":{"done":true}}'
 

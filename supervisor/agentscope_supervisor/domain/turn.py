@@ -1,4 +1,4 @@
-"""One turn, and what may be commanded about it: the words in which `ledger` decides and `turns` acts. Pure.
+"""One turn, and the commands about it, which `turns.ledger` returns and `turns.service` executes. Pure.
 
 A turn is mostly a client's message and its answer. What is done to a session between those is a turn too, of
 another purpose, so that it takes its place in the session's order as they do.
@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from agentscope_protocol.wire.frames import CancelReason
 from agentscope_protocol.wire.values import value
-from agentscope_supervisor.domain.outcomes import Failure
+from agentscope_supervisor.domain.errors import Failure
 
 OnBusy = Literal["queue", "reject", "interrupt", "latest"]
 

@@ -1,4 +1,4 @@
 """The platform: beats, its answers, and the signals that they carry.
 
-Read `platform_signal` first: it decides; `heartbeat` does the I/O.
+Read `decisions` first: it decides; `loop` does the I/O.
 """

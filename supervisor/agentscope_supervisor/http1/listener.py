@@ -2,8 +2,8 @@
 
 It accepts by itself, because the event loop would not leave that to us: at the limit of descriptors asyncio
 logs without end and uvloop accepts and closes, so that waiting clients see an end they have not earned. Here
-nobody beyond `places` is served, and when no descriptor is left, clients wait in the kernel's queue. Accepted
-sockets inherit the options of this one.
+nobody beyond `connection_limits` is served, and when no descriptor is left, clients wait in the kernel's
+queue. Accepted sockets inherit the options of this one.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from agentscope_supervisor.domain.outcomes import ErrorCode, refusal
-from agentscope_supervisor.http1.places import Place, Places, places
+from agentscope_supervisor.domain.errors import ErrorCode, refusal
+from agentscope_supervisor.http1.connection_limits import Place, Places, places
 from agentscope_supervisor.http1.responses import error_bytes
 
 log = logging.getLogger(__name__)

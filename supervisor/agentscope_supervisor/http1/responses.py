@@ -1,7 +1,7 @@
 """The form of what the supervisor itself answers: JSON, errors, the request's id.
 
 Every answer that is no stream of a turn is made here, so that all have one form. Nothing here knows routes
-or turns; `front_door` and `http_protocol` call it.
+or turns; `web.app` and `aiohttp_connection` call it.
 """
 
 import random
@@ -17,8 +17,8 @@ from aiohttp.http import SERVER_SOFTWARE
 
 from agentscope_protocol.wire.random_ids import new_id
 from agentscope_supervisor.domain import sse
-from agentscope_supervisor.domain.outcomes import RETRY_LATER, ErrorCode, Failure
-from agentscope_supervisor.runs.runs import Run
+from agentscope_supervisor.domain.errors import RETRY_LATER, ErrorCode, Failure
+from agentscope_supervisor.runs.log import Run
 
 _OK: Final = 200  # read once: see `agentscope_protocol.wire.values`
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")

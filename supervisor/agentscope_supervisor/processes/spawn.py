@@ -1,4 +1,4 @@
-"""Starting and signalling worker processes. Decides nothing; `workforce` tells it what to start and to end.
+"""Starting and signalling worker processes. Decides nothing; `workers.pool` calls it.
 
 Each worker has one end of a socketpair, a session and process group of its own, and no other descriptor of
 ours. It asks the kernel itself to die with the supervisor, first thing, so that this process needs no code
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from agentscope_protocol.wire.page import PAGE_SIZE, LifePage
-from agentscope_supervisor.processes.orphans import MARK
-from agentscope_supervisor.processes.output import OnLine, Output
+from agentscope_supervisor.processes.output_pipe import OnLine, Output
+from agentscope_supervisor.processes.reaper import MARK
 from agentscope_supervisor.system import kernel
 
 # They speak of this process: systemd's notify socket, its sockets passed on, its watchdog.

@@ -1,4 +1,4 @@
-"""One zygote, the process that forks workers, as the supervisor sees it. Decides nothing; `nursery` does.
+"""One zygote, the process that forks workers, as the supervisor sees it. Decides nothing; `launcher` does.
 
 It is started as a worker is, and asked over a socket of its own, one JSON object in each packet:
 
@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from agentscope_supervisor.processes.output import OnLine, Output
+from agentscope_supervisor.processes.output_pipe import OnLine, Output
 from agentscope_supervisor.processes.spawn import execute
 from agentscope_supervisor.system import kernel
 

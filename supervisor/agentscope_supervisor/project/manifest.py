@@ -2,8 +2,8 @@
 
 Owns its form, and the rules for one that somebody hands in: a path never leads out of the folder, nothing is
 there twice, everything is bounded before it is read. It tells damage and later changes, not who made it:
-whoever can write the archive can write its manifest. It opens no file; `pack` writes archives, `unpack` reads
-them.
+whoever can write the archive can write its manifest. It opens no file; `archive_write` writes archives,
+`archive_read` reads them.
 """
 
 import json

@@ -48,7 +48,7 @@ import agentscope.model as _model
 from agentscope_worker.runtime import AgentApp as AgentApp
 from agentscope_worker.runtime import Runtime as _Runtime
 from agentscope_worker.runtime import SessionContext as SessionContext
-from agentscope_worker.runtime.models.models import Slot as _Slot
+from agentscope_worker.runtime.models.slots import Slot as _Slot
 """
 
 _TAIL: Final = """

@@ -1,7 +1,7 @@
 """The eye on a project's files, for `--reload`: says when its author has changed some, once for each burst.
 
 The system tells of changes (inotify, FSEvents), by way of watchfiles, from a thread; what is in them is
-decided by `edits`. A project that cannot be watched is served all the same.
+decided by `watch_filter`. A project that cannot be watched is served all the same.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from agentscope_supervisor.project.edits import Edits
+from agentscope_supervisor.project.watch_filter import Edits
 
 log = logging.getLogger(__name__)
 

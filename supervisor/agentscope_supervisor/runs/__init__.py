@@ -1,4 +1,4 @@
 """What turns put out: sent to clients, kept, stored, and read again.
 
-Knows no HTTP and no worker process. Read `runs` first.
+Knows no HTTP and no worker process. Read `log` first.
 """

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentscope_protocol.wire.frames import Form
+from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import Key
-from agentscope_supervisor.domain.outcomes import ErrorCode, Failure
-from agentscope_supervisor.runs.runs import Stored
-from agentscope_supervisor.system.instance import make_directory
+from agentscope_supervisor.runs.log import Stored
+from agentscope_supervisor.system.instance_dir import make_directory
 
 VERSION: Final = 1  # of the tables, in user_version
 

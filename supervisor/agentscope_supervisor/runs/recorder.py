@@ -1,8 +1,9 @@
 """The record of runs: what is kept of each in memory and, where it can be asked for again, in the store.
 
-`turns` tells it when a turn begins and ends, `run_views` and `entrance` ask it for runs and for the run of an
-Idempotency-Key. Bytes of events come to memory from `answer`, and go to the store from here in batches, so
-that an event costs the store nothing by itself. Which runs the store gets, and why, is said in `store`.
+`turns.service` tells it when a turn begins and ends, `web.runs` and `web.invoke` ask it for runs and for the
+run of an Idempotency-Key. Bytes of events come to memory from `client_stream`, and go to the store from here
+in batches, so that an event costs the store nothing by itself. Which runs the store gets, and why, is said in
+`store`.
 """
 
 import asyncio
@@ -13,15 +14,15 @@ from functools import partial
 from typing import Final
 
 from agentscope_protocol.config.settings import SessionsSettings
+from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.domain.idempotency import MISMATCH, Key
-from agentscope_supervisor.domain.invocation import Invocation
-from agentscope_supervisor.domain.outcomes import Failure
+from agentscope_supervisor.domain.request import Invocation
 from agentscope_supervisor.domain.turn import Turn
-from agentscope_supervisor.runs.answer import Answer
+from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.runs.database import Database, Limits
-from agentscope_supervisor.runs.runs import LOST, Run, Runs, Stored, restored
+from agentscope_supervisor.runs.log import LOST, Run, Runs, Stored, restored
+from agentscope_supervisor.runs.reader import Viewer
 from agentscope_supervisor.runs.store import Store
-from agentscope_supervisor.runs.viewer import Viewer
 
 FLUSH_EVERY: Final = 0.1  # seconds; what a supervisor that is killed has not written of running runs
 IN_ONE_PIECE: Final = 256 * 1024  # bytes of events in one row of the store, about

@@ -3,7 +3,7 @@
 What is written, and what is not, is a matter of who can ask for it again after a restart:
 
 - A turn without an Idempotency-Key, whose client's leaving cancels it: nothing. Its events are kept in memory
-  (`runs`) for a reconnection; a restart ends the turn anyway. This is the hot path, and it never comes here.
+  (`log`) for a reconnection; a restart ends the turn anyway. This is the hot path, and it never comes here.
 - A turn with a key: its key before it is handed to a worker, committed with fsync, because after that the App
   may have done what must not be done twice; its events in batches while they come, its end when it comes.
   Neither is waited for: a client that has its done event will not ask, and one that asks after a crash in
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from agentscope_supervisor.runs.database import Database, Limits, Refusal
-from agentscope_supervisor.system.instance import InstanceError
+from agentscope_supervisor.system.instance_dir import InstanceError
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """The one queue of an instance: what happens is handled one event at a time, in order of arrival.
 
 So that a decision is never asked in the middle of carrying out what it has just decided. What happens to
-processes and turns comes through here; only a request has its answer at once: `turns` asks `ledger`, and
-posts what is to be done.
+processes and turns comes through here; only a request has its answer at once: `turns.service` asks `ledger`,
+and posts what is to be done.
 """
 
 import logging

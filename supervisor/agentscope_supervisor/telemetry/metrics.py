@@ -2,7 +2,7 @@
 
 They are the supervisor's; workers keep none. Nothing here holds a session, a user or a text: each label has a
 handful of values, all named in this module or in the enums that it reads. The counts are plain numbers, as a
-turn must not pay for locks that one thread does not need; `exposition` gives them their form.
+turn must not pay for locks that one thread does not need; `prometheus` gives them their form.
 """
 
 import asyncio
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from agentscope_supervisor import __version__
-from agentscope_supervisor.domain.outcomes import Failure
-from agentscope_supervisor.runs.answer import Answer
-from agentscope_supervisor.system.memory import MB, Held, Memory
+from agentscope_supervisor.domain.errors import Failure
+from agentscope_supervisor.runs.client_stream import Answer
+from agentscope_supervisor.system.process_memory import MB, Held, Memory
 from agentscope_supervisor.telemetry.histogram import Histogram
 
 LAG_EVERY: Final = 0.5  # seconds between two looks at the loop

@@ -13,10 +13,10 @@ From RUNNING a turn goes back to WAITING, first of its session as before, when i
 process; and, where `retry_on_crash` allows it, when its process died before the client was sent an event.
 
 What is done to a session between the turns of its clients is a turn too, of another purpose: its deletion,
-and the telling of the process that it leaves (`residents` says when). So no client's turn runs beside it,
-and a message that comes meanwhile waits for it.
+and the telling of the process that it leaves (`session_affinity` says when). So no client's turn runs beside
+it, and a message that comes meanwhile waits for it.
 
-Where to read next: `turns` carries out the commands; `outcomes` has the codes.
+Where to read next: `service` carries out the commands; `domain.errors` has the codes.
 """
 
 import math
@@ -26,7 +26,7 @@ from typing import Final
 
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import CancelReason
-from agentscope_supervisor.domain.outcomes import ErrorCode, Failure, of_worker, refusal, repeated_in_vain
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, of_worker, refusal, repeated_in_vain
 from agentscope_supervisor.domain.turn import (
     Cancel,
     Command,
@@ -39,7 +39,7 @@ from agentscope_supervisor.domain.turn import (
     State,
     Turn,
 )
-from agentscope_supervisor.turns.residents import Residents
+from agentscope_supervisor.turns.session_affinity import Residents
 
 MAX_HELD_BODIES: Final = 256 * 1024 * 1024
 """Bytes of the bodies of all open turns: sixteen of the largest size allowed by default. Above it new

@@ -9,9 +9,9 @@ import heapq
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentscope_supervisor.domain.invocation import Invocation
+from agentscope_supervisor.domain.request import Invocation
 from agentscope_supervisor.domain.turn import Purpose, State
-from agentscope_supervisor.runs.answer import Answer
+from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.turns.ledger import Ledger
 
 Row = dict[str, Any]

@@ -2,7 +2,7 @@
 
 They are sent from here, not handed to a worker to send, because those that matter most have none: a request
 that was refused, or whose worker died under it; and because the end of a request is known only here, when
-the client has the last byte. The SDK stays out (memory): `spans` has the little of it that this needs.
+the client has the last byte. The SDK stays out (memory): `otlp` has the little of it that this needs.
 
 A turn never waits for any of this. Spans lie in a bounded queue until a task sends them, a batch at a time;
 what finds the queue full, and what an endpoint that is down or hangs does not take, is dropped and counted in
@@ -25,10 +25,10 @@ import aiohttp
 import orjson
 
 from agentscope_supervisor import __version__
-from agentscope_supervisor.domain.outcomes import Failure
-from agentscope_supervisor.runs.answer import Answer
-from agentscope_supervisor.web import spans
-from agentscope_supervisor.web.spans import Context, Kind, Span
+from agentscope_supervisor.domain.errors import Failure
+from agentscope_supervisor.runs.client_stream import Answer
+from agentscope_supervisor.web import otlp
+from agentscope_supervisor.web.otlp import Context, Kind, Span
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class RequestTrace:
         if not self._context.sampled:
             return []
         answer = self._answer
-        attributes: dict[str, spans.Value] = {
+        attributes: dict[str, otlp.Value] = {
             "http.request.method": "POST",
             "http.route": "/invoke",
             "url.path": "/invoke",
@@ -99,7 +99,7 @@ class RequestTrace:
     def _wait(self, answer: Answer, now: float) -> Span:
         taken = answer.taken_at
         context = Context(self._context.trace_id, _new_span_id(), True, self._context.state)
-        attributes: dict[str, spans.Value] = {"agentscope.run_id": answer.run_id}
+        attributes: dict[str, otlp.Value] = {"agentscope.run_id": answer.run_id}
         error = None if taken is not None else "no worker took the turn"
         until = taken if taken is not None else now
         return self._span("wait", Kind.INTERNAL, context, answer.started_at, until, attributes, error)
@@ -111,7 +111,7 @@ class RequestTrace:
         context: Context,
         start: float,
         end: float,
-        attributes: Mapping[str, spans.Value],
+        attributes: Mapping[str, otlp.Value],
         error: str | None,
     ) -> Span:
         parent = self._parent_id if context is self._context else self._context.span_id
@@ -143,7 +143,7 @@ class Tracing:
 
     def request(self, headers: Mapping[str, str]) -> RequestTrace:
         """A request has come, with these headers (names in lower case, or case-insensitive)."""
-        return RequestTrace(spans.caller(headers), self._loop.time())
+        return RequestTrace(otlp.caller(headers), self._loop.time())
 
     def record(self, trace: RequestTrace) -> None:
         """A request is over: its spans are to be sent."""
@@ -187,7 +187,7 @@ class Tracing:
                 timeout=aiohttp.ClientTimeout(total=SEND_WITHIN),
                 trust_env=True,
             )
-        body = orjson.dumps(spans.encode(batch, self._resource, __name__, __version__))
+        body = orjson.dumps(otlp.encode(batch, self._resource, __name__, __version__))
         try:
             async with self._session.post(self._endpoint, data=body) as response:
                 if response.status >= 300:

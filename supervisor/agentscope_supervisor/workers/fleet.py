@@ -23,7 +23,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentscope_supervisor.processes.restarts import RestartHistory, RestartPolicy
+from agentscope_supervisor.processes.backoff import RestartHistory, RestartPolicy
 
 EX_OK: Final = 0
 EX_TEMPFAIL: Final = 75  # sysexits.h: worth another try

@@ -1,6 +1,6 @@
 """The life of one worker process, as a table. Pure.
 
-`workforce` carries out what it returns.
+`pool` carries out what it returns.
 
 A process only ever moves to the right:
 

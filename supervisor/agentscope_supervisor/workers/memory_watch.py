@@ -1,6 +1,6 @@
 """The watch over the memory of workers: looks from time to time and tells what it saw.
 
-What is too much is decided in `wear`; how it is measured is in `memory`.
+What is too much is decided in `recycling`; how it is measured is in `system.process_memory`.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from agentscope_supervisor.system.memory import Memory
+from agentscope_supervisor.system.process_memory import Memory
 
 log = logging.getLogger(__name__)
 

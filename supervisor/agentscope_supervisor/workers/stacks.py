@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from agentscope_supervisor.workers.lifecycle import State
-from agentscope_supervisor.workers.workforce import Process
+from agentscope_supervisor.workers.pool import Process
 
 PRINTED_WITHIN: Final = 2.0  # seconds; a stopped process prints nothing
 LOOK_EVERY: Final = 0.1  # seconds; a dump has no end mark: it is over when nothing more comes

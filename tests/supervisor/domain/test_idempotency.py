@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentscope_protocol.wire.frames import Form
+from agentscope_supervisor.domain.errors import ErrorCode
 from agentscope_supervisor.domain.idempotency import MAX_KEY, MISMATCH, Key, fingerprint, is_valid, scope_of
-from agentscope_supervisor.domain.outcomes import ErrorCode
 
 BODY: dict[str, Any] = {"session_id": "s", "message": {"content": "hi", "role": "user"}}
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentscope_supervisor.domain import sse
-from agentscope_supervisor.domain.outcomes import ErrorCode, Failure
+from agentscope_supervisor.domain.errors import ErrorCode, Failure
 
 
 def test_an_event() -> None:

@@ -16,7 +16,7 @@ from agentscope_supervisor.project.manifest import (
     made,
     wrong_with,
 )
-from agentscope_supervisor.system.instance import name_of
+from agentscope_supervisor.system.instance_dir import name_of
 
 HASH = "0" * 64
 

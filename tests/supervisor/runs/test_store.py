@@ -17,13 +17,13 @@ import pytest
 
 from agentscope_protocol.wire.frames import Form
 from agentscope_supervisor.domain import sse
+from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import Key
-from agentscope_supervisor.domain.outcomes import ErrorCode, Failure
 from agentscope_supervisor.runs import database, store
 from agentscope_supervisor.runs.database import Database, Limits, Refusal
-from agentscope_supervisor.runs.runs import Stored
+from agentscope_supervisor.runs.log import Stored
 from agentscope_supervisor.runs.store import Store
-from agentscope_supervisor.system.instance import PROGRAM
+from agentscope_supervisor.system.instance_dir import PROGRAM
 from tests.harness.waiting import eventually
 
 LIMITS = Limits(max_bytes=100_000, replay_ttl=60.0, idempotency_ttl=600.0)

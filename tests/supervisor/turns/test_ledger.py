@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import CancelReason
-from agentscope_supervisor.domain.outcomes import ErrorCode, Failure, of_worker
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, of_worker
 from agentscope_supervisor.domain.turn import (
     Cancel,
     Command,
@@ -35,7 +35,7 @@ from agentscope_supervisor.turns.ledger import (
     Ledger,
     Limits,
 )
-from agentscope_supervisor.turns.residents import Residents
+from agentscope_supervisor.turns.session_affinity import Residents
 
 SESSIONS: Final = ("s0", "s1", "s2")
 IDLE_AFTER: Final = 100.0

@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from agentscope_protocol.wire.frames import Form
-from agentscope_supervisor.domain.outcomes import ErrorCode, Failure
-from agentscope_supervisor.runs.answer import Answer
+from agentscope_supervisor.domain.errors import ErrorCode, Failure
+from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.web import tracing
-from agentscope_supervisor.web.spans import Context, Kind, caller
+from agentscope_supervisor.web.otlp import Context, Kind, caller
 from agentscope_supervisor.web.tracing import CLIENT_LEFT, RequestTrace, Tracing
 
 PARENT = Context("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", True, "a=1")

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agentscope_supervisor.processes.restarts import RestartPolicy
+from agentscope_supervisor.processes.backoff import RestartPolicy
 from agentscope_supervisor.workers.fleet import (
     CANARY_SOAKS,
     EX_CONFIG,

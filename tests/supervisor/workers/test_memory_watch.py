@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from agentscope_supervisor.system.memory import Memory
+from agentscope_supervisor.system.process_memory import Memory
 from agentscope_supervisor.workers import memory_watch
 from agentscope_supervisor.workers.memory_watch import MemoryWatch
 from tests.harness.waiting import eventually

@@ -2,7 +2,7 @@
 
 This package owns everything between a project and AgentScope, for 1.x and 2.x alike. Importing it
 must stay cheap: it never imports agentscope, so that tests and type checkers pay nothing for it.
-Read `singleton` next for the order of a start, and `compat` for how one code base serves two
+Read `singleton` next for the order of a start, and `compat.majors` for how one code base serves two
 majors of AgentScope.
 """
 

@@ -17,17 +17,17 @@ from agentscope_protocol.config.settings import SessionStoreSettings, Settings, 
 from agentscope_worker.runtime import tracing
 from agentscope_worker.runtime.application import AgentApp
 from agentscope_worker.runtime.boot_error import BootError
-from agentscope_worker.runtime.compat.compat import check_installation, seam
+from agentscope_worker.runtime.compat.majors import check_installation, seam
 from agentscope_worker.runtime.loading import author_line, author_traceback, load_app
-from agentscope_worker.runtime.models.models import Models, build_models, close_models
-from agentscope_worker.runtime.sessions.session_json import JsonSessions
-from agentscope_worker.runtime.sessions.session_redis import RedisSessions
-from agentscope_worker.runtime.sessions.session_store import SessionStore
+from agentscope_worker.runtime.models.slots import Models, build_models, close_models
+from agentscope_worker.runtime.sessions.json_store import JsonSessions
+from agentscope_worker.runtime.sessions.redis_store import RedisSessions
+from agentscope_worker.runtime.sessions.store import SessionStore
 
 if TYPE_CHECKING:
     from agentscope.tool import Toolkit
 
-    from agentscope_worker.runtime.mcp.mcp_tools import McpServers
+    from agentscope_worker.runtime.mcp.tools import McpServers
 
 _T = TypeVar("_T")
 
@@ -136,7 +136,7 @@ class Runtime:
         self._models = build_models(settings.models)
         self._tools = compat.new_toolkit()
         if hooks and settings.mcp_servers:
-            from agentscope_worker.runtime.mcp.mcp_tools import McpServers  # the library costs 0.5 s
+            from agentscope_worker.runtime.mcp.tools import McpServers  # the library costs 0.5 s
 
             self._mcp = McpServers(settings.mcp_servers, functools.partial(compat.publish, self._tools))
             with tracing.untraced():  # the links; a call is made by a turn, and of its trace

@@ -1,9 +1,9 @@
 """Tracing in a worker: where spans go, the span of each turn, and of model calls that nobody else traces.
 
-AgentScope makes its own spans of agents, models and tools, when it is told to (`compat`); they hold whole
-prompts and answers. Those made here never do. The caller's trace, as the supervisor passes it on, is the
-parent of a turn's span, and everything that the App does in its turn is below that. Who is not sampled by the
-caller is not sampled here.
+AgentScope makes its own spans of agents, models and tools, when it is told to (`compat.majors`); they hold
+whole prompts and answers. Those made here never do. The caller's trace, as the supervisor passes it on, is
+the parent of a turn's span, and everything that the App does in its turn is below that. Who is not sampled by
+the caller is not sampled here.
 
 Spans are sent by a thread of OpenTelemetry's SDK over OTLP/HTTP, in batches, from a bounded queue: an
 endpoint that is down or hangs costs spans, never time; the end of a worker waits `FLUSH_WITHIN` for the last
@@ -23,7 +23,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from typing import TYPE_CHECKING, Any
 
 from agentscope_protocol.wire.log_lines import session_digest
-from agentscope_worker.runtime.compat.compat import seam
+from agentscope_worker.runtime.compat.majors import seam
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -9,12 +9,12 @@ import pytest
 from agentscope.message import TextBlock
 
 from agentscope_protocol.wire import random_ids
-from agentscope_worker.runtime.compat import compat
+from agentscope_worker.runtime.compat import majors
 from tests.worker.agents import MAJOR
 
 pytestmark = pytest.mark.skipif(MAJOR == 1, reason="1.x has no factories of ids and times")
 
-compat.seam().adapt("bypass")
+majors.seam().adapt("bypass")
 
 
 def test_an_id_comes_from_the_stock() -> None:
@@ -37,6 +37,6 @@ def test_those_of_an_author_stay() -> None:
     common = agentscope._utils._common
     with patch.multiple(common, _id_factory=lambda: "mine", _timestamp_factory=lambda: "then"):
         factories2.set_factories()  # they were there before
-        compat.seam().adapt("bypass")  # or came after a first start, and this is the second
+        majors.seam().adapt("bypass")  # or came after a first start, and this is the second
         block = TextBlock(text="x")
     assert (block.id, block.created_at) == ("mine", "then")

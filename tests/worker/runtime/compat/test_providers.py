@@ -11,8 +11,8 @@ import pytest
 from agentscope_protocol.config.settings import ModelSettings
 from agentscope_worker.runtime import runtime
 from agentscope_worker.runtime.boot_error import BootError
-from agentscope_worker.runtime.compat.compat import seam
-from agentscope_worker.runtime.models.models import build_models
+from agentscope_worker.runtime.compat.majors import seam
+from agentscope_worker.runtime.models.slots import build_models
 from tests.fakes.model_server import PROVIDERS, ModelServer, Request
 from tests.fakes.slots import HEADER, Expected, expected, slot
 from tests.worker.agents import MAJOR, add_tool, drain_for, make_agent, question, text_of, until

@@ -33,7 +33,7 @@ from agentscope_worker.runtime.compat.agents import Put, interrupted, relay, tur
 
 if TYPE_CHECKING:
     from agentscope_protocol.config.settings import ModelSettings
-    from agentscope_worker.runtime.mcp.mcp_tools import Offer
+    from agentscope_worker.runtime.mcp.tools import Offer
 
 MAJOR = 1
 

@@ -28,7 +28,7 @@ from agentscope_worker.runtime.compat.agents import Put, relay, turn_of
 
 if TYPE_CHECKING:
     from agentscope_protocol.config.settings import ModelSettings
-    from agentscope_worker.runtime.mcp.mcp_tools import Offer
+    from agentscope_worker.runtime.mcp.tools import Offer
 
 MAJOR = 2
 

@@ -1,4 +1,4 @@
 """The MCP servers of the configuration: connections, their repair, and the tools they offer.
 
-Read `mcp_connection` first; it leads to `mcp_links` and `mcp_tools`.
+Read `connection` first; it leads to `links` and `tools`.
 """

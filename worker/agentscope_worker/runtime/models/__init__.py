@@ -1,4 +1,4 @@
 """The model slots: `runtime.models`.
 
-Read `models` first.
+Read `slots` first.
 """

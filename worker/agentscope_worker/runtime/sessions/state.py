@@ -2,7 +2,7 @@
 
 It owns the rules for which object has a state: `state_dict` and `load_state_dict` (everything of
 AgentScope 1.x, and any class of the author's), a pydantic model, or an object whose `state` is one
-(agents of 2.x). It must not do I/O; `session_store` stores what it gives.
+(agents of 2.x). It must not do I/O; `store` stores what it gives.
 """
 
 from typing import Any

@@ -1,0 +1,118 @@
+"""How a turn or a request ends other than well: the codes of the HTTP contract and their statuses. Pure.
+
+`ledger` and `web.app` make Failures, `sse` and `responses` tell them to the client.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from agentscope_protocol.wire.errors import Code
+
+
+class ErrorCode(StrEnum):
+    """The `code` of an error, as clients see it."""
+
+    INVALID_REQUEST = "INVALID_REQUEST"
+    UNAUTHORIZED = "UNAUTHORIZED"
+    FORBIDDEN = "FORBIDDEN"
+    NOT_FOUND = "NOT_FOUND"
+    METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
+    SESSION_BUSY = "SESSION_BUSY"
+    SUPERSEDED = "SUPERSEDED"
+    REQUEST_TIMEOUT = "REQUEST_TIMEOUT"
+    GONE = "GONE"
+    IDEMPOTENCY_MISMATCH = "IDEMPOTENCY_MISMATCH"
+    PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
+    UNSUPPORTED_MEDIA_TYPE = "UNSUPPORTED_MEDIA_TYPE"
+    TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
+    APP_ERROR = "APP_ERROR"
+    INTERNAL_ERROR = "INTERNAL_ERROR"
+    WORKER_LOST = "WORKER_LOST"
+    NOT_READY = "NOT_READY"
+    OVERLOADED = "OVERLOADED"
+    DRAINING = "DRAINING"
+    TIMEOUT = "TIMEOUT"
+    INTERRUPTED = "INTERRUPTED"
+    POISONED = "POISONED"
+
+
+STATUS: Final[Mapping[ErrorCode, int]] = {
+    ErrorCode.INVALID_REQUEST: 400,
+    ErrorCode.UNAUTHORIZED: 401,
+    ErrorCode.FORBIDDEN: 403,
+    ErrorCode.NOT_FOUND: 404,
+    ErrorCode.METHOD_NOT_ALLOWED: 405,
+    ErrorCode.REQUEST_TIMEOUT: 408,
+    ErrorCode.SESSION_BUSY: 409,
+    ErrorCode.SUPERSEDED: 409,
+    # Only a stop that came before the first byte: the turn conflicts with what its session was told.
+    ErrorCode.INTERRUPTED: 409,
+    ErrorCode.GONE: 410,
+    ErrorCode.PAYLOAD_TOO_LARGE: 413,
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: 415,
+    ErrorCode.IDEMPOTENCY_MISMATCH: 422,
+    ErrorCode.TOO_MANY_REQUESTS: 429,
+    ErrorCode.APP_ERROR: 500,
+    ErrorCode.INTERNAL_ERROR: 500,
+    ErrorCode.WORKER_LOST: 502,
+    ErrorCode.NOT_READY: 503,
+    ErrorCode.OVERLOADED: 503,
+    ErrorCode.DRAINING: 503,
+    ErrorCode.POISONED: 503,
+    ErrorCode.TIMEOUT: 504,
+}
+
+RETRY_LATER: Final = frozenset(
+    {ErrorCode.TOO_MANY_REQUESTS, ErrorCode.NOT_READY, ErrorCode.OVERLOADED, ErrorCode.DRAINING}
+)
+"""Codes that come before the App sees anything, and pass with time: they carry Retry-After."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What the client is told. `retryable`: the App has not seen the turn, the same may be sent again."""
+
+    code: ErrorCode
+    message: str
+    retryable: bool = False
+
+    @property
+    def status(self) -> int:
+        """The HTTP status, where no byte of the answer is out yet."""
+        return STATUS[self.code]
+
+
+def refusal(code: ErrorCode, message: str) -> Failure:
+    """A failure before the App saw anything; retryable if waiting can help."""
+    return Failure(code, message, retryable=code in RETRY_LATER or code is ErrorCode.SESSION_BUSY)
+
+
+_OF_WORKER: Final[Mapping[Code, ErrorCode]] = {
+    Code.APP_ERROR: ErrorCode.APP_ERROR,
+    Code.CANCELLED: ErrorCode.INTERRUPTED,
+    Code.OVERLOADED: ErrorCode.OVERLOADED,
+    Code.DRAINING: ErrorCode.DRAINING,
+    Code.LINK_LOST: ErrorCode.WORKER_LOST,
+    Code.PROTOCOL: ErrorCode.INTERNAL_ERROR,
+    Code.BAD_MESSAGE: ErrorCode.INVALID_REQUEST,
+    Code.UNSENT: ErrorCode.WORKER_LOST,
+}
+
+
+def of_worker(code: Code, message: str) -> Failure:
+    """The failure to tell when a worker, or the loss of its link, ended a turn."""
+    told = _OF_WORKER[code]
+    if told is ErrorCode.WORKER_LOST:
+        message = "the worker died under the turn"
+    return Failure(told, message, retryable=not code.begun and told is not ErrorCode.INVALID_REQUEST)
+
+
+def repeated_in_vain(failure: Failure) -> Failure:
+    """The failure to tell of a turn that a worker died under before, and that was to run again: whatever has
+    kept it from that, the App has seen it."""
+    if failure.retryable or failure.code is ErrorCode.WORKER_LOST:
+        message = f"the worker died under the turn, and running it again came to nothing: {failure.message}"
+        return Failure(ErrorCode.WORKER_LOST, message)
+    return failure

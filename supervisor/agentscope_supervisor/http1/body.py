@@ -1,0 +1,95 @@
+"""The body of a request on its way in: its type, its size, its pace. What it says is `domain.request`'s.
+
+Nothing is read of a body that will be refused by its headers alone, and never more than the limit. A body
+that is slow as a whole, or that nearly stops, is given up, whatever drips.
+"""
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+from aiohttp.streams import StreamReader
+
+from agentscope_protocol.config.settings import ServerSettings
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, refusal
+from agentscope_supervisor.domain.request import Refused, invalid
+from agentscope_supervisor.http1.strictness import PLAIN_TYPES
+
+MIN_RATE: Final = 1024  # bytes per second, measured over each
+RATE_WINDOW: Final = 5.0  # seconds; a mobile network may be silent for as long
+MAX_UNREAD: Final = 256 * 1024 * 1024
+"""Bytes of all bodies that have come in part: as many as the ledger holds of those that came whole. Without
+it ten thousand clients could each stop at the last byte of the largest body."""
+
+_OVERLOADED: Final = refusal(ErrorCode.OVERLOADED, "too many large bodies are on their way in")
+
+
+class BodyReader:
+    """Reads bodies that must be JSON, within `server.max_body_mb` and `server.body_timeout`."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.max_size: Final = int(settings.max_body_mb * 1024 * 1024)  # bytes
+        self._too_large: Final = Failure(
+            ErrorCode.PAYLOAD_TOO_LARGE, f"the body is over server.max_body_mb: {settings.max_body_mb:g}"
+        )
+        self._timeout: Final = settings.body_timeout
+        self._collected = 0  # bytes of bodies that have come in part
+
+    async def read(self, request: web.BaseRequest) -> bytes:
+        """The whole body. Raises: Refused."""
+        if request.headers.get("Content-Type") not in PLAIN_TYPES:
+            _check_type(request)
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            message = "the body must not be compressed"
+            raise Refused(Failure(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message))
+        if (request.content_length or 0) > self.max_size:
+            raise Refused(self._too_large)
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        content = request.content
+        try:
+            # Almost all come with their head.
+            body = content.read_nowait() if content.is_eof() else await self._collect(content)
+        except TimeoutError:
+            message = f"the body did not come within {self._timeout:g} s, or slower than {MIN_RATE} bytes/s"
+            raise Refused(Failure(ErrorCode.REQUEST_TIMEOUT, message)) from None
+        except web.RequestPayloadError as error:
+            content.feed_eof()  # nothing more will be read of it
+            raise invalid(f"the body could not be read: {error}") from None
+        if len(body) > self.max_size:
+            raise Refused(self._too_large)
+        return body
+
+    async def _collect(self, content: StreamReader) -> bytes:
+        """The body as it comes. Raises: TimeoutError, Refused, aiohttp's RequestPayloadError."""
+        loop = asyncio.get_running_loop()
+        body = bytearray()
+        end = loop.time() + self._timeout
+        enough = 0  # bytes at which the time limit is moved on
+        try:
+            async with asyncio.timeout_at(end) as limit:
+                while len(body) <= self.max_size:
+                    if len(body) >= enough:
+                        limit.reschedule(min(end, loop.time() + RATE_WINDOW))
+                        enough = len(body) + int(MIN_RATE * RATE_WINDOW)
+                    piece = await content.readany()
+                    if not piece:
+                        break
+                    body += piece
+                    self._collected += len(piece)
+                    if self._collected > MAX_UNREAD:
+                        raise Refused(_OVERLOADED)
+            return bytes(body)
+        finally:
+            self._collected -= len(body)
+
+
+def _check_type(request: web.BaseRequest) -> None:
+    """Raises: Refused."""
+    if request.content_type != "application/json":
+        message = f"the body must be application/json, not {request.content_type[:100]}"
+    elif (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
+        message = "the body must be in UTF-8"
+    else:
+        return
+    raise Refused(Failure(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message))

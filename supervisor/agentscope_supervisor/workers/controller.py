@@ -1,0 +1,336 @@
+"""Which processes an instance has: what `fleet` decides of them, carried out on `pool`.
+
+From here processes are started, replaced, retired and killed, and the settings of a reload become an edition
+that is rolled out. It is told what happens to processes, and passes on to `turns.service` what that means for
+theirs.
+"""
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from agentscope_protocol.config import settings as settings_module
+from agentscope_protocol.config.setting_types import MAX_WORKERS
+from agentscope_protocol.config.settings import Settings, SettingsError
+from agentscope_protocol.wire.errors import Code
+from agentscope_protocol.wire.frames import CancelReason, Form
+from agentscope_supervisor.domain.request import Invocation
+from agentscope_supervisor.domain.turn import Purpose, Turn
+from agentscope_supervisor.project.config import Project, ProjectError
+from agentscope_supervisor.runs.client_stream import Answer
+from agentscope_supervisor.system.event_queue import Post
+from agentscope_supervisor.telemetry.metrics import Metrics
+from agentscope_supervisor.turns.service import Turns
+from agentscope_supervisor.workers import fleet, lifecycle
+from agentscope_supervisor.workers.exit_reasons import Cause, Death, Verdict
+from agentscope_supervisor.workers.fleet import Fleet
+from agentscope_supervisor.workers.pool import Process, Workforce
+from agentscope_supervisor.workers.recycling import Wear
+from agentscope_supervisor.workers.reloadable_keys import needs_restart
+from agentscope_supervisor.workers.revisions import Refused, Rolling, Rollouts, Unchanged
+
+log = logging.getLogger(__name__)
+
+STOPPING: Final = Refused("the instance is stopping")
+
+
+class Staffing:
+    """The slots and processes of one instance. `metrics`: None, off."""
+
+    def __init__(
+        self,
+        project: Project,
+        settings: Settings,
+        turns: Turns,
+        post: Post,
+        metrics: Metrics | None,
+        became_ready: Callable[[], None],
+        rollout_ended: Callable[[int, str], None],
+    ) -> None:
+        """`became_ready`: called when the first process takes turns; `rollout_ended`: with an edition, and
+        why it failed if it did."""
+        self._project: Final = project
+        self._at_start: Final = settings
+        self.settings = settings
+        """What holds now: those of the last edition that was rolled out whole."""
+        self._turns: Final = turns
+        self._post: Final = post
+        self._metrics: Final = metrics
+        self._became_ready: Final = became_ready
+        self._rollout_ended: Final = rollout_ended
+        self._loop: Final = asyncio.get_running_loop()
+        supervisor = settings.supervisor
+        self.fleet: Final = Fleet(worker_count(settings), supervisor.start_deadline, supervisor.soak)
+        self.workforce: Final = Workforce(settings, project.folder, self, post)
+        self.rollouts: Final = Rollouts(settings_module.dump(settings))
+        self.wear: Final = Wear(supervisor.max_turns, supervisor.max_memory_mb)
+        self.restarts = 0  # deaths of workers that nobody asked to end
+        self.failure = ""
+        """Why the instance could not start, as its worker told it; for a person."""
+        self.finished: Final[asyncio.Future[int]] = self._loop.create_future()
+        """Gets the exit status when no process is left and none will be started."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    # -- what is asked for, from the queue --------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the first process. Called once."""
+        self._carry_out(self.fleet.start(self._loop.time()))
+
+    def stop(self) -> None:
+        """Let everything end, each process when its turns have."""
+        self.workforce.stop()
+        self.rollouts.stopped()
+        self._turns.drain()
+        self._carry_out(self.fleet.stop("the instance stops"))
+
+    def stop_at_once(self) -> None:
+        """End what is left."""
+        for process in list(self.workforce):
+            self._turns.cut(process.number)
+            self.workforce.condemn(process, Verdict(Cause.ASKED, "the instance stops at once"))
+
+    def scale(self, slots: int) -> None:
+        """Have this many slots, at least one; those that are taken away end the turns they have."""
+        log.info("slots are wanted", extra={"slots": slots})
+        self._carry_out(self.fleet.scale(slots, self._loop.time()))
+
+    def reset(self, slot: int) -> None:
+        """Close the breaker of a slot, and start it at once."""
+        log.info("slot is reset", extra={"slot": slot})
+        self._carry_out(self.fleet.reset(slot, self._loop.time()))
+
+    def kill(self, process: Process, verdict: Verdict) -> None:
+        """End a process at once; the fleet starts the next one as after any death."""
+        log.warning("worker is killed", extra={"worker": process.label, "cause": verdict})
+        self.workforce.condemn(process, verdict)
+
+    def check(self) -> Refused | None:
+        """Whether a new start would find a file that can serve."""
+        settings = self._read_settings()
+        return settings if isinstance(settings, Refused) else None
+
+    def reload(self, *, even_unchanged: bool, code_only: bool = False) -> Rolling | Unchanged | Refused:
+        """Read the file again and replace the workers; if nothing has changed, only with `even_unchanged`.
+        `code_only`: no package was installed since the last time."""
+        if self.fleet.stopping:
+            return STOPPING
+        settings = self._read_settings()
+        if isinstance(settings, Refused):
+            return settings
+        snapshot = settings_module.dump(settings)
+        if snapshot == self.rollouts.snapshot(self.fleet.edition) and not even_unchanged:
+            return Rolling(self.fleet.edition, "") if self.fleet.rolling_out else Unchanged()
+        stale, note = ", ".join(needs_restart(self._at_start, settings)), ""
+        if stale:
+            note = f"these changes need a restart of the instance: {stale}"
+            log.warning("these changes need a restart of the instance", extra={"keys": stale})
+        return self._roll_to(snapshot, note, code_only=code_only)
+
+    def roll(self) -> Rolling | Refused:
+        """Replace all workers, without a look at the file."""
+        if self.fleet.stopping:
+            return STOPPING
+        return self._roll_to(self.rollouts.snapshot(self.fleet.edition), "")
+
+    # -- Hands: what turns ask of processes -------------------------------------------------------
+
+    def hand(self, number: int, turn: Turn, invocation: Invocation, answer: Answer) -> None:
+        self.workforce.hand(number, turn, invocation, answer)
+        if turn.purpose is Purpose.TELL:  # on its way out, or for nobody: no wear
+            return
+        worn = self.wear.turn(number, self._loop.time())
+        if worn is not None:
+            self._post(partial(self._replace, number, Verdict(Cause.TURN_LIMIT, worn)))
+
+    def cancel(self, number: int, turn: Turn, reason: CancelReason) -> None:
+        self.workforce.cancel(number, turn, reason)
+
+    def drained(self, number: int) -> None:
+        self.workforce.step_number(number, lifecycle.Drained())
+
+    def distrust(self, number: int) -> None:
+        self._carry_out(self.fleet.replace(number, self._loop.time()))
+
+    def is_leaving(self, number: int) -> bool:
+        return number in self.fleet.leaving
+
+    # -- Overseer: what happens to processes and their turns ----------------------------------------
+
+    def became_ready(self, process: Process) -> None:
+        first = not self.fleet.ever_ready
+        if Form.IDLE in process.forms:
+            self._turns.joined(process.number)
+        self._carry_out(self.fleet.ready(process.number, self._loop.time()))
+        if first and self.fleet.ever_ready:
+            log.info("instance is ready", extra={"slots": self.fleet.size})
+            self._became_ready()
+
+    def left_ready(self, process: Process) -> None:
+        self.fleet.unready(process.number)
+        self._turns.unassign(process.slot, process.number)
+        if process.state is lifecycle.State.DRAINING and not self.fleet.stopping:
+            self._turns.departs(process.number)
+        else:
+            self._turns.gone(process.number)
+
+    def out_of_time(self, process: Process) -> None:
+        self._turns.cut(process.number)
+
+    def is_idle(self, process: Process) -> bool:
+        return self._turns.is_done(process.number)
+
+    def exited(self, process: Process, death: Death) -> None:
+        assert process.status is not None, "it has ended"
+        asked, blamed = self.is_leaving(process.number), self._turns.is_blamed(process.number)
+        self.wear.gone(process.number)
+        self._turns.gone(process.number)
+        commands = self.fleet.gone(
+            process.number, process.status, self._loop.time(), random.random(), blamed=blamed
+        )
+        self.restarts += not asked
+        if self._metrics is not None:
+            self._metrics.died(death.verdict.cause)
+        told = {"worker": process.label, "status": death.ended, "cause": death.verdict, "turns": death.turns}
+        if asked:
+            log.info("worker ended", extra=told)
+        elif not process.failure:
+            log.error("worker died", extra=told)
+        elif any(isinstance(command, fleet.Finished) for command in commands):
+            self.failure = process.failure
+        else:
+            log.error("worker did not start: %s", process.failure, extra=told)
+        self._carry_out(_explained(commands, death))
+
+    def worn(self, process: Process, why: str) -> None:
+        asked = self.wear.said(process.number, why, self._loop.time())
+        if asked is not None:
+            self._replace(process.number, Verdict(Cause.ASKED, asked))
+
+    def ended(self, turn: Turn, whole: bytes) -> None:
+        self._turns.ended(turn, whole)
+
+    def failed(self, turn: Turn, code: Code, message: str) -> None:
+        self._turns.failed(turn, code, message)
+
+    # -- memory -------------------------------------------------------------------------------------
+
+    def measurable(self) -> dict[int, int]:
+        """Number and pid of the processes that may be replaced for their memory; none without a limit."""
+        if self.wear.max_memory_mb is None:
+            return {}
+        ready = [each for each in self.workforce if each.state is lifecycle.State.READY]
+        return {each.number: each.child.pid for each in ready if each.child is not None}
+
+    def weigh(self, number: int, megabytes: float) -> None:
+        """A process holds so much."""
+        worn = self.wear.memory(number, megabytes, self._loop.time())
+        if worn is not None:
+            self._replace(number, Verdict(Cause.MEMORY_LIMIT, worn))
+
+    # -- carrying out -------------------------------------------------------------------------------
+
+    def _carry_out(self, commands: Iterable[fleet.Command]) -> None:
+        for command in commands:
+            match command:
+                case fleet.Spawn(edition=edition):
+                    self.wear.started(command.process, random.random())
+                    self.workforce.start(
+                        command, self.rollouts.snapshot(edition), self.rollouts.image(edition)
+                    )
+                    if self._metrics is not None:
+                        self._metrics.started()
+                case fleet.Retire(number, reason):
+                    process = self.workforce[number]
+                    log.info("worker retires", extra={"worker": process.label, "reason": reason})
+                    self.workforce.retire(process, Verdict(Cause.ASKED, reason))
+                case fleet.Assign(slot, assigned):
+                    self._turns.assign(slot, assigned)
+                case fleet.Resize(slots):
+                    log.info("sessions are shared out anew", extra={"slots": slots})
+                    self._turns.resize(slots)
+                case fleet.RolloutEnded(edition, failure, asked=True):
+                    self._end_rollout(edition, failure)
+                case fleet.RolloutEnded(_, failure):
+                    if failure:
+                        log.error("replacement failed, the old worker goes on", extra={"reason": failure})
+                case fleet.Finished(status):
+                    if not self.finished.done():
+                        self.finished.set_result(status)
+        self._arm_timer()
+
+    def _replace(self, number: int, why: Verdict) -> None:
+        """Replace a process that is worn."""
+        process = self.workforce.get(number)
+        if process is None or process.state is not lifecycle.State.READY:
+            return
+        process.retired = why
+        log.info("worker is to be replaced", extra={"worker": process.label, "reason": why.detail})
+        self._carry_out(self.fleet.replace(number, self._loop.time()))
+
+    def _roll_to(self, snapshot: bytes, note: str, *, code_only: bool = False) -> Rolling:
+        edition = self.rollouts.begin(snapshot, code_only=code_only)
+        log.info("replacing all workers", extra={"edition": edition})
+        self._post(lambda: self._carry_out(self.fleet.roll(edition, self._loop.time())))
+        return Rolling(edition, note)
+
+    def _end_rollout(self, edition: int, failure: str) -> None:
+        if self._metrics is not None:
+            self._metrics.rolled(well=not failure)
+        self.rollouts.ended(edition, failure, self.fleet.edition)
+        if failure:
+            log.error("rollout failed, the old workers go on", extra={"edition": edition, "reason": failure})
+        else:
+            log.info("rollout done", extra={"edition": edition})
+            self._take_over(settings_module.restore(self.rollouts.snapshot(edition)))
+        self._rollout_ended(edition, failure)
+
+    def _take_over(self, settings: Settings) -> None:
+        """These settings are in service: what `reloadable_keys` names holds from now on."""
+        before, self.settings = worker_count(self.settings), settings
+        supervisor = settings.supervisor
+        self.fleet.soak = supervisor.soak
+        self.wear.max_turns, self.wear.max_memory_mb = supervisor.max_turns, supervisor.max_memory_mb
+        self.workforce.settings = settings
+        self._turns.take_over(settings)
+        if worker_count(settings) != before:
+            self._post(partial(self.scale, worker_count(settings)))
+
+    def _read_settings(self) -> Settings | Refused:
+        try:
+            return self._project.read_settings()
+        except (ProjectError, SettingsError) as error:
+            log.error("reload refused, the old configuration goes on: %s", error)
+            return Refused(str(error))
+
+    def _arm_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self.fleet.next_due
+        if due is not None:
+            tick = partial(self._post, lambda: self._carry_out(self.fleet.tick(self._loop.time())))
+            self._timer = self._loop.call_at(due, tick)
+
+
+def worker_count(settings: Settings) -> int:
+    """`supervisor.workers`, with `auto` resolved to the CPUs that this process may use, within the bound."""
+    workers = settings.supervisor.workers
+    if isinstance(workers, int):
+        return workers
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cpus, MAX_WORKERS)
+
+
+def _explained(commands: list[fleet.Command], death: Death) -> Iterator[fleet.Command]:
+    """These commands; a rollout that this death has ended is told with its reason."""
+    for command in commands:
+        if isinstance(command, fleet.RolloutEnded) and command.failure:
+            yield replace(command, failure=f"{command.failure}: {death.verdict}")
+        else:
+            yield command

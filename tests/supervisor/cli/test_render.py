@@ -1,0 +1,115 @@
+"""What `status` shows, from what an instance says."""
+
+import copy
+import io
+from typing import Any, Final
+
+import pytest
+from rich.console import Console
+
+from agentscope_supervisor.cli import render as overview
+
+TOLD: Final[dict[str, Any]] = {
+    **{"name": "shop", "status": "degraded", "uptime": 7200.0, "url": "http://localhost:8080", "pid": 7},
+    **{"unready": None, "edition": 2, "memory_mb": 40.2, "version": "1.0", "rolling": False, "trouble": None},
+    "turns": {"open": 1, "running": 1, "waiting": 0, "accepted": 9},
+    "sessions": 3,
+    "latency": {"turn": {"p50": 1.26, "p95": 61.0}, "first_event": {"p50": 0.02, "p95": None}},
+    "platform": {"instance_id": "i-1", "failing": ["heartbeat"], "failures": 4},
+    "store": None,
+    "rollout": {"edition": 2, "failure": "the new process died", "at": "2026-01-01T00:00:00Z"},
+    "slots": [
+        {"slot": 0, "restarts": 5, "breaker_open": True, "starts_in": 29.0, "last_death": {"cause": "oom"}},
+    ],
+    "workers": [
+        {
+            **{"slot": 1, "generation": 3, "pid": None, "state": "draining", "seconds": 61.0},
+            **{"turns": 1, "memory_mb": None},
+        }
+    ],
+    "zygotes": [{"pid": 8, "memory_mb": 61.4}],
+    "deaths": {"oom": 4, "signal": 1},
+}
+
+
+def shown(told: dict[str, Any], width: int = 80, **console: Any) -> list[str]:
+    screen = Console(file=io.StringIO(), width=width, highlight=False, markup=False, **console)
+    screen.print(overview.status(told, width))
+    assert isinstance(screen.file, io.StringIO)
+    return [line.rstrip() for line in screen.file.getvalue().splitlines()]
+
+
+def test_a_slot_that_rests_and_one_that_is_going() -> None:
+    lines = shown(TOLD, 120)
+    assert lines[0] == "shop: degraded, up 2 h 0 min, http://localhost:8080"
+    assert "turns 1 running, 0 waiting, 9 accepted; sessions 3 in 5 min" in lines
+    assert "last turns took 1.3 s (p50), 61 s (p95); first event after 20 ms (p50), - (p95)" in lines
+    assert "memory 102 MB; supervisor pid 7, 40 MB, 1.0" in lines
+    assert "platform i-1: fails: heartbeat (4 times)" in lines
+    assert "workers ended: 4 oom, 1 signal" in lines
+    assert "failed: the new process died" in " ".join(lines)
+    assert lines[-4].split() == ["SLOT", "GEN", "PID", "STATE", "FOR", "TURNS", "MB", "RESTARTS", "NOTE"]
+    assert " ".join(lines[-3].split()) == "0 - - down - - - 5 breaker open, starts in 29 s, last: oom"
+    assert " ".join(lines[-2].split()) == "1 3 - draining 1 min 1 s 1 - leaves"
+    assert " ".join(lines[-1].split()) == "- - 8 zygote - - 61 -"
+
+
+@pytest.mark.parametrize(
+    "changes, line",
+    [
+        ({"unready": "no worker is ready"}, "takes no turns: no worker is ready"),
+        ({"rolling": True}, "edition 2; a rollout is under way"),
+        ({"rollout": None}, "edition 2"),
+        ({"store": "disk full"}, "runs and keys are in memory only: disk full"),
+        ({"rollout": None, "trouble": "line 3: [red]no[/red]"}, "last reload refused: line 3: [red]no[/red]"),
+        ({"platform": {"instance_id": "i-1", "failing": [], "failures": 4}}, "platform i-1: reached"),
+    ],
+)
+def test_what_else_is_told(changes: dict[str, Any], line: str) -> None:
+    assert line in shown({**TOLD, **changes})
+
+
+@pytest.mark.parametrize("width", [40, 63, 64, 80, 200])
+def test_every_width_is_kept_and_nothing_is_lost(width: int) -> None:
+    told = copy.deepcopy(TOLD)
+    told["slots"][0]["last_death"]["cause"] = "unresponsive"
+    lines = shown(told, width)
+    assert max(map(len, lines)) <= width
+    words = "".join("".join(lines).split())
+    for word in ("thenewprocessdied", "http://localhost:8080", "down", "draining"):
+        assert word in words
+    assert ("RESTARTS" in words) is (width >= overview.NARROW)
+
+
+def test_colours_say_nothing_that_words_do_not() -> None:
+    coloured = shown(TOLD, force_terminal=True, color_system="standard")
+    assert any("\x1b[" in line for line in coloured)
+    assert not any("\x1b" in line for line in shown(TOLD))
+
+
+def test_what_an_app_said_at_its_end_does_not_steer_the_terminal() -> None:
+    told = {**TOLD, "rollout": {**TOLD["rollout"], "failure": "\x1b[2J\x1b]0;owned\x07"}}
+    text = "\n".join(shown(told))
+    assert "\x1b" not in text
+    assert "\\x1b[2J" in text
+
+
+def test_sessions_are_shown_as_they_come() -> None:
+    screen = Console(file=io.StringIO(), width=80)
+    told = [
+        {
+            "session_id": "[b]x[/b]",
+            "worker": "0.1",
+            "run_id": "r",
+            "waiting": 1,
+            "events": 7,
+            "seconds": 61.0,
+        },
+        {"session_id": "s" * 200, "worker": None, "run_id": None, "waiting": 1, "events": 0, "seconds": 0.0},
+    ]
+    screen.print(overview.sessions(told, 80))
+    assert isinstance(screen.file, io.StringIO)
+    lines = screen.file.getvalue().splitlines()
+    assert lines[1].split() == ["[b]x[/b]", "0.1", "1", "1", "7", "1", "min", "1", "s"]
+    assert max(map(len, lines)) <= 80
+    assert "".join(lines).count("s") >= 200

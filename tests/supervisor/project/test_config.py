@@ -1,0 +1,136 @@
+"""A project folder: its file, what the command line changes, and the keys that do nothing yet."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentscope_protocol.config.settings import SettingsError, chosen_keys
+from agentscope_supervisor.project.config import Overrides, Project, ProjectError
+
+FILE = """\
+server: {host: 10.0.0.1, port: 9000}
+supervisor: {workers: 3}
+platform: {endpoint: "https://platform.example/api", instance_id: i-1}
+"""
+
+
+def project(folder: Path, text: str = FILE, **overrides: Any) -> Project:
+    (folder / "agentapp.yaml").write_text(text, encoding="utf-8")
+    return Project(folder, overrides=Overrides(**overrides))
+
+
+def test_without_options_the_file_decides(tmp_path: Path) -> None:
+    settings = project(tmp_path).read_settings()
+    assert (settings.server.host, settings.server.port) == ("10.0.0.1", 9000)
+    assert settings.supervisor.workers == 3
+    assert settings.platform is not None
+    assert settings.platform.instance_id == "i-1"
+
+
+@pytest.mark.parametrize(
+    "overrides, host, port, workers",
+    [
+        ({"host": "0.0.0.0"}, "0.0.0.0", 9000, 3),
+        ({"port": 0}, "10.0.0.1", 0, 3),
+        ({"workers": 1}, "10.0.0.1", 9000, 1),
+        ({"workers": "auto"}, "10.0.0.1", 9000, "auto"),
+        ({"host": "::1", "port": 1, "workers": 2}, "::1", 1, 2),
+    ],
+)
+def test_options_win_over_the_file_and_change_nothing_else(
+    tmp_path: Path, overrides: dict[str, Any], host: str, port: int, workers: int | str
+) -> None:
+    plain = project(tmp_path).read_settings()
+    settings = project(tmp_path, **overrides).read_settings()
+    assert (settings.server.host, settings.server.port) == (host, port)
+    assert settings.supervisor.workers == workers
+    assert settings.platform == plain.platform
+    assert settings.sessions == plain.sessions
+    assert settings.server.max_turns == plain.server.max_turns
+
+
+def test_no_platform_takes_it_away(tmp_path: Path) -> None:
+    assert project(tmp_path, no_platform=True).read_settings().platform is None
+
+
+@pytest.mark.parametrize(
+    "said, of_developer, of_others",
+    [
+        ("", "on", "auto"),
+        ("console: auto", "on", "auto"),
+        ("console: off", "off", "off"),
+        ("console: on", "on", "on"),
+    ],
+)
+def test_the_console_of_a_developer_is_on_unless_the_file_says_otherwise(
+    tmp_path: Path, said: str, of_developer: str, of_others: str
+) -> None:
+    text = f"server: {{{said}}}"
+    assert project(tmp_path, text, console=True).read_settings().server.console == of_developer
+    assert project(tmp_path, text).read_settings().server.console == of_others
+
+
+def test_an_empty_file_is_a_project(tmp_path: Path) -> None:
+    settings = project(tmp_path, "").read_settings()
+    assert settings.server.port == 8080
+    assert not {key for key in chosen_keys(settings) if "." in key}
+
+
+def test_the_file_is_read_again_each_time(tmp_path: Path) -> None:
+    asked = project(tmp_path)
+    asked.read_settings()
+    project(tmp_path, "server: {port: 9001}")
+    assert asked.read_settings().server.port == 9001
+
+
+def test_variables_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERE", "10.1.1.1")
+    assert project(tmp_path, "server: {host: '${HERE}'}").read_settings().server.host == "10.1.1.1"
+    monkeypatch.delenv("HERE")
+    with pytest.raises(SettingsError, match=r"agentapp\.yaml:1: server\.host: .*HERE"):
+        project(tmp_path, "server: {host: '${HERE}'}").read_settings()
+
+
+def test_another_file_is_relative_to_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("server: {port: 7}")
+    assert Project(tmp_path, Path("other.yaml")).read_settings().server.port == 7
+
+
+def test_errors_of_the_file_name_it_as_it_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "other.yaml").write_text("server: {port: high}")
+    with pytest.raises(SettingsError, match=r"^conf/other\.yaml:1: server\.port: "):
+        Project(tmp_path, Path("conf/other.yaml")).read_settings()
+
+
+def test_slots_are_read_where_variables_are_not_set(tmp_path: Path) -> None:
+    text = "models: {main: {provider: openai, model: m, api_key: '${NO_SUCH_VARIABLE}'}}"
+    assert project(tmp_path, text).read_slots() == {"main": "openai"}
+    with pytest.raises(ProjectError, match="there is no such folder"):
+        Project(tmp_path / "none").read_slots()
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "none"
+    with pytest.raises(ProjectError, match=re.escape(f"{folder}: there is no such folder")):
+        Project(folder).read_settings()
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "agentapp.yaml"
+    with pytest.raises(ProjectError, match=re.escape(f"{path}: there is no such file")):
+        Project(tmp_path).read_settings()
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "agentapp.yaml").mkdir()
+    with pytest.raises(ProjectError, match=r"agentapp\.yaml: cannot be read: "):
+        Project(tmp_path).read_settings()
+
+
+def test_a_file_in_another_encoding_is_told(tmp_path: Path) -> None:
+    (tmp_path / "agentapp.yaml").write_bytes("server: {host: é}".encode("latin-1"))
+    with pytest.raises(ProjectError, match=r"agentapp\.yaml: cannot be read: .*utf-8"):
+        Project(tmp_path).read_settings()

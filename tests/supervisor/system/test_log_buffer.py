@@ -1,0 +1,132 @@
+"""The kept end of the log, and its followers: in order, from any thread, and told what they lost."""
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from agentscope_supervisor.system.log_buffer import KEPT, MAX_BEHIND, WORKER, Journal
+
+events = logging.getLogger("test.journal")
+output = logging.getLogger(WORKER)
+
+
+@pytest.fixture
+async def journal() -> Any:
+    made = Journal()
+    for logger in (events, output):
+        logger.addHandler(made)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    yield made
+    for logger in (events, output):
+        logger.removeHandler(made)
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
+
+
+def messages(lines: list[bytes]) -> Iterator[str]:
+    for line in lines:
+        told = json.loads(line)
+        yield told["message"] if "message" in told else f"lost {told['lost']}"
+
+
+async def taken(follower: Any, count: int) -> list[str]:
+    """So many messages of a follower."""
+    found: list[str] = []
+    async with asyncio.timeout(10):
+        while len(found) < count:
+            found += messages(await anext(follower))
+    return found
+
+
+async def test_the_last_lines_are_kept_with_and_without_output(journal: Journal) -> None:
+    for number in range(3):
+        events.info("event %d", number)
+        output.info("line %d", number)
+    assert list(messages(journal.last(3, output=True))) == ["line 1", "event 2", "line 2"]
+    assert list(messages(journal.last(2, output=False))) == ["event 1", "event 2"]
+    assert journal.last(0, output=True) == []
+
+
+async def test_what_is_kept_is_bounded(journal: Journal) -> None:
+    for number in range(KEPT + 10):
+        events.info("%d", number)
+    kept = list(messages(journal.last(10 * KEPT, output=True)))
+    assert (len(kept), kept[0]) == (KEPT, "10")
+
+
+async def test_what_came_since_is_told_once_and_says_what_a_worker_printed(journal: Journal) -> None:
+    events.info("one")
+    output.info("two")
+    lines, at = journal.since(-200)
+    assert list(messages(lines)) == ["one", "two"]
+    assert [json.loads(line).get("output", False) for line in lines] == [False, True]
+    assert journal.since(at) == ([], at)
+    events.info("three")
+    lines, at = journal.since(at)
+    assert (list(messages(lines)), at) == (["three"], journal.end)
+    assert list(messages(journal.since(1)[0])) == ["two", "three"]
+
+
+async def test_who_asks_too_late_is_told_how_many_lines_he_lost(journal: Journal) -> None:
+    events.info("before")
+    at = journal.end
+    for number in range(KEPT + 7):
+        events.info("%d", number)
+    lines, _ = journal.since(at)
+    found = list(messages(lines))
+    assert (found[0], found[1], found[-1], len(found)) == ("lost 7", "7", str(KEPT + 6), KEPT + 1)
+
+
+async def test_a_traceback_is_kept_as_text(journal: Journal) -> None:
+    try:
+        raise ValueError("here")
+    except ValueError:
+        events.exception("it failed")
+    (line,) = journal.last(1, output=False)
+    assert "ValueError: here" in json.loads(line)["exception"]
+    assert json.loads(line)["message"] == "it failed"
+
+
+async def test_a_follower_gets_what_comes_after_it_also_from_threads(journal: Journal) -> None:
+    events.info("before")
+    follower = journal.follow(output=False)
+    first = asyncio.create_task(taken(follower, 1))
+    await asyncio.sleep(0)
+    output.info("no event")
+    events.info("one")
+    assert await first == ["one"]
+    thread = threading.Thread(target=lambda: [events.info("%d", number) for number in range(50)])
+    thread.start()
+    assert await taken(follower, 50) == [str(number) for number in range(50)]
+    thread.join()
+    await follower.aclose()
+
+
+async def test_a_follower_that_is_slow_loses_lines_and_is_told_so(journal: Journal) -> None:
+    follower = journal.follow(output=True)
+    first = asyncio.create_task(taken(follower, MAX_BEHIND + 1))
+    await asyncio.sleep(0)
+    for number in range(MAX_BEHIND + 7):
+        events.info("%d", number)
+    found = await first
+    assert found[0] == "0"
+    assert found[-2:] == [str(MAX_BEHIND - 1), "lost 7"]
+    events.info("after")
+    assert await taken(follower, 1) == ["after"]
+    await follower.aclose()
+
+
+async def test_who_has_gone_is_followed_by_nothing(journal: Journal) -> None:
+    follower = journal.follow(output=True)
+    first = asyncio.create_task(taken(follower, 1))
+    await asyncio.sleep(0)
+    events.info("one")
+    await first
+    await follower.aclose()
+    assert journal._followers == set()

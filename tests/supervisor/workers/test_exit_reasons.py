@@ -1,0 +1,114 @@
+"""Causes of death from every kind of evidence, and what is kept of the last hundred."""
+
+import signal
+from typing import Any
+
+import pytest
+
+from agentscope_supervisor.workers.exit_reasons import (
+    KEPT,
+    Cause,
+    Death,
+    Deaths,
+    Evidence,
+    Verdict,
+    classify,
+)
+
+REPLACED = Verdict(Cause.ASKED, "replaced")
+BLOCKED = Verdict(Cause.UNRESPONSIVE, "blocking call")
+
+
+def evidence(status: int, **known: Any) -> Evidence:
+    """Of a worker that was ready and died by itself, but for what is `known`."""
+    name = f"exit {status}" if status >= 0 else signal.Signals(-status).name
+    usual: dict[str, Any] = {
+        **{"was_ready": True, "retired": None, "condemned": None, "failure": "", "oom": False},
+        **known,
+    }
+    return Evidence(status, name, **usual)
+
+
+def death(slot: int = 0, generation: int = 1, cause: Cause = Cause.SIGNAL) -> Death:
+    verdict = Verdict(cause, "")
+    return Death(slot, generation, 7, 0.0, 2.0, 1.0, "SIGKILL", verdict, 0, (), ())
+
+
+@pytest.mark.parametrize(
+    "seen, verdict",
+    [
+        (evidence(3), Verdict(Cause.EXIT_CODE, "exit 3")),
+        (evidence(0), Verdict(Cause.EXIT_CODE, "exit 0")),
+        (evidence(-11), Verdict(Cause.SIGNAL, "SIGSEGV")),
+        (evidence(-9), Verdict(Cause.SIGNAL, "SIGKILL")),
+        (evidence(-9, condemned=BLOCKED), BLOCKED),
+        (evidence(0, retired=REPLACED), REPLACED),
+        (evidence(-15, retired=REPLACED), REPLACED),
+        (evidence(-9, retired=REPLACED, condemned=REPLACED, was_ready=False), REPLACED),
+        (
+            evidence(78, was_ready=False, failure="app.py: no\nTraceback"),
+            Verdict(Cause.BOOT_FAILED, "app.py: no"),
+        ),
+        (evidence(1, was_ready=False), Verdict(Cause.BOOT_FAILED, "exit 1")),
+    ],
+)
+def test_the_cause_is_what_explains_the_status(seen: Evidence, verdict: Verdict) -> None:
+    assert classify(seen) == verdict
+
+
+def test_a_kill_that_nobody_of_us_sent_while_the_kernel_lacked_memory() -> None:
+    assert classify(evidence(-9, oom=True)).cause is Cause.OOM
+    assert classify(evidence(-9, oom=True, was_ready=False)).cause is Cause.OOM
+    assert classify(evidence(-9, oom=True, retired=REPLACED)).cause is Cause.OOM
+    assert classify(evidence(-9, oom=True, condemned=BLOCKED)) == BLOCKED
+    assert classify(evidence(-11, oom=True)).cause is Cause.SIGNAL, "a tool was killed, and not the worker"
+
+
+def test_who_was_condemned_and_crashed_before_the_kill_has_crashed() -> None:
+    assert classify(evidence(-11, condemned=BLOCKED)) == Verdict(Cause.SIGNAL, "SIGSEGV")
+    assert classify(evidence(2, condemned=BLOCKED)) == Verdict(Cause.EXIT_CODE, "exit 2")
+
+
+def test_who_was_asked_and_fell_on_the_way_has_not_done_what_was_asked() -> None:
+    assert classify(evidence(-11, retired=REPLACED)) == Verdict(Cause.SIGNAL, "SIGSEGV")
+    assert classify(evidence(1, retired=REPLACED)) == Verdict(Cause.EXIT_CODE, "exit 1")
+    assert classify(evidence(-9, retired=REPLACED)) == Verdict(Cause.SIGNAL, "SIGKILL")
+
+
+def test_a_signal_before_readiness_is_told_as_what_it_is() -> None:
+    assert classify(evidence(-11, was_ready=False, failure="x")) == Verdict(Cause.SIGNAL, "SIGSEGV")
+
+
+def test_a_verdict_reads_as_cause_and_detail() -> None:
+    assert str(BLOCKED) == "unresponsive (blocking call)"
+    assert str(Verdict(Cause.OOM, "")) == "oom"
+
+
+def test_the_last_hundred_are_kept_and_all_are_counted() -> None:
+    deaths = Deaths()
+    for generation in range(KEPT + 5):
+        deaths.note(death(slot=generation % 2, generation=generation))
+    deaths.note(death(cause=Cause.OOM))
+    assert len(deaths) == len(list(deaths)) == KEPT
+    assert next(iter(deaths)).generation == 6, "the oldest went first"
+    assert deaths.counts[Cause.SIGNAL] == KEPT + 5
+    assert deaths.counts[Cause.OOM] == 1
+    assert deaths.counts[Cause.ASKED] == 0
+
+
+def test_the_last_death_of_a_slot() -> None:
+    deaths = Deaths()
+    for slot, generation in ((0, 1), (1, 1), (0, 2)):
+        deaths.note(death(slot, generation))
+    last = deaths.last_of(0)
+    assert last is not None
+    assert [deaths.failures(slot) for slot in range(3)] == [2, 1, 0]
+    assert (last.worker, last.generation) == ("0.2", 2)
+    assert deaths.last_of(2) is None
+
+
+def test_a_death_that_was_wanted_is_no_failure_of_its_slot() -> None:
+    deaths = Deaths()
+    for cause in (Cause.ASKED, Cause.MEMORY_LIMIT, Cause.TURN_LIMIT, Cause.STOP_TIMEOUT):
+        deaths.note(death(cause=cause))
+    assert deaths.failures(0) == 1

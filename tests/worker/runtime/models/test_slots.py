@@ -1,0 +1,144 @@
+"""`runtime.models`: what reaches the provider, and what an App and AgentScope see of a slot."""
+
+import copy
+import gc
+from typing import Any
+
+import pytest
+from agentscope.model import ChatModelBase, OpenAIChatModel
+
+from agentscope_protocol.config.settings import ModelSettings
+from agentscope_worker.runtime import runtime
+from agentscope_worker.runtime.boot_error import BootError
+from agentscope_worker.runtime.compat.majors import seam
+from agentscope_worker.runtime.models.slots import build_models
+from tests.fakes.model_server import ModelServer
+from tests.worker.agents import drain_for, question, until
+from tests.worker.conftest import openai
+
+
+async def test_streams_new_text_only(start: Any, server: ModelServer) -> None:
+    await start(models={"main": openai(server)})
+    texts = [chunk.text async for chunk in runtime.models.main.stream([question("one two")])]
+    assert texts == ["Echo:", " one", " two"]
+
+
+async def test_stream_of_a_slot_that_does_not_stream(start: Any, server: ModelServer) -> None:
+    await start(models={"main": openai(server, stream=False)})
+    texts = [chunk.text async for chunk in runtime.models.main.stream([question("one two")])]
+    assert texts == ["Echo: one two"]
+    assert server.requests[0].body["stream"] is False
+
+
+async def test_settings_reach_the_wire(start: Any, server: ModelServer) -> None:
+    slot = openai(
+        server,
+        generate_kwargs={"temperature": 0.5, "seed": 7},
+        client_kwargs={"default_headers": {"X-Team": "blue"}},
+    )
+    await start(models={"main": slot})
+    async for _ in runtime.models.main.stream(question("hello")):
+        pass
+    request = server.requests[0]
+    assert request.headers["Authorization"] == "Bearer sk-test"
+    assert request.headers["X-Team"] == "blue"
+    assert request.body["model"] == "gpt-4"
+    assert request.body["stream"] is True
+    assert request.body["temperature"] == 0.5
+    assert request.body["seed"] == 7
+
+
+async def test_a_call_gives_what_agentscope_gives(start: Any, server: ModelServer) -> None:
+    await start(
+        models={"flowing": openai(server), "whole": openai(server, stream=False)},
+    )
+    whole = await runtime.models.whole([question("hello")])
+    assert seam().text_of(whole) == "Echo: hello"
+    responses = [each async for each in await runtime.models.flowing([question("hello")])]
+    assert seam().text_of(responses[-1]) == "Echo: hello"
+
+
+async def test_a_slot_is_the_model(start: Any, server: ModelServer) -> None:
+    await start(models={"main": openai(server)})
+    slot = runtime.models.main
+    assert isinstance(slot, OpenAIChatModel)
+    assert isinstance(slot, ChatModelBase)
+    assert copy.deepcopy(slot) is slot
+    assert slot.client is not None
+    assert not hasattr(slot, "no_such_attribute")
+
+
+async def test_the_stream_flag_is_saved_assigned_and_restored(start: Any, server: ModelServer) -> None:
+    await start(models={"main": openai(server)})
+    slot = runtime.models.main
+    saved = slot.stream
+    assert saved
+    assert saved == True  # noqa: E712 - how some callers compare a flag
+    slot.stream = False
+    assert not slot.stream
+    response = await slot([question("hello")])
+    assert seam().text_of(response) == "Echo: hello"
+    slot.stream = saved
+    assert slot.stream
+    assert [chunk.text async for chunk in slot.stream([question("hello")])] == ["Echo:", " hello"]
+
+
+async def test_an_unread_answer_keeps_no_connection(start: Any, server: ModelServer) -> None:
+    server.delay = 0.05
+    await start(models={"main": openai(server)})
+    for _ in range(5):
+        await runtime.models.main([question("warm up, please")])
+    gc.collect()
+    await until(lambda: not server.streaming)
+    assert server.connections <= 1
+
+
+async def test_a_cancelled_stream_raises_and_closes(start: Any, server: ModelServer) -> None:
+    server.delay = 0.02
+    await start(models={"main": openai(server)})
+    with pytest.raises(TimeoutError):
+        await drain_for(0.1, runtime.models.main.stream([question("word " * 200)]))
+    gc.collect()
+    await until(lambda: not server.streaming)
+    # A cancellation that has been handled must not be raised by the next call of the task.
+    assert [c.text async for c in runtime.models.main.stream([question("x")])] == ["Echo:", " x"]
+
+
+async def test_the_last_chunk_carries_tool_calls(start: Any, server: ModelServer) -> None:
+    await start(models={"main": openai(server)})
+    chunks = [c async for c in runtime.models.main.stream([question('call look {"at": 1}')])]
+    assert [chunk.text for chunk in chunks] == [""]
+    assert seam().holds_more_than_text(chunks[-1].raw)
+    assert chunks[-1].content == chunks[-1].raw.content
+    with pytest.raises(AttributeError):
+        _ = chunks[-1].no_such_attribute
+
+
+async def test_names_of_slots(start: Any, server: ModelServer) -> None:
+    await start(models={"main": openai(server), "small": openai(server)})
+    models = runtime.models
+    assert models["main"] is models.main
+    assert list(models.keys()) == ["main", "small"]
+    assert "small" in models
+    assert "large" not in models
+    assert len(models) == 2
+    with pytest.raises(AttributeError, match=r"'large'.*configured: main, small"):
+        _ = models.large
+    with pytest.raises(KeyError, match=r"'large'.*configured: main, small"):
+        _ = models["large"]
+    assert not hasattr(models, "_main")
+
+
+def test_a_missing_key_is_an_error_unless_the_server_is_the_authors_own() -> None:
+    with pytest.raises(BootError, match=r"models.main: .*api_key is missing"):
+        build_models({"main": ModelSettings(provider="openai", model="m")})
+    local = ModelSettings(provider="openai", model="m", base_url="http://127.0.0.1:9/v1")
+    assert build_models({"main": local}).main.stream
+
+
+def test_refused_settings_name_the_slot() -> None:
+    settings = ModelSettings.model_validate(
+        {"provider": "openai", "model": "m", "api_key": "k", "client_kwargs": {"no_such": 1}}
+    )
+    with pytest.raises(BootError, match=r"models.main: .*no_such"):
+        build_models({"main": settings})

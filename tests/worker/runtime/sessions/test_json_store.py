@@ -1,0 +1,68 @@
+"""What only the JSON store has: its directory, its locks, a disk that is full."""
+
+import errno
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from agentscope_worker.runtime.sessions import json_store
+from agentscope_worker.runtime.sessions.json_store import JsonSessions
+from agentscope_worker.runtime.sessions.store import _key
+from tests.worker.values import Value
+
+
+@pytest.fixture
+async def sessions(tmp_path: Path) -> AsyncIterator[JsonSessions]:
+    store = JsonSessions(tmp_path / "sessions", 2)
+    await store.open()
+    yield store
+    await store.close()
+
+
+def files(store: JsonSessions, pattern: str) -> list[Path]:
+    return sorted(store._directory.glob(pattern))
+
+
+@pytest.mark.fault("F73")
+async def test_a_full_disk_loses_nothing(sessions: JsonSessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    await sessions.save_session_state("s", value=Value(1))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            await sessions.save_session_state("s", value=Value(2))
+    assert await sessions.load_session_state("s") == {"value": {"value": 1}}
+    assert files(sessions, ".tmp-*") == []
+
+
+async def test_anothers_lock_is_waited_for_but_not_for_ever(sessions: JsonSessions) -> None:
+    lock = sessions._lock(_key("s", ""))
+    with (
+        json_store._locked(lock),
+        pytest.raises(TimeoutError, match="held by another"),
+        json_store._locked(lock, wait=0.02),
+    ):
+        raise AssertionError("two hold one lock")
+
+
+async def test_the_sweep_leaves_the_files_of_running_saves(sessions: JsonSessions) -> None:
+    lock = sessions._lock(_key("s", ""))
+    stripe = lock.name.removeprefix(".lock-")
+    running = sessions._directory / f".tmp-{stripe}-running"
+    running.touch()
+    with json_store._locked(lock):
+        await sessions.open()
+        assert running.exists()
+    await sessions.open()
+    assert not running.exists()
+
+
+async def test_only_the_owner_reads_a_file(sessions: JsonSessions) -> None:
+    await sessions.save_session_state("s", value=Value(1))
+    (file,) = files(sessions, "*.json")
+    assert file.stat().st_mode & 0o077 == 0

@@ -1,0 +1,230 @@
+"""What only the Redis store has: a server that is down, killed, slow or full, and late transactions."""
+
+import asyncio
+import errno
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from agentscope_worker.runtime import runtime
+from agentscope_worker.runtime.sessions import redis_store
+from agentscope_worker.runtime.boot_error import BootError
+from agentscope_worker.runtime.sessions.redis_store import PREFIX, RedisSessions
+from agentscope_worker.runtime.sessions.store import SessionStateError
+from tests.harness.instance import free_port
+from tests.harness.redis_server import RedisServer
+from tests.worker.values import Value
+
+_NULLS = {b"_\r\n", b"*-1\r\n"}  # in RESP3 and RESP2: nothing was executed
+
+StartRedis = Callable[..., RedisServer]
+
+
+@asynccontextmanager
+async def store(url: str) -> AsyncIterator[RedisSessions]:
+    sessions = RedisSessions(url, 2)
+    await sessions.open()
+    try:
+        yield sessions
+    finally:
+        await sessions.close()
+
+
+@asynccontextmanager
+async def slow_road(server_port: int) -> AsyncIterator[tuple[int, Callable[[], Any]]]:
+    """A port that leads to the server, and holds the end of each transaction back until it is told to
+    go on; that gives what the server answered then, whoever is still there to read it."""
+    held: list[tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]] = []
+    writers: list[asyncio.StreamWriter] = []
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", server_port)
+        writers.extend((writer, to_server))
+        while data := await reader.read(1 << 20):
+            if b"EXEC" in data:
+                held.append((data, from_server, to_server))
+                return
+            to_server.write(data)
+            writer.write(await from_server.read(1 << 20))
+
+    async def go_on() -> list[bytes]:
+        answers = []
+        for data, from_server, to_server in held:
+            to_server.write(data)
+            answer = await from_server.read(1 << 20)
+            while answer.count(b"\r\n") < 3:  # MULTI, SET, EXEC
+                answer += await from_server.read(1 << 20)
+            answers.append(answer.removeprefix(b"+OK\r\n+QUEUED\r\n"))
+        return answers
+
+    road = await asyncio.start_server(pass_on, "127.0.0.1", 0)
+    try:
+        yield road.sockets[0].getsockname()[1], go_on
+    finally:
+        road.close()
+        for each in writers:
+            each.close()
+            with suppress(ConnectionError):
+                await each.wait_closed()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The waits of the store, shortened."""
+    monkeypatch.setattr(redis_store, "ANSWER_WITHIN", 0.3)
+    monkeypatch.setattr(redis_store, "WITHIN", 0.6)
+
+
+async def test_a_server_that_is_down_is_logged_at_start_and_raised_in_the_app(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    url = f"redis://ann:s3cret@127.0.0.1:{free_port()}/0"
+    began = time.monotonic()
+    async with store(url) as sessions:
+        assert "sessions cannot be saved or loaded until this is mended" in caplog.text
+        with pytest.raises(
+            ConnectionError, match=r"session store redis://127\.0\.0\.1:\d+/0 cannot be"
+        ) as save:
+            await sessions.save_session_state("s", value=Value(1))
+        with pytest.raises(ConnectionError, match="cannot be used") as load:
+            await sessions.load_session_state("s")
+    assert time.monotonic() - began < redis_store.WITHIN
+    assert not [text for text in (caplog.text, str(save.value), str(load.value)) if "s3cret" in text]
+
+
+async def test_a_wrong_password_is_not_repeated(own_redis_server: StartRedis) -> None:
+    server = own_redis_server("--requirepass", "right")
+    async with store(f"redis://:s3cret@127.0.0.1:{server.port}/0") as sessions:
+        with pytest.raises(ConnectionError, match=r"cannot be used: .*password") as load:
+            await sessions.load_session_state("s")
+    assert "s3cret" not in str(load.value)
+
+
+async def test_a_server_that_is_killed_and_started_again(own_redis_server: StartRedis) -> None:
+    server = own_redis_server()
+    async with store(server.url) as sessions:
+        await sessions.save_session_state("s", value=Value(1))
+        server.kill()
+        with pytest.raises(ConnectionError):
+            await sessions.save_session_state("s", value=Value(2))
+        server.start()
+        assert await sessions.load_session_state("s") is None  # it keeps nothing on disk
+        await sessions.save_session_state("s", value=Value(3))
+        assert await sessions.load_session_state("s") == {"value": {"value": 3}}
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_server_that_does_not_answer_costs_a_bounded_time(own_redis_server: StartRedis) -> None:
+    server = own_redis_server()
+    async with store(server.url) as sessions:
+        await sessions.save_session_state("s", value=Value(1))
+        server.pause()
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match="did not answer in time"):
+            await sessions.save_session_state("s", value=Value(2))
+        with pytest.raises(TimeoutError, match="did not answer in time"):
+            await sessions.load_session_state("s")
+        assert time.monotonic() - began < 2.0
+        server.resume()
+        assert await sessions.load_session_state("s") in ({"value": {"value": 1}}, {"value": {"value": 2}})
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_save_that_was_given_up_never_undoes_a_later_one(redis_server: RedisServer) -> None:
+    async with (
+        slow_road(redis_server.port) as (port, go_on),
+        store(redis_server.url) as new,
+        store(f"redis://127.0.0.1:{port}/0") as old,
+    ):
+        await new.save_session_state("s", value=Value("first"))
+        with pytest.raises(TimeoutError):
+            await old.save_session_state("s", value=Value("late"))
+        await new.save_session_state("s", value=Value("second"))
+        answers = await go_on()
+        assert answers
+        assert set(answers) <= _NULLS, "the server has refused the transaction"
+        assert await new.load_session_state("s") == {"value": {"value": "second"}}
+        await new._redis.flushall()
+
+
+async def test_a_full_server_refuses_and_keeps_what_was_stored(own_redis_server: StartRedis) -> None:
+    server = own_redis_server("--maxmemory", "3mb", "--maxmemory-policy", "noeviction")
+    async with store(server.url) as sessions:
+        await sessions.save_session_state("s", value=Value(1))
+        with pytest.raises(OSError, match=r"is full") as full:
+            await sessions.save_session_state("s", value=Value("secret words" * 500_000))
+        assert full.value.errno == errno.ENOSPC
+        assert "secret words" not in str(full.value)
+        assert await sessions.load_session_state("s") == {"value": {"value": 1}}
+
+
+async def test_a_key_of_another_type_is_kept_aside(redis_server: RedisServer) -> None:
+    async with store(redis_server.url) as sessions:
+        await sessions.save_session_state("s", value=Value(1))
+        (name,) = await sessions._redis.keys(PREFIX + "*")
+        await sessions._redis.delete(name)
+        await sessions._redis.rpush(name, "a list")
+        with pytest.raises(SessionStateError, match="is damaged"):
+            await sessions.load_session_state("s")
+        assert await sessions.load_session_state("s") is None
+        await sessions._redis.flushall()
+
+
+async def test_cancelled_loads_never_cross(redis_server: RedisServer) -> None:
+    """A connection whose answer nobody waited for must not give it to the next who asks."""
+    async with store(redis_server.url) as sessions:
+        for name in "ab":
+            await sessions.save_session_state(name, value=Value(name * 50_000))
+        for number in range(100):
+            load = asyncio.create_task(sessions.load_session_state("a"))
+            await asyncio.sleep(0.0001 * (number % 10))
+            load.cancel()
+            stored = await sessions.load_session_state("b")
+            assert stored is not None
+            assert stored["value"]["value"][0] == "b"
+            await asyncio.wait([load])
+        await sessions._redis.flushall()
+
+
+async def test_many_at_once_share_a_bounded_number_of_connections(redis_server: RedisServer) -> None:
+    async with store(redis_server.url) as sessions:
+        await asyncio.gather(
+            *(sessions.save_session_state(f"s{number}", value=Value(number)) for number in range(300))
+        )
+        clients = await sessions._redis.client_list()
+        assert len(clients) <= redis_store._CONNECTIONS + 1  # the test's fixture has one
+        await sessions._redis.flushall()
+
+
+def test_a_missing_client_library_gives_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    with pytest.raises(BootError, match=r"needs the package redis.*-m pip install .redis>=5") as error:
+        RedisSessions("redis://localhost", 2)
+    assert error.value.permanent
+
+
+@pytest.mark.parametrize("url", ["redis://u:s3cret@host:port", "redis://u:s3cret@host/0?max_connections=x"])
+def test_a_url_that_the_client_refuses_is_not_repeated(url: str) -> None:
+    with pytest.raises(BootError, match=r"session.redis_url: .*expected redis://") as error:
+        RedisSessions(url, 2)
+    assert error.value.permanent
+    assert "s3cret" not in error.value.message
+
+
+async def test_the_runtime_takes_the_configured_store(
+    start: Callable[..., Any], redis_server: RedisServer
+) -> None:
+    await start(session={"backend": "redis", "redis_url": redis_server.url})
+    await runtime.session.save_session_state("s", value=Value(1))
+    assert await runtime.session.load_session_state("s") == {"value": {"value": 1}}
+    await runtime.session._redis.flushall()  # type: ignore[attr-defined]
+
+
+async def test_a_worker_starts_without_its_redis(start: Callable[..., Any]) -> None:
+    await start(session={"backend": "redis", "redis_url": f"redis://127.0.0.1:{free_port()}"})
+    with pytest.raises(ConnectionError, match="cannot be used"):
+        await runtime.session.load_session_state("s")

@@ -1,0 +1,242 @@
+"""`runtime.models`: the configured model slots, and what a slot adds to AgentScope's model.
+
+It owns the lookup by name and the facade over one model. It must not know a provider or a major of
+AgentScope; those are behind `compat.majors`. A slot has to pass for the model itself everywhere that
+AgentScope looks (isinstance, attributes, assignment of `stream`), so the facade changes only what
+is documented: it takes Msg on 1.x too, and `slot.stream(...)` works beside `if slot.stream:`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from agentscope_protocol.config.settings import ModelSettings
+from agentscope_worker.runtime import tracing
+from agentscope_worker.runtime.boot_error import BootError, pip_install
+from agentscope_worker.runtime.compat import providers
+from agentscope_worker.runtime.compat.majors import seam
+
+# The package that brings a provider's client, for those that AgentScope does not require itself.
+_CLIENT_PACKAGES = {"gemini": "google-genai", "ollama": "ollama"}
+
+
+class Models(Mapping[str, Any]):
+    """The model slots: `models.main`, `models["main"]`, `keys()`, `in`, `len`."""
+
+    def __init__(self, slots: Mapping[str, Slot]) -> None:
+        self._slots = dict(slots)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self._slots[name]
+        except KeyError:
+            raise AttributeError(self._missing(name)) from None
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self._slots[name]
+        except KeyError:
+            raise KeyError(self._missing(name)) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._slots]
+
+    def _missing(self, name: str) -> str:
+        configured = ", ".join(self._slots) or "none"
+        return f"no model slot {name!r} in agentapp.yaml under models; configured: {configured}"
+
+
+def build_models(settings: Mapping[str, ModelSettings]) -> Models:
+    """The slots of `models` in agentapp.yaml; opens no connection.
+
+    Raises: BootError naming the key path, for a missing client library or refused settings.
+    """
+    return Models({name: Slot(_build(name, each)) for name, each in settings.items()})
+
+
+def _build(name: str, settings: ModelSettings) -> Any:
+    try:
+        return seam().make_model(settings)
+    except ImportError as error:
+        package = _CLIENT_PACKAGES.get(settings.provider, settings.provider)
+        raise BootError(
+            f"models.{name}: provider {settings.provider} needs the package {package}, which "
+            f"cannot be imported: {error}. To install it: {pip_install(package)}",
+            permanent=True,
+        ) from error
+    except Exception as error:  # whatever a provider's client refuses its arguments with
+        raise BootError(
+            f"models.{name}: the {settings.provider} model cannot be made of these settings: "
+            f"{_reason(error)}",
+            permanent=True,
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The text of `error`, without the values that pydantic would show: one may be a secret."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problems = error.errors(include_input=False, include_url=False)
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in problems)
+
+
+async def close_models(models: Models) -> None:
+    """Close the connections of all slots, as far as the providers' clients can."""
+    for slot in models.values():
+        await providers.close(slot)
+
+
+class Chunk:
+    """What `slot.stream(...)` yields: `text` is the new text; the rest is the raw ChatResponse's."""
+
+    __slots__ = ("raw", "text")
+
+    def __init__(self, text: str, raw: Any) -> None:
+        self.text = text
+        self.raw = raw
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return getattr(self.raw, name)
+        except KeyError:  # what a 1.x response raises for an unknown attribute
+            raise AttributeError(name) from None
+
+    def __repr__(self) -> str:
+        return f"Chunk(text={self.text!r})"
+
+
+class Slot:
+    """One configured model: the AgentScope model for every purpose, and `stream` as a method too."""
+
+    _model: Any
+
+    def __init__(self, model: Any) -> None:
+        self.__dict__["_model"] = model
+
+    @property  # type: ignore[misc]  # isinstance asks __class__, and so do pydantic's checks
+    def __class__(self) -> type[Any]:
+        return type(self._model)
+
+    if not TYPE_CHECKING:  # where slots have types, the model's class is a base, and says what it has
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.__dict__["_model"], name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._model, name, bool(value) if name == "stream" else value)
+
+    def __copy__(self) -> Slot:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Slot:
+        return self  # a connection pool cannot be copied, and an agent that holds it may be
+
+    def __repr__(self) -> str:
+        return f"<model slot: {type(self._model).__name__}>"
+
+    @property
+    def stream(self) -> _Stream:
+        """The flag that AgentScope reads and assigns, and the method that Apps call."""
+        return _Stream(self, bool(self._model.stream))
+
+    async def __call__(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        """AgentScope's own call, with Msg accepted on both majors.
+
+        Returns a ChatResponse, or an async generator of them when the slot streams.
+        """
+        cancels = _cancels()
+        prompt = await seam().prompt(self._model, messages)
+        response = await tracing.model_call(self._model, lambda: self._model(prompt, *args, **kwargs))
+        _raise_if_cancelled(cancels)
+        return response if not isinstance(response, AsyncGenerator) else await _begun(response)
+
+
+class _Stream:
+    """A slot's `stream`: as true as the flag was when it was read, and callable.
+
+    It holds the flag, not the model: AgentScope 1.x saves it, assigns False and restores it.
+    """
+
+    __slots__ = ("_on", "_slot")
+
+    def __init__(self, slot: Slot, on: bool) -> None:
+        self._slot = slot
+        self._on = on
+
+    def __bool__(self) -> bool:
+        return self._on
+
+    def __eq__(self, other: object) -> bool:
+        return bool(other) == self._on if isinstance(other, bool | _Stream) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._on)
+
+    def __repr__(self) -> str:
+        return repr(self._on)
+
+    async def __call__(self, messages: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Chunk]:
+        """Ask the model and yield a Chunk for each new piece of text.
+
+        A model that does not stream gives one. Where the answer holds more than text, such as tool
+        calls, the last chunk carries the whole response, with an empty `text`.
+        """
+        cancels = _cancels()
+        compat = seam()
+        response = await self._slot(messages, *args, **kwargs)
+        if not isinstance(response, AsyncGenerator):
+            yield Chunk(compat.text_of(response), response)
+            return
+        seen, last = "", None
+        async with contextlib.aclosing(response) as responses:
+            async for last in responses:
+                text = compat.new_text(last, seen)
+                if text:
+                    seen += text
+                    yield Chunk(text, last)
+        _raise_if_cancelled(cancels)
+        if last is not None and compat.holds_more_than_text(last):
+            yield Chunk("", last)
+
+
+async def _begun(responses: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    """`responses`, its first one already fetched.
+
+    An async generator that was never begun is never finalised, so that the answer of a call that
+    nobody reads would keep its connection; a begun one is closed when it is dropped.
+    """
+    nothing = object()
+    first = await anext(responses, nothing)
+
+    async def all_of_them() -> AsyncGenerator[Any, None]:
+        async with contextlib.aclosing(responses):
+            if first is not nothing:
+                yield first
+            async for each in responses:
+                yield each
+
+    return all_of_them()
+
+
+def _cancels() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
+def _raise_if_cancelled(before: int) -> None:
+    """Give a cancellation back that AgentScope 2.x has swallowed since `before` was counted."""
+    if _cancels() > before:
+        raise asyncio.CancelledError
