@@ -20,15 +20,15 @@ from typing import Any, Final
 from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_protocol.config.settings import Settings
 from agentscope_supervisor import __version__
-from agentscope_supervisor.control.handlers import OperatorsDesk
-from agentscope_supervisor.control.server import Control
+from agentscope_supervisor.control.handlers import Handlers
+from agentscope_supervisor.control.server import ControlServer
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, refusal
-from agentscope_supervisor.domain.request import Invocation
+from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.heartbeat.loop import Heartbeat, VitalSigns
-from agentscope_supervisor.processes.reaper import Orphans
+from agentscope_supervisor.processes.reaper import Reaper
 from agentscope_supervisor.project.config import Project
-from agentscope_supervisor.project.watch_filter import Edits
+from agentscope_supervisor.project.watch_filter import WatchFilter
 from agentscope_supervisor.project.watcher import Watcher
 from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.runs.recorder import Recorder, limits
@@ -36,22 +36,22 @@ from agentscope_supervisor.runs.store import Store
 from agentscope_supervisor.system import signals
 from agentscope_supervisor.system.event_queue import EventQueue
 from agentscope_supervisor.system.instance_dir import Address
-from agentscope_supervisor.system.log_buffer import Journal
-from agentscope_supervisor.system.process_memory import Memory
+from agentscope_supervisor.system.log_buffer import LogBuffer
+from agentscope_supervisor.system.process_memory import ProcessMemory
 from agentscope_supervisor.system.sdnotify import Notifier
 from agentscope_supervisor.telemetry.metrics import Look, Metrics
-from agentscope_supervisor.turns.service import MAINTENANCE, Turns
+from agentscope_supervisor.turns.service import MAINTENANCE, TurnService
 from agentscope_supervisor.turns.session_table import SessionTable
 from agentscope_supervisor.web.app import FrontDoor
 from agentscope_supervisor.web.console import Console
 from agentscope_supervisor.web.tracing import Tracing
-from agentscope_supervisor.workers.controller import Staffing, worker_count
-from agentscope_supervisor.workers.exit_reasons import Cause, Verdict
-from agentscope_supervisor.workers.hang_watch import Pulse
-from agentscope_supervisor.workers.lifecycle import State
+from agentscope_supervisor.workers.controller import Controller, worker_count
+from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason
+from agentscope_supervisor.workers.hang_watch import HangWatch
+from agentscope_supervisor.workers.lifecycle import ProcessState
 from agentscope_supervisor.workers.memory_watch import MemoryWatch
 from agentscope_supervisor.workers.pool import Process
-from agentscope_supervisor.workers.revisions import Refused, Rolling, Unchanged
+from agentscope_supervisor.workers.revisions import ReloadRefused, Rolling, Unchanged
 
 log = logging.getLogger(__name__)
 
@@ -70,25 +70,25 @@ class Daemon:
         self._project: Final = project
         self._settings: Final = settings
         self._post: Final = EventQueue().post
-        self._memory: Final = Memory(lambda: [os.getpid(), *self._workforce.marks()])
-        states = [state.name.lower() for state in State if state < State.GONE]
+        self._memory: Final = ProcessMemory(lambda: [os.getpid(), *self._workforce.marks()])
+        states = [state.name.lower() for state in ProcessState if state < ProcessState.GONE]
         self._metrics: Final = Metrics(self, self._memory, states, Cause) if settings.server.metrics else None
         self._store: Final = Store(store, limits(settings.sessions))
         self._recorder: Final = Recorder(settings.sessions, self._store)
-        self._turns: Final = Turns(
+        self._turns: Final = TurnService(
             settings, worker_count(settings), self._post, self._recorder, self._metrics
         )
         self._ledger: Final = self._turns.ledger
         self._table: Final = SessionTable(self._ledger, self._turns.open)
-        self._staffing: Final = Staffing(
+        self._staffing: Final = Controller(
             project, settings, self._turns, self._post, self._metrics, self._ready, self._rollout_ended
         )
         self._turns.hands = self._staffing
         self._fleet: Final = self._staffing.fleet
         self._workforce: Final = self._staffing.workforce
-        self._orphans: Final = Orphans(self._workforce.marks)
+        self._orphans: Final = Reaper(self._workforce.marks)
         self._heartbeat: Heartbeat | None = None
-        self._pulse: Pulse
+        self._pulse: HangWatch
         self._started_at: Final = self._loop.time()
         self._trouble = ""  # why the last reload came to nothing
         self._manager: Final = Notifier(os.environ, os.getpid(), self._described)
@@ -117,7 +117,7 @@ class Daemon:
                 signal.SIGTTOU: lambda: self.scale(max(self._fleet.size - 1, 1)),
             }
         )
-        self._pulse = Pulse(self._settings.supervisor.unresponsive_timeout, self._workforce, self._post)
+        self._pulse = HangWatch(self._settings.supervisor.unresponsive_timeout, self._workforce, self._post)
         memory_watch = MemoryWatch(
             self._memory,
             self._staffing.measurable,
@@ -125,7 +125,7 @@ class Daemon:
         )
         traced = self._settings.tracing
         tracing = Tracing(traced.endpoint, self._project.folder.name) if traced is not None else None
-        journal = Journal()
+        journal = LogBuffer()
         logging.getLogger().addHandler(journal)
         desk = self._operators_desk(address)
         has_console = self._settings.server.console == "on"
@@ -141,7 +141,7 @@ class Daemon:
                 self._settings.platform, self, self._memory, self._post, leaves=leaves
             )
             self._heartbeat.start()
-        control = Control(desk, journal)
+        control = ControlServer(desk, journal)
         await control.listen(control_sock)
         watcher = self._watcher() if self._project.watched else None
         if watcher is not None:
@@ -174,7 +174,7 @@ class Daemon:
 
     # -- Desk: what the front door asks -----------------------------------------------------
 
-    def submit(self, request: Invocation, answer: Answer) -> Turn | Failure:
+    def submit(self, request: TurnRequest, answer: Answer) -> Turn | Failure:
         return self._turns.submit(request, answer)
 
     def leave(self, turn: Turn) -> None:
@@ -290,20 +290,20 @@ class Daemon:
         }
         return VitalSigns(_PLATFORM_STATUS.get(status, status), metrics)
 
-    def check(self) -> Refused | None:
+    def check(self) -> ReloadRefused | None:
         return self._staffing.check()
 
-    def reload(self, *, even_unchanged: bool, code_only: bool = False) -> Rolling | Unchanged | Refused:
+    def reload(self, *, even_unchanged: bool, code_only: bool = False) -> Rolling | Unchanged | ReloadRefused:
         if not self._fleet.stopping:
             self._manager.reloading()
         told = self._staffing.reload(even_unchanged=even_unchanged, code_only=code_only)
-        if isinstance(told, Refused):
+        if isinstance(told, ReloadRefused):
             self._trouble = told.reason
         if not isinstance(told, Rolling):
             self._manager.reloaded()
         return told
 
-    def roll(self) -> Rolling | Refused:
+    def roll(self) -> Rolling | ReloadRefused:
         if not self._fleet.stopping:
             self._manager.reloading()
         return self._staffing.roll()
@@ -319,7 +319,7 @@ class Daemon:
     def reset(self, slot: int) -> None:
         self._post(partial(self._staffing.reset, slot))
 
-    def kill(self, process: Process, verdict: Verdict) -> None:
+    def kill(self, process: Process, verdict: ExitReason) -> None:
         self._post(partial(self._staffing.kill, process, verdict))
 
     def stop(self, *, at_once: bool) -> None:
@@ -339,8 +339,8 @@ class Daemon:
         """Wait until no turn is open."""
         await self._turns.idle()
 
-    def _operators_desk(self, address: Address) -> OperatorsDesk:
-        return OperatorsDesk(
+    def _operators_desk(self, address: Address) -> Handlers:
+        return Handlers(
             self,
             self._fleet,
             self._ledger,
@@ -353,7 +353,7 @@ class Daemon:
 
     def _watcher(self) -> Watcher:
         project = self._project
-        edits = Edits(project.folder, project.config, Path(self._settings.session.save_dir))
+        edits = WatchFilter(project.folder, project.config, Path(self._settings.session.save_dir))
         return Watcher(project.folder, edits, self._edited)
 
     # -- what happens ---------------------------------------------------------------------------

@@ -19,12 +19,12 @@ import uvloop
 from agentscope_protocol.config.settings import Settings
 from agentscope_protocol.wire.codec import encode
 from agentscope_protocol.wire.frames import Data, End, Hello
-from agentscope_supervisor.domain.request import Invocation
+from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.system.event_queue import EventQueue
-from agentscope_supervisor.turns.service import Turns
+from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.web.app import FrontDoor
 from agentscope_supervisor.workers.link import WorkerLink
 from tests.harness.client import JSON, request, turn_body
@@ -77,7 +77,7 @@ class Instance:
         self._post: Final = queue.post
         store: Any = None  # of runs without a key it is not asked
         recorder = Recorder(settings.sessions, store)
-        self.turns: Final = Turns(settings, 1, queue.post, recorder, None)
+        self.turns: Final = TurnService(settings, 1, queue.post, recorder, None)
         self.link: Final = WorkerLink(PROCESS, "0.1", {}, cast(Any, None), cast(Any, self))
         self.to_worker: Final = Wire()
         self.from_worker: Final = self.link._link
@@ -88,7 +88,7 @@ class Instance:
         self.door: Final = FrontDoor(settings.server, cast(Any, self), recorder)
         self.streams = 0
 
-    def submit(self, asked: Invocation, answer: Answer) -> Any:
+    def submit(self, asked: TurnRequest, answer: Answer) -> Any:
         self.streams += 1
         return self.turns.submit(asked, answer)
 
@@ -98,7 +98,7 @@ class Instance:
     def leave(self, turn: Turn) -> None:
         self.turns.leave(turn)
 
-    def hand(self, _number: int, turn: Turn, asked: Invocation, answer: Answer) -> None:
+    def hand(self, _number: int, turn: Turn, asked: TurnRequest, answer: Answer) -> None:
         self.link.hand(turn, asked, answer)
 
     def drained(self, number: int) -> None: ...

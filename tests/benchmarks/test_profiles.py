@@ -14,7 +14,7 @@ from tests.benchmarks.profiles import Profile
 from tests.benchmarks.results import ROOT
 
 LOOP = "0x7f (libc.so.6);Runner.run (asyncio/runners.py:8);run_forever (loop.c:33);uv_run (core.c:4)"
-TURN = f"{LOOP};Py_DECREF (object.h:5);Turns.submit (agentscope_supervisor/turns/turns.py:90)"
+TURN = f"{LOOP};Py_DECREF (object.h:5);TurnService.submit (agentscope_supervisor/turns/turns.py:90)"
 SAMPLES = f"""\
 {TURN} 40
 {TURN};_PyObject_Malloc (libpython3.11.so.1.0) 10
@@ -29,7 +29,7 @@ not a line of samples
 
 MYPYC = "agentscope_supervisor__mypyc.cpython-311-x86_64-linux-gnu.so"
 HELPER = "_____mypyc_generator_helper__"
-SUBMIT = Frame("agentscope_supervisor.turns.service", "Turns.submit")
+SUBMIT = Frame("agentscope_supervisor.turns.service", "TurnService.submit")
 WRITE = Frame("kernel", "write")
 
 
@@ -113,7 +113,7 @@ def test_a_graph_is_small_and_the_same_each_time_and_tells_whole_names() -> None
     space = "{http://www.w3.org/2000/svg}"
     titles = [each.text for each in ElementTree.fromstring(svg).iter(f"{space}title")]
     assert titles == [
-        "agentscope_supervisor.turns.service.Turns.submit, 90.0%",
+        "agentscope_supervisor.turns.service.TurnService.submit, 90.0%",
         "agentscope_supervisor.turns.service.<a & b>, 90.0%",
         "kernel.write, 10.0%",
     ]
@@ -127,7 +127,7 @@ def test_a_page_has_the_graphs_and_the_shares_of_what_was_taken(tmp_path: Path) 
     assert "a machine" in page
     assert "| kernel | 25% | 25% |" in page
     assert "0.50 cores, 25% of that in the kernel; 100 samples." in page
-    assert "| 62.5% | `agentscope_supervisor.turns.service.Turns.submit` |" in page
+    assert "| 62.5% | `agentscope_supervisor.turns.service.TurnService.submit` |" in page
     for role in profiles.ROLES.values():
         assert f"](images/profiles/short-{role}.svg)" in page
         ElementTree.parse(tmp_path / profiles.IMAGES / f"short-{role}.svg")

@@ -21,7 +21,7 @@ import uvloop
 
 from agentscope_protocol.wire.codec import FrameReader, encode
 from agentscope_protocol.wire.connection import Responder
-from agentscope_protocol.wire.frames import Credit, Data, End, Fail, Form, Hello, Open
+from agentscope_protocol.wire.frames import Credit, Data, End, Fail, Hello, Open, StreamKind
 from agentscope_protocol.wire.link import Link
 from agentscope_protocol.wire.page import LifePage
 from agentscope_worker import host, messages
@@ -69,7 +69,7 @@ class Worker:
         frames = []
         for place in range(TOGETHER):
             self._stream += 1
-            frames.append(encode(Open(self._stream, Form.EVENTS, f"s{place}", RUN, body, {})))
+            frames.append(encode(Open(self._stream, StreamKind.EVENTS, f"s{place}", RUN, body, {})))
         self.link.data_received(b"".join(frames))
         while ended < TOGETHER:
             await asyncio.sleep(0.001)

@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from agentscope_protocol.wire.codec import FrameReader, encode
-from agentscope_protocol.wire.frames import PROTOCOL_VERSION, Data, End, Form, Frame, Hello, Notice, Open
+from agentscope_protocol.wire.frames import (
+    PROTOCOL_VERSION,
+    Data,
+    End,
+    Frame,
+    Hello,
+    Notice,
+    Open,
+    StreamKind,
+)
 from agentscope_protocol.wire.page import PAGE_SIZE, TICK_EVERY, LifePage
 
 Step = dict[str, Any]
@@ -82,11 +91,11 @@ class HostileWorker:
             case {"say": text}:  # on: the stream, if it is not this turn's
                 message = {"name": "assistant", "content": text, "role": "assistant"}
                 event = f"id: {turn.run_id}-{len(said)}\ndata: {json.dumps(message)}\n\n".encode()
-                if turn.form == Form.EVENTS:
+                if turn.form == StreamKind.EVENTS:
                     self.send(Data(turn.stream + step.get("on", 0), 1, event))
                 said.append(message)
             case {"end": offset}:
-                whole = json.dumps(said).encode() if turn.form == Form.WHOLE else b""
+                whole = json.dumps(said).encode() if turn.form == StreamKind.WHOLE else b""
                 self.send(End(turn.stream + offset, whole))
             case {"raw": data}:
                 self._link.sendall(base64.b64decode(data))

@@ -26,11 +26,11 @@ from agentscope_protocol.wire.frames import CancelReason
 from agentscope_supervisor import daemon as daemon_module
 from agentscope_supervisor.daemon import Daemon
 from agentscope_supervisor.domain.turn import Purpose, Turn
-from agentscope_supervisor.processes.launcher import Order
+from agentscope_supervisor.processes.launcher import LaunchRequest
 from agentscope_supervisor.project.config import ProjectError
 from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.turns.session_affinity import FAREWELL_WITHIN
-from agentscope_supervisor.workers import pool as workforce
+from agentscope_supervisor.workers import pool
 
 T = TypeVar("T")
 
@@ -238,13 +238,13 @@ class Door:
         pass
 
 
-class Nursery:
-    """`nursery.Nursery`: what it starts is there at once, or `Machine.births` says later."""
+class Launcher:
+    """`nursery.Launcher`: what it starts is there at once, or `Machine.births` says later."""
 
     def __init__(self, machine: "Machine") -> None:
         self._machine: Final = machine
 
-    def start(self, order: Order) -> None:
+    def start(self, order: LaunchRequest) -> None:
         assert not self._machine.asked_at, "started after the stop"
         self._machine.orders[order.process] = order
         if self._machine.births == "at once":
@@ -262,8 +262,8 @@ class Nursery:
         pass
 
 
-class Orphans:
-    """`orphans.Orphans` where there are none."""
+class Reaper:
+    """`orphans.Reaper` where there are none."""
 
     def __init__(self, marks: object) -> None:
         pass
@@ -319,7 +319,7 @@ class Machine:
         self.workers: list[Worker] = []  # all that ever were
         self.by_number: dict[int, Worker] = {}
         self.begun: set[Turn] = set()  # turns that an App may have seen
-        self.orders: dict[int, Order] = {}  # of processes that are not there yet
+        self.orders: dict[int, LaunchRequest] = {}  # of processes that are not there yet
         self.births = "at once"  # or "waiting", or "under way" and no more to be called off
         self.forks_fail = False
         self.ready = ""  # what workers say with that word
@@ -336,13 +336,13 @@ class Machine:
         log.addHandler(self._failures)
         log.propagate = False
         with (
-            patch.object(workforce, "Nursery", lambda *_: Nursery(self)),
-            patch.object(workforce, "WorkerLink", Link),
-            patch.object(workforce.kernel, "oom_kills", lambda: 0),
-            patch.object(daemon_module, "Orphans", Orphans),
+            patch.object(pool, "Launcher", lambda *_: Launcher(self)),
+            patch.object(pool, "WorkerLink", Link),
+            patch.object(pool.kernel, "oom_kills", lambda: 0),
+            patch.object(daemon_module, "Reaper", Reaper),
             patch.object(daemon_module, "Store", Store),
             patch.object(daemon_module, "FrontDoor", Door),
-            patch.object(daemon_module, "Control", Door),
+            patch.object(daemon_module, "ControlServer", Door),
             patch.object(daemon_module.signals, "install", self._install),
             patch.object(psutil, "Process", self._seen),
         ):

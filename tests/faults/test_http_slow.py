@@ -166,7 +166,7 @@ async def test_f70_idle_connection_is_closed() -> None:
     async def handler(_: web.BaseRequest) -> web.StreamResponse:
         return web.Response()
 
-    server = aiohttp_connection.Server(handler, aiohttp_connection.Limits(5, 1024, idle_timeout=0.3))
+    server = aiohttp_connection.Server(handler, aiohttp_connection.HttpLimits(5, 1024, idle_timeout=0.3))
     lost = asyncio.Event()
     make = partial(server.connect, False, lost.set)
     listening = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)

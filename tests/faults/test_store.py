@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from agentscope_supervisor.domain import sse
-from agentscope_supervisor.runs.database import Database, Limits
+from agentscope_supervisor.runs.database import Database, StoreLimits
 from agentscope_supervisor.runs.store import Store as Store  # for the writers below
 from tests.harness.client import Stream
 from tests.harness.instance import Instance, environment
@@ -18,7 +18,7 @@ from tests.harness.waiting import wait_until
 
 pytestmark = pytest.mark.supervisor_only
 
-LIMITS: Final = Limits(max_bytes=10**8, replay_ttl=3600.0, idempotency_ttl=3600.0)
+LIMITS: Final = StoreLimits(max_bytes=10**8, replay_ttl=3600.0, idempotency_ttl=3600.0)
 KILLS: Final = 8
 
 # Claims keys and writes events as fast as it can; each line that it prints is a key that it was told it has.

@@ -16,7 +16,7 @@ import uvloop
 from aiohttp import web
 
 from agentscope_supervisor.http1 import listener
-from agentscope_supervisor.http1.aiohttp_connection import Limits, Server
+from agentscope_supervisor.http1.aiohttp_connection import HttpLimits, Server
 from tests.harness.client import Connection, request
 
 SHORTER: Final = {"TCP_USER_TIMEOUT": 1500, "TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 1}
@@ -55,7 +55,7 @@ async def main() -> None:
     loopback("up")
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    door = listener.Listener(sock, 100, Server(handler, Limits(5, 1024)).connect)
+    door = listener.Listener(sock, 100, Server(handler, HttpLimits(5, 1024)).connect)
     connections = [Connection(sock.getsockname()[1]) for _ in PATHS]
     for connection, path in zip(connections, PATHS, strict=True):
         await connection.__aenter__()

@@ -12,11 +12,11 @@ from typing import Any, Final
 import pytest
 
 from agentscope_protocol.config.settings import ServerSettings
-from agentscope_supervisor.http1.aiohttp_connection import Limits, Server
-from agentscope_supervisor.system.log_buffer import Journal
+from agentscope_supervisor.http1.aiohttp_connection import HttpLimits, Server
+from agentscope_supervisor.system.log_buffer import LogBuffer
 from agentscope_supervisor.web import console as console_routes
 from agentscope_supervisor.web.console import MAX_WATCHERS, Console
-from agentscope_supervisor.workers.revisions import Refused as RolloutRefused
+from agentscope_supervisor.workers.revisions import ReloadRefused
 from tests.conftest import StartInstance
 from tests.harness.browser import Chromium, Page
 from tests.harness.client import JSON, Connection, Response, call, invoke, new_session, request
@@ -534,8 +534,8 @@ async def test_a_page_that_is_not_read_is_let_go_and_gives_its_place_back(
 ) -> None:
     monkeypatch.setattr(console_routes, "STALLED_AFTER", 0.2)
     monkeypatch.setattr(console_routes, "MAX_WATCHERS", 1)
-    console = Console(ServerSettings(), Busy(), Journal())
-    server = Server(lambda request: console.live(request, {}), Limits(5.0, 1024))
+    console = Console(ServerSettings(), Busy(), LogBuffer())
+    server = Server(lambda request: console.live(request, {}), HttpLimits(5.0, 1024))
     loop = asyncio.get_running_loop()
     listening = await loop.create_server(lambda: server.connect(False, lambda: None), "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
@@ -572,8 +572,8 @@ class Busy:
 
     deaths = sessions
 
-    def reload(self) -> RolloutRefused:
-        return RolloutRefused("busy")
+    def reload(self) -> ReloadRefused:
+        return ReloadRefused("busy")
 
     def maintain(self, on: bool) -> None:
         pass

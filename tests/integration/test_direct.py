@@ -17,8 +17,8 @@ from aiohttp import web
 
 from agentscope_protocol.config.settings import Settings
 from agentscope_supervisor.http1 import aiohttp_connection, fast_connection
-from agentscope_supervisor.http1.fast_connection import DirectConnection, DirectServer, Exchange
-from agentscope_supervisor.http1.fast_head import TurnHead
+from agentscope_supervisor.http1.fast_connection import Exchange, FastConnection, FastServer
+from agentscope_supervisor.http1.fast_head import FastHead
 from agentscope_supervisor.http1.responses import head_bytes
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.web.app import FrontDoor
@@ -39,15 +39,15 @@ class Door:
 
     def __init__(self, idle: float = 60.0, head: float = 5.0, body_within: float = 0.05) -> None:
         self.left = 0
-        self.answers: list[DirectConnection] = []  # that are not finished
-        limits = aiohttp_connection.Limits(head, 2 * LARGE, idle_timeout=idle)
+        self.answers: list[FastConnection] = []  # that are not finished
+        limits = aiohttp_connection.HttpLimits(head, 2 * LARGE, idle_timeout=idle)
         self.plain = aiohttp_connection.Server(self.handle, limits)
-        self.server = DirectServer(self.take, self.plain, limits, body_within)
+        self.server = FastServer(self.take, self.plain, limits, body_within)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(body=b"plain " + await request.read())
 
-    def take(self, head: TurnHead, body: bytes, connection: DirectConnection) -> Exchange | None:
+    def take(self, head: FastHead, body: bytes, connection: FastConnection) -> Exchange | None:
         if body == b"raise":
             raise RuntimeError("a bug")
         if body == b"silent":

@@ -15,13 +15,13 @@ from agentscope_protocol.wire.frames import (
     Data,
     End,
     Fail,
-    Form,
     Frame,
     Hello,
     Notice,
     Open,
     Ping,
     Pong,
+    StreamKind,
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -43,7 +43,13 @@ def frames(streams: st.SearchStrategy[int]) -> st.SearchStrategy[Frame]:
         st.builds(Pong, NUMBER, INT64, INT64),
         st.builds(Notice, TEXT, TEXT),
         st.builds(
-            Open, streams, st.sampled_from(Form), TEXT, TEXT, BYTES, st.dictionaries(TEXT, TEXT, max_size=3)
+            Open,
+            streams,
+            st.sampled_from(StreamKind),
+            TEXT,
+            TEXT,
+            BYTES,
+            st.dictionaries(TEXT, TEXT, max_size=3),
         ),
         st.builds(Hello, NUMBER, st.dictionaries(TEXT, st.one_of(TEXT, INT64, BYTES), max_size=3)),
     )

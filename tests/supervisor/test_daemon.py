@@ -18,18 +18,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from agentscope_protocol.config.settings import Settings
 from agentscope_protocol.wire.errors import Code
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.daemon import Daemon
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import Key
-from agentscope_supervisor.domain.request import Invocation
-from agentscope_supervisor.domain.turn import OnBusy, Purpose, Turn
-from agentscope_supervisor.domain.turn import State as TurnState
+from agentscope_supervisor.domain.request import TurnRequest
+from agentscope_supervisor.domain.turn import OnBusy, Purpose, Turn, TurnState
 from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.turns import routing
-from agentscope_supervisor.turns.quarantine import Poison
+from agentscope_supervisor.turns.quarantine import Quarantine
 from agentscope_supervisor.workers.fleet import EX_CONFIG, EX_OK, EX_TEMPFAIL
-from agentscope_supervisor.workers.lifecycle import State
+from agentscope_supervisor.workers.lifecycle import ProcessState
 from tests.fakes.machine import STATES, Machine, Worker, worn
 
 pytestmark = pytest.mark.as_python
@@ -45,7 +44,7 @@ class Asked(Answer):
     """The answer to a request that became a turn, and each end that its client has been told of it."""
 
     def __init__(self, run_id: str, body: bytes, now: float) -> None:
-        super().__init__(run_id, Form.EVENTS, now)
+        super().__init__(run_id, StreamKind.EVENTS, now)
         self.body: Final = body
         self.told: Final[list[Failure | None]] = []
 
@@ -62,7 +61,7 @@ class World(RuleBasedStateMachine):
         self.undo = ExitStack()
         self.runs = count(1)
         self.asked: dict[Turn, Asked] = {}  # all that were accepted, in order of arrival
-        self.poison = Poison()
+        self.poison = Quarantine()
         self.blamed: set[int] = set()
 
     @initialize(
@@ -133,7 +132,7 @@ class World(RuleBasedStateMachine):
     def ask(self, session: str, on_busy: OnBusy | None, body: bytes, key: Key | None = None) -> None:
         run_id = f"r{next(self.runs)}"
         asked = Asked(run_id, body, self.machine.loop.now)
-        request = Invocation(session, Form.EVENTS, on_busy, body, "ann", {}, key)
+        request = TurnRequest(session, StreamKind.EVENTS, on_busy, body, "ann", {}, key)
 
         def submit() -> None:
             turn = self.daemon.submit(request, asked)
@@ -165,7 +164,7 @@ class World(RuleBasedStateMachine):
     @rule(session=st.sampled_from(SESSIONS))
     def a_session_is_deleted(self, session: str) -> None:
         asked = Asked(f"r{next(self.runs)}", b"", self.machine.loop.now)
-        request = Invocation(session, Form.FORGET, "reject", b"{}", "ann", {})
+        request = TurnRequest(session, StreamKind.FORGET, "reject", b"{}", "ann", {})
         busy = any(turn.session_id == session and turn.purpose is Purpose.CLIENT for turn in self.open())
         turn = self.machine.do(lambda: self.daemon.submit(request, asked))
         if isinstance(turn, Failure):
@@ -458,7 +457,7 @@ class World(RuleBasedStateMachine):
     def turns_go_where_they_can_run(self) -> None:
         fleet, book = self.daemon._fleet, self.daemon._ledger
         assert fleet.routed == book.slots
-        ready = {p.number for p in self.daemon._workforce if p.state is State.READY}
+        ready = {p.number for p in self.daemon._workforce if p.state is ProcessState.READY}
         for number, slot in self.currents().items():
             assert book.assigned(slot) == (number if number in ready else None)
         if not self.over:
@@ -474,7 +473,9 @@ class World(RuleBasedStateMachine):
             assert not self.open(), "a turn without a terminal event"
             return
         told = {
-            number for number, (request, _) in self.daemon._turns.open.items() if request.form is Form.IDLE
+            number
+            for number, (request, _) in self.daemon._turns.open.items()
+            if request.form is StreamKind.IDLE
         }
         assert self.daemon._turns.open.keys() - told == {turn.number for turn in self.open()}
         assert self.machine.ready or not told

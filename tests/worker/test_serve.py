@@ -16,10 +16,10 @@ from agentscope_protocol.wire.frames import (
     Data,
     End,
     Fail,
-    Form,
     Frame,
     Hello,
     Open,
+    StreamKind,
 )
 from agentscope_protocol.wire.link import Link
 from agentscope_worker.runtime import AgentApp, SessionContext
@@ -104,7 +104,7 @@ async def for_ever() -> None:
 
 
 def opened(stream: int) -> Open:
-    return Open(stream, Form.EVENTS, f"s{stream}", f"run-{stream}", BODY)
+    return Open(stream, StreamKind.EVENTS, f"s{stream}", f"run-{stream}", BODY)
 
 
 async def test_a_short_turn_ends_in_the_step_of_its_event(app: Echo) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_worker import sessions as sessions_module
 from agentscope_worker.runtime import AgentApp, SessionContext
 from agentscope_worker.runtime.sessions.json_store import JsonSessions
@@ -40,9 +40,9 @@ async def store(tmp_path: Path) -> JsonSessions:
 
 
 async def test_only_an_app_with_the_hook_wants_to_be_told(store: JsonSessions) -> None:
-    assert Sessions(Told(), store).forms == [Form.IDLE, Form.FORGET]
+    assert Sessions(Told(), store).forms == [StreamKind.IDLE, StreamKind.FORGET]
     plain = Sessions(Plain(), store)
-    assert plain.forms == [Form.FORGET]
+    assert plain.forms == [StreamKind.FORGET]
     plain.begins(SessionContext("s", {"user_id": "ann"}))
     assert not plain._metadata, "it costs nothing"
 

@@ -17,7 +17,15 @@ import orjson
 
 from agentscope_protocol.wire.connection import Event, Responder, Writable
 from agentscope_protocol.wire.errors import Code
-from agentscope_protocol.wire.frames import MAX_ANSWER, REQUEST_ID, Cancel, CancelReason, Form, Open, Ping
+from agentscope_protocol.wire.frames import (
+    MAX_ANSWER,
+    REQUEST_ID,
+    Cancel,
+    CancelReason,
+    Open,
+    Ping,
+    StreamKind,
+)
 from agentscope_protocol.wire.link import Link
 from agentscope_worker import host, log_output, messages
 from agentscope_worker.runtime import AgentApp, SessionContext, tracing
@@ -130,9 +138,9 @@ class Server:
         try:
             with session_claims.turn(opened.session_id, opened.run_id):
                 match opened.form:
-                    case Form.IDLE:
+                    case StreamKind.IDLE:
                         return await self._sessions.leaves(opened.session_id, opened.run_id)
-                    case Form.FORGET:
+                    case StreamKind.FORGET:
                         return await self._sessions.forget(opened.session_id, opened.body)
                 return await self._run(turn)
         except (SystemExit, KeyboardInterrupt) as error:
@@ -152,7 +160,7 @@ class Server:
             self._sessions.begins(context)
             answers = await host.start_answer(self._app, message, context)
             try:
-                if opened.form == Form.WHOLE:
+                if opened.form == StreamKind.WHOLE:
                     return await self._collect(turn, answers)
                 await self._stream(turn, answers)
                 return b""
@@ -219,7 +227,7 @@ class Server:
         elif isinstance(error, messages.BadMessage):
             self._responder.fail(stream, Code.BAD_MESSAGE, str(error))
         else:
-            who = "the session store" if turn.opened.form == Form.FORGET else "the App"
+            who = "the session store" if turn.opened.form == StreamKind.FORGET else "the App"
             log.error("%s raised", who, exc_info=error, extra=turn.extra)
             self._responder.fail(stream, Code.APP_ERROR, _text(error))
             if worn := _worn(error):

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_worker.runtime import AgentApp, SessionContext
 from agentscope_worker.runtime.sessions.store import SessionStore
 
@@ -32,7 +32,7 @@ class Sessions:
     @property
     def forms(self) -> list[int]:
         """Forms of streams that can be answered here."""
-        return [Form.IDLE, Form.FORGET] if self._wants_to_know else [Form.FORGET]
+        return [StreamKind.IDLE, StreamKind.FORGET] if self._wants_to_know else [StreamKind.FORGET]
 
     def begins(self, context: SessionContext) -> None:
         """A turn begins."""

@@ -24,13 +24,13 @@ from agentscope_protocol.wire.frames import (
     Data,
     End,
     Fail,
-    Form,
     Frame,
     Hello,
     Notice,
     Open,
     Ping,
     Pong,
+    StreamKind,
     Tag,
 )
 
@@ -155,7 +155,7 @@ def _hello(_stream: int, number: int, payload: bytes) -> Frame:
 
 
 _CODES: Final = frozenset(int(code) for code in Code)
-_FORMS: Final = frozenset(int(form) for form in Form)
+_FORMS: Final = frozenset(int(form) for form in StreamKind)
 _DECODERS: Final[Mapping[int, Callable[[int, int, bytes], Frame]]] = {
     Tag.DATA: _data,
     Tag.END: lambda stream, _number, payload: End(stream, payload),

@@ -119,7 +119,7 @@ class _Connection(ABC):
 
 
 # Read once: see `agentscope_protocol.wire.values`.
-_OPEN: Final = st.State.OPEN
+_OPEN: Final = st.StreamState.OPEN
 _RECV_TERMINAL: Final = st.Move.RECV_TERMINAL
 _SEND_TERMINAL: Final = st.Move.SEND_TERMINAL
 _DATA: Final = int(Tag.DATA)
@@ -133,7 +133,7 @@ class _Asked:
     __slots__ = ("state", "window")
 
     def __init__(self) -> None:
-        self.state: st.State = _OPEN
+        self.state: st.StreamState = _OPEN
         self.window: Final = ReceiveWindow()
 
 
@@ -245,7 +245,7 @@ class _Answering:
     __slots__ = ("credit", "events", "size", "state")
 
     def __init__(self) -> None:
-        self.state: st.State = _OPEN
+        self.state: st.StreamState = _OPEN
         self.credit: Final = SendCredit()
         self.events: list[bytes] = []  # sent, not yet gathered into a frame
         self.size = 0  # bytes in `events`

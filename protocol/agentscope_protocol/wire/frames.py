@@ -72,7 +72,7 @@ MAX_PAYLOAD: Final[Mapping[int, int]] = {
 """Bytes a payload may have, by tag; MAX_WORDS where the tag is not listed, or not known to us."""
 
 
-class Form(IntEnum):
+class StreamKind(IntEnum):
     """What a stream is for, and how the requester wants its answer.
 
     A turn has one of the first two. The others are for the session between its turns; a worker that can do
@@ -140,7 +140,7 @@ class Data:
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class End:
-    """Worker to supervisor: the answer is complete. Terminal. `payload`: see Form.WHOLE."""
+    """Worker to supervisor: the answer is complete. Terminal. `payload`: see StreamKind.WHOLE."""
 
     stream: Final[int]
     payload: Final[bytes]

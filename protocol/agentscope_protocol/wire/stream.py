@@ -20,7 +20,7 @@ from typing import Final
 from agentscope_protocol.wire.errors import LocalProtocolError, RemoteProtocolError
 
 
-class State(IntEnum):  # hashed in C, for each frame
+class StreamState(IntEnum):  # hashed in C, for each frame
     OPEN = auto()
     CANCELLING = auto()
     CLOSED = auto()
@@ -35,32 +35,32 @@ class Move(IntEnum):
     RECV_CANCEL = auto()
 
 
-Table = Mapping[tuple[State, Move], State]
+Table = Mapping[tuple[StreamState, Move], StreamState]
 
 LOCAL_MOVES: Final = frozenset({Move.SEND_DATA, Move.SEND_TERMINAL, Move.SEND_CANCEL})
 
 REQUESTER: Final[Table] = {
-    (State.OPEN, Move.RECV_DATA): State.OPEN,
-    (State.OPEN, Move.SEND_CANCEL): State.CANCELLING,
-    (State.OPEN, Move.RECV_TERMINAL): State.CLOSED,
-    (State.CANCELLING, Move.RECV_DATA): State.CANCELLING,
-    (State.CANCELLING, Move.RECV_TERMINAL): State.CLOSED,
+    (StreamState.OPEN, Move.RECV_DATA): StreamState.OPEN,
+    (StreamState.OPEN, Move.SEND_CANCEL): StreamState.CANCELLING,
+    (StreamState.OPEN, Move.RECV_TERMINAL): StreamState.CLOSED,
+    (StreamState.CANCELLING, Move.RECV_DATA): StreamState.CANCELLING,
+    (StreamState.CANCELLING, Move.RECV_TERMINAL): StreamState.CLOSED,
 }
 
 RESPONDER: Final[Table] = {
-    (State.OPEN, Move.SEND_DATA): State.OPEN,
-    (State.OPEN, Move.RECV_CANCEL): State.CANCELLING,
-    (State.OPEN, Move.SEND_TERMINAL): State.CLOSED,
-    (State.CANCELLING, Move.SEND_TERMINAL): State.CLOSED,
+    (StreamState.OPEN, Move.SEND_DATA): StreamState.OPEN,
+    (StreamState.OPEN, Move.RECV_CANCEL): StreamState.CANCELLING,
+    (StreamState.OPEN, Move.SEND_TERMINAL): StreamState.CLOSED,
+    (StreamState.CANCELLING, Move.SEND_TERMINAL): StreamState.CLOSED,
 }
 
 
-def unchanged(table: Table, move: Move) -> frozenset[State]:
+def unchanged(table: Table, move: Move) -> frozenset[StreamState]:
     """The states in which a move is legal and leads nowhere else, so that `step` need not be asked there."""
-    return frozenset(state for state in State if table.get((state, move)) is state)
+    return frozenset(state for state in StreamState if table.get((state, move)) is state)
 
 
-def step(table: Table, state: State, move: Move) -> State:
+def step(table: Table, state: StreamState, move: Move) -> StreamState:
     """The next state.
 
     Raises: LocalProtocolError for an illegal SEND_*, RemoteProtocolError for an illegal RECV_*.

@@ -15,15 +15,14 @@ from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.request import Refused, invalid
 from agentscope_supervisor.processes.launcher import ZYGOTE
 from agentscope_supervisor.system.instance_dir import Address
-from agentscope_supervisor.system.process_memory import Held, Memory
+from agentscope_supervisor.system.process_memory import Held, ProcessMemory
 from agentscope_supervisor.turns.ledger import Ledger
 from agentscope_supervisor.turns.session_table import SessionTable
 from agentscope_supervisor.workers import stacks
-from agentscope_supervisor.workers.exit_reasons import Cause, Death, Verdict
+from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason, ExitRecord
 from agentscope_supervisor.workers.fleet import Fleet
-from agentscope_supervisor.workers.pool import Process, Workforce
-from agentscope_supervisor.workers.revisions import Outcome, Rolling, Rollouts, Unchanged
-from agentscope_supervisor.workers.revisions import Refused as RolloutRefused
+from agentscope_supervisor.workers.pool import Pool, Process
+from agentscope_supervisor.workers.revisions import Outcome, ReloadRefused, Revisions, Rolling, Unchanged
 
 
 class Actions(Protocol):
@@ -38,15 +37,15 @@ class Actions(Protocol):
     def unready(self) -> Failure | None:
         """Why a turn would not be accepted now; None: it would."""
 
-    def reload(self, *, even_unchanged: bool) -> Rolling | Unchanged | RolloutRefused: ...
+    def reload(self, *, even_unchanged: bool) -> Rolling | Unchanged | ReloadRefused: ...
 
-    def roll(self) -> Rolling | RolloutRefused: ...
+    def roll(self) -> Rolling | ReloadRefused: ...
 
     def scale(self, slots: int) -> None: ...
 
     def reset(self, slot: int) -> None: ...
 
-    def kill(self, process: Process, verdict: Verdict) -> None: ...
+    def kill(self, process: Process, verdict: ExitReason) -> None: ...
 
     def stop(self, *, at_once: bool) -> None: ...
 
@@ -55,7 +54,7 @@ class Actions(Protocol):
     async def idle(self) -> None: ...
 
 
-class OperatorsDesk:
+class Handlers:
     """The desk of `server`."""
 
     def __init__(
@@ -63,9 +62,9 @@ class OperatorsDesk:
         actions: Actions,
         fleet: Fleet,
         ledger: Ledger,
-        workforce: Workforce,
-        memory: Memory,
-        rollouts: Rollouts,
+        workforce: Pool,
+        memory: ProcessMemory,
+        rollouts: Revisions,
         table: SessionTable,
         address: Address,
     ) -> None:
@@ -172,7 +171,7 @@ class OperatorsDesk:
             raise invalid(f"there is no slot {slot}; slots are 0 to {self._fleet.size - 1}")
         self._actions.reset(slot)
 
-    def reload(self) -> Rolling | RolloutRefused:
+    def reload(self) -> Rolling | ReloadRefused:
         begun = self._actions.reload(even_unchanged=True)
         assert not isinstance(begun, Unchanged), "not asked for"
         return begun
@@ -185,7 +184,7 @@ class OperatorsDesk:
                 Failure(ErrorCode.NOT_FOUND, f"there is no worker {worker[:20]!r}; there are: {there}")
             )
         for process in processes:
-            self._actions.kill(process, Verdict(Cause.KILLED, "by an operator"))
+            self._actions.kill(process, ExitReason(Cause.KILLED, "by an operator"))
         return ", ".join(process.label for process in processes)
 
 
@@ -207,7 +206,7 @@ def _rollout(outcome: Outcome) -> dict[str, Any]:
     return {"edition": outcome.edition, "failure": outcome.failure, "at": _clock(outcome.at)}
 
 
-def _death(death: Death) -> dict[str, Any]:
+def _death(death: ExitRecord) -> dict[str, Any]:
     return {
         "at": _clock(death.at),
         "worker": death.worker,

@@ -1,9 +1,9 @@
 """The control socket: where the operator's commands are answered, as JSON over HTTP on a Unix socket.
 
-What is asked is a GET, what is done a POST; both go to `Desk`, which is all that this knows of the instance.
-Only the user of the instance and root are served, whatever the modes of files say; who sends garbage, or
-nothing, or does not stop sending, loses the connection and costs nobody anything. `cli.instance_commands` has
-the commands.
+What is asked is a GET, what is done a POST; both go to `Operations`, which is all that this knows of the
+instance. Only the user of the instance and root are served, whatever the modes of files say; who sends
+garbage, or nothing, or does not stop sending, loses the connection and costs nobody anything.
+`cli.instance_commands` has the commands.
 """
 
 import asyncio
@@ -25,9 +25,8 @@ from agentscope_supervisor.domain.request import Refused, invalid, json_object
 from agentscope_supervisor.http1.aiohttp_connection import answer_to_error, plain_request
 from agentscope_supervisor.http1.responses import error_response, json_response
 from agentscope_supervisor.system import log_setup
-from agentscope_supervisor.system.log_buffer import Journal
-from agentscope_supervisor.workers.revisions import Outcome, Rolling
-from agentscope_supervisor.workers.revisions import Refused as RolloutRefused
+from agentscope_supervisor.system.log_buffer import LogBuffer
+from agentscope_supervisor.workers.revisions import Outcome, ReloadRefused, Rolling
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ REQUEST_WITHIN: Final = 5.0  # seconds for the head of a request, and for its bo
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # sys/un.h of macOS; xucred begins with a version and the uid
 
 
-class Desk(Protocol):
+class Operations(Protocol):
     """What the operator may ask of the instance. All but the coroutines return at once. Raise: Refused."""
 
     def deaths(self) -> list[dict[str, Any]]:
@@ -49,10 +48,10 @@ class Desk(Protocol):
     def sessions(self) -> list[dict[str, Any]]:
         """Those with open turns."""
 
-    def reload(self) -> Rolling | RolloutRefused:
+    def reload(self) -> Rolling | ReloadRefused:
         """Read the file again and replace all workers."""
 
-    def roll(self) -> Rolling | RolloutRefused:
+    def roll(self) -> Rolling | ReloadRefused:
         """Replace all workers, with the settings they have."""
 
     def scale(self, slots: int) -> None:
@@ -140,10 +139,10 @@ class _Server(web.Server):
         return _Connection(self, loop=loop, access_log=None, lingering_time=0.0, **limits)
 
 
-class Control:
+class ControlServer:
     """Serves the operator's commands, one request on each connection."""
 
-    def __init__(self, desk: Desk, journal: Journal) -> None:
+    def __init__(self, desk: Operations, journal: LogBuffer) -> None:
         self._desk: Final = desk
         self._journal: Final = journal
         self._followers = 0
@@ -255,8 +254,8 @@ class Control:
     async def _roll(self, fields: Mapping[str, Any]) -> Any:
         return await self._rollout(self._desk.roll(), wait=_flag(fields, "wait"))
 
-    async def _rollout(self, begun: Rolling | RolloutRefused, *, wait: bool) -> Any:
-        if isinstance(begun, RolloutRefused):
+    async def _rollout(self, begun: Rolling | ReloadRefused, *, wait: bool) -> Any:
+        if isinstance(begun, ReloadRefused):
             return {"outcome": "refused", "reason": begun.reason}
         if not wait:
             return {"outcome": "started", **asdict(begun)}

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import orjson
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 
 MAX_KEY: Final = 255
@@ -52,7 +52,7 @@ def scope_of(token: str, principal: str) -> str:
     return hashlib.sha256(f"{token}\n{principal}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def fingerprint(fields: Mapping[str, Any], session_id: str, form: Form, body: bytes) -> bytes:
+def fingerprint(fields: Mapping[str, Any], session_id: str, form: StreamKind, body: bytes) -> bytes:
     """What two requests share exactly when they ask for the same, however their JSON is written.
 
     `fields`: the parsed `body`. `session_id` and `form` may have come by headers.

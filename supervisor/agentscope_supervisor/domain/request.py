@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 import orjson
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain import idempotency
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import Key
@@ -21,19 +21,19 @@ MAX_SESSION_ID: Final = 256  # characters
 ROLES: Final = ("user", "assistant", "system")
 ON_BUSY: Final = ("queue", "reject", "interrupt", "latest")
 # Read once: see `agentscope_protocol.wire.values`.
-_EVENTS: Final = Form.EVENTS
-_WHOLE: Final = Form.WHOLE
+_EVENTS: Final = StreamKind.EVENTS
+_WHOLE: Final = StreamKind.WHOLE
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
-class Invocation:
+class TurnRequest:
     """One turn that a client asks for. `principal`: who is counted for it."""
 
     session_id: Final[str]
-    form: Final[Form]
+    form: Final[StreamKind]
     on_busy: Final[OnBusy | None]  # None: as configured
     body: Final[bytes]
     principal: Final[str]
@@ -43,7 +43,7 @@ class Invocation:
     def __init__(
         self,
         session_id: str,
-        form: Form,
+        form: StreamKind,
         on_busy: OnBusy | None,
         body: bytes,
         principal: str,
@@ -87,7 +87,7 @@ def read(
     principal: str,
     headers: Mapping[str, str],
     idempotency_key: str | None = None,
-) -> Invocation:
+) -> TurnRequest:
     """The invocation in a body.
 
     `header_session`: the value of X-Session-Id, if it came. `accepts_json`: the client asked for
@@ -110,7 +110,7 @@ def read(
             raise invalid(f"Idempotency-Key must be 1 to {idempotency.MAX_KEY} printable ASCII characters")
         fingerprint = idempotency.fingerprint(fields, session, form, body)
         key = Key(idempotency.scope_of(token, caller), idempotency_key, fingerprint)
-    return Invocation(session, form, cast("OnBusy | None", on_busy), body, caller, headers, key)
+    return TurnRequest(session, form, cast("OnBusy | None", on_busy), body, caller, headers, key)
 
 
 def session_id(value: object, where: str = "session_id") -> str:

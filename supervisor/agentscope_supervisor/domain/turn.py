@@ -23,14 +23,14 @@ class Purpose(Enum):
     TELL = auto()  # the process in which its session lives is told that it leaves
 
 
-class State(Enum):
+class TurnState(Enum):
     WAITING = auto()
     RUNNING = auto()
     CANCELLING = auto()
     SETTLED = auto()
 
 
-_WAITING: Final = State.WAITING  # read once: see `agentscope_protocol.wire.values`
+_WAITING: Final = TurnState.WAITING  # read once: see `agentscope_protocol.wire.values`
 
 
 @dataclass(init=False, slots=True, eq=False)
@@ -45,7 +45,7 @@ class Turn:
     principal: Final[str]
     accepted_at: float
     purpose: Final[Purpose]
-    state: State
+    state: TurnState
     process: int | None  # that it was handed to
     crashes: int  # processes that it was lost with, and after which it waits or runs again
     ending: Failure | None  # what its client will be told once it has been cancelled
@@ -70,7 +70,7 @@ class Turn:
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
-class Hand:
+class Dispatch:
     """Give the turn to this process now."""
 
     turn: Final[Turn]
@@ -90,7 +90,7 @@ class Cancel:
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
-class Settle:
+class Complete:
     """Tell the client the end of its turn: well if `failure` is None. Once for each turn."""
 
     turn: Final[Turn]
@@ -108,11 +108,11 @@ class Idle:
 
 
 @value
-class Distrust:
+class ReplaceProcess:
     """A turn ignored its cancellation; only the end of this process will end it."""
 
     turn: Turn
     process: int
 
 
-Command = Hand | Cancel | Settle | Idle | Distrust
+Command = Dispatch | Cancel | Complete | Idle | ReplaceProcess

@@ -19,7 +19,7 @@ from yarl import URL
 
 from agentscope_protocol.config.settings import PlatformSettings
 from agentscope_supervisor import __version__
-from agentscope_supervisor.system.blocking_calls import AllTaken, SideThreads
+from agentscope_supervisor.system.blocking_calls import AllTaken, BlockingCalls
 
 MAX_BODY: Final = 64 * 1024  # bytes of an answer; a true one has a hundred
 MAX_LOOKUPS: Final = 2  # of names at a time; aiohttp makes one for a name, however many ask
@@ -50,7 +50,7 @@ class _Lookups(AbstractResolver):
     """Names to addresses by the system's resolver, in threads of its own: it may hang for half a minute."""
 
     def __init__(self) -> None:
-        self._threads: Final = SideThreads("lookup", MAX_LOOKUPS)
+        self._threads: Final = BlockingCalls("lookup", MAX_LOOKUPS)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC

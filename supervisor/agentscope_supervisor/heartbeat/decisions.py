@@ -40,7 +40,7 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ConfigAnswer:
     """An answer to the config poll. `action` None: it asks for nothing."""
 
     action: Action | None
@@ -54,7 +54,7 @@ class Garbage:
     reason: str
 
 
-def read(body: bytes) -> Answer | Garbage:
+def read(body: bytes) -> ConfigAnswer | Garbage:
     """The answer in the body of a response."""
     try:
         value: Any = orjson.loads(body)
@@ -73,7 +73,7 @@ def read(body: bytes) -> Answer | Garbage:
     if action not in ("none", *Action):
         return Garbage("action is none of restart, reload, none")
     asks = updated and action != "none"
-    return Answer(Action(action) if asks else None, version or None)
+    return ConfigAnswer(Action(action) if asks else None, version or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class PlatformSignal:
 
     # -- what the platform says -----------------------------------------------------------------
 
-    def answered(self, answer: Answer, now: float) -> Ask | None:
+    def answered(self, answer: ConfigAnswer, now: float) -> Ask | None:
         """An answer came; returns what is to be done now, if anything."""
         first, self._begun = not self._begun, True
         asked_before, self._asking = self._asking, answer.action is not None

@@ -21,15 +21,15 @@ from agentscope_protocol.config.settings import PlatformSettings
 from agentscope_supervisor.heartbeat.client import PlatformClient, PlatformError, Trouble
 from agentscope_supervisor.heartbeat.decisions import (
     Action,
-    Answer,
     Ask,
+    ConfigAnswer,
     Garbage,
     Pace,
     PlatformSignal,
     read,
 )
-from agentscope_supervisor.system.process_memory import LOOK_WITHIN, Memory
-from agentscope_supervisor.workers.revisions import Refused, Rolling, Unchanged
+from agentscope_supervisor.system.process_memory import LOOK_WITHIN, ProcessMemory
+from agentscope_supervisor.workers.revisions import ReloadRefused, Rolling, Unchanged
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +51,10 @@ class Host(Protocol):
     def vital_signs(self) -> VitalSigns:
         """What heartbeats tell."""
 
-    def check(self) -> Refused | None:
+    def check(self) -> ReloadRefused | None:
         """Whether a new start would find a file that can serve."""
 
-    def reload(self, *, even_unchanged: bool) -> Rolling | Unchanged | Refused:
+    def reload(self, *, even_unchanged: bool) -> Rolling | Unchanged | ReloadRefused:
         """Read the file again and replace the workers; if nothing has changed, only with `even_unchanged`."""
 
     def depart(self, reason: str) -> None:
@@ -68,7 +68,7 @@ class Heartbeat:
         self,
         settings: PlatformSettings,
         host: Host,
-        memory: Memory,
+        memory: ProcessMemory,
         post: Callable[[Callable[[], None]], None],
         *,
         leaves: bool,
@@ -172,7 +172,7 @@ class Heartbeat:
 
     # -- what the platform asks; on the daemon's queue ------------------------------------------
 
-    def _answered(self, answer: Answer) -> None:
+    def _answered(self, answer: ConfigAnswer) -> None:
         self._do(self._signal.answered(answer, self._loop.time()))
 
     def _do(self, ask: Ask | None) -> None:
@@ -197,7 +197,7 @@ class Heartbeat:
                 self._signal.began(ask, edition, note, self._loop.time())
             case Unchanged():
                 self._signal.unchanged(ask)
-            case Refused(reason):
+            case ReloadRefused(reason):
                 self._signal.refused(ask, reason)
 
     def _leave(self, ask: Ask) -> None:

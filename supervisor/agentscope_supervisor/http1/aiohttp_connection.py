@@ -21,7 +21,7 @@ from aiohttp.web_protocol import _ErrInfo
 from agentscope_supervisor.domain import sse
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.http1 import half_close, strictness
-from agentscope_supervisor.http1.chunked_writer import Outlet
+from agentscope_supervisor.http1.chunked_writer import ChunkedWriter
 from agentscope_supervisor.http1.listener import NO_PLACE, OnLost
 from agentscope_supervisor.http1.responses import error_bytes, error_response, request_id
 
@@ -37,7 +37,7 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HttpLimits:
     """Of one connection. Times in seconds."""
 
     head_timeout: float  # from the accept, or from the first byte of a later request, to the end of its head
@@ -68,7 +68,7 @@ class Protocol(web.RequestHandler):
     def __init__(
         self,
         server: "Server",
-        limits: Limits,
+        limits: HttpLimits,
         is_reserved: bool,
         on_lost: OnLost,
         opened_at: float | None,
@@ -76,7 +76,7 @@ class Protocol(web.RequestHandler):
     ) -> None:
         super().__init__(server, **options)
         self.is_reserved = is_reserved  # one request of a probe, and no other
-        self.outlet: Outlet | None = None  # of the newest stream
+        self.outlet: ChunkedWriter | None = None  # of the newest stream
         self._streamed: web.BaseRequest | None = None  # that asked for it
         self._on_lost = on_lost
         self._opened_at = opened_at
@@ -175,10 +175,10 @@ class Protocol(web.RequestHandler):
 
     # -- a stream -----------------------------------------------------------------------------
 
-    def stream(self, request: web.BaseRequest) -> Outlet:
+    def stream(self, request: web.BaseRequest) -> ChunkedWriter:
         """The way to the client of a request, after the head of its answer."""
         assert self.transport is not None, "who asks has just been sent the head"
-        self.outlet = Outlet(self.transport, self._paused, chunked=request.version >= HttpVersion11)
+        self.outlet = ChunkedWriter(self.transport, self._paused, chunked=request.version >= HttpVersion11)
         self._streamed = request
         return self.outlet
 
@@ -207,7 +207,7 @@ class Protocol(web.RequestHandler):
 class Server(web.Server):
     """Makes the protocols of connections (`connect`); all of them call `handler` for each request."""
 
-    def __init__(self, handler: Handler, limits: Limits) -> None:
+    def __init__(self, handler: Handler, limits: HttpLimits) -> None:
         self._limits = limits
         self._protocol_options: Mapping[str, Any] = {
             "keepalive_timeout": limits.idle_timeout,
@@ -272,6 +272,6 @@ def is_reserved(request: web.BaseRequest) -> bool:
     return cast(Protocol, request.protocol).is_reserved
 
 
-def outlet_of(request: web.BaseRequest) -> Outlet:
+def outlet_of(request: web.BaseRequest) -> ChunkedWriter:
     """The way to the client of a request, after the head of its answer."""
     return cast(Protocol, request.protocol).stream(request)

@@ -8,7 +8,7 @@ import asyncio
 from typing import Final
 
 
-class Outlet:
+class ChunkedWriter:
     """The client's transport, with chunked framing where the client understands it.
 
     `is_blocked`: the client's socket takes less than is sent; its connection sets it. `head`: of the

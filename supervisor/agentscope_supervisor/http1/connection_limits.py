@@ -22,7 +22,7 @@ class Place(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class ConnectionLimits:
     """The bounds. `ceiling`: a descriptor with this number or a higher one goes to no served connection; the
     kernel gives the lowest free number, so that the number of the newest tells how many are open."""
 
@@ -40,9 +40,9 @@ class Places:
         return Place.NONE
 
 
-def places(wanted: int, limit: int, in_use: int) -> Places:
+def places(wanted: int, limit: int, in_use: int) -> ConnectionLimits:
     """The bounds for `wanted` connections under `limit` descriptors, `in_use` of which are open already."""
     kept = max(limit // KEPT_SHARE, min(KEPT_AT_LEAST, limit // 3))
     ceiling = limit - kept
     aside = max(1, min(MAX_RESERVE, kept // 4))
-    return Places(max(1, min(wanted, ceiling - in_use)), aside, aside, ceiling)
+    return ConnectionLimits(max(1, min(wanted, ceiling - in_use)), aside, aside, ceiling)

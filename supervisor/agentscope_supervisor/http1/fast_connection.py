@@ -16,9 +16,9 @@ from typing import Final, Protocol, cast
 
 from agentscope_supervisor.domain import sse
 from agentscope_supervisor.http1 import aiohttp_connection, fast_head, half_close
-from agentscope_supervisor.http1.aiohttp_connection import Limits
-from agentscope_supervisor.http1.chunked_writer import Outlet
-from agentscope_supervisor.http1.fast_head import TurnHead
+from agentscope_supervisor.http1.aiohttp_connection import HttpLimits
+from agentscope_supervisor.http1.chunked_writer import ChunkedWriter
+from agentscope_supervisor.http1.fast_head import FastHead
 from agentscope_supervisor.http1.listener import OnLost
 from agentscope_supervisor.http1.responses import error_bytes, request_id
 
@@ -42,7 +42,7 @@ class Exchange(Protocol):
         """The client is gone."""
 
 
-class DirectServer:
+class FastServer:
     """Makes the connections (`connect`). `take`: begins to answer a request, with its whole body; None: it
     has been answered. `plain`: has those that are handed over, and those in a reserved place from the start.
     `body_within`: as BODY_FOLLOWS_WITHIN."""
@@ -51,7 +51,7 @@ class DirectServer:
         self,
         take: "Take",
         plain: aiohttp_connection.Server,
-        limits: Limits,
+        limits: HttpLimits,
         body_within: float = BODY_FOLLOWS_WITHIN,
     ) -> None:
         self.loop: Final = asyncio.get_running_loop()
@@ -60,7 +60,7 @@ class DirectServer:
         self.limits: Final = limits
         self.max_body: Final = min(MAX_BODY, limits.max_body)
         self.body_within: Final = body_within
-        self.connections: Final[set[DirectConnection]] = set()
+        self.connections: Final[set[FastConnection]] = set()
         self._emptied: asyncio.Future[None] | None = None
 
     def connect(self, is_reserved: bool, on_lost: OnLost) -> asyncio.BaseProtocol:
@@ -68,9 +68,9 @@ class DirectServer:
         if is_reserved:
             return self.plain.connect(is_reserved, on_lost)
         # It has a protocol's methods, which is all that a loop asks; deriving from it would cost each a dict.
-        return cast(asyncio.BaseProtocol, DirectConnection(self, on_lost))
+        return cast(asyncio.BaseProtocol, FastConnection(self, on_lost))
 
-    def forget(self, connection: "DirectConnection") -> None:
+    def forget(self, connection: "FastConnection") -> None:
         """It is lost, or handed over."""
         self.connections.discard(connection)
         if self._emptied is not None and not self.connections and not self._emptied.done():
@@ -88,7 +88,7 @@ class DirectServer:
                 connection.abort()
 
 
-class DirectConnection:
+class FastConnection:
     """One connection: a protocol of asyncio."""
 
     __slots__ = (
@@ -110,16 +110,16 @@ class DirectConnection:
         "writing_paused",
     )
 
-    def __init__(self, server: DirectServer, on_lost: OnLost) -> None:
+    def __init__(self, server: FastServer, on_lost: OnLost) -> None:
         self.is_closing = False  # it ends with the answer under way
-        self.outlet: Outlet | None = None  # of the answer under way
+        self.outlet: ChunkedWriter | None = None  # of the answer under way
         self.writing_paused = False
         self._server: Final = server
         self._on_lost: Final = on_lost
         self._transport: asyncio.Transport | None = None
         self._opened_at: Final = server.loop.time()
         self._data = b""  # that has come and is not taken
-        self._head: TurnHead | None = None  # at its beginning, while the body is awaited
+        self._head: FastHead | None = None  # at its beginning, while the body is awaited
         self._exchange: Exchange | None = None
         self._is_answering = False
         self._has_begun = False  # that answer
@@ -142,11 +142,11 @@ class DirectConnection:
         if transport is not None and not transport.is_closing():
             transport.write(data)
 
-    def stream(self, head: bytes) -> Outlet:
+    def stream(self, head: bytes) -> ChunkedWriter:
         """The way for an answer in pieces, as chunks after its head."""
         assert self._transport is not None, "an answer begins on a connection that was made"
         self._has_begun = True
-        self.outlet = Outlet(self._transport, self.writing_paused, head=head, end=LAST_CHUNK)
+        self.outlet = ChunkedWriter(self._transport, self.writing_paused, head=head, end=LAST_CHUNK)
         return self.outlet
 
     def answered(self) -> None:
@@ -204,7 +204,7 @@ class DirectConnection:
                 self._forget_timer()
                 self._timer = self._server.loop.call_later(self._server.body_within, self._hand_over)
 
-    def _begin(self, head: TurnHead, body: bytes) -> None:
+    def _begin(self, head: FastHead, body: bytes) -> None:
         self._is_answering = self._has_asked = True
         self._has_begun = False
         try:
@@ -312,4 +312,4 @@ class DirectConnection:
         self._on_lost()
 
 
-Take = Callable[[TurnHead, bytes, DirectConnection], Exchange | None]
+Take = Callable[[FastHead, bytes, FastConnection], Exchange | None]

@@ -31,7 +31,7 @@ _UNUSUAL: Final = frozenset(
 
 
 @dataclass(init=False, slots=True, eq=False)
-class TurnHead:
+class FastHead:
     """`fields`: their names in small letters, each of which came once. `start`: of the body in the bytes that
     were read, `end`: just after its last byte."""
 
@@ -43,7 +43,7 @@ class TurnHead:
         self.fields, self.start, self.end = fields, start, end
 
 
-def read(data: bytes, max_body: int) -> TurnHead | None:
+def read(data: bytes, max_body: int) -> FastHead | None:
     """The head that `data` begins with; None: it is not there as a whole, not that of a usual turn, or
     announces a body of more than `max_body` bytes."""
     found = _HEAD.match(data, 0, MAX_HEAD)
@@ -65,4 +65,4 @@ def read(data: bytes, max_body: int) -> TurnHead | None:
         or not (length.isdigit() and len(length) <= 8 and int(length) <= max_body)
     ):
         return None
-    return TurnHead(fields, start, start + int(length))
+    return FastHead(fields, start, start + int(length))

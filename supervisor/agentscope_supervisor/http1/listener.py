@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from agentscope_supervisor.domain.errors import ErrorCode, refusal
-from agentscope_supervisor.http1.connection_limits import Place, Places, places
+from agentscope_supervisor.http1.connection_limits import ConnectionLimits, Place, places
 from agentscope_supervisor.http1.responses import error_bytes
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class Listener:
         return True
 
 
-def _places(max_connections: int, sock: socket.socket) -> Places:
+def _places(max_connections: int, sock: socket.socket) -> ConnectionLimits:
     """The bounds of this process, its limit of descriptors being raised as far as it may be. Workers inherit
     the limit: an App needs a descriptor for each model that it talks to."""
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -33,7 +33,7 @@ which the same imports are most, must be possible in the whole of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class LaunchRequest:
     """A worker to be started. `process`: our number of it; `snapshot`: its settings; `edition`: the first
     that had them and the packages that are installed; `mark`: its descendants are known by it.
     """
@@ -48,7 +48,7 @@ class Order:
     failed: Callable[[OSError], None]
 
 
-class Nursery:
+class Launcher:
     """Starts workers, each by itself or forked from the zygote."""
 
     def __init__(
@@ -70,14 +70,14 @@ class Nursery:
         if wish is not False and not can:
             self._tell_off("this system cannot make what another process forks a child of the supervisor")
         self._preload: Final = launch_policy.Preload(can, settings.supervisor.start_timeout * WAITING)
-        self._orders: Final[dict[int, Order]] = {}  # by process, of those that are not there yet
+        self._orders: Final[dict[int, LaunchRequest]] = {}  # by process, of those that are not there yet
         self._parts: list[str] = []
         self._zygote: Zygote | None = None
         self._ending: Final[set[Zygote]] = set()  # killed, but not gone yet
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
 
-    def start(self, order: Order) -> None:
+    def start(self, order: LaunchRequest) -> None:
         """Start a worker; `born` or `failed` of the order is called, at once or later."""
         if self._preload.possible and order.edition > self._preload.edition:
             self._parts = parts_of(settings_module.restore(order.snapshot))
@@ -118,7 +118,7 @@ class Nursery:
                     self._execute(self._orders.pop(process))
         self._arm()
 
-    def _execute(self, order: Order) -> None:
+    def _execute(self, order: LaunchRequest) -> None:
         try:
             child = spawn.spawn(self._command, self._project, order.mark, order.on_line, order.on_exit)
         except OSError as error:
@@ -126,10 +126,10 @@ class Nursery:
             return
         order.born(child)
 
-    def _fork(self, order: Order) -> None:
+    def _fork(self, order: LaunchRequest) -> None:
         assert self._zygote is not None, "workers are forked from a zygote that is ready"
         try:
-            wires = spawn.Wires()
+            wires = spawn.WorkerChannels()
         except OSError as error:
             del self._orders[order.process]
             order.failed(error)

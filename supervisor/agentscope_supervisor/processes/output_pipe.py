@@ -15,7 +15,7 @@ from typing import Final
 from agentscope_protocol.wire import log_lines
 from agentscope_protocol.wire.log_lines import LogLine
 from agentscope_supervisor.processes.kept_output import KEPT_LINES, KEPT_STACK_LINES, is_stack_line
-from agentscope_supervisor.processes.token_bucket import Allowance
+from agentscope_supervisor.processes.token_bucket import TokenBucket
 from agentscope_supervisor.system import kernel
 
 MAX_LINE: Final = 16 * 1024
@@ -44,7 +44,7 @@ _ESCAPED_LINES: Final = {code: text for code, text in _ESCAPED.items() if code !
 OnLine = Callable[[LogLine], None]
 
 
-class Output:
+class OutputPipe:
     """What a worker prints, line by line."""
 
     def __init__(self, fd: int, on_line: OnLine) -> None:
@@ -53,7 +53,7 @@ class Output:
         self._on_line = on_line
         self._rest = b""  # the line that is not complete yet
         self._kept = bytearray()
-        self._allowance: Final = Allowance(RATE, BURST)
+        self._allowance: Final = TokenBucket(RATE, BURST)
         self._dropped = 0  # lines since the last report
         self._loop = asyncio.get_running_loop()
         kernel.widen_pipe(fd, PIPE)

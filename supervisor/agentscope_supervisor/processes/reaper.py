@@ -18,10 +18,10 @@ from typing import Final
 from agentscope_supervisor.processes.reaper_policy import (
     END_WITHIN,
     Adopted,
-    Adoption,
     Command,
     Kill,
     Reap,
+    ReaperPolicy,
     Terminate,
 )
 from agentscope_supervisor.system import kernel
@@ -46,7 +46,7 @@ def mark_of(number: int, label: str) -> str:
     return f"{_INSTANCE}:{number}:{label}"
 
 
-class Orphans:
+class Reaper:
     """Looks until `stop`. `workers`: pid and mark of all that have an owner; asked at each look.
 
     An owner of children that are no workers has them there too, with any mark.
@@ -55,7 +55,7 @@ class Orphans:
     def __init__(self, workers: Callable[[], Mapping[int, str]]) -> None:
         self._workers: Final = workers
         self._loop: Final = asyncio.get_running_loop()
-        self._adoption: Final = Adoption()
+        self._adoption: Final = ReaperPolicy()
         self._pids: set[int] = set()  # of the look before
         self._timer: asyncio.TimerHandle | None = None
         self._reaped = 0

@@ -64,7 +64,7 @@ class _Known:
 
 
 @dataclass(slots=True)
-class Adoption:
+class ReaperPolicy:
     """Everything we have adopted and not yet reaped. Times are seconds of a monotonic clock."""
 
     end_within: float = END_WITHIN

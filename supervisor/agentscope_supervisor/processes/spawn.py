@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from agentscope_protocol.wire.page import PAGE_SIZE, LifePage
-from agentscope_supervisor.processes.output_pipe import OnLine, Output
+from agentscope_supervisor.processes.output_pipe import OnLine, OutputPipe
 from agentscope_supervisor.processes.reaper import MARK
 from agentscope_supervisor.system import kernel
 
@@ -35,7 +35,7 @@ _NOT_INHERITED: Final = (
 class Child:
     """One running worker process. `socket` is our end of its link, connected; `page` its signs of life."""
 
-    def __init__(self, pid: int, ours: socket.socket, output: Output, memory: mmap.mmap) -> None:
+    def __init__(self, pid: int, ours: socket.socket, output: OutputPipe, memory: mmap.mmap) -> None:
         self.pid: Final = pid
         self.socket: Final = ours
         self.output: Final = output
@@ -65,7 +65,7 @@ class Child:
         self._memory.close()
 
 
-class Wires:
+class WorkerChannels:
     """What ties a worker to us, both ends of it, made before the worker is.
 
     Of `theirs`, the link, the page and where it prints, the worker gets copies; ours are closed with
@@ -91,7 +91,7 @@ class Wires:
 
     def child(self, pid: int, on_line: OnLine) -> Child:
         """The worker that has been started with these."""
-        return Child(pid, self._ours, Output(self._read_end, on_line), self._memory)
+        return Child(pid, self._ours, OutputPipe(self._read_end, on_line), self._memory)
 
 
 def spawn(command: Sequence[str], project: Path, mark: str, on_line: OnLine, on_exit: kernel.OnExit) -> Child:
@@ -104,7 +104,7 @@ def spawn(command: Sequence[str], project: Path, mark: str, on_line: OnLine, on_
     Raises: OSError if the process cannot be started; nothing is left open then.
     """
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs_only:
-        wires = Wires()
+        wires = WorkerChannels()
         undo.callback(wires.close)
         theirs_only.callback(wires.close_theirs)
         link, page, output = wires.theirs

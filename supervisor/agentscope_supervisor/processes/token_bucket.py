@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Allowance:
+class TokenBucket:
     """Of units that come in at `rate` a second, up to `burst`. It begins full.
 
     What passes may overdraw it once: the next waits until that is paid.

@@ -17,7 +17,7 @@ NOT_WORK: Final = frozenset({"__pycache__", "node_modules", "site-packages", "ve
 SHOWN: Final = 3  # names of changed files in a log line
 
 
-class Edits:
+class WatchFilter:
     """The files of one project. `config` and `save_dir` (of sessions) as agentapp.yaml's folder has them."""
 
     def __init__(self, folder: PurePath, config: PurePath, save_dir: PurePath) -> None:

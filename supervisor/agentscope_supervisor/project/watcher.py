@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from agentscope_supervisor.project.watch_filter import Edits
+from agentscope_supervisor.project.watch_filter import WatchFilter
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ Changed = Callable[[str], None]
 class Watcher:
     """Watches a folder from `start` to `close`. `changed`: called on the loop, with the files in words."""
 
-    def __init__(self, folder: Path, edits: Edits, changed: Changed) -> None:
+    def __init__(self, folder: Path, edits: WatchFilter, changed: Changed) -> None:
         self._folder: Final = folder
         self._edits: Final = edits
         self._changed: Final = changed

@@ -11,12 +11,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain import sse
 from agentscope_supervisor.domain.errors import Failure
-from agentscope_supervisor.runs.log import Run, Runs
+from agentscope_supervisor.runs.log import Run, RunLog
 
-_EVENTS: Final = Form.EVENTS  # read once: see `agentscope_protocol.wire.values`
+_EVENTS: Final = StreamKind.EVENTS  # read once: see `agentscope_protocol.wire.values`
 
 Grant = Callable[[int], None]
 """Tells the worker's link that so many bytes left for the client."""
@@ -76,7 +76,7 @@ class Answer:
         "worker",
     )
 
-    def __init__(self, run_id: str, form: Form, now: float) -> None:
+    def __init__(self, run_id: str, form: StreamKind, now: float) -> None:
         self.run_id: Final = run_id
         self.form: Final = form
         self.started_at: Final = now
@@ -84,14 +84,14 @@ class Answer:
         self.taken_at: float | None = None  # when it did
         self.settled = False
         self.failure: Failure | None = None
-        self.whole = b"[]"  # Form.WHOLE: the JSON array of messages
+        self.whole = b"[]"  # StreamKind.WHOLE: the JSON array of messages
         self.events = 0  # that came from the worker
         self.bytes = 0  # of these
         self.first_at: float | None = None  # when the first came
         self.last_write = now
         self.run: Run | None = None  # where what is sent is kept
         self.followers: list[Follower] = []
-        self._runs: Runs | None = None
+        self._runs: RunLog | None = None
         self._early: list[bytes] = []  # came before the outlet was there
         self._outlet: Outlet | None = None
         self._abandoned = False
@@ -114,7 +114,7 @@ class Answer:
         if self.run is not None:
             self.run.worker = None
 
-    def keep(self, runs: Runs, run: Run) -> None:
+    def keep(self, runs: RunLog, run: Run) -> None:
         """Keep in `run` what is sent from now on."""
         self._runs, self.run = runs, run
 

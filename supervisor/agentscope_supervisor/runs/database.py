@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import Key
 from agentscope_supervisor.runs.log import Stored
@@ -63,7 +63,7 @@ class Refusal(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StoreLimits:
     """`max_bytes`: of events. Times in seconds after the end of a run."""
 
     max_bytes: int
@@ -74,7 +74,7 @@ class Limits:
 class Database:
     """One open file. To be used in the thread that made it."""
 
-    def __init__(self, path: Path, limits: Limits, supervisor: str) -> None:
+    def __init__(self, path: Path, limits: StoreLimits, supervisor: str) -> None:
         """`supervisor`: the id of this life of the supervisor. Raises: Refusal, InstanceError, OSError,
         sqlite3.Error."""
         self._limits: Final = limits
@@ -133,7 +133,7 @@ class Database:
             (kept, keyed, self._supervisor),
         ).rowcount
 
-    def claim(self, run_id: str, session_id: str, form: Form, key: Key, now: float) -> Stored | None:
+    def claim(self, run_id: str, session_id: str, form: StreamKind, key: Key, now: float) -> Stored | None:
         """Take a key for a run; if a run has it already, that run, and nothing is changed."""
         where = (key.scope, key.value)
         row = self._one("SELECT run_id, expires FROM runs WHERE scope = ? AND key = ?", where)
@@ -144,7 +144,7 @@ class Database:
         self.open(run_id, session_id, form, key)
         return None
 
-    def open(self, run_id: str, session_id: str, form: Form, key: Key | None) -> None:
+    def open(self, run_id: str, session_id: str, form: StreamKind, key: Key | None) -> None:
         """A run begins."""
         told = (key.scope, key.value, key.fingerprint) if key is not None else (None, None, None)
         self._sql.execute(
@@ -220,7 +220,7 @@ class Database:
         return Stored(
             run_id,
             session_id,
-            Form(form),
+            StreamKind(form),
             Key(scope, key, fingerprint) if key is not None else None,
             worker,
             _failure(failure),

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain import sse
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import Key
@@ -51,7 +51,7 @@ LOST: Final = Failure(
 )
 
 
-class State(StrEnum):
+class RunState(StrEnum):
     """Of a run, as clients see it."""
 
     QUEUED = "queued"
@@ -61,15 +61,15 @@ class State(StrEnum):
 
 @dataclass(init=False, slots=True, eq=False)
 class Run:
-    """One run. Others read it; only `Runs` and `restored` change it, but for `worker` and `stored`."""
+    """One run. Others read it; only `RunLog` and `restored` change it, but for `worker` and `stored`."""
 
     run_id: Final[str]
     session_id: Final[str]
-    form: Final[Form]
+    form: Final[StreamKind]
     key: Final[Key | None]
     worker: str | None  # "<slot>.<generation>" that was handed the turn
     failure: Failure | None
-    whole: bytes  # Form.WHOLE: the JSON array of messages
+    whole: bytes  # StreamKind.WHOLE: the JSON array of messages
     first: int  # number of the first event that is kept
     next: int  # number of the event that would come next
     size: int  # bytes that it counts
@@ -82,7 +82,7 @@ class Run:
         self,
         run_id: str,
         session_id: str,
-        form: Form,
+        form: StreamKind,
         key: Key | None = None,
         worker: str | None = None,
     ) -> None:
@@ -92,10 +92,10 @@ class Run:
         self._pieces, self._ends = [], []
 
     @property
-    def state(self) -> State:
+    def state(self) -> RunState:
         if self.ended_at is not None:
-            return State.ENDED
-        return State.QUEUED if self.worker is None else State.RUNNING
+            return RunState.ENDED
+        return RunState.QUEUED if self.worker is None else RunState.RUNNING
 
     @property
     def frees_key(self) -> bool:
@@ -108,7 +108,7 @@ class Run:
     def is_error(self) -> bool:
         """Whether it failed before the App said anything: who asks again gets a status, as the first did."""
         told = 2  # the error event and the done event
-        return self.failure is not None and (self.form is Form.WHOLE or self.next <= told)
+        return self.failure is not None and (self.form is StreamKind.WHOLE or self.next <= told)
 
     def resume(self, after: int) -> int | Failure | None:
         """Where a reader goes on that has seen event `after` (-1: none): the number of its next event; None:
@@ -149,18 +149,18 @@ class Run:
 def messages(run: Run) -> bytes | None:
     """The JSON array of what the App said: one Msg for each event, or the joined ones of an answer in one
     piece. None if not all of it is kept, or it is much: then it is to be read as events."""
-    if run.form is Form.WHOLE:
-        return run.whole if run.state is State.ENDED else None
+    if run.form is StreamKind.WHOLE:
+        return run.whole if run.state is RunState.ENDED else None
     if run.first or run.size > MAX_RESULT:
         return None
-    ours = 0 if run.state is not State.ENDED else 1 if run.failure is None else 2  # error and done
+    ours = 0 if run.state is not RunState.ENDED else 1 if run.failure is None else 2  # error and done
     piece = run.read(0, MAX_RESULT)
     assert piece is not None, "its first event is kept"
     lines = piece[0].split(b"\n")[1::3]  # of each event: its id, its data, an empty line
     return b"[%b]" % b",".join(line.removeprefix(b"data: ") for line in lines[: run.next - ours])
 
 
-class Runs:
+class RunLog:
     """Owner of the runs in memory. `max_bytes`: of all together. `ttl`: seconds that an ended one is kept;
     `key_ttl`: seconds that it has its key."""
 
@@ -311,7 +311,7 @@ class Stored:
 
     run_id: str
     session_id: str
-    form: Form
+    form: StreamKind
     key: Key | None
     worker: str | None
     failure: Failure | None

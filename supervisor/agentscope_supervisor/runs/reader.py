@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from agentscope_supervisor.runs.client_stream import Outlet
-from agentscope_supervisor.runs.log import Run, State
+from agentscope_supervisor.runs.log import Run, RunState
 
 
-class Viewer:
+class RunReader:
     """Reads `run` from event `number` on. To be added to the followers of its answer, if it has not ended."""
 
     def __init__(self, run: Run, number: int, now: float) -> None:
@@ -58,12 +58,12 @@ class Viewer:
 
     async def ended(self) -> None:
         """Wait for the end of the run."""
-        while self.run.state is not State.ENDED:
+        while self.run.state is not RunState.ENDED:
             await self._changed()
 
     async def begun(self) -> None:
         """Wait until the run has said something, or has ended."""
-        while self.run.next == 0 and self.run.state is not State.ENDED:
+        while self.run.next == 0 and self.run.state is not RunState.ENDED:
             await self._changed()
 
     async def read(
@@ -84,7 +84,7 @@ class Viewer:
             if outlet.is_full():
                 await drain()
             elif self._number == self.run.next:
-                if self.run.state is State.ENDED:
+                if self.run.state is RunState.ENDED:
                     return True
                 await self._changed()
 

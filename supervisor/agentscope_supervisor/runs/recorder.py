@@ -16,12 +16,12 @@ from typing import Final
 from agentscope_protocol.config.settings import SessionsSettings
 from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.domain.idempotency import MISMATCH, Key
-from agentscope_supervisor.domain.request import Invocation
+from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.runs.client_stream import Answer
-from agentscope_supervisor.runs.database import Database, Limits
-from agentscope_supervisor.runs.log import LOST, Run, Runs, Stored, restored
-from agentscope_supervisor.runs.reader import Viewer
+from agentscope_supervisor.runs.database import Database, StoreLimits
+from agentscope_supervisor.runs.log import LOST, Run, RunLog, Stored, restored
+from agentscope_supervisor.runs.reader import RunReader
 from agentscope_supervisor.runs.store import Store
 
 FLUSH_EVERY: Final = 0.1  # seconds; what a supervisor that is killed has not written of running runs
@@ -29,9 +29,9 @@ IN_ONE_PIECE: Final = 256 * 1024  # bytes of events in one row of the store, abo
 EXPIRE_EVERY: Final = 30.0  # seconds between two looks for runs that are too old, while nothing happens
 
 
-def limits(settings: SessionsSettings) -> Limits:
+def limits(settings: SessionsSettings) -> StoreLimits:
     """What the store may keep."""
-    return Limits(_bytes(settings), settings.replay_ttl, settings.idempotency_ttl)
+    return StoreLimits(_bytes(settings), settings.replay_ttl, settings.idempotency_ttl)
 
 
 def _bytes(settings: SessionsSettings) -> int:
@@ -43,7 +43,7 @@ class Recorder:
 
     def __init__(self, settings: SessionsSettings, store: Store) -> None:
         self._store: Final = store
-        self._runs: Final = Runs(_bytes(settings), settings.replay_ttl, settings.idempotency_ttl)
+        self._runs: Final = RunLog(_bytes(settings), settings.replay_ttl, settings.idempotency_ttl)
         self._continues: Final = settings.on_disconnect == "continue"
         self._live: Final[dict[str, tuple[Turn, Answer]]] = {}  # by id of the run
         self._pending: Final[dict[Key, tuple[Key, asyncio.Event]]] = {}  # claims that are being decided
@@ -60,7 +60,7 @@ class Recorder:
 
     # -- what turns do ------------------------------------------------------------------------
 
-    def begin(self, request: Invocation, turn: Turn, answer: Answer) -> None:
+    def begin(self, request: TurnRequest, turn: Turn, answer: Answer) -> None:
         """A request has become a turn."""
         run = Run(answer.run_id, request.session_id, request.form, request.key)
         self._runs.open(run)
@@ -105,7 +105,7 @@ class Recorder:
 
     # -- what requests ask ----------------------------------------------------------------------
 
-    async def claim(self, run_id: str, request: Invocation) -> Run | Failure | None:
+    async def claim(self, run_id: str, request: TurnRequest) -> Run | Failure | None:
         """The run that has the key of this request already. None: from now on `run_id` has it; `begin` or
         `release` must follow. A failure: the key came with another request."""
         key = request.key
@@ -158,7 +158,7 @@ class Recorder:
         return bool(in_memory or in_store)
 
     @contextmanager
-    def following(self, viewer: Viewer) -> Iterator[Turn | None]:
+    def following(self, viewer: RunReader) -> Iterator[Turn | None]:
         """The viewer is fed with what comes. Gives the turn of its run, if that has not ended."""
         turn, answer = self._live.get(viewer.run.run_id, (None, None))
         if answer is None:

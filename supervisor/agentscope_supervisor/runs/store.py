@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from agentscope_supervisor.runs.database import Database, Limits, Refusal
+from agentscope_supervisor.runs.database import Database, Refusal, StoreLimits
 from agentscope_supervisor.system.instance_dir import InstanceError
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class _Queued:
 class Store:
     """The store in the file `path`. To be made on the event loop; `start` once, `close` once."""
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, limits: StoreLimits) -> None:
         self._path: Final = path
         self._limits: Final = limits
         self._supervisor: Final = uuid.uuid4().hex

@@ -18,7 +18,7 @@ class AllTaken(Exception):
     """So many calls hang already, or the system gives no thread."""
 
 
-class SideThreads:
+class BlockingCalls:
     """Runs blocking calls, at most `limit` at a time. `name`: of the threads."""
 
     def __init__(self, name: str, limit: int) -> None:

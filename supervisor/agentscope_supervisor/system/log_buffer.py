@@ -22,7 +22,7 @@ MAX_BEHIND: Final = 1_000
 """Lines that wait for one follower: a second of an App that prints as fast as it may."""
 
 
-class Journal(logging.Handler):
+class LogBuffer(logging.Handler):
     """Keeps and hands on what is logged; to be added to the root logger."""
 
     def __init__(self) -> None:

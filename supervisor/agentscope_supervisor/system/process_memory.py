@@ -2,7 +2,7 @@
 
 So that workers which are copies of one process are not counted as if each had its own. A look blocks, a
 millisecond or more for each process, and for as long as one that waits for a disk does: all who want to know
-ask the one `Memory` of the instance, which makes it in a thread of its own.
+ask the one `ProcessMemory` of the instance, which makes it in a thread of its own.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Final
 
-from agentscope_supervisor.system.blocking_calls import AllTaken, SideThreads
+from agentscope_supervisor.system.blocking_calls import AllTaken, BlockingCalls
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +23,13 @@ Held = Mapping[int, float]
 """MB by pid. One that has ended holds nothing; one that was not there yet at the look is missing."""
 
 
-class Memory:
+class ProcessMemory:
     """What the processes of one instance hold. `pids`: all of them, now. To be made on the event loop."""
 
     def __init__(self, pids: Callable[[], Collection[int]]) -> None:
         self._pids: Final = pids
         self._loop: Final = asyncio.get_running_loop()
-        self._threads: Final = SideThreads("memory", 1)
+        self._threads: Final = BlockingCalls("memory", 1)
         self._looking: asyncio.Task[Held] | None = None
         self._held: Held = {}
         self._seen_at = float("-inf")

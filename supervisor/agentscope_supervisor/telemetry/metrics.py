@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from agentscope_supervisor import __version__
 from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.runs.client_stream import Answer
-from agentscope_supervisor.system.process_memory import MB, Held, Memory
+from agentscope_supervisor.system.process_memory import MB, Held, ProcessMemory
 from agentscope_supervisor.telemetry.histogram import Histogram
 
 LAG_EVERY: Final = 0.5  # seconds between two looks at the loop
@@ -78,7 +78,9 @@ class Metrics:
     `states`: those in which a worker process is counted; `causes`: of its end.
     """
 
-    def __init__(self, source: Source, memory: Memory, states: Sequence[str], causes: Iterable[str]) -> None:
+    def __init__(
+        self, source: Source, memory: ProcessMemory, states: Sequence[str], causes: Iterable[str]
+    ) -> None:
         self._source: Final = source
         self._loop: Final = asyncio.get_running_loop()
         self._started: Final = time.time()
@@ -163,7 +165,7 @@ class Metrics:
         yield _counter("rollouts", "Replacements of workers that have ended.", _one(self._rollouts), "result")
         yield _gauge("rollout_running", "1 while workers are being replaced.", [((), look.rolling)])
         yield Spread("event_loop_lag_seconds", "How late the supervisor's loop was.", self._lag)
-        yield _gauge("memory_bytes", "Memory (PSS).", _one(_sizes(self._held)), "process")
+        yield _gauge("memory_bytes", "ProcessMemory (PSS).", _one(_sizes(self._held)), "process")
         failures = look.platform_failures.items()
         yield _counter("platform_failures", "Exchanges that failed.", failures, "exchange", "kind")
 

@@ -16,7 +16,7 @@ MAX_COUNTED: Final = 100_000
 
 
 @dataclass(slots=True)
-class SessionsSeen:
+class ActiveSessions:
     """The sessions whose last turn ended in the last `ACTIVE_FOR` seconds. Times are monotonic seconds."""
 
     _ended: OrderedDict[int, float] = field(default_factory=OrderedDict)  # hash -> when; the oldest first

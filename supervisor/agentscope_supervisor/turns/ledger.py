@@ -6,7 +6,7 @@ slot's process changes in between: the next is handed over only when the one bef
 
     WAITING -> RUNNING -> (CANCELLING -> (SETTLED ->)) gone
 
-In SETTLED the client has been told and the App still has not ended: the session stays occupied. Settle is
+In SETTLED the client has been told and the App still has not ended: the session stays occupied. Complete is
 the one terminal event; nothing here makes two for a turn, and none is left without.
 
 From RUNNING a turn goes back to WAITING, first of its session as before, when it provably never reached its
@@ -30,16 +30,16 @@ from agentscope_supervisor.domain.errors import ErrorCode, Failure, of_worker, r
 from agentscope_supervisor.domain.turn import (
     Cancel,
     Command,
-    Distrust,
-    Hand,
+    Complete,
+    Dispatch,
     Idle,
     OnBusy,
     Purpose,
-    Settle,
-    State,
+    ReplaceProcess,
     Turn,
+    TurnState,
 )
-from agentscope_supervisor.turns.session_affinity import Residents
+from agentscope_supervisor.turns.session_affinity import SessionAffinity
 
 MAX_HELD_BODIES: Final = 256 * 1024 * 1024
 """Bytes of the bodies of all open turns: sixteen of the largest size allowed by default. Above it new
@@ -63,7 +63,7 @@ MAX_TELLING: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class TurnLimits:
     """Bounds of the instance; see the keys of the same names in agentapp.yaml. Times in seconds."""
 
     max_turns: int
@@ -90,10 +90,10 @@ _DRAINING: Final = refusal(ErrorCode.DRAINING, "the instance is stopping")
 _CLIENT: Final = Purpose.CLIENT
 _TELL: Final = Purpose.TELL
 _FORGET: Final = Purpose.FORGET
-_WAITING: Final = State.WAITING
-_RUNNING: Final = State.RUNNING
-_CANCELLING: Final = State.CANCELLING
-_SETTLED: Final = State.SETTLED
+_WAITING: Final = TurnState.WAITING
+_RUNNING: Final = TurnState.RUNNING
+_CANCELLING: Final = TurnState.CANCELLING
+_SETTLED: Final = TurnState.SETTLED
 _UNSENT: Final = Code.UNSENT
 _LINK_LOST: Final = Code.LINK_LOST
 
@@ -113,11 +113,11 @@ class Ledger:
     `slot_of`: the slot of a session among so many, as `routing` has it.
     """
 
-    limits: Limits
+    limits: TurnLimits
     slots: int
     slot_of: Callable[[str, int], int]
     draining: bool = False
-    residents: Residents = field(default_factory=lambda: Residents(math.inf))
+    residents: SessionAffinity = field(default_factory=lambda: SessionAffinity(math.inf))
     total: int = 0  # turns of clients accepted since the start
     _last: int = 0  # number of a turn
     _told: int = 0  # turns that tell
@@ -384,7 +384,7 @@ class Ledger:
     def _hand(self, turn: Turn, process: int, commands: list[Command]) -> None:
         turn.state, turn.process = _RUNNING, process
         self._on_process[process] = self.on_process(process) + 1
-        commands.append(Hand(turn, process))
+        commands.append(Dispatch(turn, process))
 
     def _tell(self, session_id: str, process: int, commands: list[Command]) -> None:
         """Before what waits in the session runs, if anything does, tell the process that it leaves."""
@@ -416,7 +416,7 @@ class Ledger:
 
     def _drop(self, turn: Turn, failure: Failure, commands: list[Command]) -> None:
         """A waiting turn ends."""
-        commands.append(Settle(turn, _told(turn, failure)))
+        commands.append(Complete(turn, _told(turn, failure)))
         self._forget(turn, commands)
 
     def _give_up(self, turn: Turn, now: float, commands: list[Command]) -> None:
@@ -425,20 +425,20 @@ class Ledger:
         assert turn.process is not None
         turn.state = _SETTLED
         self.residents.told(turn.session_id)  # as far as it can be: its process need not wait for more
-        commands.append(Settle(turn, turn.ending))
+        commands.append(Complete(turn, turn.ending))
         self._distrust(turn, now, commands)
         self._count_off(turn.process, commands)
 
     def _distrust(self, turn: Turn, now: float, commands: list[Command]) -> None:
         assert turn.process is not None
         turn.distrusted_at = now
-        commands.append(Distrust(turn, turn.process))
+        commands.append(ReplaceProcess(turn, turn.process))
 
     def _terminal(self, turn: Turn, failure: Failure | None) -> list[Command]:
         commands: list[Command] = []
         if turn.state is not _SETTLED:
             assert turn.process is not None, "only a turn that was handed over can end"
-            commands.append(Settle(turn, turn.ending or (failure and _told(turn, failure))))
+            commands.append(Complete(turn, turn.ending or (failure and _told(turn, failure))))
             self._count_off(turn.process, commands)
         self._forget(turn, commands)
         return commands

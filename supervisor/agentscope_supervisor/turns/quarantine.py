@@ -39,7 +39,7 @@ class _Strikes:
 
 
 @dataclass(slots=True)
-class Poison:
+class Quarantine:
     """The strikes of all messages and sessions that have any. Times are seconds of a monotonic clock."""
 
     _strikes: dict[Key, _Strikes] = field(default_factory=dict)  # in the order of their last strike

@@ -14,21 +14,30 @@ from typing import Final, Protocol
 
 from agentscope_protocol.config.settings import Settings
 from agentscope_protocol.wire.errors import Code, LocalProtocolError
-from agentscope_protocol.wire.frames import REQUEST_ID, CancelReason, Form
+from agentscope_protocol.wire.frames import REQUEST_ID, CancelReason, StreamKind
 from agentscope_protocol.wire.log_lines import session_digest
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, refusal
-from agentscope_supervisor.domain.request import Invocation
-from agentscope_supervisor.domain.turn import Cancel, Command, Distrust, Hand, Idle, Purpose, Settle, Turn
+from agentscope_supervisor.domain.request import TurnRequest
+from agentscope_supervisor.domain.turn import (
+    Cancel,
+    Command,
+    Complete,
+    Dispatch,
+    Idle,
+    Purpose,
+    ReplaceProcess,
+    Turn,
+)
 from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.system.event_queue import Post
 from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.turns import routing
-from agentscope_supervisor.turns.active_sessions import SessionsSeen
+from agentscope_supervisor.turns.active_sessions import ActiveSessions
 from agentscope_supervisor.turns.latencies import Latencies
-from agentscope_supervisor.turns.ledger import Ledger, Limits
-from agentscope_supervisor.turns.quarantine import Poison
-from agentscope_supervisor.turns.session_affinity import Residents
+from agentscope_supervisor.turns.ledger import Ledger, TurnLimits
+from agentscope_supervisor.turns.quarantine import Quarantine
+from agentscope_supervisor.turns.session_affinity import SessionAffinity
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +45,7 @@ log = logging.getLogger(__name__)
 _CLIENT: Final = Purpose.CLIENT
 _TELL: Final = Purpose.TELL
 _FORGET: Final = Purpose.FORGET
-_FORGET_FORM: Final = Form.FORGET
+_FORGET_FORM: Final = StreamKind.FORGET
 
 MAINTENANCE: Final = refusal(ErrorCode.DRAINING, "the instance is in maintenance")
 RETURN_WITHIN: Final = 10.0
@@ -49,7 +58,7 @@ SWEEP_EVERY: Final = 0.5  # seconds between two looks for turns that have taken 
 class Hands(Protocol):
     """The processes that run turns, by number."""
 
-    def hand(self, number: int, turn: Turn, invocation: Invocation, answer: Answer) -> None:
+    def hand(self, number: int, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
         """Give a turn to a process that is ready. Raises: LocalProtocolError if it cannot be sent."""
 
     def cancel(self, number: int, turn: Turn, reason: CancelReason) -> None:
@@ -65,7 +74,7 @@ class Hands(Protocol):
         """Whether the process was asked to end."""
 
 
-class Turns:
+class TurnService:
     """All open turns. `hands` is to be set before the first one comes; `metrics`: None, off."""
 
     hands: Hands
@@ -79,12 +88,12 @@ class Turns:
         self._recorder: Final = recorder
         self._metrics: Final = metrics
         self._loop: Final = asyncio.get_running_loop()
-        self.residents: Final = Residents(settings.sessions.idle_after)
+        self.residents: Final = SessionAffinity(settings.sessions.idle_after)
         self.ledger: Final = Ledger(limits(settings), slots, routing.slot_of, residents=self.residents)
-        self.open: Final[dict[int, tuple[Invocation, Answer]]] = {}  # by number of the turn
-        self._poison: Final = Poison()
+        self.open: Final[dict[int, tuple[TurnRequest, Answer]]] = {}  # by number of the turn
+        self._poison: Final = Quarantine()
         self._blamed: Final[set[int]] = set()  # turns that keep killing were lost with these processes
-        self._seen: Final = SessionsSeen()
+        self._seen: Final = ActiveSessions()
         self._idle: Final[set[asyncio.Future[None]]] = set()  # who waits until no turn is open
         self._leaving: Final[dict[int, asyncio.TimerHandle]] = {}  # by number of the turn
         self._sweeping = False
@@ -93,8 +102,8 @@ class Turns:
 
     # -- what clients do ----------------------------------------------------------------------
 
-    def submit(self, request: Invocation, answer: Answer) -> Turn | Failure:
-        """Accept a turn, whose answer will be settled once; or say why not. Form.FORGET: a deletion."""
+    def submit(self, request: TurnRequest, answer: Answer) -> Turn | Failure:
+        """Accept a turn, whose answer will be settled once; or say why not. StreamKind.FORGET: a deletion."""
         if self.maintenance:
             return MAINTENANCE
         purpose = _FORGET if request.form is _FORGET_FORM else _CLIENT
@@ -174,7 +183,7 @@ class Turns:
         return not self.ledger.on_process(process) and not self.residents.stays(process)
 
     def assign(self, slot: int, process: int | None) -> None:
-        """Turns of this slot go to `process` from now on; None: they wait."""
+        """TurnService of this slot go to `process` from now on; None: they wait."""
         self.carry_out(self.ledger.assign(slot, process, self._loop.time()))
 
     def unassign(self, slot: int, process: int) -> None:
@@ -249,16 +258,16 @@ class Turns:
     def carry_out(self, commands: Iterable[Command]) -> None:
         for command in commands:
             match command:
-                case Hand():
+                case Dispatch():
                     self._hand(command.process, command.turn)
-                case Settle():
+                case Complete():
                     self._settle(command.turn, command.failure)
                 case Idle(number):
                     if self.is_done(number):
                         self.hands.drained(number)
                 case Cancel(turn, number, reason):
                     self.hands.cancel(number, turn, reason)
-                case Distrust(turn, number):
+                case ReplaceProcess(turn, number):
                     log.error(
                         "turn ignores its cancellation; its worker is replaced",
                         extra={"slot": turn.slot, **self._about(turn)},
@@ -268,8 +277,8 @@ class Turns:
     def _hand(self, number: int, turn: Turn) -> None:
         now = self._loop.time()
         if turn.purpose is _TELL:
-            request = Invocation(turn.session_id, Form.IDLE, None, b"", turn.principal, {})
-            self.open[turn.number] = request, Answer(turn.run_id, Form.IDLE, now)
+            request = TurnRequest(turn.session_id, StreamKind.IDLE, None, b"", turn.principal, {})
+            self.open[turn.number] = request, Answer(turn.run_id, StreamKind.IDLE, now)
             self._sweep_soon()
         request, answer = self.open[turn.number]
         try:
@@ -356,7 +365,7 @@ class Turns:
         entry = self.open.get(turn.number)
         return named if entry is None else {**named, "request": entry[0].headers.get(REQUEST_ID, "")}
 
-    def _lost(self, process: int, request: Invocation) -> bool:
+    def _lost(self, process: int, request: TurnRequest) -> bool:
         """Blame the turn for a death; returns whether it is known now to kill."""
         kills = not self.hands.is_leaving(process) and self._poison.lost(
             request.session_id, request.body, self._loop.time()
@@ -365,7 +374,7 @@ class Turns:
             self._blamed.add(process)
         return kills
 
-    def _survived(self, request: Invocation) -> None:
+    def _survived(self, request: TurnRequest) -> None:
         if len(self._poison):
             self._poison.survived(request.session_id, request.body)
 
@@ -382,13 +391,13 @@ class Turns:
             self._sweep_soon()
 
 
-def _is_of_client(request: Invocation) -> bool:
-    return request.form in (Form.EVENTS, Form.WHOLE)
+def _is_of_client(request: TurnRequest) -> bool:
+    return request.form in (StreamKind.EVENTS, StreamKind.WHOLE)
 
 
-def limits(settings: Settings) -> Limits:
+def limits(settings: Settings) -> TurnLimits:
     """The bounds of the ledger, from where agentapp.yaml has them."""
-    return Limits(
+    return TurnLimits(
         max_turns=settings.server.max_turns,
         max_inflight=settings.supervisor.max_inflight,
         max_queue=settings.sessions.max_queue,

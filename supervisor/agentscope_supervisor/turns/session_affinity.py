@@ -42,7 +42,7 @@ class _Farewell:
 
 
 @dataclass(slots=True)
-class Residents:
+class SessionAffinity:
     """Owner of what is known. Call one method for each thing that happened. `idle_after`: seconds without
     a turn after which a session is told, and forgotten."""
 

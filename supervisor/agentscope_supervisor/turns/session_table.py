@@ -9,8 +9,8 @@ import heapq
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentscope_supervisor.domain.request import Invocation
-from agentscope_supervisor.domain.turn import Purpose, State
+from agentscope_supervisor.domain.request import TurnRequest
+from agentscope_supervisor.domain.turn import Purpose, TurnState
 from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.turns.ledger import Ledger
 
@@ -21,7 +21,7 @@ class SessionTable:
     """The sessions that have a turn, or had one lately. `turns`: the open ones, by number. Times: `now` is
     monotonic; in rows they are seconds until now."""
 
-    def __init__(self, ledger: Ledger, turns: Mapping[int, tuple[Invocation, Answer]]) -> None:
+    def __init__(self, ledger: Ledger, turns: Mapping[int, tuple[TurnRequest, Answer]]) -> None:
         self._ledger: Final = ledger
         self._turns: Final = turns
 
@@ -32,7 +32,7 @@ class SessionTable:
         known = self._ledger.residents.get(session_id, now)
         if not turns and known is None:
             return None
-        running = turns[0] if turns and turns[0].state is not State.WAITING else None
+        running = turns[0] if turns and turns[0].state is not TurnState.WAITING else None
         # One that ignored its cancellation is not open any more, and its session is held all the same.
         _, answer = self._turns.get(running.number, (None, None)) if running is not None else (None, None)
         return {

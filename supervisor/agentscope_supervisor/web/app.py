@@ -1,7 +1,7 @@
 """The HTTP side: the table of routes, who may take them, and a handler for each. Decides nothing on turns.
 
-What a request may ask of the instance is `Desk`, which `daemon` provides. Health routes answer from what the
-supervisor knows and never wait for a worker. Errors before the first byte are a status with a JSON body,
+What a request may ask of the instance is `Instance`, which `daemon` provides. Health routes answer from what
+the supervisor knows and never wait for a worker. Errors before the first byte are a status with a JSON body,
 after it events; nothing that went wrong here reaches a client as a traceback. Around it:
 `http1.aiohttp_connection` (what comes before a request is one), `auth`, `invoke` (turns), `respond` (how
 answers leave), `responses`.
@@ -25,23 +25,23 @@ from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.http1 import aiohttp_connection
 from agentscope_supervisor.http1.aiohttp_connection import is_reserved
 from agentscope_supervisor.http1.body import BodyReader
-from agentscope_supervisor.http1.fast_connection import DirectServer
+from agentscope_supervisor.http1.fast_connection import FastServer
 from agentscope_supervisor.http1.listener import NO_PLACE, Listener
 from agentscope_supervisor.http1.responses import error_response, json_response, request_id
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.telemetry.metrics import Metrics
-from agentscope_supervisor.web.auth import Gate
+from agentscope_supervisor.web.auth import Auth
 from agentscope_supervisor.web.console import Console
-from agentscope_supervisor.web.invoke import Entrance, TurnDesk, refuse_repeated
+from agentscope_supervisor.web.invoke import InvokeRoute, TurnsInstance, refuse_repeated
 from agentscope_supervisor.web.respond import Delivery
-from agentscope_supervisor.web.runs import RunViews
-from agentscope_supervisor.web.sessions import SessionViews, session_of
+from agentscope_supervisor.web.runs import RunRoutes
+from agentscope_supervisor.web.sessions import SessionRoutes, session_of
 from agentscope_supervisor.web.tracing import CLIENT_LEFT, Tracing
 
 CLOSES_WITHIN: Final = 5.0  # seconds
 
 
-class Desk(TurnDesk, Protocol):
+class Instance(TurnsInstance, Protocol):
     """What requests may ask of the instance. All but the coroutine return at once."""
 
     def ahead(self, turn: Turn) -> int:
@@ -83,7 +83,7 @@ class FrontDoor:
     def __init__(
         self,
         settings: ServerSettings,
-        desk: Desk,
+        desk: Instance,
         recorder: Recorder,
         tracing: Tracing | None = None,
         metrics: Metrics | None = None,
@@ -93,17 +93,17 @@ class FrontDoor:
         self._metrics: Final = metrics
         self._desk: Final = desk
         self._principal: Final = settings.principal
-        self._gate: Final = Gate(settings, console)
+        self._gate: Final = Auth(settings, console)
         self._body: Final = BodyReader(settings)
         delivery = Delivery(settings.keepalive_interval, desk.ahead)
-        self._views: Final = RunViews(recorder, delivery, desk.leave)
-        self._sessions: Final = SessionViews(desk, recorder)
-        self._entrance: Final = Entrance(
+        self._views: Final = RunRoutes(recorder, delivery, desk.leave)
+        self._sessions: Final = SessionRoutes(desk, recorder)
+        self._entrance: Final = InvokeRoute(
             settings.principal, self._gate, self._body, desk, recorder, delivery, self._views, metrics
         )
-        limits = aiohttp_connection.Limits(settings.header_timeout, self._body.max_size)
+        limits = aiohttp_connection.HttpLimits(settings.header_timeout, self._body.max_size)
         self._server: Final = aiohttp_connection.Server(self.handle, limits)
-        direct = DirectServer(self._entrance.direct, self._server, limits)
+        direct = FastServer(self._entrance.direct, self._server, limits)
         self._direct: Final = direct if tracing is None else None  # a trace is the handler's to record
         self._max_connections: Final = settings.max_connections
         self._listener: Listener | None = None

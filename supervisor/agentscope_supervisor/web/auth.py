@@ -15,7 +15,7 @@ from agentscope_supervisor.http1.responses import Headers
 from agentscope_supervisor.web.console import Console
 
 
-class Gate:
+class Auth:
     """`console`: None, off."""
 
     def __init__(self, settings: ServerSettings, console: Console | None) -> None:

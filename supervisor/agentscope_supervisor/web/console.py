@@ -18,11 +18,10 @@ from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.request import Refused, invalid, json_object
 from agentscope_supervisor.http1.body import BodyReader
 from agentscope_supervisor.http1.responses import Headers, json_response
-from agentscope_supervisor.system.log_buffer import Journal
+from agentscope_supervisor.system.log_buffer import LogBuffer
 from agentscope_supervisor.web import console_auth
-from agentscope_supervisor.web.console_auth import Pass
-from agentscope_supervisor.workers.revisions import Refused as RolloutRefused
-from agentscope_supervisor.workers.revisions import Rolling
+from agentscope_supervisor.web.console_auth import ConsoleCookie
+from agentscope_supervisor.workers.revisions import ReloadRefused, Rolling
 
 EVERY: Final = 1.0  # seconds between two looks at the instance
 MAX_WATCHERS: Final = 16  # pages at once; each look costs about a millisecond
@@ -53,7 +52,7 @@ _STREAM: Final = {
 }
 
 
-class Desk(Protocol):
+class ConsoleInstance(Protocol):
     """What the console asks of the instance; `control.handlers` has it."""
 
     async def status(self) -> dict[str, Any]: ...
@@ -62,7 +61,7 @@ class Desk(Protocol):
 
     def deaths(self) -> list[dict[str, Any]]: ...
 
-    def reload(self) -> Rolling | RolloutRefused: ...
+    def reload(self) -> Rolling | ReloadRefused: ...
 
     def maintain(self, on: bool) -> None: ...
 
@@ -70,11 +69,11 @@ class Desk(Protocol):
 class Console:
     """The handlers of `/console` and below. `close` ends the streams of open pages."""
 
-    def __init__(self, settings: ServerSettings, desk: Desk, journal: Journal) -> None:
+    def __init__(self, settings: ServerSettings, desk: ConsoleInstance, journal: LogBuffer) -> None:
         self._desk: Final = desk
         self._journal: Final = journal
         token = settings.auth_token
-        self._pass: Final = Pass(token.get_secret_value().encode()) if token is not None else None
+        self._pass: Final = ConsoleCookie(token.get_secret_value().encode()) if token is not None else None
         self._body: Final = BodyReader(settings.model_copy(update={"max_body_mb": MAX_BODY_MB}))
         self._files: Final = {file.name: file.read_bytes() for file in _folder().iterdir()}
         self._watchers = 0
@@ -171,7 +170,7 @@ class Console:
         """Read the file and replace the workers. Raises: Refused."""
         self._check(request)
         begun = self._desk.reload()
-        if isinstance(begun, RolloutRefused):
+        if isinstance(begun, ReloadRefused):
             return json_response({"outcome": "refused", "reason": begun.reason}, 200, headers)
         return json_response(
             {"outcome": "started", "edition": begun.edition, "note": begun.note}, 200, headers

@@ -64,7 +64,7 @@ def _is_loopback(address: str) -> bool:
     return (mapped or ip).is_loopback
 
 
-class Pass:
+class ConsoleCookie:
     """The cookie that stands for the token in a browser: made from it, so that it holds as long as the token
     does, and useless to whoever wants the token."""
 

@@ -13,48 +13,48 @@ from agentscope_protocol.wire.frames import REQUEST_ID
 from agentscope_protocol.wire.random_ids import new_id
 from agentscope_supervisor.domain import request as invocation
 from agentscope_supervisor.domain.errors import Failure
-from agentscope_supervisor.domain.request import Invocation, Refused, invalid
+from agentscope_supervisor.domain.request import Refused, TurnRequest, invalid
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.http1 import aiohttp_connection
 from agentscope_supervisor.http1.body import BodyReader
-from agentscope_supervisor.http1.fast_connection import DirectConnection
-from agentscope_supervisor.http1.fast_head import TurnHead
+from agentscope_supervisor.http1.fast_connection import FastConnection
+from agentscope_supervisor.http1.fast_head import FastHead
 from agentscope_supervisor.http1.responses import Headers, closes, error_bytes, request_id
 from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.runs.log import Run
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.telemetry.metrics import Metrics
-from agentscope_supervisor.web.auth import Gate
+from agentscope_supervisor.web.auth import Auth
 from agentscope_supervisor.web.respond import Delivery
 from agentscope_supervisor.web.respond_fast import DirectAnswer
-from agentscope_supervisor.web.runs import RunViews
+from agentscope_supervisor.web.runs import RunRoutes
 from agentscope_supervisor.web.tracing import CLIENT_LEFT, RequestTrace, Tracing
 
 _TRACE_HEADERS: Final = ("traceparent", "tracestate")
 
 
-class TurnDesk(Protocol):
+class TurnsInstance(Protocol):
     """Who takes turns. Both return at once."""
 
-    def submit(self, request: Invocation, answer: Answer) -> Turn | Failure:
+    def submit(self, request: TurnRequest, answer: Answer) -> Turn | Failure:
         """Accept a turn, whose answer will be settled once; or say why not."""
 
     def leave(self, turn: Turn) -> None:
         """The client of this turn has gone."""
 
 
-class Entrance:
+class InvokeRoute:
     """`principal`: server.principal. `metrics`: counts what goes the direct way; None, off."""
 
     def __init__(
         self,
         principal: str,
-        gate: Gate,
+        gate: Auth,
         body: BodyReader,
-        desk: TurnDesk,
+        desk: TurnsInstance,
         recorder: Recorder,
         delivery: Delivery,
-        views: RunViews,
+        views: RunRoutes,
         metrics: Metrics | None,
     ) -> None:
         self._principal: Final = principal
@@ -111,7 +111,7 @@ class Entrance:
             self._desk.leave(turn)
             raise
 
-    def direct(self, head: TurnHead, body: bytes, connection: DirectConnection) -> DirectAnswer | None:
+    def direct(self, head: FastHead, body: bytes, connection: FastConnection) -> DirectAnswer | None:
         """Begin to answer a usual turn the direct way; None: it was refused, and told so."""
         headers = {"X-Request-Id": request_id(head.fields)}
         try:
@@ -145,7 +145,9 @@ class Entrance:
         if self._metrics is not None:
             self._metrics.request("/invoke", status)
 
-    def _read(self, body: bytes, headers: Headers, request_id: str, trace: RequestTrace | None) -> Invocation:
+    def _read(
+        self, body: bytes, headers: Headers, request_id: str, trace: RequestTrace | None
+    ) -> TurnRequest:
         """What a request asks for. Raises: Refused."""
         passed_on = {REQUEST_ID: request_id}
         if trace is not None:

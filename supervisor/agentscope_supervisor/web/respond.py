@@ -14,15 +14,15 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain import sse
 from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.http1.aiohttp_connection import outlet_of
 from agentscope_supervisor.http1.responses import error_response, gone_response
 from agentscope_supervisor.runs.client_stream import Answer
-from agentscope_supervisor.runs.log import Run, State
-from agentscope_supervisor.runs.reader import Viewer
+from agentscope_supervisor.runs.log import Run, RunState
+from agentscope_supervisor.runs.reader import RunReader
 
 QUEUED_AFTER: Final = 1.0  # seconds of waiting after which a client is told that its turn waits
 SWEEP_EVERY: Final = 0.25  # seconds between two looks at the open answers
@@ -45,7 +45,7 @@ class Delivery:
         self._keepalive: Final = keepalive
         self._ahead: Final = ahead
         self._open: dict[Answer, Turn] = {}
-        self._viewers: dict[Viewer, Turn | None] = {}
+        self._viewers: dict[RunReader, Turn | None] = {}
         self._sweeping = False
         self._loop: Final = asyncio.get_running_loop()
 
@@ -65,7 +65,7 @@ class Delivery:
         self.watch(answer, turn)
         try:
             await answer.changed()
-            if answer.form is Form.WHOLE:
+            if answer.form is StreamKind.WHOLE:
                 while not answer.settled:
                     await answer.changed()
             if answer.worker is not None:
@@ -73,7 +73,7 @@ class Delivery:
             if answer.is_error:
                 assert answer.failure is not None
                 return error_response(answer.failure, headers)
-            if answer.form is Form.WHOLE:
+            if answer.form is StreamKind.WHOLE:
                 return _whole(turn, answer.whole, headers)
             headers |= STREAM_HEADERS
             if answer.settled:  # a short turn: all of it is here, and its length is known
@@ -99,12 +99,12 @@ class Delivery:
         return response
 
     async def join(
-        self, request: web.BaseRequest, viewer: Viewer, turn: Turn | None, headers: dict[str, str]
+        self, request: web.BaseRequest, viewer: RunReader, turn: Turn | None, headers: dict[str, str]
     ) -> web.StreamResponse:
         """Answer a request with the run that an earlier one has begun, from its first event on. `turn`: of
         the run, if that has not ended."""
         run = viewer.run
-        if run.form is Form.WHOLE:
+        if run.form is StreamKind.WHOLE:
             await viewer.ended()
         else:
             with contextlib.suppress(TimeoutError):
@@ -114,7 +114,7 @@ class Delivery:
         if run.is_error:
             assert run.failure is not None
             return error_response(run.failure, headers)
-        if run.form is Form.WHOLE:
+        if run.form is StreamKind.WHOLE:
             return _whole(run, run.whole, headers)
         gone = run.resume(-1)
         if isinstance(gone, Failure):
@@ -122,7 +122,7 @@ class Delivery:
         return await self.view(request, viewer, turn, headers)
 
     async def view(
-        self, request: web.BaseRequest, viewer: Viewer, turn: Turn | None, headers: dict[str, str]
+        self, request: web.BaseRequest, viewer: RunReader, turn: Turn | None, headers: dict[str, str]
     ) -> web.StreamResponse:
         """Send what a run has kept from where the viewer stands, and what comes, to the end."""
         _name_worker(viewer.run, headers)
@@ -153,18 +153,18 @@ class Delivery:
             silent = now - answer.last_write
             if answer.settled and silent >= STALLED_AFTER:
                 answer.cut()  # all is sent, and the client does not read it
-            if answer.form is Form.WHOLE or answer.settled:
+            if answer.form is StreamKind.WHOLE or answer.settled:
                 continue
             waits = answer.worker is None
             if silent >= (first if waits and not answer.streaming else self._keepalive):
                 answer.say(self._comment(turn if waits else None), now)
         for viewer, turn_of_run in self._viewers.items():
             silent = now - viewer.last_write
-            if viewer.run.state is State.ENDED:
+            if viewer.run.state is RunState.ENDED:
                 if silent >= STALLED_AFTER:
                     viewer.cut()
                 continue
-            waits = viewer.run.state is State.QUEUED
+            waits = viewer.run.state is RunState.QUEUED
             if silent >= (first if waits and viewer.is_new else self._keepalive):
                 viewer.say(self._comment(turn_of_run if waits else None), now)
         if self._open or self._viewers:

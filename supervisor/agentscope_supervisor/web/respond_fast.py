@@ -9,17 +9,17 @@ turn.
 from collections.abc import Callable
 from typing import Final
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.turn import Turn
-from agentscope_supervisor.http1.fast_connection import DirectConnection
+from agentscope_supervisor.http1.fast_connection import FastConnection
 from agentscope_supervisor.http1.responses import closes, error_bytes, head_bytes, header_lines
 from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.web.respond import STREAM_HEADERS, whole_body
 from agentscope_supervisor.web.tracing import CLIENT_LEFT
 
 # Read once: see `agentscope_protocol.wire.values`.
-_EVENTS: Final = Form.EVENTS
-_WHOLE: Final = Form.WHOLE
+_EVENTS: Final = StreamKind.EVENTS
+_WHOLE: Final = StreamKind.WHOLE
 
 _JSON: Final = header_lines({"Content-Type": "application/json"})
 _STREAM: Final = header_lines(STREAM_HEADERS)
@@ -36,7 +36,7 @@ class DirectAnswer:
 
     def __init__(
         self,
-        connection: DirectConnection,
+        connection: FastConnection,
         answer: Answer,
         turn: Turn,
         headers: dict[str, str],

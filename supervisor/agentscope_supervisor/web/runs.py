@@ -12,24 +12,24 @@ from typing import Final
 import orjson
 from aiohttp import web
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain import sse
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.request import Refused, invalid
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.http1.responses import gone_response
 from agentscope_supervisor.runs.log import Run, messages
-from agentscope_supervisor.runs.reader import Viewer
+from agentscope_supervisor.runs.reader import RunReader
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.web.respond import Delivery
 
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _CURSOR: Final = re.compile(r"[0-9]{1,15}")
 
-_Send = Callable[[web.BaseRequest, Viewer, Turn | None, dict[str, str]], Awaitable[web.StreamResponse]]
+_Send = Callable[[web.BaseRequest, RunReader, Turn | None, dict[str, str]], Awaitable[web.StreamResponse]]
 
 
-class RunViews:
+class RunRoutes:
     """The handlers of /runs/…, and of a request that joins a run. `leave`: to be told that a reader left."""
 
     def __init__(self, recorder: Recorder, delivery: Delivery, leave: Callable[[Turn], None]) -> None:
@@ -45,7 +45,7 @@ class RunViews:
             "run_id": run.run_id,
             "session_id": run.session_id,
             "state": run.state,
-            "stream": run.form is Form.EVENTS,
+            "stream": run.form is StreamKind.EVENTS,
             "worker": run.worker,
             "events": {"first": run.first, "next": run.next},
             "error": sse.error_object(run.failure) if run.failure is not None else None,
@@ -59,7 +59,7 @@ class RunViews:
         """GET /runs/{run_id}/events. Raises: Refused."""
         after = _cursor(request, run_id)
         run = await self._find(run_id, after)
-        if run.form is Form.WHOLE:
+        if run.form is StreamKind.WHOLE:
             message = f"this run was asked for in one piece and has no events: see /runs/{run_id}"
             raise Refused(Failure(ErrorCode.NOT_FOUND, message))
         headers["X-Run-Id"] = run_id
@@ -71,16 +71,16 @@ class RunViews:
             case Failure() as failure:
                 raise Refused(failure)
             case number:
-                viewer = Viewer(run, number, self._loop.time())
+                viewer = RunReader(run, number, self._loop.time())
                 return await self._follow(self._delivery.view, request, viewer, headers)
 
     async def join(self, run: Run, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         """Answer `POST /invoke` with a run that has its key already."""
         headers |= {"X-Run-Id": run.run_id, "Idempotent-Replayed": "true"}
-        return await self._follow(self._delivery.join, request, Viewer(run, 0, self._loop.time()), headers)
+        return await self._follow(self._delivery.join, request, RunReader(run, 0, self._loop.time()), headers)
 
     async def _follow(
-        self, send: _Send, request: web.BaseRequest, viewer: Viewer, headers: dict[str, str]
+        self, send: _Send, request: web.BaseRequest, viewer: RunReader, headers: dict[str, str]
     ) -> web.StreamResponse:
         turn = None
         try:

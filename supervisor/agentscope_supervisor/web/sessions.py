@@ -13,11 +13,11 @@ from urllib.parse import unquote
 import orjson
 from aiohttp import web
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_protocol.wire.random_ids import new_id
 from agentscope_supervisor.domain import request as invocation
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
-from agentscope_supervisor.domain.request import Invocation, Refused, invalid
+from agentscope_supervisor.domain.request import Refused, TurnRequest, invalid
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.http1.responses import json_response
 from agentscope_supervisor.runs.client_stream import Answer
@@ -31,10 +31,10 @@ MOST: Final = 1000
 _STORED: Final = b"true"  # what End says where there was a state
 
 
-class Desk(Protocol):
+class SessionsInstance(Protocol):
     """What is asked of the instance."""
 
-    def submit(self, request: Invocation, answer: Answer) -> Turn | Failure: ...
+    def submit(self, request: TurnRequest, answer: Answer) -> Turn | Failure: ...
 
     def session(self, session_id: str) -> dict[str, Any] | None:
         """As `session_table` has it."""
@@ -43,10 +43,10 @@ class Desk(Protocol):
         """A page of them."""
 
 
-class SessionViews:
+class SessionRoutes:
     """The handlers of /sessions."""
 
-    def __init__(self, desk: Desk, recorder: Recorder) -> None:
+    def __init__(self, desk: SessionsInstance, recorder: Recorder) -> None:
         self._desk: Final = desk
         self._recorder: Final = recorder
         self._deleting: Final[set[asyncio.Task[bool]]] = set()
@@ -80,8 +80,8 @@ class SessionViews:
         """DELETE /sessions/{session_id}. `principal`: who is counted for it. Raises: Refused."""
         user_id = _user_id(request.query)
         body = orjson.dumps({"user_id": user_id})
-        asked = Invocation(session_id, Form.FORGET, "reject", body, principal, {})
-        answer = Answer(new_id(), Form.FORGET, self._loop.time())
+        asked = TurnRequest(session_id, StreamKind.FORGET, "reject", body, principal, {})
+        answer = Answer(new_id(), StreamKind.FORGET, self._loop.time())
         was_known = self._desk.session(session_id) is not None
         turn = self._desk.submit(asked, answer)
         if isinstance(turn, Failure):

@@ -18,35 +18,35 @@ from agentscope_protocol.config import settings as settings_module
 from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_protocol.config.settings import Settings, SettingsError
 from agentscope_protocol.wire.errors import Code
-from agentscope_protocol.wire.frames import CancelReason, Form
-from agentscope_supervisor.domain.request import Invocation
+from agentscope_protocol.wire.frames import CancelReason, StreamKind
+from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.turn import Purpose, Turn
 from agentscope_supervisor.project.config import Project, ProjectError
 from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.system.event_queue import Post
 from agentscope_supervisor.telemetry.metrics import Metrics
-from agentscope_supervisor.turns.service import Turns
+from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.workers import fleet, lifecycle
-from agentscope_supervisor.workers.exit_reasons import Cause, Death, Verdict
+from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason, ExitRecord
 from agentscope_supervisor.workers.fleet import Fleet
-from agentscope_supervisor.workers.pool import Process, Workforce
-from agentscope_supervisor.workers.recycling import Wear
+from agentscope_supervisor.workers.pool import Pool, Process
+from agentscope_supervisor.workers.recycling import Recycling
 from agentscope_supervisor.workers.reloadable_keys import needs_restart
-from agentscope_supervisor.workers.revisions import Refused, Rolling, Rollouts, Unchanged
+from agentscope_supervisor.workers.revisions import ReloadRefused, Revisions, Rolling, Unchanged
 
 log = logging.getLogger(__name__)
 
-STOPPING: Final = Refused("the instance is stopping")
+STOPPING: Final = ReloadRefused("the instance is stopping")
 
 
-class Staffing:
+class Controller:
     """The slots and processes of one instance. `metrics`: None, off."""
 
     def __init__(
         self,
         project: Project,
         settings: Settings,
-        turns: Turns,
+        turns: TurnService,
         post: Post,
         metrics: Metrics | None,
         became_ready: Callable[[], None],
@@ -66,9 +66,9 @@ class Staffing:
         self._loop: Final = asyncio.get_running_loop()
         supervisor = settings.supervisor
         self.fleet: Final = Fleet(worker_count(settings), supervisor.start_deadline, supervisor.soak)
-        self.workforce: Final = Workforce(settings, project.folder, self, post)
-        self.rollouts: Final = Rollouts(settings_module.dump(settings))
-        self.wear: Final = Wear(supervisor.max_turns, supervisor.max_memory_mb)
+        self.workforce: Final = Pool(settings, project.folder, self, post)
+        self.rollouts: Final = Revisions(settings_module.dump(settings))
+        self.wear: Final = Recycling(supervisor.max_turns, supervisor.max_memory_mb)
         self.restarts = 0  # deaths of workers that nobody asked to end
         self.failure = ""
         """Why the instance could not start, as its worker told it; for a person."""
@@ -93,7 +93,7 @@ class Staffing:
         """End what is left."""
         for process in list(self.workforce):
             self._turns.cut(process.number)
-            self.workforce.condemn(process, Verdict(Cause.ASKED, "the instance stops at once"))
+            self.workforce.condemn(process, ExitReason(Cause.ASKED, "the instance stops at once"))
 
     def scale(self, slots: int) -> None:
         """Have this many slots, at least one; those that are taken away end the turns they have."""
@@ -105,23 +105,23 @@ class Staffing:
         log.info("slot is reset", extra={"slot": slot})
         self._carry_out(self.fleet.reset(slot, self._loop.time()))
 
-    def kill(self, process: Process, verdict: Verdict) -> None:
+    def kill(self, process: Process, verdict: ExitReason) -> None:
         """End a process at once; the fleet starts the next one as after any death."""
         log.warning("worker is killed", extra={"worker": process.label, "cause": verdict})
         self.workforce.condemn(process, verdict)
 
-    def check(self) -> Refused | None:
+    def check(self) -> ReloadRefused | None:
         """Whether a new start would find a file that can serve."""
         settings = self._read_settings()
-        return settings if isinstance(settings, Refused) else None
+        return settings if isinstance(settings, ReloadRefused) else None
 
-    def reload(self, *, even_unchanged: bool, code_only: bool = False) -> Rolling | Unchanged | Refused:
+    def reload(self, *, even_unchanged: bool, code_only: bool = False) -> Rolling | Unchanged | ReloadRefused:
         """Read the file again and replace the workers; if nothing has changed, only with `even_unchanged`.
         `code_only`: no package was installed since the last time."""
         if self.fleet.stopping:
             return STOPPING
         settings = self._read_settings()
-        if isinstance(settings, Refused):
+        if isinstance(settings, ReloadRefused):
             return settings
         snapshot = settings_module.dump(settings)
         if snapshot == self.rollouts.snapshot(self.fleet.edition) and not even_unchanged:
@@ -132,7 +132,7 @@ class Staffing:
             log.warning("these changes need a restart of the instance", extra={"keys": stale})
         return self._roll_to(snapshot, note, code_only=code_only)
 
-    def roll(self) -> Rolling | Refused:
+    def roll(self) -> Rolling | ReloadRefused:
         """Replace all workers, without a look at the file."""
         if self.fleet.stopping:
             return STOPPING
@@ -140,13 +140,13 @@ class Staffing:
 
     # -- Hands: what turns ask of processes -------------------------------------------------------
 
-    def hand(self, number: int, turn: Turn, invocation: Invocation, answer: Answer) -> None:
+    def hand(self, number: int, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
         self.workforce.hand(number, turn, invocation, answer)
         if turn.purpose is Purpose.TELL:  # on its way out, or for nobody: no wear
             return
         worn = self.wear.turn(number, self._loop.time())
         if worn is not None:
-            self._post(partial(self._replace, number, Verdict(Cause.TURN_LIMIT, worn)))
+            self._post(partial(self._replace, number, ExitReason(Cause.TURN_LIMIT, worn)))
 
     def cancel(self, number: int, turn: Turn, reason: CancelReason) -> None:
         self.workforce.cancel(number, turn, reason)
@@ -164,7 +164,7 @@ class Staffing:
 
     def became_ready(self, process: Process) -> None:
         first = not self.fleet.ever_ready
-        if Form.IDLE in process.forms:
+        if StreamKind.IDLE in process.forms:
             self._turns.joined(process.number)
         self._carry_out(self.fleet.ready(process.number, self._loop.time()))
         if first and self.fleet.ever_ready:
@@ -174,7 +174,7 @@ class Staffing:
     def left_ready(self, process: Process) -> None:
         self.fleet.unready(process.number)
         self._turns.unassign(process.slot, process.number)
-        if process.state is lifecycle.State.DRAINING and not self.fleet.stopping:
+        if process.state is lifecycle.ProcessState.DRAINING and not self.fleet.stopping:
             self._turns.departs(process.number)
         else:
             self._turns.gone(process.number)
@@ -185,7 +185,7 @@ class Staffing:
     def is_idle(self, process: Process) -> bool:
         return self._turns.is_done(process.number)
 
-    def exited(self, process: Process, death: Death) -> None:
+    def exited(self, process: Process, death: ExitRecord) -> None:
         assert process.status is not None, "it has ended"
         asked, blamed = self.is_leaving(process.number), self._turns.is_blamed(process.number)
         self.wear.gone(process.number)
@@ -210,7 +210,7 @@ class Staffing:
     def worn(self, process: Process, why: str) -> None:
         asked = self.wear.said(process.number, why, self._loop.time())
         if asked is not None:
-            self._replace(process.number, Verdict(Cause.ASKED, asked))
+            self._replace(process.number, ExitReason(Cause.ASKED, asked))
 
     def ended(self, turn: Turn, whole: bytes) -> None:
         self._turns.ended(turn, whole)
@@ -224,14 +224,14 @@ class Staffing:
         """Number and pid of the processes that may be replaced for their memory; none without a limit."""
         if self.wear.max_memory_mb is None:
             return {}
-        ready = [each for each in self.workforce if each.state is lifecycle.State.READY]
+        ready = [each for each in self.workforce if each.state is lifecycle.ProcessState.READY]
         return {each.number: each.child.pid for each in ready if each.child is not None}
 
     def weigh(self, number: int, megabytes: float) -> None:
         """A process holds so much."""
         worn = self.wear.memory(number, megabytes, self._loop.time())
         if worn is not None:
-            self._replace(number, Verdict(Cause.MEMORY_LIMIT, worn))
+            self._replace(number, ExitReason(Cause.MEMORY_LIMIT, worn))
 
     # -- carrying out -------------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class Staffing:
                 case fleet.Retire(number, reason):
                     process = self.workforce[number]
                     log.info("worker retires", extra={"worker": process.label, "reason": reason})
-                    self.workforce.retire(process, Verdict(Cause.ASKED, reason))
+                    self.workforce.retire(process, ExitReason(Cause.ASKED, reason))
                 case fleet.Assign(slot, assigned):
                     self._turns.assign(slot, assigned)
                 case fleet.Resize(slots):
@@ -264,10 +264,10 @@ class Staffing:
                         self.finished.set_result(status)
         self._arm_timer()
 
-    def _replace(self, number: int, why: Verdict) -> None:
+    def _replace(self, number: int, why: ExitReason) -> None:
         """Replace a process that is worn."""
         process = self.workforce.get(number)
-        if process is None or process.state is not lifecycle.State.READY:
+        if process is None or process.state is not lifecycle.ProcessState.READY:
             return
         process.retired = why
         log.info("worker is to be replaced", extra={"worker": process.label, "reason": why.detail})
@@ -301,12 +301,12 @@ class Staffing:
         if worker_count(settings) != before:
             self._post(partial(self.scale, worker_count(settings)))
 
-    def _read_settings(self) -> Settings | Refused:
+    def _read_settings(self) -> Settings | ReloadRefused:
         try:
             return self._project.read_settings()
         except (ProjectError, SettingsError) as error:
             log.error("reload refused, the old configuration goes on: %s", error)
-            return Refused(str(error))
+            return ReloadRefused(str(error))
 
     def _arm_timer(self) -> None:
         if self._timer is not None:
@@ -327,7 +327,7 @@ def worker_count(settings: Settings) -> int:
     return min(cpus, MAX_WORKERS)
 
 
-def _explained(commands: list[fleet.Command], death: Death) -> Iterator[fleet.Command]:
+def _explained(commands: list[fleet.Command], death: ExitRecord) -> Iterator[fleet.Command]:
     """These commands; a rollout that this death has ended is told with its reason."""
     for command in commands:
         if isinstance(command, fleet.RolloutEnded) and command.failure:

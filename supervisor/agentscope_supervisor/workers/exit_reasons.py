@@ -14,7 +14,7 @@ from typing import Final
 from agentscope_supervisor.processes.kept_output import KEPT_WIDTH
 
 KEPT: Final = 100
-"""Deaths kept. With the bounds of `kept_output` 4 MB if all are the longest."""
+"""ExitRecords kept. With the bounds of `kept_output` 4 MB if all are the longest."""
 
 _SIGKILL: Final = 9
 _SIGTERM: Final = 15
@@ -38,7 +38,7 @@ class Cause(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ExitReason:
     """A cause, and what makes it particular: the signal, the limit, what blocked."""
 
     cause: Cause
@@ -49,38 +49,38 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class ExitEvidence:
     """What is known of a process that has ended. `status`: exit code, or minus the signal number."""
 
     status: int
     ended: str  # the same for people: `exit 1`, `SIGKILL`
     was_ready: bool
-    retired: Verdict | None  # why it was asked to go, if it was
-    condemned: Verdict | None  # why we killed it, if we did
+    retired: ExitReason | None  # why it was asked to go, if it was
+    condemned: ExitReason | None  # why we killed it, if we did
     failure: str  # what it told of its failed start
     oom: bool  # the kernel has killed somebody of our control group for memory since the last look
 
 
-def classify(evidence: Evidence) -> Verdict:
+def classify(evidence: ExitEvidence) -> ExitReason:
     """Why a process ended."""
     if evidence.status == -_SIGKILL:
         if evidence.condemned is not None:
             return evidence.condemned
         if evidence.oom:
-            return Verdict(Cause.OOM, "killed by the kernel, the control group had no memory left")
+            return ExitReason(Cause.OOM, "killed by the kernel, the control group had no memory left")
     # SIGTERM meets one that has not yet, or no longer, a handler for it: it does what it was asked.
     if evidence.retired is not None and evidence.status in (0, -_SIGTERM):
         return evidence.retired
     if evidence.status < 0:
-        return Verdict(Cause.SIGNAL, evidence.ended)
+        return ExitReason(Cause.SIGNAL, evidence.ended)
     if not evidence.was_ready:
         lines = evidence.failure.splitlines()  # a sentence, and then what explains it
-        return Verdict(Cause.BOOT_FAILED, lines[0][:KEPT_WIDTH] if lines else evidence.ended)
-    return Verdict(Cause.EXIT_CODE, evidence.ended)
+        return ExitReason(Cause.BOOT_FAILED, lines[0][:KEPT_WIDTH] if lines else evidence.ended)
+    return ExitReason(Cause.EXIT_CODE, evidence.ended)
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
+class ExitRecord:
     """One process that has ended."""
 
     slot: int
@@ -90,7 +90,7 @@ class Death:
     lived: float  # seconds from its start
     ready: float | None  # seconds from its readiness; None: it never was
     ended: str  # `exit 1`, `SIGKILL`
-    verdict: Verdict
+    verdict: ExitReason
     turns: int  # that ended with it
     output: tuple[str, ...]  # its last lines
     stacks: tuple[str, ...]  # lines of the last dump of its stacks; empty: there was none
@@ -102,33 +102,33 @@ class Death:
 
 
 AS_WANTED: Final = frozenset({Cause.ASKED, Cause.MEMORY_LIMIT, Cause.TURN_LIMIT})
-"""Deaths that are no failure: the next process was there before."""
+"""ExitRecords that are no failure: the next process was there before."""
 
 
-class Deaths:
+class ExitRecords:
     """The last deaths, oldest first, and how many there were of each cause and in each slot."""
 
     def __init__(self) -> None:
-        self._kept: Final[deque[Death]] = deque(maxlen=KEPT)
+        self._kept: Final[deque[ExitRecord]] = deque(maxlen=KEPT)
         self.counts: Final[dict[Cause, int]] = dict.fromkeys(Cause, 0)
         self._failures: Final[dict[int, int]] = {}  # by slot
 
-    def note(self, death: Death) -> None:
+    def note(self, death: ExitRecord) -> None:
         self._kept.append(death)
         self.counts[death.verdict.cause] += 1
         if death.verdict.cause not in AS_WANTED:
             self._failures[death.slot] = self.failures(death.slot) + 1
 
-    def __iter__(self) -> Iterator[Death]:
+    def __iter__(self) -> Iterator[ExitRecord]:
         return iter(self._kept)
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def failures(self, slot: int) -> int:
-        """Deaths in a slot, since the start, that nobody wanted."""
+        """ExitRecords in a slot, since the start, that nobody wanted."""
         return self._failures.get(slot, 0)
 
-    def last_of(self, slot: int) -> Death | None:
+    def last_of(self, slot: int) -> ExitRecord | None:
         """The last death in a slot that is still kept."""
         return next((death for death in reversed(self._kept) if death.slot == slot), None)

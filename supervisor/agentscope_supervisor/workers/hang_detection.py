@@ -81,7 +81,7 @@ class Suspect:
 
 
 @dataclass(frozen=True, slots=True)
-class Condemn:
+class RequestKill:
     """End it: its loop has not turned for `age` seconds."""
 
     process: int
@@ -97,7 +97,7 @@ class Recovered:
     age: float
 
 
-Command = Suspect | Condemn
+Command = Suspect | RequestKill
 
 
 @dataclass(slots=True)
@@ -121,7 +121,7 @@ def diagnose(thread_old: bool, body: Body) -> Kind:
 
 
 @dataclass(slots=True)
-class Vitals:
+class HangDetector:
     """The watch over all ready workers. Times in seconds of a monotonic clock."""
 
     unresponsive_timeout: float
@@ -176,5 +176,5 @@ class Vitals:
                 watched.suspect_since = now
                 commands.append(Suspect(process, age, kind))
             elif is_over and now - watched.suspect_since >= DUMP_WITHIN:
-                commands.append(Condemn(process, age, kind))
+                commands.append(RequestKill(process, age, kind))
         return commands

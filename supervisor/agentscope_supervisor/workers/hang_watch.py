@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 
 from agentscope_supervisor.system.event_queue import Post
 from agentscope_supervisor.workers import hang_detection
-from agentscope_supervisor.workers.exit_reasons import Cause, Verdict
-from agentscope_supervisor.workers.hang_detection import Body, Condemn, Counters, Suspect, Vitals
-from agentscope_supervisor.workers.lifecycle import State
-from agentscope_supervisor.workers.pool import Process, Workforce
+from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason
+from agentscope_supervisor.workers.hang_detection import Body, Counters, HangDetector, RequestKill, Suspect
+from agentscope_supervisor.workers.lifecycle import ProcessState
+from agentscope_supervisor.workers.pool import Pool, Process
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +24,11 @@ LOOK_EVERY: Final = 0.5  # seconds
 _STATES: Final = {"running": "R", "disk-sleep": "D", "stopped": "T", "tracing-stop": "t"}
 
 
-class Pulse:
+class HangWatch:
     """Looks until `stop`; everything it does happens on the daemon's queue."""
 
-    def __init__(self, unresponsive_timeout: float, workforce: Workforce, post: Post) -> None:
-        self._vitals: Final = Vitals(unresponsive_timeout)
+    def __init__(self, unresponsive_timeout: float, workforce: Pool, post: Post) -> None:
+        self._vitals: Final = HangDetector(unresponsive_timeout)
         self._workforce: Final = workforce
         self._post: Final = post
         self._loop: Final = asyncio.get_running_loop()
@@ -48,7 +48,9 @@ class Pulse:
     def _look(self) -> None:
         self._timer = self._arm()
         now = self._loop.time()
-        ready = {p.number: p for p in self._workforce if p.state in (State.READY, State.DRAINING)}
+        ready = {
+            p.number: p for p in self._workforce if p.state in (ProcessState.READY, ProcessState.DRAINING)
+        }
         for process in ready.values():
             if process.link is not None:
                 process.link.look()
@@ -74,9 +76,9 @@ class Pulse:
                 log.warning("worker's loop does not turn; its stacks follow", extra=told)
                 if process.child is not None:
                     process.child.dump_stacks()
-            case Condemn():
+            case RequestKill():
                 log.error("worker's loop does not turn; it is killed", extra=told)
-                self._workforce.condemn(process, Verdict(Cause.UNRESPONSIVE, command.kind))
+                self._workforce.condemn(process, ExitReason(Cause.UNRESPONSIVE, command.kind))
 
     def _body(self, process: Process, now: float) -> Body | None:
         """What the kernel says of a process; None at the first look, or if it has just ended."""

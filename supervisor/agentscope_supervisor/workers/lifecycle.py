@@ -18,7 +18,7 @@ from enum import IntEnum
 from typing import Final
 
 
-class State(IntEnum):
+class ProcessState(IntEnum):
     STARTING = 1  # spawned; has not said that it is ready
     READY = 2  # takes turns
     DRAINING = 3  # gets no new turn, ends those it has
@@ -43,7 +43,7 @@ class Drained:
 
 
 @dataclass(frozen=True, slots=True)
-class Condemned:
+class KillRequested:
     """It lives and cannot be trusted, or there is no time left for it."""
 
 
@@ -56,7 +56,7 @@ class LinkLost:
 class Expired:
     """The deadline that was armed in this state has passed."""
 
-    armed_in: State
+    armed_in: ProcessState
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Exited:
     """The kernel reported its end."""
 
 
-Event = Ready | Retired | Drained | Condemned | LinkLost | Expired | Exited
+Event = Ready | Retired | Drained | KillRequested | LinkLost | Expired | Exited
 
 
 class Command(IntEnum):
@@ -74,36 +74,38 @@ class Command(IntEnum):
     CLOSE_LINK = 4  # fails what is still open on the link
 
 
-Step = tuple[State, tuple[Command, ...]]
+Step = tuple[ProcessState, tuple[Command, ...]]
 
-_S, _C = State, Command
+_S, _C = ProcessState, Command
 _KILL: Final[Step] = (_S.KILLING, (_C.KILL,))
 _STOP: Final[Step] = (_S.STOPPING, (_C.TERMINATE,))
 
-TABLE: Final[dict[tuple[State, type[Event]], Step]] = {
+TABLE: Final[dict[tuple[ProcessState, type[Event]], Step]] = {
     (_S.STARTING, Ready): (_S.READY, ()),
     # Nothing to save, and a start can block for long: there is no reason to be patient.
     (_S.STARTING, Retired): _KILL,
-    (_S.STARTING, Condemned): _KILL,
+    (_S.STARTING, KillRequested): _KILL,
     # It is exiting, and its exit status says why it could not start: a kill would take its place.
     (_S.STARTING, LinkLost): (_S.STOPPING, ()),
     (_S.STARTING, Expired): _KILL,
     (_S.READY, Retired): (_S.DRAINING, ()),
-    (_S.READY, Condemned): _KILL,
+    (_S.READY, KillRequested): _KILL,
     (_S.READY, LinkLost): _KILL,
     (_S.DRAINING, Drained): _STOP,
     (_S.DRAINING, Expired): (_S.STOPPING, (_C.CANCEL_TURNS, _C.TERMINATE)),
-    (_S.DRAINING, Condemned): _KILL,
+    (_S.DRAINING, KillRequested): _KILL,
     (_S.DRAINING, LinkLost): _KILL,
-    (_S.STOPPING, Condemned): _KILL,
+    (_S.STOPPING, KillRequested): _KILL,
     (_S.STOPPING, Expired): _KILL,
     # What it has started does not outlive it.
-    **{(state, Exited): (_S.GONE, (_C.KILL, _C.CLOSE_LINK)) for state in State if state is not _S.GONE},
+    **{
+        (state, Exited): (_S.GONE, (_C.KILL, _C.CLOSE_LINK)) for state in ProcessState if state is not _S.GONE
+    },
 }
 
 # What a state may meet and nothing changes. Listed, so that TABLE and IGNORED together hold every pair
 # and one that was forgotten fails a test.
-IGNORED: Final[frozenset[tuple[State, type[Event]]]] = frozenset(
+IGNORED: Final[frozenset[tuple[ProcessState, type[Event]]]] = frozenset(
     {
         (_S.STARTING, Drained),
         (_S.READY, Ready),
@@ -116,13 +118,13 @@ IGNORED: Final[frozenset[tuple[State, type[Event]]]] = frozenset(
         (_S.STOPPING, Drained),
         # A worker closes its link just before it exits.
         (_S.STOPPING, LinkLost),
-        *((_S.KILLING, event) for event in (Ready, Retired, Drained, Condemned, LinkLost, Expired)),
-        *((_S.GONE, event) for event in (Ready, Retired, Drained, Condemned, LinkLost, Expired, Exited)),
+        *((_S.KILLING, event) for event in (Ready, Retired, Drained, KillRequested, LinkLost, Expired)),
+        *((_S.GONE, event) for event in (Ready, Retired, Drained, KillRequested, LinkLost, Expired, Exited)),
     }
 )
 
 
-def step(state: State, event: Event) -> Step:
+def step(state: ProcessState, event: Event) -> Step:
     """The next state, and the commands to carry out in order. Total: never raises."""
     if isinstance(event, Expired) and event.armed_in is not state:
         return state, ()

@@ -15,7 +15,7 @@ from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import CancelReason, Data, End, Fail, Notice
 from agentscope_protocol.wire.link import BROKE_THE_RULES, Link
 from agentscope_protocol.wire.page import LifePage
-from agentscope_supervisor.domain.request import Invocation
+from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.runs.client_stream import Answer
 
@@ -72,7 +72,7 @@ class WorkerLink:
         """Take over a connected socket; to be called once, first."""
         await self._loop.create_connection(lambda: self._link, sock=sock)
 
-    def hand(self, turn: Turn, invocation: Invocation, answer: Answer) -> None:
+    def hand(self, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
         """Send a turn to the worker. Raises: LocalProtocolError if the link is closed."""
         stream = self._requester.open(
             turn.session_id, turn.run_id, invocation.body, invocation.form, invocation.headers

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from agentscope_supervisor.system.process_memory import Memory
+from agentscope_supervisor.system.process_memory import ProcessMemory
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ Seen = Callable[[int, float], None]
 class MemoryWatch:
     """Looks until `stop`."""
 
-    def __init__(self, memory: Memory, workers: Workers, seen: Seen) -> None:
+    def __init__(self, memory: ProcessMemory, workers: Workers, seen: Seen) -> None:
         self._memory: Final = memory
         self._workers: Final = workers
         self._seen: Final = seen

@@ -19,21 +19,21 @@ from typing import Any, Final, Protocol
 
 from agentscope_protocol.config.settings import Settings
 from agentscope_protocol.wire.errors import Code, LocalProtocolError
-from agentscope_protocol.wire.frames import CancelReason, Form
+from agentscope_protocol.wire.frames import CancelReason, StreamKind
 from agentscope_protocol.wire.link import BROKE_THE_RULES
 from agentscope_protocol.wire.page import LifePage
-from agentscope_supervisor.domain.request import Invocation
+from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.processes import interpreter, reaper, spawn
 from agentscope_supervisor.processes.kept_output import KEPT_LINES, KEPT_STACK_LINES, kept
-from agentscope_supervisor.processes.launcher import Nursery, Order
+from agentscope_supervisor.processes.launcher import Launcher, LaunchRequest
 from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.system import kernel
 from agentscope_supervisor.system.event_queue import Post
 from agentscope_supervisor.system.log_setup import tell_output
 from agentscope_supervisor.workers import exit_reasons, fleet, lifecycle
-from agentscope_supervisor.workers.exit_reasons import Cause, Death, Deaths, Verdict
-from agentscope_supervisor.workers.lifecycle import Command, State
+from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason, ExitRecord, ExitRecords
+from agentscope_supervisor.workers.lifecycle import Command, ProcessState
 from agentscope_supervisor.workers.link import WorkerLink
 
 log = logging.getLogger(__name__)
@@ -55,15 +55,15 @@ class Process:
     generation: int
     started_at: float  # monotonic
     since: float  # monotonic, when it entered its state
-    state: State = State.STARTING
+    state: ProcessState = ProcessState.STARTING
     child: spawn.Child | None = None
     link: WorkerLink | None = None
     timer: asyncio.TimerHandle | None = None
     ready_at: float | None = None  # monotonic; None: never
     forms: frozenset[int] = frozenset()  # that it takes; known when it is ready
     failure: str = ""  # what it said, or printed last, when its start failed
-    retired: Verdict | None = None  # why it was asked to go, if it was
-    condemned: Verdict | None = None  # why it is killed, if we decided that
+    retired: ExitReason | None = None  # why it was asked to go, if it was
+    condemned: ExitReason | None = None  # why it is killed, if we decided that
     turns_lost: int = 0  # that had begun when its link ended
     status: int | None = None  # exit code, or minus the signal, once it has ended
 
@@ -96,7 +96,7 @@ class Overseer(Protocol):
 
     def worn(self, process: Process, why: str) -> None: ...
 
-    def exited(self, process: Process, death: Death) -> None:
+    def exited(self, process: Process, death: ExitRecord) -> None:
         """The last that is heard of a process: its turns have been failed before."""
 
     def ended(self, turn: Turn, whole: bytes) -> None: ...
@@ -104,7 +104,7 @@ class Overseer(Protocol):
     def failed(self, turn: Turn, code: Code, message: str) -> None: ...
 
 
-class Workforce:
+class Pool:
     """All worker processes of the instance, by number."""
 
     def __init__(self, settings: Settings, project: Path, overseer: Overseer, post: Post) -> None:
@@ -117,11 +117,11 @@ class Workforce:
         self._connecting: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._oom_kills = kernel.oom_kills()
-        self.deaths: Final = Deaths()
+        self.deaths: Final = ExitRecords()
         # What workers know each other by where they share a store with those of other instances.
         self._instance: Final = secrets.token_hex(8)
         command = worker_command(settings, project)
-        self._nursery: Final = Nursery(settings, command, project, post)
+        self._nursery: Final = Launcher(settings, command, project, post)
 
     def __iter__(self) -> Iterator[Process]:
         return iter(self._processes.values())
@@ -138,7 +138,7 @@ class Workforce:
         marks = {process.child.pid: process.mark for process in self if process.child is not None}
         return marks | self._nursery.marks()
 
-    def hand(self, number: int, turn: Turn, invocation: Invocation, answer: Answer) -> None:
+    def hand(self, number: int, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
         """Give a turn to a process that is ready. Raises: LocalProtocolError if it cannot be sent."""
         process = self._processes.get(number)
         if process is None:  # there was a session to be told of
@@ -163,7 +163,7 @@ class Workforce:
         self._processes[process.number] = process
         log.info("worker starts", extra={"worker": process.label})
         self._nursery.start(
-            Order(
+            LaunchRequest(
                 process.number,
                 image,
                 snapshot,
@@ -178,7 +178,7 @@ class Workforce:
     def _born(self, process: Process, child: spawn.Child, snapshot: bytes) -> None:
         """The process of a worker is there. Its time runs from now on: it may have waited for a zygote."""
         process.child = child
-        if process.state is not State.STARTING:
+        if process.state is not ProcessState.STARTING:
             child.kill()
         greeting: Mapping[str, str | int | bytes] = {
             "settings": snapshot,
@@ -208,11 +208,11 @@ class Workforce:
         if process.state is not before:
             process.since = self._loop.time()
             self._arm(process)
-            if before is State.READY:
+            if before is ProcessState.READY:
                 self._overseer.left_ready(process)
         for command in commands:
             self._do(process, command)
-        if process.state is State.DRAINING and self._overseer.is_idle(process):
+        if process.state is ProcessState.DRAINING and self._overseer.is_idle(process):
             self.step(process, lifecycle.Drained())
 
     def step_number(self, number: int, event: lifecycle.Event) -> None:
@@ -221,18 +221,18 @@ class Workforce:
         if process is not None:
             self.step(process, event)
 
-    def retire(self, process: Process, verdict: Verdict) -> None:
+    def retire(self, process: Process, verdict: ExitReason) -> None:
         """Let a process go once its turns have ended; at once if it was not ready yet. What has worn it out
         is its reason, if anything has."""
         process.retired = process.retired or verdict
-        if process.state is State.STARTING:
+        if process.state is ProcessState.STARTING:
             process.condemned = verdict
         self.step(process, lifecycle.Retired())
 
-    def condemn(self, process: Process, verdict: Verdict) -> None:
+    def condemn(self, process: Process, verdict: ExitReason) -> None:
         """Kill a process; the first reason is the one that its record tells."""
         process.condemned = process.condemned or verdict
-        self.step(process, lifecycle.Condemned())
+        self.step(process, lifecycle.KillRequested())
 
     @property
     def stopping(self) -> bool:
@@ -244,14 +244,14 @@ class Workforce:
         self._stopping = True
         self._nursery.stop()
         for process in self._processes.values():
-            if process.state is State.DRAINING:
+            if process.state is ProcessState.DRAINING:
                 self._arm(process)
 
     def dump_stacks(self) -> None:
         """Have every worker print its stacks into its output, but for those that start: the signal would
         end an interpreter that does not handle it yet."""
         for process in self._processes.values():
-            if process.child is not None and process.state is not State.STARTING:
+            if process.child is not None and process.state is not ProcessState.STARTING:
                 process.child.dump_stacks()
 
     # -- Reports: what links tell -------------------------------------------------------------
@@ -281,8 +281,8 @@ class Workforce:
             if process is not None:
                 assert process.link is not None, "it was lost"
                 if process.link.violated and process.condemned is None:
-                    process.condemned = Verdict(Cause.PROTOCOL_ERROR, reason)
-                if process.state in (State.READY, State.DRAINING):
+                    process.condemned = ExitReason(Cause.PROTOCOL_ERROR, reason)
+                if process.state in (ProcessState.READY, ProcessState.DRAINING):
                     log.warning("link lost", extra={"worker": process.label, "reason": reason})
                 elif not process.failure and reason.startswith(BROKE_THE_RULES):
                     process.failure = reason
@@ -295,13 +295,13 @@ class Workforce:
     # -- inside -----------------------------------------------------------------------------
 
     def _ask_what_it_waits_for(self, process: Process) -> None:
-        if process.state is State.STARTING and process.child is not None:
+        if process.state is ProcessState.STARTING and process.child is not None:
             log.warning("worker is not ready yet; its stacks follow", extra={"worker": process.label})
             process.child.dump_stacks()
 
     def _became_ready(self, number: int, forms: frozenset[int]) -> None:
         process = self._processes.get(number)
-        if process is not None and process.state is State.STARTING:
+        if process is not None and process.state is ProcessState.STARTING:
             seconds = round(self._loop.time() - process.since, 2)
             log.info("worker is ready", extra={"worker": process.label, "seconds": seconds})
             process.ready_at = self._loop.time()
@@ -311,7 +311,7 @@ class Workforce:
 
     def _worn(self, number: int, why: str) -> None:
         process = self._processes.get(number)
-        if process is not None and process.state is State.READY:
+        if process is not None and process.state is ProcessState.READY:
             self._overseer.worn(process, why)
 
     def _exited(self, process: Process, status: int) -> None:
@@ -338,9 +338,9 @@ class Workforce:
         self.deaths.note(death)
         self._post(lambda: self._overseer.exited(process, death))
 
-    def _record(self, process: Process, status: int) -> Death:
+    def _record(self, process: Process, status: int) -> ExitRecord:
         before, self._oom_kills = self._oom_kills, kernel.oom_kills()
-        evidence = exit_reasons.Evidence(
+        evidence = exit_reasons.ExitEvidence(
             status,
             status_name(status),
             process.ready_at is not None,
@@ -350,7 +350,7 @@ class Workforce:
             oom=self._oom_kills > before,
         )
         now, output = self._loop.time(), process.child.output if process.child is not None else None
-        return Death(
+        return ExitRecord(
             slot=process.slot,
             generation=process.generation,
             pid=process.child.pid if process.child is not None else None,
@@ -390,14 +390,14 @@ class Workforce:
                 seconds, lambda: self._post(lambda: self._expired(process, expired))
             )
 
-    def _deadline(self, state: State) -> float | None:
+    def _deadline(self, state: ProcessState) -> float | None:
         supervisor = self.settings.supervisor
         match state:
-            case State.STARTING:
+            case ProcessState.STARTING:
                 return supervisor.start_timeout
-            case State.DRAINING if self._stopping:
+            case ProcessState.DRAINING if self._stopping:
                 return supervisor.drain_timeout
-            case State.STOPPING:
+            case ProcessState.STOPPING:
                 return supervisor.stop_timeout
             case _:
                 return None
@@ -406,13 +406,13 @@ class Workforce:
         if process.state is expired.armed_in:
             state = process.state.name.lower()
             log.warning("deadline passed", extra={"worker": process.label, "state": state})
-            if process.state is State.STARTING:
+            if process.state is ProcessState.STARTING:
                 seconds = self.settings.supervisor.start_timeout
                 process.failure = f"the worker was not ready within supervisor.start_timeout: {seconds:g} s"
-                process.condemned = Verdict(Cause.BOOT_TIMEOUT, f"{seconds:g} s")
-            elif process.state is State.STOPPING and process.condemned is None:
+                process.condemned = ExitReason(Cause.BOOT_TIMEOUT, f"{seconds:g} s")
+            elif process.state is ProcessState.STOPPING and process.condemned is None:
                 seconds = self.settings.supervisor.stop_timeout
-                process.condemned = Verdict(Cause.STOP_TIMEOUT, f"{seconds:g} s")
+                process.condemned = ExitReason(Cause.STOP_TIMEOUT, f"{seconds:g} s")
         self.step(process, expired)
 
 
@@ -438,7 +438,7 @@ def _forms(detail: str) -> frozenset[int]:
         more = [int(form) for form in json.loads(detail or "{}").get("forms", ())]
     except (ValueError, TypeError, AttributeError, RecursionError):
         more = []
-    return frozenset({Form.EVENTS, Form.WHOLE, *more})
+    return frozenset({StreamKind.EVENTS, StreamKind.WHOLE, *more})
 
 
 def _told(detail: str) -> str:

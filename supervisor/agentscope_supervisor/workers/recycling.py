@@ -20,7 +20,7 @@ class _Worn:
 
 
 @dataclass(slots=True)
-class Wear:
+class Recycling:
     """How far the processes are worn. Each method returns why a process is to be replaced now, or None.
 
     `max_turns`, `max_memory_mb`: None, no limit.

@@ -24,7 +24,7 @@ class Unchanged:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class ReloadRefused:
     """Nothing was done."""
 
     reason: str
@@ -40,7 +40,7 @@ class Outcome:
     cut: bool = False  # it came to no end of its own: the instance is stopping
 
 
-class Rollouts:
+class Revisions:
     """All editions of one instance. The first is in service from the start."""
 
     def __init__(self, snapshot: bytes) -> None:

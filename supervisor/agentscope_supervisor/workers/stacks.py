@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterable
 from typing import Any, Final
 
-from agentscope_supervisor.workers.lifecycle import State
+from agentscope_supervisor.workers.lifecycle import ProcessState
 from agentscope_supervisor.workers.pool import Process
 
 PRINTED_WITHIN: Final = 2.0  # seconds; a stopped process prints nothing
@@ -50,7 +50,7 @@ async def of_workers(processes: Iterable[Process]) -> list[dict[str, Any]]:
     asked = []
     for process in processes:
         # While the interpreter starts, the signal would end it.
-        if process.child is not None and process.state is not State.STARTING:
+        if process.child is not None and process.state is not ProcessState.STARTING:
             process.child.dump_stacks()
             asked.append((process, process.child.output.stacks))
     deadline, before = asyncio.get_running_loop().time() + PRINTED_WITHIN, [-1] * len(asked)

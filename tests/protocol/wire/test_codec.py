@@ -22,13 +22,13 @@ from agentscope_protocol.wire.frames import (
     Data,
     End,
     Fail,
-    Form,
     Frame,
     Hello,
     Notice,
     Open,
     Ping,
     Pong,
+    StreamKind,
     Tag,
 )
 from tests.protocol.frame_strategies import FRAMES, cut, hostile_bytes
@@ -256,8 +256,8 @@ def test_a_cancel_reason_of_a_newer_peer_is_passed_on() -> None:
         Hello(1, {"k": 2**64}),
         Hello(1, {"k": object()}),  # type: ignore[dict-item]  # what mypy would have refused
         Notice("failed", "\ud800"),
-        Open(1, Form.EVENTS, "\udfff", "r", b""),
-        Open(1, Form.EVENTS, "s", "r", bytes(MAX_BODY + MAX_WORDS)),
+        Open(1, StreamKind.EVENTS, "\udfff", "r", b""),
+        Open(1, StreamKind.EVENTS, "s", "r", bytes(MAX_BODY + MAX_WORDS)),
         Notice("failed", "x" * MAX_WORDS),
         End(1, bytes(MAX_ANSWER + 1)),
     ],
@@ -270,7 +270,9 @@ def test_what_cannot_be_sent_is_our_error(frame: Frame) -> None:
 
 def test_the_largest_body_and_the_largest_answer_fit() -> None:
     body = bytes(MAX_BODY)
-    (opened,) = read(encode(Open(MAX_STREAM, Form.WHOLE, "s" * 256, "r", body, {"traceparent": "t" * 55})))
+    (opened,) = read(
+        encode(Open(MAX_STREAM, StreamKind.WHOLE, "s" * 256, "r", body, {"traceparent": "t" * 55}))
+    )
     assert isinstance(opened, Open)
     assert opened.body == body
     assert read(encode(End(1, body[:MAX_ANSWER]))) == [End(1, body[:MAX_ANSWER])]

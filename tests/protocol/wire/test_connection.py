@@ -26,13 +26,13 @@ from agentscope_protocol.wire.frames import (
     Data,
     End,
     Fail,
-    Form,
     Frame,
     Hello,
     Notice,
     Open,
     Ping,
     Pong,
+    StreamKind,
     Tag,
 )
 from tests.protocol.frame_strategies import cut, hostile_bytes
@@ -86,7 +86,7 @@ class Ends:
     def open(self) -> int:
         """A stream that both ends know."""
         stream = self.requester.open("session", "run", b"{}")
-        assert self.to_worker() == [Open(stream, Form.EVENTS, "session", "run", b"{}")]
+        assert self.to_worker() == [Open(stream, StreamKind.EVENTS, "session", "run", b"{}")]
         return stream
 
 
@@ -133,8 +133,8 @@ class LinkMachine(RuleBasedStateMachine):
     # What the supervisor does.
 
     @precondition(lambda self: not self.dead and len(self.turns) < 6)
-    @rule(form=st.sampled_from(Form), body=st.binary(max_size=40))
-    def open(self, form: Form, body: bytes) -> None:
+    @rule(form=st.sampled_from(StreamKind), body=st.binary(max_size=40))
+    def open(self, form: StreamKind, body: bytes) -> None:
         number = len(self.turns) + 1
         stream = self.ends.requester.open(f"s{number}", f"r{number}", body, form, {"traceparent": "t"})
         assert stream not in self.turns
@@ -401,7 +401,7 @@ def test_a_worker_may_be_sent_turns_before_it_has_greeted() -> None:
     stream = ends.requester.open("s", "r", b"{}")
     hello, opened = ends.to_worker()
     assert isinstance(hello, Hello)
-    assert opened == Open(stream, Form.EVENTS, "s", "r", b"{}")
+    assert opened == Open(stream, StreamKind.EVENTS, "s", "r", b"{}")
 
 
 # -- who may send what -----------------------------------------------------------------------
@@ -463,7 +463,7 @@ def test_stream_ids_only_grow(again: int) -> None:
 def test_stream_ids_may_skip() -> None:
     ends = Ends.greeted()
     ends.open()
-    skipped = Open(1000, Form.WHOLE, "s", "r", b"")
+    skipped = Open(1000, StreamKind.WHOLE, "s", "r", b"")
     assert receive(ends.responder, encode(skipped)) == [skipped]
     assert ends.responder.can_send(1000)
 
@@ -533,8 +533,8 @@ def test_data_that_crossed_a_cancel_gives_its_credit_back() -> None:
 
 def test_a_whole_answer_comes_with_the_end() -> None:
     ends = Ends.greeted()
-    stream = ends.requester.open("s", "r", b"{}", Form.WHOLE, {"traceparent": "00-1-2-03"})
-    assert ends.to_worker() == [Open(stream, Form.WHOLE, "s", "r", b"{}", {"traceparent": "00-1-2-03"})]
+    stream = ends.requester.open("s", "r", b"{}", StreamKind.WHOLE, {"traceparent": "00-1-2-03"})
+    assert ends.to_worker() == [Open(stream, StreamKind.WHOLE, "s", "r", b"{}", {"traceparent": "00-1-2-03"})]
     ends.responder.end(stream, b"[1]")
     assert ends.to_supervisor() == [End(stream, b"[1]")]
 

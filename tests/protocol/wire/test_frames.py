@@ -3,7 +3,7 @@
 from typing import get_args
 
 from agentscope_protocol.wire import frames
-from agentscope_protocol.wire.frames import CancelReason, Form, Frame, Tag
+from agentscope_protocol.wire.frames import CancelReason, Frame, StreamKind, Tag
 
 
 def test_tags_keep_their_numbers() -> None:
@@ -22,7 +22,7 @@ def test_tags_keep_their_numbers() -> None:
 
 
 def test_forms_and_reasons_keep_their_numbers() -> None:
-    assert {form.name: int(form) for form in Form} == {"EVENTS": 0, "WHOLE": 1, "IDLE": 2, "FORGET": 3}
+    assert {form.name: int(form) for form in StreamKind} == {"EVENTS": 0, "WHOLE": 1, "IDLE": 2, "FORGET": 3}
     assert {reason.name: int(reason) for reason in CancelReason} == {
         "CLIENT_GONE": 1,
         "TIMEOUT": 2,

@@ -8,7 +8,7 @@ import pytest
 
 from agentscope_protocol.wire import stream
 from agentscope_protocol.wire.errors import LocalProtocolError, RemoteProtocolError
-from agentscope_protocol.wire.stream import REQUESTER, RESPONDER, Move, State, Table, step, unchanged
+from agentscope_protocol.wire.stream import REQUESTER, RESPONDER, Move, StreamState, Table, step, unchanged
 
 TABLES = {"requester": REQUESTER, "responder": RESPONDER}
 MIRROR = {
@@ -19,8 +19,8 @@ MIRROR = {
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-@pytest.mark.parametrize("state,move", list(product(State, Move)))
-def test_each_move_is_legal_or_is_our_error_or_theirs(table: Table, state: State, move: Move) -> None:
+@pytest.mark.parametrize("state,move", list(product(StreamState, Move)))
+def test_each_move_is_legal_or_is_our_error_or_theirs(table: Table, state: StreamState, move: Move) -> None:
     if (state, move) in table:
         assert step(table, state, move) is table[state, move]
         return
@@ -33,12 +33,12 @@ def test_each_move_is_legal_or_is_our_error_or_theirs(table: Table, state: State
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_nothing_leads_out_of_closed(table: Table) -> None:
-    assert not [move for state, move in table if state is State.CLOSED]
+    assert not [move for state, move in table if state is StreamState.CLOSED]
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_states_only_move_to_the_right(table: Table) -> None:
-    order = list(State)
+    order = list(StreamState)
     assert all(order.index(state) <= order.index(after) for (state, _), after in table.items())
 
 
@@ -50,15 +50,15 @@ def test_each_end_makes_only_its_own_moves() -> None:
 
 
 def test_only_data_leaves_a_stream_as_it_is() -> None:
-    assert unchanged(RESPONDER, Move.SEND_DATA) == {State.OPEN}
-    assert unchanged(REQUESTER, Move.RECV_DATA) == {State.OPEN, State.CANCELLING}
+    assert unchanged(RESPONDER, Move.SEND_DATA) == {StreamState.OPEN}
+    assert unchanged(REQUESTER, Move.RECV_DATA) == {StreamState.OPEN, StreamState.CANCELLING}
     others = [move for move in Move if move not in (Move.SEND_DATA, Move.RECV_DATA)]
     assert not any(unchanged(table, move) for table in TABLES.values() for move in others)
 
 
 def test_what_one_end_may_send_the_other_may_receive_in_any_crossing() -> None:
     """Walks every state of two ends and what is under way between them, up to four frames each way."""
-    start = (State.OPEN, State.OPEN, (), ())
+    start = (StreamState.OPEN, StreamState.OPEN, (), ())
     seen, todo = {start}, deque([start])
 
     def reach(*configuration: object) -> None:
@@ -78,23 +78,23 @@ def test_what_one_end_may_send_the_other_may_receive_in_any_crossing() -> None:
         if to_responder:
             # Of a stream that it has closed, a responder ignores a Cancel: its terminal crossed it.
             move = to_responder[0]
-            crossed = responder is State.CLOSED and move is Move.RECV_CANCEL
+            crossed = responder is StreamState.CLOSED and move is Move.RECV_CANCEL
             after = responder if crossed else step(RESPONDER, responder, move)
             reach(requester, after, to_responder[1:], to_requester)
 
     crossings = {(requester, responder) for requester, responder, _, _ in seen}
-    assert (State.CANCELLING, State.CLOSED) in crossings
-    assert (State.CLOSED, State.OPEN) not in crossings
+    assert (StreamState.CANCELLING, StreamState.CLOSED) in crossings
+    assert (StreamState.CLOSED, StreamState.OPEN) not in crossings
 
 
 @pytest.mark.as_python
 def test_the_diagram_is_the_tables() -> None:
-    drawn: dict[str, dict[tuple[State, Move], State]] = {"requester": {}, "responder": {}}
+    drawn: dict[str, dict[tuple[StreamState, Move], StreamState]] = {"requester": {}, "responder": {}}
     move = r"([A-Z]+) +(send|recv) (data|terminal|cancel) +([A-Z]+)"
     assert stream.__doc__ is not None
     for line in stream.__doc__.splitlines():
         for found in re.finditer(move, line):
             before, way, what, after = found.groups()
             side = "requester" if found.start() < 40 else "responder"
-            drawn[side][State[before], Move[f"{way}_{what}".upper()]] = State[after]
+            drawn[side][StreamState[before], Move[f"{way}_{what}".upper()]] = StreamState[after]
     assert drawn == {"requester": dict(REQUESTER), "responder": dict(RESPONDER)}

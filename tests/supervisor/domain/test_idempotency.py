@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode
 from agentscope_supervisor.domain.idempotency import MAX_KEY, MISMATCH, Key, fingerprint, is_valid, scope_of
 
 BODY: dict[str, Any] = {"session_id": "s", "message": {"content": "hi", "role": "user"}}
 
 
-def print_of(fields: object = BODY, session: str = "s", form: Form = Form.EVENTS) -> bytes:
+def print_of(fields: object = BODY, session: str = "s", form: StreamKind = StreamKind.EVENTS) -> bytes:
     body = json.dumps(fields).encode()
     return fingerprint(json.loads(body), session, form, body)
 
@@ -45,7 +45,7 @@ def test_the_same_however_it_is_written() -> None:
     turned = {"message": {"role": "user", "content": "hi"}, "session_id": "s"}
     assert print_of(turned) == print_of()
     spaced = json.dumps(BODY, indent=4).encode()
-    assert fingerprint(json.loads(spaced), "s", Form.EVENTS, spaced) == print_of()
+    assert fingerprint(json.loads(spaced), "s", StreamKind.EVENTS, spaced) == print_of()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_the_same_however_it_is_written() -> None:
         print_of({**BODY, "message": {"content": "hi!", "role": "user"}}),
         print_of({**BODY, "metadata": {}}),
         print_of(session="t"),
-        print_of(form=Form.WHOLE),
+        print_of(form=StreamKind.WHOLE),
     ],
     ids=["message", "metadata", "session", "form"],
 )
@@ -74,8 +74,12 @@ def nested(depth: int) -> Any:
 )
 def test_what_cannot_be_written_canonically_is_taken_as_it_came(fields: Any) -> None:
     body = json.dumps(fields).encode()
-    assert fingerprint(fields, "s", Form.EVENTS, body) == fingerprint(fields, "s", Form.EVENTS, body)
-    assert fingerprint(fields, "s", Form.EVENTS, body) != fingerprint(fields, "s", Form.EVENTS, body + b" ")
+    assert fingerprint(fields, "s", StreamKind.EVENTS, body) == fingerprint(
+        fields, "s", StreamKind.EVENTS, body
+    )
+    assert fingerprint(fields, "s", StreamKind.EVENTS, body) != fingerprint(
+        fields, "s", StreamKind.EVENTS, body + b" "
+    )
 
 
 JSON = st.recursive(

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import Key
-from agentscope_supervisor.domain.request import Invocation, Refused, read, session_id
+from agentscope_supervisor.domain.request import Refused, TurnRequest, read, session_id
 
 GOOD: dict[str, Any] = {"session_id": "s", "message": {"content": "hi"}}
 MISSING: Any = object()
@@ -28,7 +28,7 @@ def asked(
     headers: dict[str, str] | None = None,
     key: str | None = None,
     token: str = "t0k3n",
-) -> Invocation:
+) -> TurnRequest:
     return read(
         body if isinstance(body, bytes) else json.dumps(body).encode(),
         header_session=header,
@@ -67,7 +67,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
 
 def test_the_smallest_body() -> None:
     body = b'{"session_id":"s","message":{"content":""}}'
-    assert asked(body) == Invocation("s", Form.EVENTS, None, body, "t0k3n", {})
+    assert asked(body) == TurnRequest("s", StreamKind.EVENTS, None, body, "t0k3n", {})
 
 
 def test_the_body_goes_on_as_it_came() -> None:
@@ -88,16 +88,16 @@ def test_content_is_text_or_blocks(content: object) -> None:
 @pytest.mark.parametrize(
     "stream, accepts_json, form",
     [
-        (MISSING, False, Form.EVENTS),
-        (MISSING, True, Form.WHOLE),
-        (True, True, Form.EVENTS),
-        (True, False, Form.EVENTS),
-        (False, False, Form.WHOLE),
-        (False, True, Form.WHOLE),
+        (MISSING, False, StreamKind.EVENTS),
+        (MISSING, True, StreamKind.WHOLE),
+        (True, True, StreamKind.EVENTS),
+        (True, False, StreamKind.EVENTS),
+        (False, False, StreamKind.WHOLE),
+        (False, True, StreamKind.WHOLE),
     ],
 )
 def test_the_body_decides_the_form_and_accept_only_where_it_does_not(
-    stream: object, accepts_json: bool, form: Form
+    stream: object, accepts_json: bool, form: StreamKind
 ) -> None:
     body = GOOD if stream is MISSING else changed("stream", stream)
     assert asked(body, accepts_json=accepts_json).form is form
@@ -282,7 +282,7 @@ BODIES = st.fixed_dictionaries(
 HEADERS = st.none() | st.text(max_size=5) | st.text("\udc80\udcff\x00s", max_size=3)
 
 
-def outcome(body: bytes, header: str | None, principal: str) -> Invocation | Failure:
+def outcome(body: bytes, header: str | None, principal: str) -> TurnRequest | Failure:
     try:
         return asked(body, header=header, principal=principal)
     except Refused as refused:

@@ -14,8 +14,8 @@ from agentscope_supervisor.heartbeat.decisions import (
     MIN_BEAT,
     ROLL_EVERY,
     Action,
-    Answer,
     Ask,
+    ConfigAnswer,
     Garbage,
     Pace,
     PlatformSignal,
@@ -24,9 +24,9 @@ from agentscope_supervisor.heartbeat.decisions import (
 )
 
 RESTART, RELOAD = Action.RESTART, Action.RELOAD
-QUIET = Answer(None, None)
-V1, V2, V3 = (Answer(RESTART, version) for version in ("v1", "v2", "v3"))
-UNVERSIONED = Answer(RESTART, None)
+QUIET = ConfigAnswer(None, None)
+V1, V2, V3 = (ConfigAnswer(RESTART, version) for version in ("v1", "v2", "v3"))
+UNVERSIONED = ConfigAnswer(RESTART, None)
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -35,19 +35,19 @@ UNVERSIONED = Answer(RESTART, None)
 @pytest.mark.parametrize(
     "body, answer",
     [
-        ({"updated": True, "action": "restart", "version": "v1"}, Answer(RESTART, "v1")),
-        ({"updated": True, "action": "reload"}, Answer(RELOAD, None)),
-        ({"updated": True, "action": "reload", "version": None}, Answer(RELOAD, None)),
-        ({"updated": True, "action": "reload", "version": ""}, Answer(RELOAD, None)),
-        ({"updated": True, "action": "none", "version": "v1"}, Answer(None, "v1")),
-        ({"updated": True, "version": "v1"}, Answer(None, "v1")),
-        ({"updated": False, "action": "restart", "version": "v1"}, Answer(None, "v1")),
+        ({"updated": True, "action": "restart", "version": "v1"}, ConfigAnswer(RESTART, "v1")),
+        ({"updated": True, "action": "reload"}, ConfigAnswer(RELOAD, None)),
+        ({"updated": True, "action": "reload", "version": None}, ConfigAnswer(RELOAD, None)),
+        ({"updated": True, "action": "reload", "version": ""}, ConfigAnswer(RELOAD, None)),
+        ({"updated": True, "action": "none", "version": "v1"}, ConfigAnswer(None, "v1")),
+        ({"updated": True, "version": "v1"}, ConfigAnswer(None, "v1")),
+        ({"updated": False, "action": "restart", "version": "v1"}, ConfigAnswer(None, "v1")),
         ({"updated": False}, QUIET),
         ({"updated": False, "more": [1, {"a": 2}]}, QUIET),
-        ({"updated": True, "action": "restart", "version": "x" * 256}, Answer(RESTART, "x" * 256)),
+        ({"updated": True, "action": "restart", "version": "x" * 256}, ConfigAnswer(RESTART, "x" * 256)),
     ],
 )
-def test_an_answer_is_read(body: dict[str, Any], answer: Answer) -> None:
+def test_an_answer_is_read(body: dict[str, Any], answer: ConfigAnswer) -> None:
     assert read(json.dumps(body).encode()) == answer
 
 
@@ -89,13 +89,13 @@ def test_what_says_nothing_is_garbage(body: bytes) -> None:
 )
 @settings(deadline=None, derandomize=True)
 def test_no_body_raises(body: bytes) -> None:
-    assert isinstance(read(body), Answer | Garbage)
+    assert isinstance(read(body), ConfigAnswer | Garbage)
 
 
 # -- edges --------------------------------------------------------------------------------------
 
 
-def acted_on(answers: list[Answer]) -> list[str | None]:
+def acted_on(answers: list[ConfigAnswer]) -> list[str | None]:
     """The versions of what is done when these come far apart, and each thing done is a rollout."""
     signal, done = PlatformSignal(), []
     for number, answer in enumerate(answers):
@@ -122,12 +122,12 @@ def acted_on(answers: list[Answer]) -> list[str | None]:
         ([V1, QUIET, UNVERSIONED], [None]),
         ([UNVERSIONED, V1], ["v1"]),
         ([UNVERSIONED, QUIET, V1], ["v1"]),
-        ([Answer(None, "v1"), V1], ["v1"]),  # a restart of what serves already
-        ([QUIET, V1, Answer(RELOAD, "v1")], ["v1"]),
+        ([ConfigAnswer(None, "v1"), V1], ["v1"]),  # a restart of what serves already
+        ([QUIET, V1, ConfigAnswer(RELOAD, "v1")], ["v1"]),
         ([QUIET, QUIET], []),
     ],
 )
-def test_only_an_edge_is_acted_on(answers: list[Answer], done: list[str | None]) -> None:
+def test_only_an_edge_is_acted_on(answers: list[ConfigAnswer], done: list[str | None]) -> None:
     assert acted_on(answers) == done
 
 
@@ -161,7 +161,7 @@ def test_of_several_that_wait_the_newest_stays_as_the_strongest(
     signal.answered(QUIET, 0.0)
     signal.began(Ask(RELOAD, "v1"), 2, "", 0.0)
     for action, version in asks:
-        assert signal.answered(Answer(action, version), 1.0) is None
+        assert signal.answered(ConfigAnswer(action, version), 1.0) is None
     assert signal.tick(ROLL_EVERY) == remembered
 
 
@@ -178,7 +178,9 @@ def test_only_a_rollout_makes_the_next_ask_wait() -> None:
 
 answers_strategy = st.lists(
     st.tuples(
-        st.builds(Answer, st.sampled_from([None, RESTART, RELOAD]), st.sampled_from([None, "v1", "v2"])),
+        st.builds(
+            ConfigAnswer, st.sampled_from([None, RESTART, RELOAD]), st.sampled_from([None, "v1", "v2"])
+        ),
         st.floats(0, 100),
         st.booleans(),  # it rolls
     ),
@@ -189,11 +191,11 @@ answers_strategy = st.lists(
 @given(answers_strategy)
 @settings(deadline=None, derandomize=True)
 def test_each_edge_is_acted_on_at_most_once_and_rollouts_keep_their_distance(
-    answers: list[tuple[Answer, float, bool]],
+    answers: list[tuple[ConfigAnswer, float, bool]],
 ) -> None:
     signal, now, edges, done = PlatformSignal(), 0.0, 0, 0
     rolled_at = float("-inf")
-    before: Answer | None = None
+    before: ConfigAnswer | None = None
     for answer, pause, rolls in answers:
         now += pause
         # Whoever sees only two answers in a row cannot see less than this as an edge.
@@ -219,7 +221,7 @@ def test_each_edge_is_acted_on_at_most_once_and_rollouts_keep_their_distance(
 def rolling() -> PlatformSignal:
     """Answered v1, then rolling v2 as edition 5."""
     signal = PlatformSignal()
-    signal.answered(Answer(None, "v1"), 0.0)
+    signal.answered(ConfigAnswer(None, "v1"), 0.0)
     assert signal.config_version == "v1", "what serves was read at the start"
     ask = signal.answered(V2, 1.0)
     assert ask is not None

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from agentscope_supervisor.http1.chunked_writer import Outlet
+from agentscope_supervisor.http1.chunked_writer import ChunkedWriter
 
 
 class Wire(asyncio.Transport):
@@ -22,7 +22,7 @@ class Wire(asyncio.Transport):
 
 def test_the_head_leaves_with_the_first_piece_and_the_end_with_the_last() -> None:
     wire = Wire()
-    outlet = Outlet(wire, False, head=b"HEAD ", end=b"END")
+    outlet = ChunkedWriter(wire, False, head=b"HEAD ", end=b"END")
     assert wire.writes == []
     for piece in (b"one", b"two"):
         outlet.write(piece)
@@ -32,13 +32,13 @@ def test_the_head_leaves_with_the_first_piece_and_the_end_with_the_last() -> Non
 
 def test_a_stream_that_has_only_an_end_is_one_write() -> None:
     wire = Wire()
-    Outlet(wire, False, head=b"HEAD ", end=b"END").write_last(b"bye")
+    ChunkedWriter(wire, False, head=b"HEAD ", end=b"END").write_last(b"bye")
     assert wire.writes == [b"HEAD 3\r\nbye\r\nEND"]
 
 
 def test_a_client_that_knows_no_chunks_gets_the_bytes_alone() -> None:
     wire = Wire()
-    outlet = Outlet(wire, False, chunked=False)
+    outlet = ChunkedWriter(wire, False, chunked=False)
     outlet.write(b"one")
     outlet.write_last(b"two")
     assert wire.writes == [b"one", b"two"]
@@ -47,7 +47,7 @@ def test_a_client_that_knows_no_chunks_gets_the_bytes_alone() -> None:
 def test_nothing_follows_the_end() -> None:
     """A comment that comes late would be read as the next response."""
     wire = Wire()
-    outlet = Outlet(wire, False, end=b"END")
+    outlet = ChunkedWriter(wire, False, end=b"END")
     outlet.write_last(b"bye")
     outlet.write(b": keep-alive")
     assert len(wire.writes) == 1
@@ -55,7 +55,7 @@ def test_nothing_follows_the_end() -> None:
 
 def test_nothing_is_written_to_a_transport_that_closes() -> None:
     wire = Wire()
-    outlet = Outlet(wire, False, head=b"HEAD ")
+    outlet = ChunkedWriter(wire, False, head=b"HEAD ")
     wire.closing = True
     outlet.write(b"one")
     outlet.write_last(b"two")

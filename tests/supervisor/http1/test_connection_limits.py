@@ -4,24 +4,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentscope_supervisor.http1.connection_limits import Place, Places, places
+from agentscope_supervisor.http1.connection_limits import ConnectionLimits, Place, places
 
 
 @pytest.mark.parametrize(
     "wanted, limit, in_use, expected",
     [
-        (10_000, 65_536, 20, Places(10_000, 32, 32, 58_983)),
-        (10_000, 1024, 20, Places(876, 32, 32, 896)),
-        (100, 1024, 20, Places(100, 32, 32, 896)),
-        (100, 64, 20, Places(23, 5, 5, 43)),
-        (100, 16, 20, Places(1, 1, 1, 11)),
+        (10_000, 65_536, 20, ConnectionLimits(10_000, 32, 32, 58_983)),
+        (10_000, 1024, 20, ConnectionLimits(876, 32, 32, 896)),
+        (100, 1024, 20, ConnectionLimits(100, 32, 32, 896)),
+        (100, 64, 20, ConnectionLimits(23, 5, 5, 43)),
+        (100, 16, 20, ConnectionLimits(1, 1, 1, 11)),
     ],
 )
-def test_bounds(wanted: int, limit: int, in_use: int, expected: Places) -> None:
+def test_bounds(wanted: int, limit: int, in_use: int, expected: ConnectionLimits) -> None:
     assert places(wanted, limit, in_use) == expected
 
 
-BOUNDS = Places(served=10, reserved=2, leaving=2, ceiling=100)
+BOUNDS = ConnectionLimits(served=10, reserved=2, leaving=2, ceiling=100)
 
 
 @pytest.mark.parametrize(

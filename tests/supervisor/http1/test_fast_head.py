@@ -10,7 +10,7 @@ from hypothesis import event, example, find, given, settings
 from hypothesis import strategies as st
 
 from agentscope_supervisor.http1 import fast_head, strictness
-from agentscope_supervisor.http1.fast_head import MAX_HEAD, TurnHead
+from agentscope_supervisor.http1.fast_head import MAX_HEAD, FastHead
 
 MAX_BODY = 1000
 LINE = "POST /invoke HTTP/1.1"
@@ -21,7 +21,7 @@ def head(*fields: str, line: str = LINE) -> bytes:
     return "".join(f"{each}\r\n" for each in (line, *fields, "")).encode("latin-1")
 
 
-def read(data: bytes) -> TurnHead | None:
+def read(data: bytes) -> FastHead | None:
     return fast_head.read(data, MAX_BODY)
 
 
@@ -136,7 +136,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def recognised(data: bytes) -> TurnHead | None:
+def recognised(data: bytes) -> FastHead | None:
     """What is a turn with its whole body, as a connection has it."""
     found = read(data)
     return found if found is not None and found.end <= len(data) else None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentscope_protocol.config.settings import dump, load
-from agentscope_supervisor.processes.launcher import Nursery, Order, parts_of
+from agentscope_supervisor.processes.launcher import Launcher, LaunchRequest, parts_of
 from agentscope_supervisor.processes.spawn import Child
 from agentscope_supervisor.system import kernel
 from tests.harness.waiting import eventually
@@ -53,11 +53,11 @@ async def test_a_fork_that_the_stop_cuts_short_starts_no_other_process(
     caplog.set_level(logging.INFO)
     loop = asyncio.get_running_loop()
     settings = load("supervisor: {preload: true}", source="agentapp.yaml", env={})
-    nursery = Nursery(settings, [sys.executable, "-c", SILENT_ZYGOTE], tmp_path, loop.call_soon)
+    nursery = Launcher(settings, [sys.executable, "-c", SILENT_ZYGOTE], tmp_path, loop.call_soon)
     born: list[Child] = []
     failed: list[OSError] = []
     nursery.start(
-        Order(
+        LaunchRequest(
             *(1, 1, dump(settings), "mark"),
             on_line=lambda line: None,
             on_exit=lambda status: None,

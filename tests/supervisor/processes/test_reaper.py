@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from agentscope_supervisor.processes.reaper import Orphans
+from agentscope_supervisor.processes.reaper import Reaper
 from agentscope_supervisor.system import kernel
 
 
@@ -17,7 +17,7 @@ async def test_a_look_that_fails_at_the_end_is_told_and_ends_nothing_else(
     monkeypatch.setattr(kernel, "become_subreaper", lambda: True)  # this process reaps for no test
     monkeypatch.setattr(kernel, "children", children)
     caplog.set_level(logging.ERROR)
-    orphans = Orphans(dict)
+    orphans = Reaper(dict)
     assert len(caplog.records) == 1
     await orphans.stop()
     assert [record.getMessage() for record in caplog.records] == ["looking for orphans failed"] * 2

@@ -3,12 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentscope_supervisor.processes.token_bucket import Allowance
+from agentscope_supervisor.processes.token_bucket import TokenBucket
 
 RATE, BURST = 10.0, 50.0
 
 
-def spent(allowance: Allowance, now: float, units: float) -> bool:
+def spent(allowance: TokenBucket, now: float, units: float) -> bool:
     """Whether `units` pass now."""
     if allowance.left(now) <= 0:
         return False
@@ -17,7 +17,7 @@ def spent(allowance: Allowance, now: float, units: float) -> bool:
 
 
 def test_a_burst_passes_and_then_the_rate() -> None:
-    allowance = Allowance(RATE, BURST)
+    allowance = TokenBucket(RATE, BURST)
     assert [spent(allowance, 0.0, 10) for _ in range(7)] == [True] * 5 + [False] * 2
     assert not spent(allowance, 0.0, 1)
     assert spent(allowance, 0.5, 5)
@@ -25,7 +25,7 @@ def test_a_burst_passes_and_then_the_rate() -> None:
 
 
 def test_it_fills_up_to_the_burst_and_no_further() -> None:
-    allowance = Allowance(RATE, BURST)
+    allowance = TokenBucket(RATE, BURST)
     allowance.left(0.0)
     allowance.spend(BURST)
     assert allowance.left(2.0) == 20
@@ -33,19 +33,19 @@ def test_it_fills_up_to_the_burst_and_no_further() -> None:
 
 
 def test_what_is_overdrawn_is_paid_first() -> None:
-    allowance = Allowance(RATE, BURST)
+    allowance = TokenBucket(RATE, BURST)
     assert spent(allowance, 0.0, 150)
     assert not spent(allowance, 9.0, 1)
     assert allowance.left(11.0) == 10
 
 
 def test_time_before_the_first_look_counts_for_nothing() -> None:
-    assert Allowance(RATE, BURST).left(1e9) == BURST
+    assert TokenBucket(RATE, BURST).left(1e9) == BURST
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.floats(0, 30)), max_size=50))
 def test_no_more_passes_than_burst_rate_and_one_overdraft(wishes: list[tuple[float, float]]) -> None:
-    allowance, now, passed = Allowance(RATE, BURST), 0.0, 0.0
+    allowance, now, passed = TokenBucket(RATE, BURST), 0.0, 0.0
     for pause, units in wishes:
         now += pause
         passed += units if spent(allowance, now, units) else 0

@@ -4,10 +4,10 @@ from pathlib import PurePath
 
 import pytest
 
-from agentscope_supervisor.project.watch_filter import Edits
+from agentscope_supervisor.project.watch_filter import WatchFilter
 
 FOLDER = PurePath("/srv/shop")
-EDITS = Edits(FOLDER, PurePath("conf/live.cfg"), PurePath("./store"))
+EDITS = WatchFilter(FOLDER, PurePath("conf/live.cfg"), PurePath("./store"))
 
 
 @pytest.mark.parametrize(
@@ -49,11 +49,11 @@ def test_what_is_made_does_not(path: str) -> None:
 
 
 def test_sessions_in_the_project_itself_hide_nothing() -> None:
-    assert Edits(FOLDER, PurePath("agentapp.yaml"), PurePath()).matters(FOLDER / "app.py")
+    assert WatchFilter(FOLDER, PurePath("agentapp.yaml"), PurePath()).matters(FOLDER / "app.py")
 
 
 def test_a_configuration_outside_the_project_counts() -> None:
-    edits = Edits(FOLDER, PurePath("/etc/shop.conf"), PurePath("sessions"))
+    edits = WatchFilter(FOLDER, PurePath("/etc/shop.conf"), PurePath("sessions"))
     assert edits.matters(PurePath("/etc/shop.conf"))
     assert edits.told([PurePath("/etc/shop.conf")]) == "/etc/shop.conf"
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain import sse
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.runs.client_stream import Answer
-from agentscope_supervisor.runs.log import Run, Runs, State
+from agentscope_supervisor.runs.log import Run, RunLog, RunState
 
 RUN = "r1"
 LOST = Failure(ErrorCode.WORKER_LOST, "the worker died under the turn")
@@ -43,13 +43,13 @@ class Client:
 class Turn:
     """An answer that a worker has taken, and the credit that went back to it."""
 
-    def __init__(self, form: Form = Form.EVENTS) -> None:
+    def __init__(self, form: StreamKind = StreamKind.EVENTS) -> None:
         self.granted: list[int] = []
         self.answer = Answer(RUN, form, now=100.0)
         self.answer.take("0.1", self.granted.append, 0.0)
 
     def kept(self) -> Run:
-        runs, run = Runs(1 << 20, 60.0, 60.0), Run(RUN, "session", self.answer.form)
+        runs, run = RunLog(1 << 20, 60.0, 60.0), Run(RUN, "session", self.answer.form)
         runs.open(run)
         self.answer.keep(runs, run)
         return run
@@ -120,7 +120,7 @@ def test_nothing_is_owed_to_a_worker_that_has_ended() -> None:
 
 
 def test_an_answer_knows_the_worker_that_has_taken_it() -> None:
-    assert Answer(RUN, Form.EVENTS, 0.0).worker is None
+    assert Answer(RUN, StreamKind.EVENTS, 0.0).worker is None
     assert Turn().answer.worker == "0.1"
 
 
@@ -150,7 +150,7 @@ def test_when_the_client_leaves_before_the_status_nothing_is_kept_for_it() -> No
 
 
 def test_a_client_may_leave_before_any_worker_has_taken_the_turn() -> None:
-    answer = Answer(RUN, Form.EVENTS, 0.0)
+    answer = Answer(RUN, StreamKind.EVENTS, 0.0)
     answer.abandon()
     assert not answer.owes
 
@@ -214,7 +214,7 @@ def test_a_failure_after_a_status_without_events_is_an_event() -> None:
 
 @pytest.mark.parametrize("failure", [None, LOST])
 def test_an_answer_in_one_piece_has_no_events(failure: Failure | None) -> None:
-    turn = Turn(Form.WHOLE)
+    turn = Turn(StreamKind.WHOLE)
     assert turn.answer.whole == b"[]"
     turn.answer.settle(failure, 101.0)
     assert turn.answer.buffered() == b""
@@ -265,9 +265,9 @@ def test_an_error_that_was_a_status_is_kept_as_events() -> None:
 def test_the_run_knows_the_worker() -> None:
     turn = Turn()
     run = turn.kept()
-    assert run.state is State.QUEUED
+    assert run.state is RunState.QUEUED
     turn.answer.take("1.7", turn.granted.append, 0.0)
-    assert (run.worker, run.state) == ("1.7", State.RUNNING)
+    assert (run.worker, run.state) == ("1.7", RunState.RUNNING)
 
 
 def test_what_nobody_reads_is_kept_at_full_speed() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain import sse
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, refusal
 from agentscope_supervisor.domain.idempotency import Key
@@ -19,8 +19,8 @@ from agentscope_supervisor.runs.log import (
     MAX_RESULT,
     RUN_COST,
     Run,
-    Runs,
-    State,
+    RunLog,
+    RunState,
     Stored,
     messages,
     restored,
@@ -35,18 +35,20 @@ def events(run: str, first: int, count: int, size: int = 2) -> bytes:
     return b"".join(sse.event(run, number, b"x" * size) for number in range(first, first + count))
 
 
-def opened(runs: Runs, name: str = "r", key: Key | None = None, form: Form = Form.EVENTS) -> Run:
+def opened(
+    runs: RunLog, name: str = "r", key: Key | None = None, form: StreamKind = StreamKind.EVENTS
+) -> Run:
     run = Run(name, "session", form, key)
     runs.open(run)
     return run
 
 
-def say(runs: Runs, run: Run, *counts: int, size: int = 2) -> None:
+def say(runs: RunLog, run: Run, *counts: int, size: int = 2) -> None:
     for count in counts:
         runs.add(run, count, events(run.run_id, run.next, count, size))
 
 
-def finish(runs: Runs, run: Run, failure: Failure | None = None, now: float = 0.0) -> None:
+def finish(runs: RunLog, run: Run, failure: Failure | None = None, now: float = 0.0) -> None:
     tail, number = b"", run.next
     if failure is not None:
         tail, number = sse.error(run.run_id, number, failure), number + 1
@@ -65,8 +67,8 @@ def read_all(run: Run, number: int = 0, limit: int = AT_ONCE) -> bytes:
     return got
 
 
-def keeper(max_bytes: int = 1 << 20, ttl: float = 60.0, key_ttl: float = 60.0) -> Runs:
-    return Runs(max_bytes, ttl, key_ttl)
+def keeper(max_bytes: int = 1 << 20, ttl: float = 60.0, key_ttl: float = 60.0) -> RunLog:
+    return RunLog(max_bytes, ttl, key_ttl)
 
 
 def key(value: str = "k", scope: str = "me") -> Key:
@@ -77,7 +79,7 @@ def test_the_runs_of_a_session_are_forgotten_when_they_have_ended() -> None:
     runs = keeper()
     mine, other, going = (
         opened(runs, "mine", key()),
-        Run("other", "another", Form.EVENTS),
+        Run("other", "another", StreamKind.EVENTS),
         opened(runs, "going"),
     )
     runs.open(other)
@@ -105,11 +107,11 @@ def test_the_runs_of_a_session_are_forgotten_when_they_have_ended() -> None:
 def test_the_life_of_a_run() -> None:
     runs = keeper()
     run = opened(runs)
-    assert run.state is State.QUEUED
+    assert run.state is RunState.QUEUED
     run.worker = "0.1"
-    assert run.state is State.RUNNING
+    assert run.state is RunState.RUNNING
     finish(runs, run, now=5.0)
-    assert run.state is State.ENDED
+    assert run.state is RunState.ENDED
     assert (run.failure, run.next, run.is_error, run.frees_key) == (None, 1, False, False)
 
 
@@ -186,7 +188,7 @@ def test_what_a_second_request_with_the_key_finds(
 
 def test_a_failure_of_an_answer_in_one_piece_is_a_status() -> None:
     runs = keeper()
-    run = opened(runs, form=Form.WHOLE)
+    run = opened(runs, form=StreamKind.WHOLE)
     runs.end(run, APP_ERROR, 0.0)
     assert run.is_error
 
@@ -220,7 +222,7 @@ def test_there_is_no_array_of_what_is_much_or_not_all_there(size: int) -> None:
 
 def test_the_array_of_an_answer_in_one_piece_is_there_with_its_end() -> None:
     runs = keeper()
-    run = opened(runs, form=Form.WHOLE)
+    run = opened(runs, form=StreamKind.WHOLE)
     assert messages(run) is None
     run.whole = b'["x"]'
     runs.end(run, None, 0.0)
@@ -347,7 +349,10 @@ def test_nothing_is_kept_where_nothing_may_be() -> None:
 
 
 def stored(
-    *pieces: tuple[int, int], end: int | None, failure: Failure | None = None, form: Form = Form.EVENTS
+    *pieces: tuple[int, int],
+    end: int | None,
+    failure: Failure | None = None,
+    form: StreamKind = StreamKind.EVENTS,
 ) -> Stored:
     kept = [(first, after, events("r", first, after - first)) for first, after in pieces]
     return Stored("r", "session", form, key(), "0.1", failure, b'["x"]', end, kept)
@@ -355,7 +360,7 @@ def stored(
 
 def test_a_run_that_ended_comes_back_as_it_was() -> None:
     run = restored(stored((0, 2), (2, 5), end=5, failure=APP_ERROR), -1, 7.0)
-    assert (run.state, run.failure, run.first, run.next) == (State.ENDED, APP_ERROR, 0, 5)
+    assert (run.state, run.failure, run.first, run.next) == (RunState.ENDED, APP_ERROR, 0, 5)
     assert (run.session_id, run.worker, run.whole, run.key) == ("session", "0.1", b'["x"]', key())
     assert read_all(run) == events("r", 0, 5)
     assert run.resume(4) is None
@@ -419,11 +424,11 @@ class Reader:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Runs open, talk and end; readers come at any event and read when they like; time passes."""
+    """RunLog open, talk and end; readers come at any event and read when they like; time passes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.runs = Runs(6000, 30.0, 30.0)
+        self.runs = RunLog(6000, 30.0, 30.0)
         self.now = 0.0
         self.opened: list[Run] = []
         self.said: dict[str, bytes] = {}
@@ -431,7 +436,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @property
     def running(self) -> list[Run]:
-        return [run for run in self.opened if run.state is not State.ENDED]
+        return [run for run in self.opened if run.state is not RunState.ENDED]
 
     @rule(keyed=st.booleans())
     def open(self, keyed: bool) -> None:
@@ -465,7 +470,7 @@ class AnyOrder(RuleBasedStateMachine):
             return
         match run.resume(after):
             case None:
-                assert run.state is State.ENDED
+                assert run.state is RunState.ENDED
                 assert after + 1 == run.next
             case Failure(ErrorCode.GONE):
                 assert after + 1 < run.first
@@ -509,7 +514,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert len(self.runs) == len(kept)
         assert all(run in kept for run in self.running)
         for run in kept:
-            if run.state is State.ENDED:
+            if run.state is RunState.ENDED:
                 assert run.ended_at is not None
                 assert self.now - run.ended_at < 30.0
                 assert self.runs.keyed(key(run.run_id), self.now) is (

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain import sse
 from agentscope_supervisor.runs.client_stream import Answer
-from agentscope_supervisor.runs.log import Run, Runs
-from agentscope_supervisor.runs.reader import Viewer
+from agentscope_supervisor.runs.log import Run, RunLog
+from agentscope_supervisor.runs.reader import RunReader
 
 RUN = "r1"
 
@@ -55,10 +55,10 @@ class Scene:
     """A run with its answer, and readers."""
 
     def __init__(self, max_bytes: int = 1 << 20) -> None:
-        self.runs = Runs(max_bytes, 60.0, 60.0)
-        self.run = Run(RUN, "session", Form.EVENTS)
+        self.runs = RunLog(max_bytes, 60.0, 60.0)
+        self.run = Run(RUN, "session", StreamKind.EVENTS)
         self.runs.open(self.run)
-        self.answer = Answer(RUN, Form.EVENTS, 0.0)
+        self.answer = Answer(RUN, StreamKind.EVENTS, 0.0)
         self.answer.keep(self.runs, self.run)
         self.answer.abandon()
         self.said = b""
@@ -76,8 +76,8 @@ class Scene:
         for follower in self.answer.followers:
             follower.wake()
 
-    def reader(self, number: int = 0, room: int = 1 << 30) -> tuple[Viewer, Socket]:
-        viewer, sock = Viewer(self.run, number, 0.0), Socket(room)
+    def reader(self, number: int = 0, room: int = 1 << 30) -> tuple[RunReader, Socket]:
+        viewer, sock = RunReader(self.run, number, 0.0), Socket(room)
         self.answer.followers.append(viewer)
         self.tasks.append(asyncio.create_task(viewer.read(sock, sock.drain, lambda: 3.0)))
         return viewer, sock
@@ -169,7 +169,7 @@ async def test_comments_come_to_those_who_are_not_behind() -> None:
 
 
 async def test_one_that_has_not_begun_to_read_can_be_spoken_to_and_cut_without_harm() -> None:
-    viewer = Viewer(Scene().run, 0, 0.0)
+    viewer = RunReader(Scene().run, 0, 0.0)
     viewer.say(b": x\n\n", 1.0)
     viewer.cut()
     viewer.wake()
@@ -178,7 +178,7 @@ async def test_one_that_has_not_begun_to_read_can_be_spoken_to_and_cut_without_h
 @pytest.mark.parametrize("ends", [False, True])
 async def test_a_run_has_begun_with_its_first_event_or_its_end(ends: bool) -> None:
     scene = Scene()
-    viewer = Viewer(scene.run, 0, 0.0)
+    viewer = RunReader(scene.run, 0, 0.0)
     scene.answer.followers.append(viewer)
     begun, ended = asyncio.create_task(viewer.begun()), None
     await turns()

@@ -15,18 +15,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain import sse
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import Key
 from agentscope_supervisor.runs import database, store
-from agentscope_supervisor.runs.database import Database, Limits, Refusal
+from agentscope_supervisor.runs.database import Database, Refusal, StoreLimits
 from agentscope_supervisor.runs.log import Stored
 from agentscope_supervisor.runs.store import Store
 from agentscope_supervisor.system.instance_dir import PROGRAM
 from tests.harness.waiting import eventually
 
-LIMITS = Limits(max_bytes=100_000, replay_ttl=60.0, idempotency_ttl=600.0)
+LIMITS = StoreLimits(max_bytes=100_000, replay_ttl=60.0, idempotency_ttl=600.0)
 APP_ERROR = Failure(ErrorCode.APP_ERROR, "nö\ud800")
 NOW = 1_000_000.0
 
@@ -50,13 +50,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "runs.db"
 
 
-def opened(path: Path, supervisor: str = "one", limits: Limits = LIMITS) -> Database:
+def opened(path: Path, supervisor: str = "one", limits: StoreLimits = LIMITS) -> Database:
     return Database(path, limits, supervisor)
 
 
 def claimed(db: Database, run: str, value: str = "k", now: float = NOW) -> Stored | None:
     with db.transaction():
-        return db.claim(run, "s", Form.EVENTS, key(value), now)
+        return db.claim(run, "s", StreamKind.EVENTS, key(value), now)
 
 
 def ended(
@@ -77,7 +77,7 @@ def test_a_run_comes_back_as_it_was_written(path: Path) -> None:
     with closing(opened(path, "two")) as db:
         found = db.load("r", NOW)
         assert found == Stored(
-            "r", "s", Form.EVENTS, key(), "0.1", APP_ERROR, b'["w"]', 2, [(0, 2, events("r", 0, 2))]
+            "r", "s", StreamKind.EVENTS, key(), "0.1", APP_ERROR, b'["w"]', 2, [(0, 2, events("r", 0, 2))]
         )
         assert found.key is not None
         assert found.key.fingerprint == b"print"
@@ -124,9 +124,11 @@ def test_a_key_is_claimed_once(path: Path) -> None:
         assert (second.run_id, second.next) == ("a", None)
         assert db.load("b", NOW) is None
         with db.transaction():
-            assert db.claim("c", "s", Form.WHOLE, key(scope="you"), NOW) is None, "it is another caller's"
-            db.open("d", "s", Form.EVENTS, None)
-            db.open("e", "s", Form.EVENTS, None)
+            assert db.claim("c", "s", StreamKind.WHOLE, key(scope="you"), NOW) is None, (
+                "it is another caller's"
+            )
+            db.open("d", "s", StreamKind.EVENTS, None)
+            db.open("e", "s", StreamKind.EVENTS, None)
 
 
 def test_a_key_that_is_forgotten_or_freed_or_too_old_can_be_claimed_again(path: Path) -> None:
@@ -149,8 +151,8 @@ def test_runs_are_forgotten_after_their_time(path: Path) -> None:
         claimed(db, "keyed")
         claimed(db, "freed", "f")
         with db.transaction():
-            db.open("plain", "s", Form.EVENTS, None)
-            db.open("running", "s", Form.EVENTS, None)
+            db.open("plain", "s", StreamKind.EVENTS, None)
+            db.open("running", "s", StreamKind.EVENTS, None)
         for run in ("keyed", "plain"):
             ended(db, run)
         ended(db, "freed", frees=True)
@@ -174,7 +176,7 @@ def test_the_runs_of_a_session_are_forgotten_when_they_have_ended(path: Path) ->
         ended(db, "ended")
         claimed(db, "going", "b")
         with db.transaction():
-            db.open("other", "another", Form.EVENTS, None)
+            db.open("other", "another", StreamKind.EVENTS, None)
         ended(db, "other")
         before = db._bytes
         with db.transaction():
@@ -208,7 +210,7 @@ def test_what_a_dead_supervisor_left_running_is_lost_and_expires(path: Path) -> 
         claimed(db, "done", "d")
         ended(db, "done")
         with db.transaction():
-            db.open("plain", "s", Form.EVENTS, None)
+            db.open("plain", "s", StreamKind.EVENTS, None)
     with closing(opened(path, "two")) as db:
         claimed(db, "mine", "m")
         with db.transaction():
@@ -232,7 +234,7 @@ def first_events(db: Database, run: str) -> list[int]:
 
 
 def test_events_that_were_written_first_make_room(path: Path) -> None:
-    with closing(opened(path, limits=Limits(10_000, 60.0, 600.0))) as db:
+    with closing(opened(path, limits=StoreLimits(10_000, 60.0, 600.0))) as db:
         for run in ("a", "b", "c"):
             claimed(db, run, run)
         with db.transaction():
@@ -242,7 +244,7 @@ def test_events_that_were_written_first_make_room(path: Path) -> None:
             db.add("nobody", 0, 1, b"x" * 100_000)
             db.tidy(NOW)
         assert [first_events(db, run) for run in "abc"] == [[1, 2, 3], [1, 2, 3], [0, 1, 2, 3]]
-    with closing(opened(path, limits=Limits(3_000, 60.0, 600.0))) as db:
+    with closing(opened(path, limits=StoreLimits(3_000, 60.0, 600.0))) as db:
         with db.transaction():
             db.tidy(NOW)
         assert [first_events(db, run) for run in "abc"] == [[3], [3], [3]]
@@ -260,7 +262,7 @@ def test_the_number_of_runs_is_bounded(path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_room_is_given_back_to_the_disk(path: Path) -> None:
-    with closing(opened(path, limits=Limits(10**8, 60.0, 600.0))) as db:
+    with closing(opened(path, limits=StoreLimits(10**8, 60.0, 600.0))) as db:
         claimed(db, "r")
         with db.transaction():
             for first in range(1000):
@@ -275,7 +277,7 @@ def test_room_is_given_back_to_the_disk(path: Path) -> None:
 def test_a_step_that_fails_changes_nothing(path: Path) -> None:
     with closing(opened(path)) as db:
         with suppress(ZeroDivisionError), db.transaction():
-            db.open("r", "s", Form.EVENTS, None)
+            db.open("r", "s", StreamKind.EVENTS, None)
             raise ZeroDivisionError
         assert db.load("r", NOW) is None
 
@@ -308,7 +310,7 @@ def test_a_second_supervisor_is_kept_out(path: Path) -> None:
 
 
 @asynccontextmanager
-async def running(path: Path, limits: Limits = LIMITS) -> AsyncIterator[Store]:
+async def running(path: Path, limits: StoreLimits = LIMITS) -> AsyncIterator[Store]:
     made = Store(path, limits)
     made.start()
     try:
@@ -318,7 +320,7 @@ async def running(path: Path, limits: Limits = LIMITS) -> AsyncIterator[Store]:
 
 
 def claim(run: str, value: str = "k") -> Callable[[Database], Stored | None]:
-    return lambda db: db.claim(run, "s", Form.EVENTS, key(value), NOW)
+    return lambda db: db.claim(run, "s", StreamKind.EVENTS, key(value), NOW)
 
 
 async def test_of_many_claims_at_once_one_is_the_first(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentscope_supervisor.system.log_buffer import KEPT, MAX_BEHIND, WORKER, Journal
+from agentscope_supervisor.system.log_buffer import KEPT, MAX_BEHIND, WORKER, LogBuffer
 
 events = logging.getLogger("test.journal")
 output = logging.getLogger(WORKER)
@@ -17,7 +17,7 @@ output = logging.getLogger(WORKER)
 
 @pytest.fixture
 async def journal() -> Any:
-    made = Journal()
+    made = LogBuffer()
     for logger in (events, output):
         logger.addHandler(made)
         logger.setLevel(logging.INFO)
@@ -44,7 +44,7 @@ async def taken(follower: Any, count: int) -> list[str]:
     return found
 
 
-async def test_the_last_lines_are_kept_with_and_without_output(journal: Journal) -> None:
+async def test_the_last_lines_are_kept_with_and_without_output(journal: LogBuffer) -> None:
     for number in range(3):
         events.info("event %d", number)
         output.info("line %d", number)
@@ -53,14 +53,14 @@ async def test_the_last_lines_are_kept_with_and_without_output(journal: Journal)
     assert journal.last(0, output=True) == []
 
 
-async def test_what_is_kept_is_bounded(journal: Journal) -> None:
+async def test_what_is_kept_is_bounded(journal: LogBuffer) -> None:
     for number in range(KEPT + 10):
         events.info("%d", number)
     kept = list(messages(journal.last(10 * KEPT, output=True)))
     assert (len(kept), kept[0]) == (KEPT, "10")
 
 
-async def test_what_came_since_is_told_once_and_says_what_a_worker_printed(journal: Journal) -> None:
+async def test_what_came_since_is_told_once_and_says_what_a_worker_printed(journal: LogBuffer) -> None:
     events.info("one")
     output.info("two")
     lines, at = journal.since(-200)
@@ -73,7 +73,7 @@ async def test_what_came_since_is_told_once_and_says_what_a_worker_printed(journ
     assert list(messages(journal.since(1)[0])) == ["two", "three"]
 
 
-async def test_who_asks_too_late_is_told_how_many_lines_he_lost(journal: Journal) -> None:
+async def test_who_asks_too_late_is_told_how_many_lines_he_lost(journal: LogBuffer) -> None:
     events.info("before")
     at = journal.end
     for number in range(KEPT + 7):
@@ -83,7 +83,7 @@ async def test_who_asks_too_late_is_told_how_many_lines_he_lost(journal: Journal
     assert (found[0], found[1], found[-1], len(found)) == ("lost 7", "7", str(KEPT + 6), KEPT + 1)
 
 
-async def test_a_traceback_is_kept_as_text(journal: Journal) -> None:
+async def test_a_traceback_is_kept_as_text(journal: LogBuffer) -> None:
     try:
         raise ValueError("here")
     except ValueError:
@@ -93,7 +93,7 @@ async def test_a_traceback_is_kept_as_text(journal: Journal) -> None:
     assert json.loads(line)["message"] == "it failed"
 
 
-async def test_a_follower_gets_what_comes_after_it_also_from_threads(journal: Journal) -> None:
+async def test_a_follower_gets_what_comes_after_it_also_from_threads(journal: LogBuffer) -> None:
     events.info("before")
     follower = journal.follow(output=False)
     first = asyncio.create_task(taken(follower, 1))
@@ -108,7 +108,7 @@ async def test_a_follower_gets_what_comes_after_it_also_from_threads(journal: Jo
     await follower.aclose()
 
 
-async def test_a_follower_that_is_slow_loses_lines_and_is_told_so(journal: Journal) -> None:
+async def test_a_follower_that_is_slow_loses_lines_and_is_told_so(journal: LogBuffer) -> None:
     follower = journal.follow(output=True)
     first = asyncio.create_task(taken(follower, MAX_BEHIND + 1))
     await asyncio.sleep(0)
@@ -122,7 +122,7 @@ async def test_a_follower_that_is_slow_loses_lines_and_is_told_so(journal: Journ
     await follower.aclose()
 
 
-async def test_who_has_gone_is_followed_by_nothing(journal: Journal) -> None:
+async def test_who_has_gone_is_followed_by_nothing(journal: LogBuffer) -> None:
     follower = journal.follow(output=True)
     first = asyncio.create_task(taken(follower, 1))
     await asyncio.sleep(0)

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from agentscope_supervisor.system import process_memory
-from agentscope_supervisor.system.process_memory import Memory
+from agentscope_supervisor.system.process_memory import ProcessMemory
 from tests.harness.waiting import eventually
 
 
@@ -27,7 +27,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
 
 
 async def test_it_is_that_of_the_processes_and_nothing_of_one_that_has_ended() -> None:
-    held = await Memory(lambda: [os.getpid(), 2**22 + 1]).look()
+    held = await ProcessMemory(lambda: [os.getpid(), 2**22 + 1]).look()
     assert held[os.getpid()] > 10
     assert held[2**22 + 1] == 0
 
@@ -35,7 +35,7 @@ async def test_it_is_that_of_the_processes_and_nothing_of_one_that_has_ended() -
 async def test_a_look_serves_all_who_ask_at_once_and_for_a_while(
     looks: Counter[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = Memory(lambda: [1, 2])
+    made = ProcessMemory(lambda: [1, 2])
     told = [*await asyncio.gather(*(made.look() for _ in range(9))), await made.look()]
     assert told == [{1: 1.0, 2: 1.0}] * 10
     monkeypatch.setattr(process_memory, "LOOK_EVERY", 0.0)
@@ -44,7 +44,7 @@ async def test_a_look_serves_all_who_ask_at_once_and_for_a_while(
 
 async def test_a_process_that_is_new_is_looked_at_at_once(looks: Counter[int]) -> None:
     pids = [1]
-    made = Memory(lambda: pids)
+    made = ProcessMemory(lambda: pids)
     assert await made.look() == {1: 1.0}
     pids[:] = [2]
     assert await made.look() == {2: 1.0}
@@ -54,7 +54,7 @@ async def test_while_a_look_hangs_what_was_seen_last_is_told_in_time(
     looks: Counter[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process_memory, "LOOK_EVERY", 0.0)
-    made = Memory(lambda: [1])
+    made = ProcessMemory(lambda: [1])
     assert await made.look() == {1: 1.0}
     free, hanging = threading.Event(), Counter[str]()
 
@@ -75,7 +75,7 @@ async def test_while_a_look_hangs_what_was_seen_last_is_told_in_time(
 async def test_a_look_that_fails_is_told_and_the_next_one_is_made(
     looks: Counter[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made, works = Memory(lambda: [1]), process_memory._used
+    made, works = ProcessMemory(lambda: [1]), process_memory._used
 
     def broken(pid: int) -> int:
         raise ZeroDivisionError

@@ -3,11 +3,11 @@
 import pytest
 
 from agentscope_supervisor.turns import active_sessions
-from agentscope_supervisor.turns.active_sessions import ACTIVE_FOR, SessionsSeen
+from agentscope_supervisor.turns.active_sessions import ACTIVE_FOR, ActiveSessions
 
 
 def test_a_session_counts_until_five_minutes_after_its_last_turn() -> None:
-    seen = SessionsSeen()
+    seen = ActiveSessions()
     assert seen.active([], 0.0) == 0
     seen.ended("a", 0.0)
     seen.ended("b", 10.0)
@@ -19,7 +19,7 @@ def test_a_session_counts_until_five_minutes_after_its_last_turn() -> None:
 
 
 def test_a_session_with_a_turn_now_counts_once_however_long_it_runs() -> None:
-    seen = SessionsSeen()
+    seen = ActiveSessions()
     seen.ended("a", 0.0)
     assert seen.active(["a", "b", "b", "c"], 1.0) == 3
     assert seen.active(["b"], 10_000.0) == 1
@@ -28,7 +28,7 @@ def test_a_session_with_a_turn_now_counts_once_however_long_it_runs() -> None:
 @pytest.mark.as_python
 def test_what_is_remembered_is_bounded(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(active_sessions, "MAX_COUNTED", 3)
-    seen = SessionsSeen()
+    seen = ActiveSessions()
     for number in range(10):
         seen.ended(f"s{number}", 0.0)
     assert seen.active([], 0.0) == 3
@@ -36,7 +36,7 @@ def test_what_is_remembered_is_bounded(monkeypatch) -> None:  # type: ignore[no-
 
 
 def test_many_sessions_cost_no_more_each_than_a_few() -> None:
-    seen = SessionsSeen()
+    seen = ActiveSessions()
     for number in range(active_sessions.MAX_COUNTED + 1000):
         seen.ended(f"s{number}", number / 1e6)
     assert seen.active([], 1.0) == active_sessions.MAX_COUNTED

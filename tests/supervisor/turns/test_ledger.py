@@ -17,14 +17,14 @@ from agentscope_supervisor.domain.errors import ErrorCode, Failure, of_worker
 from agentscope_supervisor.domain.turn import (
     Cancel,
     Command,
-    Distrust,
-    Hand,
+    Complete,
+    Dispatch,
     Idle,
     OnBusy,
     Purpose,
-    Settle,
-    State,
+    ReplaceProcess,
     Turn,
+    TurnState,
 )
 from agentscope_supervisor.turns.ledger import (
     CRASH_RETRIES,
@@ -33,9 +33,9 @@ from agentscope_supervisor.turns.ledger import (
     MAX_TELLING,
     TELL_WITHIN,
     Ledger,
-    Limits,
+    TurnLimits,
 )
-from agentscope_supervisor.turns.session_affinity import Residents
+from agentscope_supervisor.turns.session_affinity import SessionAffinity
 
 SESSIONS: Final = ("s0", "s1", "s2")
 IDLE_AFTER: Final = 100.0
@@ -103,7 +103,7 @@ class World(RuleBasedStateMachine):
         repeats=st.booleans(),
     )
     def begin(self, slots: int, most: int | None, request_timeout: float, up: bool, repeats: bool) -> None:
-        self.limits = Limits(
+        self.limits = TurnLimits(
             max_turns=6,
             max_inflight=5,
             max_queue=2,
@@ -148,7 +148,7 @@ class World(RuleBasedStateMachine):
         idles: list[int] = []
         for command in commands:
             match command:
-                case Hand(turn, process):
+                case Dispatch(turn, process):
                     known = self.known[turn]
                     assert not self.draining
                     assert process == self.assigned[turn.slot]
@@ -164,7 +164,7 @@ class World(RuleBasedStateMachine):
                     assert known.on == process
                     known.cancelled_at, known.ending = self.now, ENDINGS[reason]
                     cancels[turn] = reason
-                case Settle(turn, failure):
+                case Complete(turn, failure):
                     known = self.known[turn]
                     assert not known.settled, "settled twice"
                     known.settled = True
@@ -172,7 +172,7 @@ class World(RuleBasedStateMachine):
                     settles[turn] = failure.code if failure is not None else None
                 case Idle(process):
                     idles.append(process)
-                case Distrust(turn, process):
+                case ReplaceProcess(turn, process):
                     assert self.known[turn].on == process
                     distrusts.append(turn)
         assert settles == (told or {})
@@ -270,7 +270,7 @@ class World(RuleBasedStateMachine):
     def stopped(self, waiting: list[Turn], running: list[Turn], **which: str) -> None:
         hit, commands = self.ledger.interrupt(self.now, **which)
         assert hit == len(waiting) + len(running)
-        assert not any(isinstance(command, Hand) and command.turn in waiting for command in commands)
+        assert not any(isinstance(command, Dispatch) and command.turn in waiting for command in commands)
         self.do(
             commands,
             dict.fromkeys(waiting, ErrorCode.INTERRUPTED),
@@ -428,9 +428,9 @@ class World(RuleBasedStateMachine):
         for turn in self.open():
             known = self.known[turn]
             assert turn.process == known.on
-            assert (turn.state is State.WAITING) is known.waits
-            assert (turn.state is State.RUNNING) is known.runs
-            assert (turn.state is State.SETTLED) is known.settled
+            assert (turn.state is TurnState.WAITING) is known.waits
+            assert (turn.state is TurnState.RUNNING) is known.runs
+            assert (turn.state is TurnState.SETTLED) is known.settled
 
     def teardown(self) -> None:
         if self.assigned:
@@ -444,7 +444,7 @@ class World(RuleBasedStateMachine):
             self.draining = True
             commands = self.ledger.close()
             assert {command.process for command in commands if isinstance(command, Idle)} <= processes
-            self.do([command for command in commands if not isinstance(command, Idle | Hand)], remaining)
+            self.do([command for command in commands if not isinstance(command, Idle | Dispatch)], remaining)
             assert all(known.settled for known in self.known.values())
             assert_nothing_is_kept(self.ledger)
 
@@ -472,7 +472,7 @@ class Book:
             "start_timeout": 60.0,
             "cancel_grace": 10.0,
         }
-        self.ledger = Ledger(Limits(**bounds | limits), 1, slot_of)
+        self.ledger = Ledger(TurnLimits(**bounds | limits), 1, slot_of)
         self.ledger.assign(0, process, 0.0)
 
     def submit(
@@ -502,16 +502,18 @@ class Book:
 def settled(commands: list[Command]) -> list[tuple[Turn, ErrorCode, bool]]:
     """The turns that were told a failure, with its code and whether it may be retried."""
     return [
-        (c.turn, c.failure.code, c.failure.retryable) for c in commands if isinstance(c, Settle) and c.failure
+        (c.turn, c.failure.code, c.failure.retryable)
+        for c in commands
+        if isinstance(c, Complete) and c.failure
     ]
 
 
 def test_a_turn_is_handed_over_runs_and_ends() -> None:
     book = Book()
     turn, commands = book.submit()
-    assert commands == [Hand(turn, 1)]
+    assert commands == [Dispatch(turn, 1)]
     assert (book.ledger.on_process(1), book.ledger.running()) == (1, 1)
-    assert book.ledger.ended(turn) == [Settle(turn, None), Idle(1)]
+    assert book.ledger.ended(turn) == [Complete(turn, None), Idle(1)]
     assert_nothing_is_kept(book.ledger)
 
 
@@ -520,9 +522,9 @@ def test_queue_runs_the_turns_of_a_session_one_at_a_time_in_order_of_arrival() -
     (a, _), (b, to_b), (c, to_c) = book.submit(), book.submit(), book.submit()
     assert to_b == to_c == []
     assert [book.ledger.ahead(turn) for turn in (a, b, c)] == [0, 1, 2]
-    assert book.ledger.ended(a)[-1] == Hand(b, 1)
+    assert book.ledger.ended(a)[-1] == Dispatch(b, 1)
     assert book.ledger.ahead(a) == 0, "who asks has not been told yet"
-    assert book.ledger.ended(b)[-1] == Hand(c, 1)
+    assert book.ledger.ended(b)[-1] == Dispatch(c, 1)
     book.ledger.ended(c)
     assert book.ledger.ahead(c) == 0
 
@@ -551,7 +553,7 @@ def test_interrupt_ends_the_running_turn_and_takes_its_place_when_it_has_ended()
     assert commands == [Cancel(old, 1, CancelReason.INTERRUPTED)]
     commands = book.ledger.failed(old, Code.CANCELLED, "")
     assert settled(commands) == [(old, ErrorCode.INTERRUPTED, False)]
-    assert commands[-1] == Hand(new, 1)
+    assert commands[-1] == Dispatch(new, 1)
 
 
 def test_a_second_interrupt_does_not_cancel_again() -> None:
@@ -567,7 +569,7 @@ def test_latest_keeps_the_running_turn_and_of_those_that_wait_the_newest() -> No
     waiting, _ = book.submit()
     newest, commands = book.submit(on_busy="latest")
     assert settled(commands) == [(waiting, ErrorCode.SUPERSEDED, False)]
-    assert book.ledger.ended(running)[-1] == Hand(newest, 1)
+    assert book.ledger.ended(running)[-1] == Dispatch(newest, 1)
 
 
 def test_latest_is_taken_although_the_queue_is_full() -> None:
@@ -582,7 +584,7 @@ def test_latest_while_the_slot_has_no_process_keeps_the_newest_of_all() -> None:
     book = Book(process=None)
     for _ in range(3):
         newest, _ = book.submit(on_busy="latest")
-    assert book.ledger.assign(0, 7, 1.0) == [Hand(newest, 7)]
+    assert book.ledger.assign(0, 7, 1.0) == [Dispatch(newest, 7)]
 
 
 @pytest.mark.parametrize(
@@ -628,7 +630,7 @@ def test_the_bodies_of_open_turns_have_a_bound() -> None:
 def test_turns_wait_while_their_slot_has_no_process_and_go_in_order_when_it_has() -> None:
     book = Book(process=None)
     turns = [book.submit(session)[0] for session in ("a", "b", "a")]
-    assert book.ledger.assign(0, 5, 1.0) == [Hand(turns[0], 5), Hand(turns[1], 5)]
+    assert book.ledger.assign(0, 5, 1.0) == [Dispatch(turns[0], 5), Dispatch(turns[1], 5)]
 
 
 def test_a_turn_that_waits_too_long_for_a_process_is_told_so() -> None:
@@ -661,7 +663,7 @@ def test_a_turn_that_never_left_a_dead_process_goes_to_the_next() -> None:
     turn, _ = book.submit()
     book.ledger.assign(0, None, 1.0)
     assert book.ledger.failed(turn, Code.UNSENT, "") == [Idle(1)]
-    assert book.ledger.assign(0, 2, 2.0) == [Hand(turn, 2)]
+    assert book.ledger.assign(0, 2, 2.0) == [Dispatch(turn, 2)]
 
 
 def test_a_turn_that_may_have_begun_is_lost_with_its_process() -> None:
@@ -681,9 +683,9 @@ def test_a_harmless_turn_runs_again_in_its_place_where_that_is_allowed() -> None
     turn, _ = book.submit()
     waiting, _ = book.submit()
     assert crash(book, turn) == [Idle(1)]
-    assert (turn.state, book.ledger.ahead(waiting)) == (State.WAITING, 1)
-    assert book.ledger.assign(0, 2, 2.0) == [Hand(turn, 2)], "before those that wait"
-    assert book.ledger.ended(turn) == [Settle(turn, None), Idle(2), Hand(waiting, 2)]
+    assert (turn.state, book.ledger.ahead(waiting)) == (TurnState.WAITING, 1)
+    assert book.ledger.assign(0, 2, 2.0) == [Dispatch(turn, 2)], "before those that wait"
+    assert book.ledger.ended(turn) == [Complete(turn, None), Idle(2), Dispatch(waiting, 2)]
 
 
 @pytest.mark.parametrize("allowed, harmless", [(False, True), (True, False)])
@@ -700,7 +702,7 @@ def test_a_turn_is_repeated_once_and_then_told_of_both_deaths() -> None:
     book.ledger.assign(0, 2, 2.0)
     commands = crash(book, turn)
     assert settled(commands) == [(turn, ErrorCode.WORKER_LOST, False)]
-    assert isinstance(commands[0], Settle)
+    assert isinstance(commands[0], Complete)
     assert commands[0].failure is not None
     assert "running it again came to nothing: the worker died" in commands[0].failure.message
 
@@ -711,7 +713,7 @@ def test_an_app_error_of_a_repeated_turn_is_told_as_it_is() -> None:
     crash(book, turn)
     book.ledger.assign(0, 2, 2.0)
     failed = book.ledger.failed(turn, Code.APP_ERROR, "no")
-    assert failed == [Settle(turn, Failure(ErrorCode.APP_ERROR, "no")), Idle(2)]
+    assert failed == [Complete(turn, Failure(ErrorCode.APP_ERROR, "no")), Idle(2)]
 
 
 def test_a_turn_that_is_cancelled_is_not_repeated_whether_its_process_lives_or_has_died() -> None:
@@ -733,8 +735,8 @@ def test_a_turn_that_waits_to_run_again_does_not_make_room_for_the_latest() -> N
     crash(book, begun)
     latest, commands = book.submit(on_busy="latest")
     assert settled(commands) == [(waiting, ErrorCode.SUPERSEDED, False)]
-    assert book.ledger.assign(0, 2, 2.0) == [Hand(begun, 2)]
-    assert book.ledger.ended(begun)[-1] == Hand(latest, 2)
+    assert book.ledger.assign(0, 2, 2.0) == [Dispatch(begun, 2)]
+    assert book.ledger.ended(begun)[-1] == Dispatch(latest, 2)
 
 
 def test_a_turn_that_cannot_run_again_is_never_said_not_to_have_begun() -> None:
@@ -751,7 +753,7 @@ def test_a_turn_that_never_reached_its_second_process_still_has_its_one_repetiti
     turn, _ = book.submit()
     crash(book, turn)
     book.ledger.assign(0, 2, 2.0)
-    assert book.ledger.failed(turn, Code.UNSENT, "")[-1] == Hand(turn, 2)
+    assert book.ledger.failed(turn, Code.UNSENT, "")[-1] == Dispatch(turn, 2)
     book.ledger.drain()
     assert settled(book.ledger.failed(turn, Code.UNSENT, "")) == [(turn, ErrorCode.WORKER_LOST, False)]
 
@@ -776,8 +778,8 @@ def test_a_session_moves_to_the_new_process_only_after_its_turn_on_the_old_one()
     waiting, _ = book.submit("a")
     assert book.ledger.assign(0, 2, 1.0) == []
     other, commands = book.submit("b")
-    assert commands == [Hand(other, 2)]
-    assert book.ledger.ended(old) == [Settle(old, None), Idle(1), Hand(waiting, 2)]
+    assert commands == [Dispatch(other, 2)]
+    assert book.ledger.ended(old) == [Complete(old, None), Idle(1), Dispatch(waiting, 2)]
 
 
 def test_when_sessions_are_shared_out_anew_what_runs_stays_and_what_waits_goes() -> None:
@@ -787,7 +789,7 @@ def test_when_sessions_are_shared_out_anew_what_runs_stays_and_what_waits_goes()
     assert book.ledger.resize(2, 1.0) == []
     assert_slots_count(book.ledger, [1, 1])
     assert book.ledger.assign(1, 7, 1.0) == []
-    assert book.ledger.ended(running) == [Settle(running, None), Idle(1), Hand(waiting, 7)]
+    assert book.ledger.ended(running) == [Complete(running, None), Idle(1), Dispatch(waiting, 7)]
 
 
 def test_a_slot_that_is_added_has_its_process_before_its_share_of_the_sessions() -> None:
@@ -796,7 +798,7 @@ def test_a_slot_that_is_added_has_its_process_before_its_share_of_the_sessions()
     assert book.ledger.assign(1, 7, 1.0) == []
     assert book.ledger.resize(2, 1.0) == []
     turn, commands = book.submit("s1")
-    assert commands == [Hand(turn, 7)]
+    assert commands == [Dispatch(turn, 7)]
 
 
 def test_a_turn_that_waits_for_a_slot_that_is_taken_away_runs_in_another() -> None:
@@ -804,7 +806,7 @@ def test_a_turn_that_waits_for_a_slot_that_is_taken_away_runs_in_another() -> No
     book.ledger.resize(2, 0.0)
     turn, commands = book.submit("s1")
     assert commands == []
-    assert book.ledger.resize(1, 1.0) == [Hand(turn, 1)]
+    assert book.ledger.resize(1, 1.0) == [Dispatch(turn, 1)]
     assert_slots_count(book.ledger, [1, 0])
 
 
@@ -814,7 +816,7 @@ def test_a_turn_that_never_left_finds_its_slot_as_sessions_are_shared_out_now() 
     book.ledger.assign(1, 7, 0.0)
     turn, _ = book.submit("s1")
     book.ledger.resize(1, 1.0)
-    assert book.ledger.failed(turn, Code.UNSENT, "") == [Idle(7), Hand(turn, 1)]
+    assert book.ledger.failed(turn, Code.UNSENT, "") == [Idle(7), Dispatch(turn, 1)]
 
 
 def assert_slots_count(ledger: Ledger, turns: list[int]) -> None:
@@ -842,7 +844,7 @@ def test_a_waiting_turn_that_is_cancelled_never_reaches_a_process(
     running, _ = book.submit()
     waiting, _ = book.submit()
     assert settled(book.ledger.cancel(waiting, reason, 0.0))[0][:2] == (waiting, code)
-    assert book.ledger.ended(running) == [Settle(running, None), Idle(1)]
+    assert book.ledger.ended(running) == [Complete(running, None), Idle(1)]
 
 
 def test_a_turn_that_ignores_its_cancellation_is_given_up_and_keeps_its_session() -> None:
@@ -853,10 +855,14 @@ def test_a_turn_that_ignores_its_cancellation_is_given_up_and_keeps_its_session(
     assert book.ledger.expire(14.9) == []
     commands = book.ledger.expire(15.0)
     assert settled(commands) == [(turn, ErrorCode.INTERRUPTED, False)]
-    assert commands[1:] == [Distrust(turn, 1), Idle(1)], "its process may end; nothing else would end it"
-    assert waiting.state is State.WAITING, "its session is held until it has ended"
+    assert commands[1:] == [ReplaceProcess(turn, 1), Idle(1)], (
+        "its process may end; nothing else would end it"
+    )
+    assert waiting.state is TurnState.WAITING, "its session is held until it has ended"
     assert book.ledger.expire(15.0 + DISTRUST_AGAIN_AFTER - 0.1) == [], "given up once"
-    assert book.ledger.expire(15.0 + DISTRUST_AGAIN_AFTER) == [Distrust(turn, 1)], "it may not have helped"
+    assert book.ledger.expire(15.0 + DISTRUST_AGAIN_AFTER) == [ReplaceProcess(turn, 1)], (
+        "it may not have helped"
+    )
     assert settled(book.ledger.expire(1000.0)) == [(waiting, ErrorCode.TIMEOUT, False)]
     assert book.ledger.cancel(turn, CancelReason.TIMEOUT, 20.0) == []
     assert book.ledger.interrupt(20.0, run_id=turn.run_id) == (0, [])
@@ -886,10 +892,10 @@ def test_stop_of_a_session_hands_over_nothing_that_it_is_about_to_end() -> None:
     hit, commands = book.ledger.interrupt(1.0, session_id="a")
     assert hit == 3
     assert {turn for turn, *_ in settled(commands)} == set(waiting)
-    assert [c for c in commands if not isinstance(c, Settle)] == [
+    assert [c for c in commands if not isinstance(c, Complete)] == [
         Cancel(running, 1, CancelReason.INTERRUPTED)
     ]
-    assert other.state is State.RUNNING
+    assert other.state is TurnState.RUNNING
 
 
 def test_stop_of_a_run_ends_that_one_only() -> None:
@@ -908,7 +914,7 @@ def test_when_the_instance_stops_what_runs_may_finish_and_what_waits_will_not_be
     waiting, _ = book.submit()
     assert settled(book.ledger.drain()) == [(waiting, ErrorCode.DRAINING, True)]
     assert book.refused("new") == (ErrorCode.DRAINING, 503, True)
-    assert book.ledger.ended(running) == [Settle(running, None), Idle(1)]
+    assert book.ledger.ended(running) == [Complete(running, None), Idle(1)]
 
 
 def test_when_the_time_to_drain_is_over_the_turns_of_that_process_are_cut() -> None:
@@ -968,7 +974,7 @@ TestWorld = World.TestCase
 def with_home(**limits: Any) -> Book:
     """Process 1 has the slot, wants to be told, and session "s" lives in it."""
     book = Book(**limits)
-    book.ledger.residents = Residents(IDLE_AFTER)
+    book.ledger.residents = SessionAffinity(IDLE_AFTER)
     book.ledger.residents.joined(1)
     book.ledger.residents.used("s", 1, "0.1", 0.0)
     return book
@@ -977,7 +983,7 @@ def with_home(**limits: Any) -> Book:
 def told(commands: list[Command]) -> Turn:
     """The turn that tells, which is all that these commands are."""
     (hand,) = commands
-    assert isinstance(hand, Hand)
+    assert isinstance(hand, Dispatch)
     assert hand.turn.purpose is Purpose.TELL
     return hand.turn
 
@@ -995,7 +1001,7 @@ def test_a_session_that_is_idle_is_told_and_its_next_turn_waits_for_it() -> None
     turn, commands = book.submit("s", "reject")
     assert commands == []
     assert book.ledger.ahead(turn) == 1
-    assert book.ledger.ended(telling)[-1] == Hand(turn, 1)
+    assert book.ledger.ended(telling)[-1] == Dispatch(turn, 1)
     assert book.ledger.total == 1, "clients are counted"
     book.ledger.ended(turn)
     assert_nothing_is_kept(book.ledger)
@@ -1007,8 +1013,8 @@ def test_a_session_moves_when_it_has_been_told() -> None:
     turn, commands = book.submit()
     telling = told(commands)
     assert telling.process == 1
-    assert turn.state is State.WAITING
-    assert book.ledger.failed(telling, Code.APP_ERROR, "no")[-1] == Hand(turn, 2)
+    assert turn.state is TurnState.WAITING
+    assert book.ledger.failed(telling, Code.APP_ERROR, "no")[-1] == Dispatch(turn, 2)
 
 
 def test_telling_is_not_tried_again() -> None:
@@ -1016,7 +1022,7 @@ def test_telling_is_not_tried_again() -> None:
         book = with_home()
         book.ledger.assign(0, 2, 0.0)
         turn, commands = book.submit()
-        assert book.ledger.failed(told(commands), code, "gone")[-1] == Hand(turn, 2)
+        assert book.ledger.failed(told(commands), code, "gone")[-1] == Dispatch(turn, 2)
 
 
 def test_telling_has_its_time_and_then_its_grace() -> None:
@@ -1027,10 +1033,10 @@ def test_telling_has_its_time_and_then_its_grace() -> None:
     assert book.ledger.expire(start + TELL_WITHIN - 0.1) == []
     late = start + TELL_WITHIN
     assert book.ledger.expire(late) == [Cancel(telling, 1, CancelReason.TIMEOUT)]
-    assert [type(command) for command in book.ledger.expire(late + 10.0)] == [Settle, Distrust, Idle]
+    assert [type(command) for command in book.ledger.expire(late + 10.0)] == [Complete, ReplaceProcess, Idle]
     turn, commands = book.submit(now=late + 10.0)
     assert commands == [], "its process must end first"
-    assert book.ledger.failed(telling, Code.LINK_LOST, "")[-1] == Hand(turn, 1)
+    assert book.ledger.failed(telling, Code.LINK_LOST, "")[-1] == Dispatch(turn, 1)
 
 
 def test_nobody_interrupts_or_counts_what_tells() -> None:
@@ -1040,17 +1046,17 @@ def test_nobody_interrupts_or_counts_what_tells() -> None:
     assert book.ledger.interrupt(0.0, session_id="s") == (0, [])
     turn, commands = book.submit("s", "interrupt")
     assert commands == []
-    assert telling.state is State.RUNNING
+    assert telling.state is TurnState.RUNNING
     assert book.refused("another") == (ErrorCode.OVERLOADED, 503, True)
     book.ledger.ended(telling)
-    assert turn.state is State.RUNNING
+    assert turn.state is TurnState.RUNNING
 
 
 def test_a_session_that_is_being_told_has_room_for_as_many_as_ever() -> None:
     book = with_home(max_queue=0)
     told(book.ledger.tell(IDLE_AFTER))
     turn, _ = book.submit()
-    assert turn.state is State.WAITING
+    assert turn.state is TurnState.WAITING
     assert book.refused() == (ErrorCode.TOO_MANY_REQUESTS, 429, True)
 
 
@@ -1060,7 +1066,7 @@ def test_latest_leaves_what_is_not_of_clients() -> None:
     assert isinstance(deletion, Turn)
     _, commands = book.submit("s", "latest")
     assert settled(commands) == [(turn, ErrorCode.SUPERSEDED, False)]
-    assert deletion.state is State.WAITING
+    assert deletion.state is TurnState.WAITING
 
 
 def test_only_so_many_are_told_at_once() -> None:
@@ -1070,7 +1076,7 @@ def test_only_so_many_are_told_at_once() -> None:
     first = book.ledger.tell(IDLE_AFTER)
     assert len(first) == MAX_TELLING
     assert book.ledger.tell(IDLE_AFTER) == []
-    assert isinstance(first[0], Hand)
+    assert isinstance(first[0], Dispatch)
     book.ledger.ended(first[0].turn)
     assert len(book.ledger.tell(IDLE_AFTER)) == 1
     book.ledger.drain()
@@ -1098,12 +1104,12 @@ def test_a_deletion_is_a_turn_that_is_refused_while_another_is_open() -> None:
     book.ledger.ended(turn)
     deletion, commands = delete(book)
     assert isinstance(deletion, Turn)
-    assert commands == [Hand(deletion, 1)]
+    assert commands == [Dispatch(deletion, 1)]
     second, commands = delete(book)
     assert isinstance(second, Turn), "it waits, and will find nothing"
     after, _ = book.submit("s", "reject")
     assert book.ledger.interrupt(0.0, session_id="s")[0] == 1
-    assert book.ledger.ended(deletion)[-1] == Hand(second, 1)
+    assert book.ledger.ended(deletion)[-1] == Dispatch(second, 1)
     assert book.ledger.total == 2
     book.ledger.ended(second)
     assert_nothing_is_kept(book.ledger)
@@ -1114,7 +1120,7 @@ def test_before_a_deletion_the_session_is_told() -> None:
     book = with_home()
     deletion, commands = delete(book)
     assert isinstance(deletion, Turn)
-    assert book.ledger.ended(told(commands))[-1] == Hand(deletion, 1)
+    assert book.ledger.ended(told(commands))[-1] == Dispatch(deletion, 1)
 
 
 def test_a_deletion_that_was_not_sent_is_given_to_the_next_process() -> None:
@@ -1122,7 +1128,7 @@ def test_a_deletion_that_was_not_sent_is_given_to_the_next_process() -> None:
     deletion, _ = delete(book)
     assert isinstance(deletion, Turn)
     book.ledger.assign(0, 2, 0.0)
-    assert book.ledger.failed(deletion, Code.UNSENT, "")[-1] == Hand(deletion, 2)
+    assert book.ledger.failed(deletion, Code.UNSENT, "")[-1] == Dispatch(deletion, 2)
 
 
 def test_open_turns_are_shown_by_session() -> None:

@@ -3,14 +3,14 @@
 from typing import Final
 
 from agentscope_supervisor.domain.errors import ErrorCode
-from agentscope_supervisor.turns.quarantine import MAX_KEPT, REFUSED_FOR, Poison
+from agentscope_supervisor.turns.quarantine import MAX_KEPT, REFUSED_FOR, Quarantine
 
 BAD: Final = ("s", b"deadly")
 FINE: Final = ("s", b"fine")
 
 
 def test_a_message_is_refused_after_two_deaths_and_others_of_its_session_are_not() -> None:
-    poison = Poison()
+    poison = Quarantine()
     assert not poison.lost(*BAD, 0.0)
     assert poison.refusal(*BAD, 1.0) is None
     assert poison.lost(*BAD, 1.0), "the second one is no chance"
@@ -23,7 +23,7 @@ def test_a_message_is_refused_after_two_deaths_and_others_of_its_session_are_not
 
 
 def test_a_session_is_refused_after_three_deaths_with_whatever_message() -> None:
-    poison = Poison()
+    poison = Quarantine()
     assert [poison.lost("s", b"%d" % number, 0.0) for number in range(3)] == [False, False, True]
     failure = poison.refusal("s", b"another", 0.0)
     assert failure is not None
@@ -32,7 +32,7 @@ def test_a_session_is_refused_after_three_deaths_with_whatever_message() -> None
 
 
 def test_what_is_refused_is_tried_again_after_a_while_and_starts_from_nothing() -> None:
-    poison = Poison()
+    poison = Quarantine()
     poison.lost(*BAD, 0.0)
     poison.lost(*BAD, 5.0)
     assert poison.refusal(*BAD, 5.0 + REFUSED_FOR - 0.1) is not None
@@ -42,7 +42,7 @@ def test_what_is_refused_is_tried_again_after_a_while_and_starts_from_nothing() 
 
 
 def test_a_turn_that_ends_takes_the_strikes_back() -> None:
-    poison = Poison()
+    poison = Quarantine()
     poison.lost(*BAD, 0.0)
     poison.lost("t", b"beside it", 0.0)
     poison.survived("t", b"beside it")
@@ -56,7 +56,7 @@ def test_a_turn_that_ends_takes_the_strikes_back() -> None:
 
 
 def test_what_is_kept_has_a_bound_and_the_oldest_goes_first() -> None:
-    poison = Poison()
+    poison = Quarantine()
     poison.lost(*BAD, 0.0)
     poison.lost(*BAD, 0.0)
     for number in range(MAX_KEPT // 2):

@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agentscope_supervisor.turns import session_affinity as residents_module
-from agentscope_supervisor.turns.session_affinity import FAREWELL_WITHIN, Residents
+from agentscope_supervisor.turns.session_affinity import FAREWELL_WITHIN, SessionAffinity
 
 IDLE_AFTER: Final = 10.0
 NOBODY: Final = frozenset[str]()
 
 
 @pytest.fixture
-def known() -> Residents:
+def known() -> SessionAffinity:
     """Process 1 wants to be told, process 2 does not."""
-    made = Residents(IDLE_AFTER)
+    made = SessionAffinity(IDLE_AFTER)
     made.joined(1)
     return made
 
 
-def test_a_session_is_told_once_when_it_was_not_used_for_long(known: Residents) -> None:
+def test_a_session_is_told_once_when_it_was_not_used_for_long(known: SessionAffinity) -> None:
     known.used("a", 1, "0.1", 0.0)
     known.used("b", 1, "0.1", 4.0)
     assert known.waiting
@@ -35,7 +35,7 @@ def test_a_session_is_told_once_when_it_was_not_used_for_long(known: Residents) 
     assert not known.waiting
 
 
-def test_a_use_puts_it_off(known: Residents) -> None:
+def test_a_use_puts_it_off(known: SessionAffinity) -> None:
     known.used("a", 1, "0.1", 0.0)
     known.used("b", 1, "0.1", 1.0)
     known.used("a", 1, "0.1", 9.0)
@@ -43,7 +43,7 @@ def test_a_use_puts_it_off(known: Residents) -> None:
     assert known.due(NOBODY, 9, 19.0) == [("a", 1)]
 
 
-def test_a_session_with_a_turn_is_in_use(known: Residents) -> None:
+def test_a_session_with_a_turn_is_in_use(known: SessionAffinity) -> None:
     known.used("a", 1, "0.1", 0.0)
     known.used("b", 1, "0.1", 0.0)
     assert known.due({"a"}, 9, 10.0) == [("b", 1)]
@@ -51,7 +51,7 @@ def test_a_session_with_a_turn_is_in_use(known: Residents) -> None:
     assert known.due(NOBODY, 9, 20.0) == [("a", 1)]
 
 
-def test_no_more_are_told_at_once_than_there_is_room(known: Residents) -> None:
+def test_no_more_are_told_at_once_than_there_is_room(known: SessionAffinity) -> None:
     for session in "abc":
         known.used(session, 1, "0.1", 0.0)
     assert known.due(NOBODY, 0, 10.0) == known.due(NOBODY, -1, 10.0) == []
@@ -61,7 +61,7 @@ def test_no_more_are_told_at_once_than_there_is_room(known: Residents) -> None:
     assert known.due(NOBODY, 1, 10.0) == [("c", 1)]
 
 
-def test_a_process_that_does_not_want_to_be_told_is_not(known: Residents) -> None:
+def test_a_process_that_does_not_want_to_be_told_is_not(known: SessionAffinity) -> None:
     known.used("a", 2, "1.1", 0.0)
     assert known.home("a") is None
     known.leave(2, 1.0)
@@ -70,7 +70,7 @@ def test_a_process_that_does_not_want_to_be_told_is_not(known: Residents) -> Non
     assert known.get("a", 10.0) is None, "it is forgotten all the same"
 
 
-def test_what_is_known_of_a_session(known: Residents) -> None:
+def test_what_is_known_of_a_session(known: SessionAffinity) -> None:
     assert known.get("a", 0.0) is None
     known.used("a", 1, "0.1", 0.0)
     known.used("a", 2, "1.1", 3.0)
@@ -85,7 +85,7 @@ def test_what_is_known_of_a_session(known: Residents) -> None:
     assert list(known.ids()) == []
 
 
-def test_the_home_of_a_session_is_where_it_was_used_last(known: Residents) -> None:
+def test_the_home_of_a_session_is_where_it_was_used_last(known: SessionAffinity) -> None:
     known.joined(3)
     assert known.home("a") is None
     known.used("a", 1, "0.1", 0.0)
@@ -108,7 +108,7 @@ def test_the_home_of_a_session_is_where_it_was_used_last(known: Residents) -> No
     assert known.due(NOBODY, 9, 99.0) == [], "there is nobody to tell"
 
 
-def test_a_process_that_leaves_is_told_of_all_that_live_in_it(known: Residents) -> None:
+def test_a_process_that_leaves_is_told_of_all_that_live_in_it(known: SessionAffinity) -> None:
     known.joined(3)
     for session in "abcd":
         known.used(session, 1, "0.1", 0.0)
@@ -128,7 +128,7 @@ def test_a_process_that_leaves_is_told_of_all_that_live_in_it(known: Residents) 
     assert known.home("a") is None
 
 
-def test_a_turn_that_began_just_before_counts(known: Residents) -> None:
+def test_a_turn_that_began_just_before_counts(known: SessionAffinity) -> None:
     known.leave(1, 0.0)
     known.used("late", 1, "0.1", 0.0)
     assert known.due({"late"}, 9, 0.0) == []
@@ -138,7 +138,7 @@ def test_a_turn_that_began_just_before_counts(known: Residents) -> None:
     assert known.departed(1.0) == [(1, 0)]
 
 
-def test_a_farewell_has_an_end(known: Residents) -> None:
+def test_a_farewell_has_an_end(known: SessionAffinity) -> None:
     for session in "abc":
         known.used(session, 1, "0.1", 0.0)
     known.leave(1, 0.0)
@@ -149,7 +149,7 @@ def test_a_farewell_has_an_end(known: Residents) -> None:
     assert not known.waiting
 
 
-def test_a_process_that_dies_is_told_nothing(known: Residents) -> None:
+def test_a_process_that_dies_is_told_nothing(known: SessionAffinity) -> None:
     known.used("a", 1, "0.1", 0.0)
     known.leave(1, 0.0)
     known.gone(1)
@@ -159,7 +159,7 @@ def test_a_process_that_dies_is_told_nothing(known: Residents) -> None:
 
 @pytest.mark.as_python
 def test_no_more_sessions_are_known_than_are_allowed(
-    known: Residents, monkeypatch: pytest.MonkeyPatch
+    known: SessionAffinity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(residents_module, "MAX_KNOWN", 2)
     for session in "abcb":
@@ -176,7 +176,7 @@ class World(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.known = Residents(IDLE_AFTER)
+        self.known = SessionAffinity(IDLE_AFTER)
         self.lives: dict[str, int] = {}
         self.alive: set[int] = set()
         self.busy: set[str] = set()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentscope_supervisor.web.console_auth import COOKIE_LASTS, Pass, is_same_origin, local_refusal
+from agentscope_supervisor.web.console_auth import COOKIE_LASTS, ConsoleCookie, is_same_origin, local_refusal
 
 HOST = {"host": "localhost:8080"}
 OURS = {**HOST, "sec-fetch-site": "same-origin", "origin": "http://localhost:8080"}
@@ -95,14 +95,14 @@ def brought(cookie: str) -> str:
 
 
 def test_the_token_is_compared_whole() -> None:
-    asked = Pass(TOKEN)
+    asked = ConsoleCookie(TOKEN)
     assert asked.is_token("s3cret")
     for given_ in ("", "s3cre", "s3crets", "S3CRET", "s3cret ", "\ud800"):
         assert not asked.is_token(given_)
 
 
 def test_the_cookie_lets_our_page_in_and_nobody_else() -> None:
-    asked = Pass(TOKEN)
+    asked = ConsoleCookie(TOKEN)
     cookie = brought(asked.cookie(OURS))
     assert asked.is_held({**OURS, "cookie": cookie})
     assert asked.is_held({**OURS, "cookie": f"a=b; {cookie}; c"})
@@ -121,15 +121,15 @@ def test_the_cookie_lets_our_page_in_and_nobody_else() -> None:
 
 
 def test_the_cookie_is_out_of_the_reach_of_scripts_and_other_sites() -> None:
-    cookie = Pass(TOKEN).cookie(OURS)
+    cookie = ConsoleCookie(TOKEN).cookie(OURS)
     assert TOKEN.decode() not in cookie
     fields = cookie.split("; ")[1:]
     assert fields == [f"Max-Age={COOKIE_LASTS}", "HttpOnly", "SameSite=Strict"]
-    assert Pass(TOKEN).cookie({**OURS, "origin": "https://agents.example.com"}).endswith("; Secure")
+    assert ConsoleCookie(TOKEN).cookie({**OURS, "origin": "https://agents.example.com"}).endswith("; Secure")
 
 
 @given(st.binary(min_size=1), st.binary(min_size=1))
 def test_a_cookie_is_of_one_token(one: bytes, other: bytes) -> None:
-    cookie = brought(Pass(one).cookie(OURS))
-    assert Pass(other).is_held({**OURS, "cookie": cookie}) is (one == other)
-    assert Pass(one).cookie(OURS) == Pass(one).cookie(OURS)
+    cookie = brought(ConsoleCookie(one).cookie(OURS))
+    assert ConsoleCookie(other).is_held({**OURS, "cookie": cookie}) is (one == other)
+    assert ConsoleCookie(one).cookie(OURS) == ConsoleCookie(one).cookie(OURS)

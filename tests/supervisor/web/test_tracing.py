@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.web import tracing
@@ -15,7 +15,7 @@ PARENT = Context("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", True, "
 
 
 def answer(taken_at: float | None = None) -> Answer:
-    made = Answer("run", Form.EVENTS, 10.0)
+    made = Answer("run", StreamKind.EVENTS, 10.0)
     if taken_at is not None:
         made.take("0.1", lambda size: None, taken_at)
     return made

@@ -8,51 +8,51 @@ import pytest
 from agentscope_supervisor.workers.exit_reasons import (
     KEPT,
     Cause,
-    Death,
-    Deaths,
-    Evidence,
-    Verdict,
+    ExitEvidence,
+    ExitReason,
+    ExitRecord,
+    ExitRecords,
     classify,
 )
 
-REPLACED = Verdict(Cause.ASKED, "replaced")
-BLOCKED = Verdict(Cause.UNRESPONSIVE, "blocking call")
+REPLACED = ExitReason(Cause.ASKED, "replaced")
+BLOCKED = ExitReason(Cause.UNRESPONSIVE, "blocking call")
 
 
-def evidence(status: int, **known: Any) -> Evidence:
+def evidence(status: int, **known: Any) -> ExitEvidence:
     """Of a worker that was ready and died by itself, but for what is `known`."""
     name = f"exit {status}" if status >= 0 else signal.Signals(-status).name
     usual: dict[str, Any] = {
         **{"was_ready": True, "retired": None, "condemned": None, "failure": "", "oom": False},
         **known,
     }
-    return Evidence(status, name, **usual)
+    return ExitEvidence(status, name, **usual)
 
 
-def death(slot: int = 0, generation: int = 1, cause: Cause = Cause.SIGNAL) -> Death:
-    verdict = Verdict(cause, "")
-    return Death(slot, generation, 7, 0.0, 2.0, 1.0, "SIGKILL", verdict, 0, (), ())
+def death(slot: int = 0, generation: int = 1, cause: Cause = Cause.SIGNAL) -> ExitRecord:
+    verdict = ExitReason(cause, "")
+    return ExitRecord(slot, generation, 7, 0.0, 2.0, 1.0, "SIGKILL", verdict, 0, (), ())
 
 
 @pytest.mark.parametrize(
     "seen, verdict",
     [
-        (evidence(3), Verdict(Cause.EXIT_CODE, "exit 3")),
-        (evidence(0), Verdict(Cause.EXIT_CODE, "exit 0")),
-        (evidence(-11), Verdict(Cause.SIGNAL, "SIGSEGV")),
-        (evidence(-9), Verdict(Cause.SIGNAL, "SIGKILL")),
+        (evidence(3), ExitReason(Cause.EXIT_CODE, "exit 3")),
+        (evidence(0), ExitReason(Cause.EXIT_CODE, "exit 0")),
+        (evidence(-11), ExitReason(Cause.SIGNAL, "SIGSEGV")),
+        (evidence(-9), ExitReason(Cause.SIGNAL, "SIGKILL")),
         (evidence(-9, condemned=BLOCKED), BLOCKED),
         (evidence(0, retired=REPLACED), REPLACED),
         (evidence(-15, retired=REPLACED), REPLACED),
         (evidence(-9, retired=REPLACED, condemned=REPLACED, was_ready=False), REPLACED),
         (
             evidence(78, was_ready=False, failure="app.py: no\nTraceback"),
-            Verdict(Cause.BOOT_FAILED, "app.py: no"),
+            ExitReason(Cause.BOOT_FAILED, "app.py: no"),
         ),
-        (evidence(1, was_ready=False), Verdict(Cause.BOOT_FAILED, "exit 1")),
+        (evidence(1, was_ready=False), ExitReason(Cause.BOOT_FAILED, "exit 1")),
     ],
 )
-def test_the_cause_is_what_explains_the_status(seen: Evidence, verdict: Verdict) -> None:
+def test_the_cause_is_what_explains_the_status(seen: ExitEvidence, verdict: ExitReason) -> None:
     assert classify(seen) == verdict
 
 
@@ -65,27 +65,27 @@ def test_a_kill_that_nobody_of_us_sent_while_the_kernel_lacked_memory() -> None:
 
 
 def test_who_was_condemned_and_crashed_before_the_kill_has_crashed() -> None:
-    assert classify(evidence(-11, condemned=BLOCKED)) == Verdict(Cause.SIGNAL, "SIGSEGV")
-    assert classify(evidence(2, condemned=BLOCKED)) == Verdict(Cause.EXIT_CODE, "exit 2")
+    assert classify(evidence(-11, condemned=BLOCKED)) == ExitReason(Cause.SIGNAL, "SIGSEGV")
+    assert classify(evidence(2, condemned=BLOCKED)) == ExitReason(Cause.EXIT_CODE, "exit 2")
 
 
 def test_who_was_asked_and_fell_on_the_way_has_not_done_what_was_asked() -> None:
-    assert classify(evidence(-11, retired=REPLACED)) == Verdict(Cause.SIGNAL, "SIGSEGV")
-    assert classify(evidence(1, retired=REPLACED)) == Verdict(Cause.EXIT_CODE, "exit 1")
-    assert classify(evidence(-9, retired=REPLACED)) == Verdict(Cause.SIGNAL, "SIGKILL")
+    assert classify(evidence(-11, retired=REPLACED)) == ExitReason(Cause.SIGNAL, "SIGSEGV")
+    assert classify(evidence(1, retired=REPLACED)) == ExitReason(Cause.EXIT_CODE, "exit 1")
+    assert classify(evidence(-9, retired=REPLACED)) == ExitReason(Cause.SIGNAL, "SIGKILL")
 
 
 def test_a_signal_before_readiness_is_told_as_what_it_is() -> None:
-    assert classify(evidence(-11, was_ready=False, failure="x")) == Verdict(Cause.SIGNAL, "SIGSEGV")
+    assert classify(evidence(-11, was_ready=False, failure="x")) == ExitReason(Cause.SIGNAL, "SIGSEGV")
 
 
 def test_a_verdict_reads_as_cause_and_detail() -> None:
     assert str(BLOCKED) == "unresponsive (blocking call)"
-    assert str(Verdict(Cause.OOM, "")) == "oom"
+    assert str(ExitReason(Cause.OOM, "")) == "oom"
 
 
 def test_the_last_hundred_are_kept_and_all_are_counted() -> None:
-    deaths = Deaths()
+    deaths = ExitRecords()
     for generation in range(KEPT + 5):
         deaths.note(death(slot=generation % 2, generation=generation))
     deaths.note(death(cause=Cause.OOM))
@@ -97,7 +97,7 @@ def test_the_last_hundred_are_kept_and_all_are_counted() -> None:
 
 
 def test_the_last_death_of_a_slot() -> None:
-    deaths = Deaths()
+    deaths = ExitRecords()
     for slot, generation in ((0, 1), (1, 1), (0, 2)):
         deaths.note(death(slot, generation))
     last = deaths.last_of(0)
@@ -108,7 +108,7 @@ def test_the_last_death_of_a_slot() -> None:
 
 
 def test_a_death_that_was_wanted_is_no_failure_of_its_slot() -> None:
-    deaths = Deaths()
+    deaths = ExitRecords()
     for cause in (Cause.ASKED, Cause.MEMORY_LIMIT, Cause.TURN_LIMIT, Cause.STOP_TIMEOUT):
         deaths.note(death(cause=cause))
     assert deaths.failures(0) == 1

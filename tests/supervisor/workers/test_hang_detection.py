@@ -12,12 +12,12 @@ from agentscope_supervisor.workers.hang_detection import (
     SUSPECT_AFTER,
     Body,
     Command,
-    Condemn,
     Counters,
+    HangDetector,
     Kind,
     Recovered,
+    RequestKill,
     Suspect,
-    Vitals,
     diagnose,
 )
 
@@ -45,7 +45,7 @@ class Ward:
     """Workers under watch, and what came of it: (time, command)."""
 
     workers: dict[int, Worker]
-    vitals: Vitals = field(default_factory=lambda: Vitals(TIMEOUT))
+    vitals: HangDetector = field(default_factory=lambda: HangDetector(TIMEOUT))
     now: float = 0.0
     told: list[tuple[float, Command | Recovered]] = field(default_factory=list)
 
@@ -99,7 +99,7 @@ def test_a_loop_that_stands_is_suspected_once_then_condemned(
     (suspected_at, suspect), (condemned_at, condemn) = ward.told
     assert suspect == Suspect(1, SUSPECT_AFTER, kind)
     assert suspected_at - stood_since == SUSPECT_AFTER
-    assert condemn == Condemn(1, TIMEOUT, kind)
+    assert condemn == RequestKill(1, TIMEOUT, kind)
     assert condemned_at - stood_since == TIMEOUT
 
 
@@ -109,7 +109,7 @@ def test_a_disk_is_given_twice_the_time(ward: Ward) -> None:
     ward.pass_time(2 * TIMEOUT - EVERY)
     assert ward.kinds() == [Suspect]
     ward.pass_time(EVERY)
-    assert ward.told[1][1] == Condemn(1, 2 * TIMEOUT, Kind.DISK_WAIT)
+    assert ward.told[1][1] == RequestKill(1, 2 * TIMEOUT, Kind.DISK_WAIT)
 
 
 def test_a_loop_that_turns_again_has_recovered(ward: Ward) -> None:
@@ -133,7 +133,7 @@ def test_who_wants_the_cpu_and_does_not_get_it_is_spared(ward: Ward) -> None:
     ward.pass_time(10 * TIMEOUT - EVERY)
     assert ward.told == []
     ward.pass_time(EVERY + DUMP_WITHIN)
-    assert ward.kinds() == [Suspect, Suspect, Condemn, Condemn], "it has answered nobody for too long"
+    assert ward.kinds() == [Suspect, Suspect, RequestKill, RequestKill], "it has answered nobody for too long"
 
 
 def test_short_blocks_again_and_again_are_nobodys_concern(ward: Ward) -> None:
@@ -166,7 +166,7 @@ def test_a_suspect_is_not_condemned_for_the_time_that_the_supervisor_was_late(wa
     ward.pass_time(TIMEOUT)
     assert ward.kinds() == [Suspect], "its time counts from the end of the grace"
     ward.pass_time(2.5 + GRACE - EVERY)
-    assert ward.kinds() == [Suspect, Condemn]
+    assert ward.kinds() == [Suspect, RequestKill]
 
 
 def test_who_is_gone_is_forgotten(ward: Ward) -> None:
@@ -186,7 +186,7 @@ def test_who_is_gone_is_forgotten(ward: Ward) -> None:
 @pytest.mark.fault("F59")
 def test_garbage_on_a_page_is_a_counter_that_changes_or_does_not(ward: Ward) -> None:
     pages: list[Callable[[int], Counters]] = [lambda i: Counters(2**64 - 1 - i, 0), lambda _: Counters(0, 0)]
-    vitals, late = Vitals(TIMEOUT), []
+    vitals, late = HangDetector(TIMEOUT), []
     for look in range(20):
         _, late = vitals.look({n: page(look) for n, page in enumerate(pages)}, look * EVERY, EVERY)
     assert late == [1]

@@ -13,35 +13,35 @@ from agentscope_supervisor.workers.lifecycle import (
     IGNORED,
     TABLE,
     Command,
-    Condemned,
     Drained,
     Event,
     Exited,
     Expired,
+    KillRequested,
     LinkLost,
+    ProcessState,
     Ready,
     Retired,
-    State,
     step,
 )
 
 EVENTS: tuple[type[Event], ...] = get_args(Event)
-PLAIN: list[Event] = [Ready(), Retired(), Drained(), Condemned(), LinkLost(), Exited()]
-EXPIRIES = [Expired(state) for state in State]
+PLAIN: list[Event] = [Ready(), Retired(), Drained(), KillRequested(), LinkLost(), Exited()]
+EXPIRIES = [Expired(state) for state in ProcessState]
 
 
-def as_met(state: State, kind: type[Event]) -> Event:
+def as_met(state: ProcessState, kind: type[Event]) -> Event:
     """An event of this kind as `state` meets it: an expiry is that of its own deadline."""
     return next(event for event in [*PLAIN, Expired(state)] if type(event) is kind)
 
 
 def test_each_pair_is_in_the_table_or_ignored_and_never_both() -> None:
-    assert TABLE.keys() | IGNORED == set(product(State, EVENTS))
+    assert TABLE.keys() | IGNORED == set(product(ProcessState, EVENTS))
     assert not TABLE.keys() & IGNORED
 
 
 @pytest.mark.parametrize("state, kind", sorted(IGNORED, key=str))
-def test_what_is_ignored_changes_nothing(state: State, kind: type[Event]) -> None:
+def test_what_is_ignored_changes_nothing(state: ProcessState, kind: type[Event]) -> None:
     assert step(state, as_met(state, kind)) == (state, ())
 
 
@@ -50,63 +50,68 @@ def test_a_process_only_moves_to_the_right() -> None:
 
 
 def test_only_the_kernel_says_that_a_process_is_gone() -> None:
-    ends = {(state, event) for (state, event), (after, _) in TABLE.items() if after is State.GONE}
-    assert ends == {(state, Exited) for state in State if state is not State.GONE}
+    ends = {(state, event) for (state, event), (after, _) in TABLE.items() if after is ProcessState.GONE}
+    assert ends == {(state, Exited) for state in ProcessState if state is not ProcessState.GONE}
 
 
-@pytest.mark.parametrize("state, armed_in", [(a, b) for a, b in product(State, State) if a is not b])
-def test_a_late_timer_is_ignored(state: State, armed_in: State) -> None:
+@pytest.mark.parametrize(
+    "state, armed_in", [(a, b) for a, b in product(ProcessState, ProcessState) if a is not b]
+)
+def test_a_late_timer_is_ignored(state: ProcessState, armed_in: ProcessState) -> None:
     assert step(state, Expired(armed_in)) == (state, ())
 
 
 def test_the_diagram_is_the_order_of_the_states() -> None:
     (diagram,) = re.findall(r"^ +([A-Z]+(?: -> [A-Z]+)+)$", lifecycle.__doc__ or "", re.MULTILINE)
-    assert diagram.split(" -> ") == [state.name for state in sorted(State)]
+    assert diagram.split(" -> ") == [state.name for state in sorted(ProcessState)]
 
 
-@pytest.mark.parametrize("state", [State.READY, State.DRAINING])
-@pytest.mark.parametrize("event", [LinkLost(), Condemned()])
-def test_what_cannot_be_trusted_is_killed(state: State, event: Event) -> None:
-    assert step(state, event) == (State.KILLING, (Command.KILL,))
+@pytest.mark.parametrize("state", [ProcessState.READY, ProcessState.DRAINING])
+@pytest.mark.parametrize("event", [LinkLost(), KillRequested()])
+def test_what_cannot_be_trusted_is_killed(state: ProcessState, event: Event) -> None:
+    assert step(state, event) == (ProcessState.KILLING, (Command.KILL,))
 
 
 def test_a_start_that_closes_its_link_may_exit_with_its_own_status() -> None:
     """Killed at once, a worker that says that the App cannot work would end with SIGKILL instead of 78."""
-    assert step(State.STARTING, LinkLost()) == (State.STOPPING, ())
-    assert step(State.STARTING, Condemned()) == (State.KILLING, (Command.KILL,))
+    assert step(ProcessState.STARTING, LinkLost()) == (ProcessState.STOPPING, ())
+    assert step(ProcessState.STARTING, KillRequested()) == (ProcessState.KILLING, (Command.KILL,))
 
 
-@pytest.mark.parametrize("event", [Retired(), Expired(State.STARTING)])
+@pytest.mark.parametrize("event", [Retired(), Expired(ProcessState.STARTING)])
 def test_a_process_that_is_still_starting_has_nothing_to_save(event: Event) -> None:
-    assert step(State.STARTING, event) == (State.KILLING, (Command.KILL,))
+    assert step(ProcessState.STARTING, event) == (ProcessState.KILLING, (Command.KILL,))
 
 
 def test_a_good_life_gets_ready_drains_then_terminates_then_waits_for_the_kernel() -> None:
-    assert step(State.STARTING, Ready()) == (State.READY, ())
-    assert step(State.READY, Retired()) == (State.DRAINING, ())
-    assert step(State.DRAINING, Drained()) == (State.STOPPING, (Command.TERMINATE,))
-    assert step(State.STOPPING, LinkLost()) == (State.STOPPING, ())
-    assert step(State.STOPPING, Exited()) == (State.GONE, (Command.KILL, Command.CLOSE_LINK))
+    assert step(ProcessState.STARTING, Ready()) == (ProcessState.READY, ())
+    assert step(ProcessState.READY, Retired()) == (ProcessState.DRAINING, ())
+    assert step(ProcessState.DRAINING, Drained()) == (ProcessState.STOPPING, (Command.TERMINATE,))
+    assert step(ProcessState.STOPPING, LinkLost()) == (ProcessState.STOPPING, ())
+    assert step(ProcessState.STOPPING, Exited()) == (ProcessState.GONE, (Command.KILL, Command.CLOSE_LINK))
 
 
 def test_a_drain_that_takes_too_long_has_its_turns_cancelled_and_a_stop_that_does_is_killed() -> None:
-    assert step(State.DRAINING, Expired(State.DRAINING)) == (
-        State.STOPPING,
+    assert step(ProcessState.DRAINING, Expired(ProcessState.DRAINING)) == (
+        ProcessState.STOPPING,
         (Command.CANCEL_TURNS, Command.TERMINATE),
     )
-    assert step(State.STOPPING, Expired(State.STOPPING)) == (State.KILLING, (Command.KILL,))
+    assert step(ProcessState.STOPPING, Expired(ProcessState.STOPPING)) == (
+        ProcessState.KILLING,
+        (Command.KILL,),
+    )
 
 
 @given(st.lists(st.sampled_from(PLAIN + EXPIRIES), max_size=30))
 @settings(deadline=None, derandomize=True)
 def test_any_life_ends_only_with_exited_and_gives_each_order_once(events: list[Event]) -> None:
-    state, given_orders = State.STARTING, list[Command]()
+    state, given_orders = ProcessState.STARTING, list[Command]()
     for event in events:
         before = state
         state, orders = step(state, event)
         assert state >= before
-        assert (state is State.GONE) is (before is State.GONE or isinstance(event, Exited))
+        assert (state is ProcessState.GONE) is (before is ProcessState.GONE or isinstance(event, Exited))
         given_orders += orders
     once = [order for order in given_orders if order is not Command.KILL]  # again for what it has started
     assert len(once) == len(set(once))
-    assert (Command.CLOSE_LINK in given_orders) is (state is State.GONE)
+    assert (Command.CLOSE_LINK in given_orders) is (state is ProcessState.GONE)

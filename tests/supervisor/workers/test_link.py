@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from agentscope_protocol.wire.codec import FrameReader, encode
-from agentscope_protocol.wire.frames import PROTOCOL_VERSION, Form, Hello, Open
-from agentscope_supervisor.domain.request import Invocation
+from agentscope_protocol.wire.frames import PROTOCOL_VERSION, Hello, Open, StreamKind
+from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.workers.link import AT_ONCE, WorkerLink
@@ -42,7 +42,11 @@ def hand(link: WorkerLink, *numbers: int) -> None:
     for number in numbers:
         name = f"r{number}"
         turn = Turn(number, name, "s", 0, 2, "", 0.0)
-        link.hand(turn, Invocation("s", Form.EVENTS, None, b"{}", "", {}), Answer(name, Form.EVENTS, 0.0))
+        link.hand(
+            turn,
+            TurnRequest("s", StreamKind.EVENTS, None, b"{}", "", {}),
+            Answer(name, StreamKind.EVENTS, 0.0),
+        )
 
 
 async def test_few_turns_leave_in_one_write_when_the_loop_has_turned() -> None:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from agentscope_supervisor.system.process_memory import Memory
+from agentscope_supervisor.system.process_memory import ProcessMemory
 from agentscope_supervisor.workers import memory_watch
 from agentscope_supervisor.workers.memory_watch import MemoryWatch
 from tests.harness.waiting import eventually
@@ -23,7 +23,7 @@ async def test_a_look_that_fails_is_told_and_ends_neither_the_watch_nor_its_stop
             raise ZeroDivisionError
         return {7: os.getpid()}
 
-    watch = MemoryWatch(Memory(lambda: [os.getpid()]), workers, seen.__setitem__)
+    watch = MemoryWatch(ProcessMemory(lambda: [os.getpid()]), workers, seen.__setitem__)
     await eventually(lambda: caplog.records, 10, "the failure is told")
     fails[0] = False
     await eventually(lambda: seen, 10, "it looks again")

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from agentscope_supervisor.workers.revisions import Rollouts
+from agentscope_supervisor.workers.revisions import Revisions
 
 
 async def test_who_waits_hears_how_it_ended() -> None:
-    rollouts = Rollouts(b"one")
+    rollouts = Revisions(b"one")
     edition = rollouts.begin(b"two")
     waiters = [asyncio.create_task(rollouts.outcome(edition)) for _ in range(2)]
     await asyncio.sleep(0)
@@ -18,7 +18,7 @@ async def test_who_waits_hears_how_it_ended() -> None:
 
 
 async def test_who_asks_afterwards_hears_it_too() -> None:
-    rollouts = Rollouts(b"one")
+    rollouts = Revisions(b"one")
     edition = rollouts.begin(b"two")
     rollouts.ended(edition, "", wanted=edition)
     assert (await rollouts.outcome(edition)).failure == ""
@@ -26,7 +26,7 @@ async def test_who_asks_afterwards_hears_it_too() -> None:
 
 
 async def test_a_newer_edition_answers_for_an_older_one_and_not_the_reverse() -> None:
-    rollouts = Rollouts(b"one")
+    rollouts = Revisions(b"one")
     older, newer = rollouts.begin(b"two"), rollouts.begin(b"three")
     first, second = (asyncio.create_task(rollouts.outcome(edition)) for edition in (older, newer))
     await asyncio.sleep(0)
@@ -40,7 +40,7 @@ async def test_a_newer_edition_answers_for_an_older_one_and_not_the_reverse() ->
 
 
 async def test_the_end_of_the_instance_ends_every_wait() -> None:
-    rollouts = Rollouts(b"one")
+    rollouts = Revisions(b"one")
     waiting = asyncio.create_task(rollouts.outcome(rollouts.begin(b"two")))
     await asyncio.sleep(0)
     rollouts.stopped()
@@ -49,7 +49,7 @@ async def test_the_end_of_the_instance_ends_every_wait() -> None:
 
 
 async def test_who_no_longer_waits_is_forgotten() -> None:
-    rollouts = Rollouts(b"one")
+    rollouts = Revisions(b"one")
     waiting = asyncio.create_task(rollouts.outcome(rollouts.begin(b"two")))
     await asyncio.sleep(0)
     waiting.cancel()
@@ -59,7 +59,7 @@ async def test_who_no_longer_waits_is_forgotten() -> None:
 
 
 async def test_snapshots_live_as_long_as_a_process_may_be_started_with_them() -> None:
-    rollouts = Rollouts(b"one")
+    rollouts = Revisions(b"one")
     two = rollouts.begin(b"two")
     rollouts.ended(two, "broken", wanted=1)
     assert rollouts.snapshot(1) == b"one"
@@ -76,7 +76,7 @@ async def test_snapshots_live_as_long_as_a_process_may_be_started_with_them() ->
 
 
 def test_an_image_serves_as_long_as_only_code_changes() -> None:
-    rollouts = Rollouts(b"one")
+    rollouts = Revisions(b"one")
     assert rollouts.image(1) == 1
     assert [rollouts.image(rollouts.begin(b"one", code_only=True)) for _ in range(2)] == [1, 1]
     settings = rollouts.begin(b"two", code_only=True)
@@ -87,7 +87,7 @@ def test_an_image_serves_as_long_as_only_code_changes() -> None:
 
 
 def test_an_edition_that_failed_leaves_its_image_to_the_next() -> None:
-    rollouts = Rollouts(b"one")
+    rollouts = Revisions(b"one")
     tried = rollouts.begin(b"two", code_only=True)
     rollouts.ended(tried, "a syntax error", wanted=1)
     assert rollouts.image(rollouts.begin(b"two", code_only=True)) == tried
