@@ -69,7 +69,7 @@ MINUTES ?= 5
 soak: $(VENV)/.ready      ## load on 200 sessions under chaos for MINUTES=5; SEED=n repeats one
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-bench: $(COMPILED)/.ready $(VENV)/.ready balancers  ## ours beside others, an hour or two; goes on where it was interrupted; writes docs/benchmarks.md
+bench: $(COMPILED)/.ready $(VENV)/.ready balancers  ## ours beside others, an hour or two; goes on where it was interrupted; writes docs/performance/benchmarks.md
 	$(COMPILED)/bin/python -m pytest -q tests/benchmarks
 	PYTHON=$(PYTHON) $(COMPILED)/bin/python -m tests.benchmarks --peers $(PEERS) $(ARGS)
 
@@ -77,12 +77,12 @@ bench-quick: $(COMPILED)/.ready balancers  ## ours beside HAProxy and uvicorn, i
 	$(COMPILED)/bin/python -m pytest -q tests/benchmarks
 	PYTHON=$(PYTHON) $(COMPILED)/bin/python -m tests.benchmarks --peers $(PEERS) --quick $(ARGS)
 
-profiles: $(COMPILED)/.ready  ## sample supervisor and worker in each scenario, three minutes, as root; writes docs/profiles.md and its graphs
+profiles: $(COMPILED)/.ready  ## sample supervisor and worker in each scenario, three minutes, as root; writes docs/performance/profiles.md and its graphs
 	$(COMPILED)/bin/python -m pytest -q tests/benchmarks/test_profiles.py
 	PYTHON=$(PYTHON) $(COMPILED)/bin/python -m tests.benchmarks.profiles --peers $(PEERS) $(ARGS)
 
 bench-memory: MINUTES = 10
-bench-memory: $(COMPILED)/.ready  ## memory under MINUTES=10 of load, and of 100 000 sessions; writes docs/memory.md with its plot
+bench-memory: $(COMPILED)/.ready  ## memory under MINUTES=10 of load, and of 100 000 sessions; writes docs/performance/memory.md with its plot
 	$(COMPILED)/bin/python -m pytest -q tests/benchmarks/test_memory.py
 	$(COMPILED)/bin/python -m tests.benchmarks.memory_line --minutes $(MINUTES) $(ARGS)
 

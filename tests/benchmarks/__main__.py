@@ -6,8 +6,9 @@
 Says first what it will do and how long it takes. In each round each scenario is done to one candidate after
 the other; a candidate is started for its first scenario of a round, idles beside the others, and is ended
 after the round. What is measured is kept after each cell: an interrupted run goes on where it stopped. A
-candidate that fails is reported in its cells, and the rest goes on. Writes docs/benchmarks.md with its plot,
-and the figures in docs/sizing.md, unless --quick. To be run on a machine that does nothing else.
+candidate that fails is reported in its cells, and the rest goes on. Writes benchmarks.md in
+docs/performance/ with its plot, and the figures in sizing.md, unless --quick. To be run on a machine that
+does nothing else.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from tests.benchmarks.results import ROOT, Results, fingerprint, machine
 from tests.benchmarks.scenarios import SCENARIOS, Figures, Setting
 
 START: Final = 6.0  # seconds, about, for the plan
-DOCS: Final = ROOT / "docs"
+DOCS: Final = ROOT / "docs" / "performance"
 CACHE: Final = Path.home() / ".cache/agentscope-supervisor/peers"
 
 ENDS: Final = (signal.SIGINT, signal.SIGTERM)

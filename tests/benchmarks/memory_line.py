@@ -6,7 +6,7 @@ First an instance gets a short turn in each of 100 000 sessions; then it rests. 
 load for the minutes that were asked for: short turns of ever new sessions, bursts, and streams that their
 clients leave. Every ten seconds the memory and the descriptors of each of its processes are taken. At the
 end the first is asked again, if by then it has forgotten its sessions: they count as active for five minutes.
-Writes docs/memory.md with its plot, about a minute and a half after the minutes.
+Writes docs/performance/memory.md with its plot, about a minute and a half after the minutes.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""docs/memory.md of what `memory_line` has measured: its slopes, its tables, its plot. Pure."""
+"""docs/performance/memory.md of what `memory_line` has measured: its slopes, its tables, its plot. Pure."""
 
 import math
 import statistics

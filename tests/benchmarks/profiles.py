@@ -4,8 +4,9 @@
 
 Starts ours with two workers for each scenario, drives its load as the benchmarks do, and samples the
 supervisor, then the worker that has most to do: one at a time, as a sampler takes time of what it samples.
-Writes docs/profiles.md, of what was asked for, and its graphs. py-spy is installed beside the benchmarks'
-peers; it stops the process by ptrace, which root may, and others where kernel.yama.ptrace_scope is 0.
+Writes docs/performance/profiles.md, of what was asked for, and its graphs. py-spy is installed beside the
+benchmarks' peers; it stops the process by ptrace, which root may, and others where
+kernel.yama.ptrace_scope is 0.
 """
 
 import argparse
@@ -51,7 +52,7 @@ Written by `make profiles`; no number here is typed. {CANDIDATES[OURS].title}, u
 benchmarks, with prebuilt messages. In a graph each box is a function, as wide as its share of the time, on
 the one that called it, and coloured by whose code it is. Opened by itself, a graph tells the whole name and
 the share of the box under the mouse. What begins with `mypyc` is a module of ours that is compiled.
-[performance.md](performance.md) says what is left, and what it would take.
+[index.md](index.md) says what is left, and what it would take.
 
 Shares are of the time in which the process had work; waiting is left out. What the interpreter does for a
 function is that function's own time. What a system call takes is the *kernel*'s; sending to a socket of this

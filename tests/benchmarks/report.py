@@ -1,7 +1,7 @@
-"""Results as people read them: lines while it runs, tables in Markdown, the pages in docs/.
+"""Results as people read them: lines while it runs, tables in Markdown, the pages in docs/performance/.
 
-Nothing on these pages that is a number is typed: docs/benchmarks.md is written whole, and in docs/sizing.md
-the part between two marks.
+Nothing on these pages that is a number is typed: benchmarks.md is written whole, and in sizing.md the part
+between two marks.
 """
 
 import re
@@ -44,7 +44,7 @@ SIZES: Final = (
     ("a session that had a turn", "sessions", "front_session", "workers_session", "KiB"),
     ("at rest: supervisor; both workers", "idle-5000", "front_rest", "workers_rest", "MB"),
 )
-"""What docs/sizing.md tells of ours with two workers: what, scenario, figures, unit."""
+"""What sizing.md tells of ours with two workers: what, scenario, figures, unit."""
 
 
 # -- tables --------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def listing() -> str:
 
 
 def write(results: Results, docs: Path) -> None:
-    """Write docs/benchmarks.md with its plot, and the figures in docs/sizing.md."""
+    """Write benchmarks.md with its plot, and the figures in sizing.md."""
     docs.mkdir(exist_ok=True)
     (docs / PAGE).write_text(page(results), "utf-8")
     (docs / PLOT).write_text(drawing(panels(results)), "utf-8")
@@ -173,7 +173,7 @@ def panels(results: Results) -> list[Panel]:
 
 
 def sizes(results: Results) -> str:
-    """The table of docs/sizing.md."""
+    """The table of sizing.md."""
     rows = []
     for what, scenario, front, workers, unit in SIZES:
         values = []
