@@ -75,36 +75,52 @@ class _Section(BaseModel):
 
 
 class ModelSettings(_Section):
-    """`models.<name>`: one model of the project, in code `runtime.models.<name>`."""
+    """`models.<name>`: one model of the project. The code reads it as `runtime.models.<name>`."""
 
     provider: Literal["openai", "anthropic", "dashscope", "gemini", "ollama"] = Field(
-        description="whose API the model speaks"
+        description="The API that the model speaks."
     )
-    model: Text = Field(description="the provider's name of the model")
-    api_key: Secret | None = Field(None, description="the provider's key")
-    base_url: HttpUrl | None = Field(None, description="where to reach it; null: provider's own", repr=False)
-    stream: bool = Field(True, description="ask the provider for a stream")
-    generate_kwargs: FreeMapping = Field({}, description="sampling: temperature, max_tokens, …")
-    client_kwargs: FreeMapping = Field({}, description="for the provider's client", repr=False)
+    model: Text = Field(description="The model's name at the provider.")
+    api_key: Secret | None = Field(None, description="The provider's API key.")
+    base_url: HttpUrl | None = Field(
+        None, description="The base URL of the API. `null`: the provider's own.", repr=False
+    )
+    stream: bool = Field(True, description="Whether to request a stream from the provider.")
+    generate_kwargs: FreeMapping = Field(
+        {}, description="Sampling parameters such as `temperature` and `max_tokens`."
+    )
+    client_kwargs: FreeMapping = Field(
+        {}, description="Arguments of the provider's client library.", repr=False
+    )
 
 
 class McpServerSettings(_Section):
-    """`mcp_servers.<name>`: a server whose tools are in `runtime.tools`."""
+    """`mcp_servers.<name>`: an MCP server. Its tools are in `runtime.tools`."""
 
-    url: HttpUrl = Field(description="where the server listens", repr=False)
-    transport: Literal["sse", "streamable_http"] = Field("sse", description="what it speaks")
-    headers: Headers = Field({}, description="sent with each request; values are secrets")
-    timeout: PositiveSeconds = Field(30, description="s, connect and call")
-    sse_read_timeout: PositiveSeconds = Field(300, description="s without an event")
-    required: bool = Field(False, description="a worker is not ready until it is connected")
+    url: HttpUrl = Field(description="The URL of the server.", repr=False)
+    transport: Literal["sse", "streamable_http"] = Field("sse", description="The MCP transport.")
+    headers: Headers = Field({}, description="Headers of each request. Values count as secrets.")
+    timeout: PositiveSeconds = Field(30, description="Seconds to connect, and for each tool call.")
+    sse_read_timeout: PositiveSeconds = Field(
+        300, description="Seconds that the event stream may stay silent."
+    )
+    required: bool = Field(
+        False, description="`true`: a worker becomes ready only when it is connected to this server."
+    )
 
 
 class SessionStoreSettings(_Section):
-    """`session`: where `runtime.session` keeps what the App saves."""
+    """`session`: the store behind `runtime.session`."""
 
-    backend: Literal["json", "redis"] = Field("json", description="files or a Redis")
-    save_dir: Text = Field("./sessions", description="folder of the files, for json")
-    redis_url: RedisUrl | None = Field(None, description="for redis", validate_default=True)
+    backend: Literal["json", "redis"] = Field(
+        "json", description="`json`: files on disk. `redis`: a Redis that several machines can share."
+    )
+    save_dir: Text = Field(
+        "./sessions", description="With `json`: the folder of the files, relative to the project."
+    )
+    redis_url: RedisUrl | None = Field(
+        None, description="With `redis`: the URL of the Redis, required.", validate_default=True
+    )
 
     @field_validator("redis_url")
     @classmethod
@@ -116,99 +132,173 @@ class SessionStoreSettings(_Section):
 
 
 class PlatformSettings(_Section):
-    """`platform`: heartbeat and configuration poll; without the section there are none."""
+    """`platform`: the heartbeat and the configuration poll. Without this section, both are off."""
 
-    endpoint: HttpUrl = Field(description="base URL of the platform's API", repr=False)
-    instance_id: Text = Field(description="the platform's name of this instance")
-    heartbeat_interval: PositiveSeconds = Field(30, description="s between beats")
-    token: Token | None = Field(None, description="sent as Authorization: Bearer")
+    endpoint: HttpUrl = Field(description="The base URL of the platform's API.", repr=False)
+    instance_id: Text = Field(description="The id of this instance on the platform.")
+    heartbeat_interval: PositiveSeconds = Field(
+        30, description="Seconds between two heartbeats, and between two polls of the configuration."
+    )
+    token: Token | None = Field(
+        None, description="Bearer token of the requests to the platform. `null`: no token is sent."
+    )
 
 
 class TracingSettings(_Section):
-    """`tracing`: export of spans; without the section there is none."""
+    """`tracing`: the export of spans. Without this section, no spans are recorded."""
 
-    endpoint: HttpUrl = Field("http://localhost:4318/v1/traces", description="OTLP over HTTP", repr=False)
+    endpoint: HttpUrl = Field(
+        "http://localhost:4318/v1/traces", description="The OTLP/HTTP endpoint for spans.", repr=False
+    )
 
 
 class ServerSettings(_Section):
-    """`server`: the HTTP front door of the instance."""
+    """`server`: the HTTP server of the instance."""
 
-    host: Text = Field("127.0.0.1", description="address to listen on")
-    port: Port = Field(8080, description="0: any free port")
-    auth_token: Token | None = Field(None, description="wanted as Authorization: Bearer")
-    max_body_mb: Megabytes = Field(16, description="MB of a request body")
-    request_timeout: Seconds = Field(600, description="s, a whole turn; 0: none")
-    keepalive_interval: PositiveSeconds = Field(15, description="s, comment on an idle stream")
-    header_timeout: PositiveSeconds = Field(10, description="s until the headers are in")
-    body_timeout: PositiveSeconds = Field(30, description="s until the body is in")
-    max_connections: Count = Field(10_000, description="open at once")
-    max_turns: Count = Field(4096, description="of the instance, running and waiting; then 503")
-    max_turns_per_principal: Count | None = Field(None, description="then 429; null: no limit")
-    principal: Principal = Field("token", description="who a turn counts for: token or metadata.*")
-    metrics: bool = Field(True, description="serve GET /metrics")
-    console: OnOffAuto = Field("auto", description="auto: on in `agentscope run`")
+    host: Text = Field("127.0.0.1", description="The address to listen on. `0.0.0.0`: all interfaces.")
+    port: Port = Field(8080, description="The TCP port. `0`: any free port; `status` reports it.")
+    auth_token: Token | None = Field(
+        None,
+        description="Bearer token that requests must send, except on health routes, metrics and the "
+        "console page. `null`: no authentication.",
+    )
+    max_body_mb: Megabytes = Field(16, description="Largest request body, in MB. Larger ones get 413.")
+    request_timeout: Seconds = Field(
+        600, description="Seconds for a whole turn, waiting included. `0`: no limit."
+    )
+    keepalive_interval: PositiveSeconds = Field(
+        15, description="Seconds of silence after which a stream gets an SSE comment."
+    )
+    header_timeout: PositiveSeconds = Field(
+        10, description="Seconds in which the headers of a request must arrive."
+    )
+    body_timeout: PositiveSeconds = Field(
+        30, description="Seconds in which the body must arrive, at 1 KB/s or faster."
+    )
+    max_connections: Count = Field(10_000, description="Open client connections. More are answered 503.")
+    max_turns: Count = Field(
+        4096, description="Turns of the instance, running and waiting. More are answered 503."
+    )
+    max_turns_per_principal: Count | None = Field(
+        None, description="Open turns of one principal. More are answered 429. `null`: no limit."
+    )
+    principal: Principal = Field(
+        "token",
+        description="What identifies a caller: its `token`, or `metadata.<key>`, a field of the request.",
+    )
+    metrics: bool = Field(True, description="Whether to serve `GET /metrics`.")
+    console: OnOffAuto = Field(
+        "auto", description="Whether to serve the console. `auto`: only under `agentscope run`."
+    )
 
 
 class SessionsSettings(_Section):
-    """`sessions`: how the turns of one session follow each other."""
+    """`sessions`: turns of one session, and their kept output."""
 
     on_busy: Literal["queue", "reject", "interrupt", "latest"] = Field(
-        "queue", description="what a second turn does while one runs"
+        "queue",
+        description="What happens to a turn that arrives while its session has one: `queue` it, `reject` it "
+        "with 409, `interrupt` the running turn, or keep only the `latest` of the waiting turns.",
     )
-    max_queue: CountOrZero = Field(16, description="waiting turns of one session; then 429")
+    max_queue: CountOrZero = Field(16, description="Waiting turns of one session. More are answered 429.")
     on_disconnect: Literal["cancel", "continue"] = Field(
-        "cancel", description="what becomes of a turn whose client left"
+        "cancel", description="Whether a turn is cancelled when its client disconnects."
     )
-    replay_max_mb: MegabytesOrZero = Field(64, description="MB of kept events, for reconnection")
-    replay_ttl: Seconds = Field(3600, description="s that events are kept")
-    idempotency_ttl: Seconds = Field(86_400, description="s that idempotency keys are kept")
-    cancel_grace: Seconds = Field(10, description="s for a cancelled turn to end")
-    idle_after: PositiveSeconds = Field(900, description="s, then on_session_idle")
+    replay_max_mb: MegabytesOrZero = Field(
+        64, description="MB of events of all runs that are kept for reconnecting clients. `0`: none."
+    )
+    replay_ttl: Seconds = Field(3600, description="Seconds that events are kept after the end of their run.")
+    idempotency_ttl: Seconds = Field(86_400, description="Seconds that an idempotency key is kept.")
+    cancel_grace: Seconds = Field(
+        10, description="Seconds for a cancelled turn to end. After that, its worker is replaced."
+    )
+    idle_after: PositiveSeconds = Field(
+        900, description="Seconds without a turn after which `App.on_session_idle` is called."
+    )
     retry_on_crash: Literal["never", "before_first_event"] = Field(
-        "never", description="may a turn run once more whose worker died"
+        "never",
+        description="Whether a turn runs once more when its worker dies. `before_first_event`: only if the "
+        "client has received no event.",
     )
 
 
 class SupervisorSettings(_Section):
     """`supervisor`: the worker processes."""
 
-    workers: Workers = Field(2, description="how many; auto: one per CPU")
-    python: Text | None = Field(None, description="interpreter; null: the supervisor's own")
-    max_inflight: Count = Field(1024, description="turns per worker, running and queued; then 503")
-    start_timeout: PositiveSeconds = Field(60, description="s, process start to ready")
-    start_deadline: PositiveSeconds = Field(300, description="s, retries of the first start")
-    soak: Seconds = Field(2, description="s that a replacement stays ready before the old retires")
-    drain_timeout: Seconds = Field(30, description="s for running turns when the instance stops")
-    stop_timeout: Seconds = Field(10, description="s, on_shutdown, then SIGKILL")
-    unresponsive_timeout: PositiveSeconds = Field(30, description="s without a turn of the loop")
-    max_memory_mb: Megabytes | None = Field(None, description="MB (PSS) per worker, then replaced")
-    max_turns: Count | None = Field(None, description="per worker, then replaced")
-    preload: BooleanOrAuto = Field("auto", description="fork from a process with AgentScope loaded")
+    workers: Workers = Field(2, description="Number of worker slots. `auto`: one per CPU.")
+    python: Text | None = Field(
+        None, description="Python interpreter of the workers. `null`: the interpreter of the supervisor."
+    )
+    max_inflight: Count = Field(
+        1024, description="Turns per worker, running and waiting. More are answered 503."
+    )
+    start_timeout: PositiveSeconds = Field(
+        60, description="Seconds from the start of a worker process until it must be ready."
+    )
+    start_deadline: PositiveSeconds = Field(
+        300, description="Seconds during which a failing first start is retried; then exit status 75."
+    )
+    soak: Seconds = Field(
+        2, description="Seconds that a new worker must stay ready before the old one is retired."
+    )
+    drain_timeout: Seconds = Field(
+        30, description="Seconds for running turns to finish when the instance stops."
+    )
+    stop_timeout: Seconds = Field(
+        10, description="Seconds for `App.on_shutdown` when a worker stops; then SIGKILL."
+    )
+    unresponsive_timeout: PositiveSeconds = Field(
+        30, description="Seconds that a worker's event loop may be blocked before the worker is killed."
+    )
+    max_memory_mb: Megabytes | None = Field(
+        None, description="MB of memory (PSS) above which a worker is replaced. `null`: no limit."
+    )
+    max_turns: Count | None = Field(
+        None,
+        description="Turns after which a worker is replaced, varied by 10 % per worker. `null`: no limit.",
+    )
+    preload: BooleanOrAuto = Field(
+        "auto",
+        description="Whether to fork workers from a process that has AgentScope loaded. `auto`: where "
+        "forking is safe.",
+    )
     on_platform_restart: Literal["roll", "exit"] = Field(
-        "roll", description="replace the workers, or leave with status 0"
+        "roll",
+        description="What a `restart` of the platform does: `roll` replaces the workers, `exit` drains the "
+        "instance and exits with status 0.",
     )
 
 
 class AgentscopeSettings(_Section):
-    """`agentscope`: how AgentScope itself is set up in a worker."""
+    """`agentscope`: settings of AgentScope itself."""
 
     permission_mode: Literal["default", "accept_edits", "explore", "bypass", "dont_ask"] = Field(
-        "bypass", description="2.x: may tools run while nobody is there to confirm"
+        "bypass", description="AgentScope 2.x: the permission mode of tool calls. 1.x ignores it."
     )
 
 
 class Settings(_Section):
-    """The whole of agentapp.yaml; `Settings()` is what an empty file means."""
+    """The whole of agentapp.yaml. `Settings()` is the meaning of an empty file."""
 
-    models: dict[SlotName, ModelSettings] = Field({}, description="name -> model")
-    mcp_servers: dict[ServerName, McpServerSettings] = Field({}, description="name -> MCP server")
-    session: SessionStoreSettings = Field(default_factory=SessionStoreSettings)
-    platform: PlatformSettings | None = None
-    tracing: TracingSettings | None = None
-    server: ServerSettings = Field(default_factory=ServerSettings)
-    sessions: SessionsSettings = Field(default_factory=SessionsSettings)
-    supervisor: SupervisorSettings = Field(default_factory=SupervisorSettings)
-    agentscope: AgentscopeSettings = Field(default_factory=AgentscopeSettings)
+    models: dict[SlotName, ModelSettings] = Field({}, description="Models of the project, by name.")
+    mcp_servers: dict[ServerName, McpServerSettings] = Field({}, description="MCP servers, by name.")
+    session: SessionStoreSettings = Field(
+        default_factory=SessionStoreSettings, description="The store of session states."
+    )
+    platform: PlatformSettings | None = Field(
+        None, description="The platform to report to. `null`: no platform traffic."
+    )
+    tracing: TracingSettings | None = Field(None, description="The export of traces. `null`: no tracing.")
+    server: ServerSettings = Field(default_factory=ServerSettings, description="The HTTP server.")
+    sessions: SessionsSettings = Field(
+        default_factory=SessionsSettings, description="Turns of sessions, and their kept output."
+    )
+    supervisor: SupervisorSettings = Field(
+        default_factory=SupervisorSettings, description="The worker processes."
+    )
+    agentscope: AgentscopeSettings = Field(
+        default_factory=AgentscopeSettings, description="Settings of AgentScope itself."
+    )
 
 
 def load(text: str, *, source: str, env: Mapping[str, str]) -> Settings:
