@@ -64,6 +64,57 @@ STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.TIMEOUT: 504,
 }
 
+MEANING: Final[Mapping[ErrorCode, str]] = {
+    ErrorCode.INVALID_REQUEST: (
+        "The body, a type or the session id is invalid. Also sent for ambiguous headers, which close the "
+        "connection."
+    ),
+    ErrorCode.UNAUTHORIZED: "The bearer token is missing or wrong. Sent with `WWW-Authenticate`.",
+    ErrorCode.FORBIDDEN: (
+        "The console refuses requests from another origin, and without a token from another machine."
+    ),
+    ErrorCode.NOT_FOUND: "The route, run or session does not exist.",
+    ErrorCode.METHOD_NOT_ALLOWED: "The route does not accept this method. Sent with `Allow`.",
+    ErrorCode.REQUEST_TIMEOUT: (
+        "The headers did not arrive within `server.header_timeout`, or the body not within "
+        "`server.body_timeout` or slower than 1 KB/s."
+    ),
+    ErrorCode.SESSION_BUSY: (
+        "The session has a turn, and `on_busy` is `reject`. Also sent when a session with a turn is deleted."
+    ),
+    ErrorCode.SUPERSEDED: "A newer turn of the session replaced this waiting turn (`on_busy: latest`).",
+    ErrorCode.INTERRUPTED: "`POST /stop` or `on_busy: interrupt` ended the turn.",
+    ErrorCode.GONE: (
+        "The run, or the requested event of it, is no longer kept. The body names the events that are `kept`."
+    ),
+    ErrorCode.PAYLOAD_TOO_LARGE: "The body is larger than `server.max_body_mb`.",
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: "The body is not JSON in UTF-8, or it is compressed.",
+    ErrorCode.IDEMPOTENCY_MISMATCH: "An earlier request had the same `Idempotency-Key` and another body.",
+    ErrorCode.TOO_MANY_REQUESTS: (
+        "The session's queue is full (`sessions.max_queue`), or the principal has too many turns "
+        "(`server.max_turns_per_principal`)."
+    ),
+    ErrorCode.APP_ERROR: (
+        "The App raised an exception. The message is the exception's text; the traceback is only in the log."
+    ),
+    ErrorCode.INTERNAL_ERROR: "The supervisor or the worker failed.",
+    ErrorCode.WORKER_LOST: (
+        "The worker died during the turn. `retryable` is true only if the turn had not begun."
+    ),
+    ErrorCode.NOT_READY: (
+        "No worker is ready, or none became ready for the session within `supervisor.start_timeout`."
+    ),
+    ErrorCode.OVERLOADED: (
+        "A limit of the instance is reached: connections, turns or bytes of request bodies."
+    ),
+    ErrorCode.DRAINING: "The instance is stopping or in maintenance.",
+    ErrorCode.POISONED: (
+        "This message or session repeatedly killed its worker. It is refused for 10 minutes."
+    ),
+    ErrorCode.TIMEOUT: "The turn took longer than `server.request_timeout`.",
+}
+"""The cause of each code, in Markdown, for the reference of the HTTP API."""
+
 RETRY_LATER: Final = frozenset(
     {ErrorCode.TOO_MANY_REQUESTS, ErrorCode.NOT_READY, ErrorCode.OVERLOADED, ErrorCode.DRAINING}
 )
