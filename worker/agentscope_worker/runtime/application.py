@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class SessionContext:
-    """What an App is told about the turn that it answers, beside the message.
+    """The context of one turn: its session, its run, and the metadata of the request.
 
     Attributes:
         session_id: The conversation, 1 to 256 characters.
-        metadata: What the caller sent beside the message, such as a user id.
-        run_id: This turn; empty in an author's own tests.
-        trace: W3C trace headers (`traceparent`, `tracestate`), to be sent on to what the App asks: of this
-            turn where tracing is on, else the caller's, as far as it sent any.
+        metadata: The `metadata` object of the request, such as a user id. Empty if the request has none.
+        run_id: The run of this turn, 32 hexadecimal digits. Empty in tests that build the context themselves.
+        trace: The W3C trace headers `traceparent` and `tracestate`, for requests that the App makes. With
+            tracing they belong to this turn, otherwise to the client; empty if the client sent none.
     """
 
     session_id: str
@@ -34,29 +34,51 @@ class SessionContext:
 
 
 class AgentApp(ABC):
-    """Base of the class `App` in a project's `app.py`; one object serves all sessions of a worker.
+    """Base class of `App` in a project's `app.py`. One object serves all sessions of a worker.
 
-    Turns of one session come one at a time, those of different sessions at the same time.
+    Turns of one session run one at a time, in order of arrival. Turns of different sessions run concurrently
+    on one event loop, so code that blocks the loop delays them all.
     """
 
     @abstractmethod
     def __call__(self, msg: Msg, ctx: SessionContext) -> AsyncIterator[Msg]:
-        """Answer `msg`; written as `async def` with `yield`, each Msg is sent as it is yielded.
+        """Answer one message. Written as `async def` with `yield`; each Msg is sent as soon as it is yielded.
 
-        A turn that is stopped sees `asyncio.CancelledError` at its current `await` or `yield`.
-        A coroutine that returns one Msg, or an async iterator of them, is accepted too.
+        A coroutine that returns a Msg or an async iterator of Msg is accepted as well. When a turn is
+        cancelled, `asyncio.CancelledError` is raised at the current `await` or `yield`; the turn must end
+        within `sessions.cancel_grace` seconds.
+
+        Args:
+            msg: The message of the request, as an AgentScope Msg.
+            ctx: The context of the turn.
+
+        Yields:
+            The messages of the answer. A chunk of a longer message contains only the new text.
+
+        Raises:
+            Exception: Any exception ends the turn with APP_ERROR; the client receives its text.
         """
 
     async def on_startup(self) -> None:  # noqa: B027 - optional, not abstract
-        """Called once before the first turn, with models, tools and sessions ready."""
+        """Called once before the first turn. Models, tools and the session store are ready.
+
+        The worker must be ready within `supervisor.start_timeout` seconds. An exception fails the start of
+        the worker, which is retried.
+        """
 
     async def on_shutdown(self) -> None:  # noqa: B027 - optional, not abstract
-        """Called once after the last turn."""
+        """Called once after the last turn, for at most `supervisor.stop_timeout` seconds.
+
+        Not called when the worker dies.
+        """
 
     async def on_session_idle(self, ctx: SessionContext) -> None:  # noqa: B027 - optional
-        """Called when a session had no turn for `sessions.idle_after` seconds, and before it moves to another
-        process or is deleted: free its memory, after saving what is to be kept.
+        """Called when a session is idle: save its state here, and free its memory.
 
-        `ctx.metadata` is that of the session's last turn. No turn of the session runs meanwhile; a message
-        that comes waits. After 15 s it is cancelled. What it raises is logged.
+        A session is idle when it had no turn for `sessions.idle_after` seconds. The hook is also called
+        before a session moves to another process and before it is deleted. New turns of the session wait
+        until the hook returns; after 15 s it is cancelled. An exception is logged and fails no turn.
+
+        Args:
+            ctx: The context of the session; `metadata` is that of its last turn.
         """

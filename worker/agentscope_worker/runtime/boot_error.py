@@ -9,11 +9,11 @@ import sys
 
 
 class BootError(Exception):
-    """A worker cannot get ready.
+    """A worker cannot become ready.
 
-    `message` is written for the author of the project: what failed, where, what was expected.
-    `permanent` is true when the same files on the same installation must fail again, so that a
-    supervisor should not retry.
+    Attributes:
+        message: The failure, its place, and what was expected, written for the author of the project.
+        permanent: Whether a retry with the same files on the same installation must fail again.
     """
 
     def __init__(self, message: str, *, permanent: bool) -> None:

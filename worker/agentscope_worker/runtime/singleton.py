@@ -33,7 +33,11 @@ _T = TypeVar("_T")
 
 
 class Runtime:
-    """The resources of one project; `runtime` is the only one that a process needs."""
+    """The resources of one project. A process has one object of this class: `runtime`.
+
+    A worker initializes it before it imports `app.py`. Every attribute except `is_initialized` raises
+    RuntimeError before that.
+    """
 
     def __init__(self) -> None:
         self._forget()
@@ -51,35 +55,35 @@ class Runtime:
 
     @property
     def is_initialized(self) -> bool:
-        """Whether `initialize` has completed, `on_startup` included."""
+        """Whether `initialize` has completed, including `App.on_startup`."""
         return self._initialized
 
     @property
     def config(self) -> Settings:
-        """The checked content of agentapp.yaml."""
+        """The validated content of agentapp.yaml; immutable."""
         return _there(self._config, "config")
 
     @property
     def models(self) -> Models:
-        """The model slots: `runtime.models.<name>`."""
+        """The models of agentapp.yaml, by name: `runtime.models.<name>`."""
         return _there(self._models, "models")
 
     @property
     def tools(self) -> Toolkit:
-        """A Toolkit with the tools of all MCP servers; each agent works on a clone of its own.
+        """An AgentScope Toolkit with the tools of all MCP servers. Each agent works on its own clone.
 
-        The tools of a server that is away now appear when it comes, in the clones too.
+        The tools of a server that is not reachable are added when it becomes reachable, in clones as well.
         """
         return _there(self._tools, "tools")
 
     @property
     def session(self) -> SessionStore:
-        """The store of session state."""
+        """The store of session states."""
         return _there(self._session, "session")
 
     @property
     def app(self) -> AgentApp:
-        """The project's App."""
+        """The App object of the project."""
         return _there(self._app, "app")
 
     async def initialize(
@@ -87,12 +91,19 @@ class Runtime:
         config_path: str | os.PathLike[str] = "agentapp.yaml",
         project_path: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Start a project: configuration, models, MCP and Toolkit, sessions, App, `on_startup`.
+        """Start a project: configuration, models, MCP tools, session store, App, then `App.on_startup`.
 
-        A relative `config_path` is looked for in `project_path`, which is the current folder unless
-        given. What starts here is stopped with `shutdown`.
-        Raises: RuntimeError when already initialized; OSError for an unreadable file;
-        SettingsError for its content; BootError for the rest.
+        Workers call it; call it yourself only in tests and scripts, and call `shutdown` afterwards.
+
+        Args:
+            config_path: The configuration file, relative to `project_path`.
+            project_path: The project folder. Default: the current folder.
+
+        Raises:
+            RuntimeError: The runtime is already initialized.
+            OSError: The file cannot be read.
+            SettingsError: The file has errors; the message lists all of them.
+            BootError: A model, a required package or the App cannot be loaded, or `on_startup` failed.
         """
         project, file, text = await asyncio.to_thread(_read, config_path, project_path or ".")
         await self.start(load(text, source=str(file), env=os.environ), project)
@@ -156,9 +167,12 @@ class Runtime:
             ) from error
 
     async def shutdown(self) -> None:
-        """Stop: `on_shutdown`, then the rest in reverse order; does nothing when not initialized.
+        """Call `App.on_shutdown`, then stop everything else in reverse order.
 
-        What `on_shutdown` raises is raised here, after everything else has been stopped.
+        Does nothing if the runtime is not initialized.
+
+        Raises:
+            Exception: Whatever `on_shutdown` raised, after everything else has stopped.
         """
         if not self._initialized or self._app is None:
             return

@@ -296,10 +296,16 @@ def _with_defaults(init: Callable[..., None]) -> Callable[..., None]:
 
 
 async def stream(agent: Any, *args: Any, cumulative: bool = False, **kwargs: Any) -> AsyncIterator[Any]:
-    """What an agent says while it replies, as Msg: the new text only, tool calls and results once.
+    """Run an agent and yield its reply as Msg chunks, under the id of the message they belong to.
 
-    With `cumulative`, each Msg is all of its message so far. Other arguments are those of
-    `await agent(...)`. Cancelling this stops the agent, and its memory is written first.
+    Other arguments are those of `await agent(...)`. Cancelling the iteration stops the agent. The
+    agent's memory is written before `asyncio.CancelledError` reaches the App.
+
+    Args:
+        cumulative: Whether each Msg repeats its message from the beginning.
+
+    Yields:
+        Msg with the new text only. A tool call and a tool result are yielded once, complete.
     """
 
     async def reply(put: Put) -> None:

@@ -320,10 +320,16 @@ async def reply(agent: Any, *args: Any, **kwargs: Any) -> Any:
 async def stream(
     agent: Any, inputs: Any = None, *, cumulative: bool = False, **kwargs: Any
 ) -> AsyncIterator[Any]:
-    """What an agent says while it replies, as Msg: the new text only, tool calls and results once.
+    """Run an agent and yield its reply as Msg chunks, under the id of the message they belong to.
 
-    With `cumulative`, each Msg is all of its message so far. Other arguments are those of
-    `agent.reply(...)`. Cancelling this stops the agent, and its memory is written first.
+    Other arguments are those of `agent.reply(...)`. Cancelling the iteration stops the agent. The
+    agent's memory is written before `asyncio.CancelledError` reaches the App.
+
+    Args:
+        cumulative: Whether each Msg repeats its message from the beginning.
+
+    Yields:
+        Msg with the new text only. A tool call and a tool result are yielded once, complete.
     """
 
     async def run(put: Put) -> None:

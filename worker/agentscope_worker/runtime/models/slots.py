@@ -26,7 +26,12 @@ _CLIENT_PACKAGES = {"gemini": "google-genai", "ollama": "ollama"}
 
 
 class Models(Mapping[str, Any]):
-    """The model slots: `models.main`, `models["main"]`, `keys()`, `in`, `len`."""
+    """The configured models: `models.main`, `models["main"]`, `keys()`, `in`, `len`.
+
+    Raises:
+        AttributeError: No model has this attribute's name. The message lists the configured names.
+        KeyError: No model has this key. The message lists the configured names.
+    """
 
     def __init__(self, slots: Mapping[str, Slot]) -> None:
         self._slots = dict(slots)
@@ -100,7 +105,12 @@ async def close_models(models: Models) -> None:
 
 
 class Chunk:
-    """What `slot.stream(...)` yields: `text` is the new text; the rest is the raw ChatResponse's."""
+    """One piece of a streamed answer. Other attributes are those of the ChatResponse.
+
+    Attributes:
+        text: The new text only.
+        raw: The ChatResponse of AgentScope.
+    """
 
     __slots__ = ("raw", "text")
 
@@ -119,7 +129,10 @@ class Chunk:
 
 
 class Slot:
-    """One configured model: the AgentScope model for every purpose, and `stream` as a method too."""
+    """One configured model. It passes for the AgentScope model object, for example in `isinstance`.
+
+    In addition, its calls accept Msg on AgentScope 1.x and 2.x, and `stream` is a method as well as a flag.
+    """
 
     _model: Any
 
@@ -149,13 +162,17 @@ class Slot:
 
     @property
     def stream(self) -> _Stream:
-        """The flag that AgentScope reads and assigns, and the method that Apps call."""
+        """The flag `stream` of the AgentScope model, which can also be called as a method."""
         return _Stream(self, bool(self._model.stream))
 
     async def __call__(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
-        """AgentScope's own call, with Msg accepted on both majors.
+        """Call the model. Further arguments, such as `tools`, are those of the AgentScope model.
 
-        Returns a ChatResponse, or an async generator of them when the slot streams.
+        Args:
+            messages: A list of Msg, or one Msg. On 1.x also messages in the provider's format.
+
+        Returns:
+            A ChatResponse; an async generator of ChatResponse if `stream` is true for this model.
         """
         cancels = _cancels()
         prompt = await seam().prompt(self._model, messages)
@@ -189,10 +206,12 @@ class _Stream:
         return repr(self._on)
 
     async def __call__(self, messages: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Chunk]:
-        """Ask the model and yield a Chunk for each new piece of text.
+        """Call the model and yield a chunk for each new piece of text. Arguments are those of a call.
 
-        A model that does not stream gives one. Where the answer holds more than text, such as tool
-        calls, the last chunk carries the whole response, with an empty `text`.
+        Yields:
+            A Chunk for each new piece of text. A model that does not stream yields one chunk. If the
+            response contains more than text, such as tool calls, the last chunk has the whole response and
+            an empty `text`.
         """
         cancels = _cancels()
         compat = seam()

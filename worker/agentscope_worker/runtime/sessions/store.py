@@ -41,7 +41,7 @@ _LOOKS = 3  # at a damaged state that another process replaces each time before 
 
 
 class SessionStateError(RuntimeError):
-    """A stored session cannot be used, or must not be replaced; the message names it and says why."""
+    """A stored state cannot be used, or must not be overwritten. The message names it and the reason."""
 
 
 class ClaimLostError(SessionStateError):
@@ -67,9 +67,10 @@ class Key:
 
 
 class SessionStore(ABC):
-    """Save and load the state of agents, memories, toolkits and own objects.
+    """Saves and loads the state of agents, memories, toolkits and your own objects.
 
-    Errors of the medium are OSError in every store: a full disk, a Redis that does not answer.
+    An object has a state if it has `state_dict` and `load_state_dict`, or is a pydantic model, or is an
+    AgentScope 2.x agent. A state is at most 64 MiB of JSON. Failures of the disk or of Redis are OSError.
     """
 
     def __init__(self, major: int, member: str = "") -> None:
@@ -90,16 +91,23 @@ class SessionStore(ABC):
         await self._claims.close()
 
     async def save_session_state(self, session_id: str, user_id: str = "", **modules: Any) -> None:
-        """Store the state of `modules` under their names, in place of what was stored.
+        """Replace the stored state of a session by the states of `modules`, under their names.
 
-        It is stored when this returns. An agent that has just been stopped is waited for. A
-        cancelled save completes in the background, and a load of the session waits for it.
-        In a turn of the session it waits for that of another process, if there is one.
-        Raises: TypeError for a module without a state, ValueError for an id or a state that cannot
-        be stored, SessionStateError where a later turn of the session has begun, or has saved or deleted
-        it, since this one ended or was taken for dead, OSError (TimeoutError too: the other turn did
-        not end). What was stored before is then still there; only where a Redis is lost at the very
-        moment of writing may it be the new state.
+        The state is durable when the call returns. A cancelled save completes in the background, and the next
+        load of the session waits for it. If another process has a turn of the session, the call waits for it.
+        After a failure the previous state is still stored; only if the connection to Redis breaks during the
+        write, the new state may be stored.
+
+        Args:
+            session_id: The session, 1 to 256 characters.
+            user_id: The owner of the state, up to 256 characters. Users of one session have separate states.
+            modules: Objects with a state, by name.
+
+        Raises:
+            TypeError: A module has no state, or an id is not a string.
+            ValueError: An id or a state is invalid, or the state is larger than 64 MiB.
+            SessionStateError: A later turn of the session has begun, or has saved or deleted the state.
+            OSError: The store failed. TimeoutError: the turn of another process did not end.
         """
         key, attempt = _key(session_id, user_id), session_claims.current(session_id)
         task = asyncio.create_task(self._save(key, modules, attempt))
@@ -114,13 +122,25 @@ class SessionStore(ABC):
     async def load_session_state(
         self, session_id: str, user_id: str = "", allow_not_exist: bool = True, **modules: Any
     ) -> dict[str, Any] | None:
-        """Bring `modules` to their stored state, as far as there is one under their names.
+        """Restore the stored state of each of `modules`, by name.
 
-        Returns everything that is stored for the session, or None when nothing is. In a turn of the
-        session it waits for that of another process, if there is one.
-        Raises: ValueError when nothing is stored and `allow_not_exist` is false, or when a state
-        does not fit its module; SessionStateError for a state that is damaged (it is kept aside,
-        and the session begins anew) or of another major of AgentScope; OSError.
+        A module without a stored state is left as it is. If another process has a turn of the session, the
+        call waits for it.
+
+        Args:
+            session_id: The session, 1 to 256 characters.
+            user_id: The owner of the state, as in `save_session_state`.
+            allow_not_exist: Whether a session without a stored state is allowed.
+            modules: Objects with a state, by name.
+
+        Returns:
+            All stored states of the session by name, or None if nothing is stored.
+
+        Raises:
+            ValueError: Nothing is stored and `allow_not_exist` is false, or a state does not fit its module.
+            SessionStateError: The state is damaged, or it was saved with the other major of AgentScope. A
+                damaged state is moved aside, and the next load finds nothing.
+            OSError: The store failed. TimeoutError: the turn of another process did not end.
         """
         key, attempt = _key(session_id, user_id), session_claims.current(session_id)
         if attempt is not None and not attempt.over:
@@ -139,11 +159,22 @@ class SessionStore(ABC):
         return stored
 
     async def delete_session_state(self, session_id: str, user_id: str = "") -> bool:
-        """Delete what is stored; returns whether there was anything.
+        """Delete the stored state of a session.
 
-        Saves that have begun are waited for, so that none brings it back; one that comes late is refused.
-        In a turn of the session it waits for that of another process, if there is one. What is kept aside
-        of a damaged state stays. Raises: TypeError, ValueError for an id that cannot be one; OSError.
+        The call waits for saves that have begun, and a later save of an older turn is refused. If another
+        process has a turn of the session, the call waits for it. A damaged state that was moved aside stays.
+
+        Args:
+            session_id: The session, 1 to 256 characters.
+            user_id: The owner of the state, as in `save_session_state`.
+
+        Returns:
+            Whether a state was stored.
+
+        Raises:
+            TypeError: An id is not a string.
+            ValueError: An id is invalid.
+            OSError: The store failed. TimeoutError: the turn of another process did not end.
         """
         key, attempt = _key(session_id, user_id), session_claims.current(session_id)
         if attempt is not None:
