@@ -14,7 +14,7 @@ from tests.benchmarks.profiles import Profile
 from tests.benchmarks.results import ROOT
 
 LOOP = "0x7f (libc.so.6);Runner.run (asyncio/runners.py:8);run_forever (loop.c:33);uv_run (core.c:4)"
-TURN = f"{LOOP};Py_DECREF (object.h:5);TurnService.submit (agentscope_supervisor/turns/turns.py:90)"
+TURN = f"{LOOP};Py_DECREF (object.h:5);TurnService.submit (agentscope_supervisor/turns/service.py:90)"
 SAMPLES = f"""\
 {TURN} 40
 {TURN};_PyObject_Malloc (libpython3.11.so.1.0) 10
