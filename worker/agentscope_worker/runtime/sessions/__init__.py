@@ -1,4 +1,4 @@
-"""The session store: `runtime.session`, in files or in Redis, and who may write a session.
+"""The session store, `runtime.session`: states in files or in Redis, and which turn may write a session.
 
-Read `session_store` first.
+Read `store` first.
 """
