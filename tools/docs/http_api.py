@@ -1,0 +1,162 @@
+"""docs/reference/http-api.md: routes, shapes, headers and error codes. Pure."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from agentscope_supervisor.domain.errors import MEANING, RETRY_LATER, STATUS, ErrorCode
+from tools.docs.http_operations import JSON, OPERATIONS, SCHEMAS, Operation, Parameter, Schema
+from tools.docs.markdown import code, page, table
+from tools.docs.openapi import errors_of
+
+INTRODUCTION: Final = """
+JSON in UTF-8 over HTTP/1.1. The same API as an OpenAPI 3.1 document: [openapi.json](openapi.json).
+
+If `server.auth_token` is set, every route except the health routes and `/metrics` requires the header
+`Authorization: Bearer <token>`. Every `GET` route also answers `HEAD`.
+"""
+
+HEADERS: Final = (
+    (
+        "X-Request-Id",
+        "every response",
+        "The `X-Request-Id` of the request if it has 1 to 128 letters, digits and `._:/+=@-`, else a new id.",
+    ),
+    ("X-Run-Id", "turns and runs", "The id of the run: 32 hexadecimal digits."),
+    ("X-Agentscope-Worker", "turns", "`<slot>.<generation>` of the worker, if one has the turn by then."),
+    (
+        "Idempotent-Replayed",
+        "turns",
+        "`true` if the response repeats an earlier run of the `Idempotency-Key`.",
+    ),
+    ("Retry-After", "errors", "1 to 5 seconds, random, so that refused clients do not return together."),
+    ("WWW-Authenticate", "401", "`Bearer`."),
+    ("Allow", "405", "The methods of the route."),
+)
+
+ERRORS: Final = """
+A failure before the first byte of the response is an HTTP status with the body
+`{"error": {"code": …, "message": …, "retryable": …}}`. After the first byte of a stream the status is
+already 200: the failure is the event before the last one, with the same JSON. `retryable: true` means that
+the App has not seen the turn, and that the client can send the same request again.
+"""
+
+
+def error_table() -> str:
+    """All error codes, by status."""
+    rows = [
+        [str(STATUS[each]), code(each.value), "yes" if each in RETRY_LATER else "", MEANING[each]]
+        for each in sorted(ErrorCode, key=lambda each: (STATUS[each], list(ErrorCode).index(each)))
+    ]
+    return table(("status", "code", "`Retry-After`", "cause"), rows)
+
+
+def _title(operation: Operation) -> str:
+    return f"{operation.method} {operation.path}"
+
+
+def _anchor(operation: Operation) -> str:
+    kept = (sign if sign.isalnum() or sign in "_- " else "" for sign in _title(operation).lower())
+    return "".join(kept).replace(" ", "-")
+
+
+def _overview() -> str:
+    rows = [
+        [
+            f"[`{_title(each)}`](#{_anchor(each)})",
+            each.summary + (f"; also {', '.join(map(code, each.also))}" if each.also else ""),
+            "" if each.is_open else "yes",
+        ]
+        for each in OPERATIONS
+    ]
+    return table(("route", "purpose", "token"), rows)
+
+
+def _operation(operation: Operation) -> Iterator[str]:
+    yield f"### {_title(operation)}"
+    yield operation.text
+    if operation.parameters:
+        yield table(("parameter", "in", "type", "meaning"), map(_parameter, operation.parameters))
+    if operation.body:
+        yield f"Request: {_link(operation.body)}."
+    rows = []
+    for answer in operation.answers:
+        body = _link(answer.schema) if answer.schema else "text" if answer.status != 204 else "none"
+        kind = code(answer.kind) if answer.status != 204 else ""
+        rows.append([str(answer.status), kind, body, answer.text])
+    yield table(("status", "content type", "body", "meaning"), rows)
+    if errors := errors_of(operation):
+        yield "Errors: " + ", ".join(f"{STATUS[each]} `{each.value}`" for each in errors) + "."
+
+
+def _parameter(parameter: Parameter) -> list[str]:
+    return [code(parameter.name), parameter.place, _type(parameter.schema), parameter.text]
+
+
+def _link(name: str) -> str:
+    return f"[{name}](#{name.lower()})"
+
+
+def _type(schema: Schema) -> str:
+    match schema:
+        case {"$ref": str(reference)}:
+            return _link(reference.rpartition("/")[2])
+        case {"anyOf": list(choices)}:
+            return " or ".join(_type(each) for each in choices)
+        case {"enum": list(values)}:
+            return ", ".join(code(each) for each in values)
+        case {"const": value}:
+            return code(str(value))
+        case {"type": "array", "items": items}:
+            return f"list of {_type(items)}"
+        case {"type": list(names)}:
+            return " or ".join(code("null") if name == "null" else name for name in names)
+        case {"type": "null"}:
+            return "`null`"
+        case {"type": str(name)}:
+            return f"{name}{_bounds(schema)}"
+    raise ValueError(f"no words for {schema}")
+
+
+def _bounds(schema: Schema) -> str:
+    for least, most, unit in (("minLength", "maxLength", " characters"), ("minimum", "maximum", "")):
+        if least in schema and most in schema:
+            return f", {schema[least]} to {schema[most]}{unit}"
+    return ""
+
+
+def _shape(name: str, schema: Schema) -> Iterator[str]:
+    yield f"### {name}"
+    yield schema["description"]
+    for each in schema.get("oneOf", [schema]):
+        if "properties" in each:
+            yield table(("key", "type", "required", "meaning"), list(_keys(each, "")))
+
+
+def _keys(schema: Schema, prefix: str) -> Iterator[list[str]]:
+    for name, key in schema["properties"].items():
+        required = "yes" if name in schema.get("required", ()) else ""
+        meaning = str(key.get("description", ""))
+        if "default" in key:
+            meaning = f"{meaning} Default: {code(str(key['default']))}.".strip()
+        yield [code(prefix + name), _type(key), required, meaning]
+        inner: Any = key
+        if key.get("type") == "array":
+            inner, name = key["items"], f"{name}[]"
+        if "properties" in inner:
+            yield from _keys(inner, f"{prefix}{name}.")
+
+
+def text() -> str:
+    """The page."""
+    parts = [INTRODUCTION, "## Routes", _overview()]
+    for operation in OPERATIONS:
+        parts += _operation(operation)
+    parts += [
+        "## Response headers",
+        table(("header", "sent with", "value"), [[code(a), b, c] for a, b, c in HEADERS]),
+    ]
+    parts += ["## Error codes", ERRORS, error_table()]
+    parts += ["## Shapes", f"The JSON of requests and responses; content type `{JSON}`."]
+    for name, schema in SCHEMAS.items():
+        parts += _shape(name, schema)
+    return page("HTTP API", *parts)

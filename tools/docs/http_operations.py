@@ -1,0 +1,446 @@
+"""What each route of the HTTP API does: the texts and shapes of its reference. Pure.
+
+`openapi` and `http_api` are made from this table. `served_routes` reads the routes that the supervisor
+really serves, and a test compares the two.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agentscope_supervisor.domain.errors import ErrorCode
+from agentscope_supervisor.domain.idempotency import MAX_KEY
+from agentscope_supervisor.domain.request import MAX_SESSION_ID, ON_BUSY, ROLES
+from agentscope_supervisor.web.sessions import AT_ONCE, MOST
+
+Schema = Mapping[str, Any]
+
+C = ErrorCode
+JSON: Final = "application/json"
+EVENTS: Final = "text/event-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One successful response. `schema`: name of a schema, empty for none."""
+
+    status: int
+    text: str
+    kind: str = JSON
+    schema: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A header, a query parameter or a part of the path."""
+
+    name: str
+    place: str  # header | query | path
+    text: str
+    schema: Schema
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path."""
+
+    method: str
+    path: str
+    summary: str
+    text: str
+    answers: Sequence[Answer]
+    errors: Sequence[ErrorCode] = ()
+    parameters: Sequence[Parameter] = ()
+    body: str = ""  # name of a schema
+    is_open: bool = False  # needs no token
+    also: Sequence[str] = ()  # other paths of the same operation
+
+
+SESSION_ID: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_SESSION_ID}
+RUN_ID: Final[Schema] = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+TEXT: Final[Schema] = {"type": "string"}
+NUMBER: Final[Schema] = {"type": "integer", "minimum": 0}
+SECONDS: Final[Schema] = {"type": "number", "minimum": 0}
+
+
+def _object(text: str, properties: Mapping[str, Schema], required: Sequence[str] = ()) -> Schema:
+    return {
+        "type": "object",
+        "description": text,
+        "properties": dict(properties),
+        **({"required": list(required)} if required else {}),
+    }
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _with(schema: Schema, text: str) -> Schema:
+    return {**schema, "description": text}
+
+
+def _or_null(schema: Schema, text: str) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}], "description": text}
+
+
+SCHEMAS: Final[Mapping[str, Schema]] = {
+    "Message": _object(
+        "The message of a turn. An `id` that the client sends is ignored.",
+        {
+            "content": {
+                "description": "Text, or a list of AgentScope content blocks.",
+                "anyOf": [TEXT, _list({"type": "object"})],
+            },
+            "role": {"enum": list(ROLES), "default": "user"},
+            "name": _with(TEXT, "Default: the role."),
+        },
+        ["content"],
+    ),
+    "Invocation": _object(
+        "The request of a turn.",
+        {
+            "session_id": _with(
+                SESSION_ID, "The conversation. The header `X-Session-Id` may carry it instead."
+            ),
+            "message": _ref("Message"),
+            "metadata": _with({"type": "object"}, "Passed to the App as `ctx.metadata`."),
+            "stream": _with(
+                {"type": "boolean"},
+                "`true`: server-sent events. `false`: one JSON object. Default: `false` if the request "
+                "accepts `application/json`, else `true`.",
+            ),
+            "on_busy": _with({"enum": list(ON_BUSY)}, "Overrides `sessions.on_busy` for this turn."),
+        },
+        ["message"],
+    ),
+    "Msg": _object(
+        "A message of the App, as AgentScope serialises it. Fields depend on the version of AgentScope.",
+        {
+            "name": TEXT,
+            "role": TEXT,
+            "content": {"anyOf": [TEXT, _list({"type": "object"})]},
+            "metadata": _with(
+                {"type": ["object", "null"]}, "`chunk`: part of a longer message. `done`: the last event."
+            ),
+        },
+        ["name", "content", "role"],
+    ),
+    "Answer": _object(
+        "The whole answer of a turn. Consecutive chunks of one name and role are joined into one message.",
+        {"session_id": TEXT, "run_id": RUN_ID, "messages": _list(_ref("Msg"))},
+        ["session_id", "run_id", "messages"],
+    ),
+    "EventStream": {
+        "type": "string",
+        "description": "Server-sent events. Each event has an `id`, `<run_id>-<n>` with n from 0 without "
+        "gaps, and one line of `data`: a Msg, or an Error after a failure. The last event is always a Msg "
+        "with `metadata.done`. Lines that begin with `:` are comments.",
+    },
+    "Error": _object(
+        "A failure. In a stream, the event before the last one has the same form.",
+        {
+            "error": _object(
+                "The failure.",
+                {
+                    "code": {"enum": [code.value for code in ErrorCode]},
+                    "message": TEXT,
+                    "retryable": _with(
+                        {"type": "boolean"},
+                        "`true`: the App has not seen the turn; the same request may be resent.",
+                    ),
+                },
+                ["code", "message", "retryable"],
+            ),
+            "kept": _or_null(
+                _object("Ids of the first and the last event that are kept.", {"first": TEXT, "last": TEXT}),
+                "Only with the code `GONE`, for the events of a run.",
+            ),
+        },
+        ["error"],
+    ),
+    "StopRequest": {
+        "description": "Exactly one of the two keys.",
+        "oneOf": [
+            _object("All turns of a session.", {"session_id": SESSION_ID}, ["session_id"]),
+            _object("One turn.", {"run_id": TEXT}, ["run_id"]),
+        ],
+    },
+    "Stopped": _object(
+        "The result of a stop.",
+        {"status": {"const": "success"}, "stopped": _with(NUMBER, "Turns that were ended.")},
+        ["status", "stopped"],
+    ),
+    "Run": _object(
+        "One run: the record of a turn and its output.",
+        {
+            "run_id": RUN_ID,
+            "session_id": TEXT,
+            "state": {"enum": ["queued", "running", "ended"]},
+            "stream": _with({"type": "boolean"}, "Whether the run was requested as a stream."),
+            "worker": _or_null(TEXT, "`<slot>.<generation>` of its worker."),
+            "events": _object(
+                "Numbers of the first kept event and of the next one.", {"first": NUMBER, "next": NUMBER}
+            ),
+            "error": _or_null({"type": "object"}, "The failure, in the form of `Error.error`."),
+            "messages": _or_null(
+                _list(_ref("Msg")), "The messages so far; `null` above 1 MB or if they are not kept."
+            ),
+        },
+        ["run_id", "session_id", "state", "stream", "worker", "events", "error", "messages"],
+    ),
+    "Session": _object(
+        "A session that has a turn or had one within `sessions.idle_after` seconds.",
+        {
+            "session_id": TEXT,
+            "slot": _with(NUMBER, "The slot that runs its next turn."),
+            "worker": _or_null(TEXT, "`<slot>.<generation>` of its running or last turn."),
+            "run_id": _or_null(RUN_ID, "The running turn."),
+            "events": _with(NUMBER, "Events of the running turn."),
+            "waiting": _with(NUMBER, "Turns that wait."),
+            "seconds": _or_null(SECONDS, "Seconds since the first open turn arrived."),
+            "idle": _or_null(SECONDS, "Seconds since the last turn ended."),
+        },
+    ),
+    "SessionPage": _object(
+        "A page of sessions in the order of their ids.",
+        {
+            "sessions": _list(_ref("Session")),
+            "next": _or_null(TEXT, "The value of `after` for the next page; `null` at the end."),
+        },
+        ["sessions", "next"],
+    ),
+    "Health": _object(
+        "The state of the instance.",
+        {
+            "status": {"enum": ["healthy", "degraded", "starting", "draining", "unhealthy"]},
+            "instance_id": _or_null(TEXT, "The instance's id on the platform."),
+            "uptime": _with(SECONDS, "Seconds since the start."),
+            "version": TEXT,
+            "workers": _list(
+                _object(
+                    "A worker process.",
+                    {
+                        "slot": NUMBER,
+                        "generation": NUMBER,
+                        "pid": {"type": ["integer", "null"]},
+                        "state": TEXT,
+                        "turns": NUMBER,
+                    },
+                )
+            ),
+            "turns": _object(
+                "Turns that are open, and all that were accepted.", {"open": NUMBER, "accepted": NUMBER}
+            ),
+            "orphans": _with(NUMBER, "Processes that workers left behind."),
+            "store": _object(
+                "The store of runs on disk.",
+                {"status": {"enum": ["ok", "degraded"]}, "reason": {"type": ["string", "null"]}},
+            ),
+        },
+        ["status", "instance_id", "uptime"],
+    ),
+    "Status": _object("A short status.", {"status": TEXT}, ["status"]),
+    "Welcome": _object(
+        "Name, version and links.",
+        {"name": TEXT, "version": TEXT, "links": {"type": "object", "additionalProperties": TEXT}},
+        ["name", "version", "links"],
+    ),
+}
+"""The JSON of requests and answers."""
+
+_RUN: Final = Parameter("run_id", "path", "The run, as in `X-Run-Id`.", RUN_ID)
+_SESSION: Final = Parameter("session_id", "path", "The session, percent-encoded.", SESSION_ID)
+_BODY: Final = (C.INVALID_REQUEST, C.REQUEST_TIMEOUT, C.PAYLOAD_TOO_LARGE, C.UNSUPPORTED_MEDIA_TYPE)
+
+OPERATIONS: Final[Sequence[Operation]] = (
+    Operation(
+        "POST",
+        "/invoke",
+        "Run a turn",
+        "Sends a message to the App. With `stream: true` the response begins with the first event, or with a "
+        "comment after 1 s of waiting; until then a failure is an HTTP status, afterwards it is an event. "
+        "The response has the header `X-Run-Id`, and `X-Agentscope-Worker` if a worker has the turn.",
+        [
+            Answer(200, "The events of the turn (`stream: true`).", EVENTS, "EventStream"),
+            Answer(200, "The whole answer (`stream: false`).", JSON, "Answer"),
+        ],
+        (
+            *_BODY,
+            C.SESSION_BUSY,
+            C.SUPERSEDED,
+            C.INTERRUPTED,
+            C.GONE,
+            C.IDEMPOTENCY_MISMATCH,
+            C.TOO_MANY_REQUESTS,
+            C.APP_ERROR,
+            C.INTERNAL_ERROR,
+            C.WORKER_LOST,
+            C.NOT_READY,
+            C.OVERLOADED,
+            C.DRAINING,
+            C.POISONED,
+            C.TIMEOUT,
+        ),
+        (
+            Parameter(
+                "X-Session-Id", "header", "The session id, for balancers that pin by header.", SESSION_ID
+            ),
+            Parameter(
+                "Idempotency-Key",
+                "header",
+                "Requests with the same key run the App once; a repeated request gets the output of the "
+                "first.",
+                {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
+            ),
+            Parameter("traceparent", "header", "W3C trace context, passed on to the App.", TEXT),
+        ),
+        "Invocation",
+    ),
+    Operation(
+        "POST",
+        "/stop",
+        "Stop turns",
+        "Ends the running and the waiting turns of a session, or one run. Each of them ends with "
+        "INTERRUPTED; the App sees `asyncio.CancelledError`.",
+        [Answer(200, "The number of turns that were ended.", JSON, "Stopped")],
+        _BODY,
+        body="StopRequest",
+    ),
+    Operation(
+        "GET",
+        "/runs/{run_id}",
+        "Read a run",
+        "The state of a run, and its messages as far as they are kept.",
+        [Answer(200, "The run.", JSON, "Run")],
+        (C.NOT_FOUND, C.GONE),
+        (_RUN,),
+    ),
+    Operation(
+        "GET",
+        "/runs/{run_id}/events",
+        "Read the events of a run",
+        "Repeats the events of a run from the beginning or from a position, then follows the run to its end. "
+        "Any number of clients can read a run. An `EventSource` resumes by itself.",
+        [
+            Answer(200, "The events.", EVENTS, "EventStream"),
+            Answer(204, "The client has already received the last event."),
+        ],
+        (C.INVALID_REQUEST, C.NOT_FOUND, C.GONE),
+        (
+            _RUN,
+            Parameter(
+                "Last-Event-ID", "header", "The id of the last event received. Overrides `after`.", TEXT
+            ),
+            Parameter("after", "query", "The number of the last event received.", NUMBER),
+        ),
+    ),
+    Operation(
+        "GET",
+        "/sessions",
+        "List sessions",
+        "Sessions that have a turn or had one within `sessions.idle_after` seconds, in the order of their "
+        "ids. A page can be shorter than `limit`; only `next: null` is the end.",
+        [Answer(200, "A page of sessions.", JSON, "SessionPage")],
+        (C.INVALID_REQUEST,),
+        (
+            Parameter(
+                "limit",
+                "query",
+                "Sessions per page.",
+                {"type": "integer", "minimum": 1, "maximum": MOST, "default": AT_ONCE},
+            ),
+            Parameter("after", "query", "The `next` of the previous page.", TEXT),
+        ),
+    ),
+    Operation(
+        "GET",
+        "/sessions/{session_id}",
+        "Read a session",
+        "Where a session is and what it does.",
+        [Answer(200, "The session.", JSON, "Session")],
+        (C.INVALID_REQUEST, C.NOT_FOUND),
+        (_SESSION,),
+    ),
+    Operation(
+        "DELETE",
+        "/sessions/{session_id}",
+        "Delete a session",
+        "Deletes the stored state of a session, its runs and its idempotency keys. A session with an open "
+        "turn is refused; stop it first.",
+        [Answer(204, "The session is deleted.")],
+        (
+            C.INVALID_REQUEST,
+            C.NOT_FOUND,
+            C.SESSION_BUSY,
+            C.TOO_MANY_REQUESTS,
+            C.APP_ERROR,
+            C.INTERNAL_ERROR,
+            C.WORKER_LOST,
+            C.NOT_READY,
+            C.OVERLOADED,
+            C.DRAINING,
+            C.TIMEOUT,
+        ),
+        (
+            _SESSION,
+            Parameter(
+                "user_id",
+                "query",
+                "The user whose state is deleted. Default: the state without a user.",
+                TEXT,
+            ),
+        ),
+    ),
+    Operation(
+        "GET",
+        "/health",
+        "Health",
+        "The state of the instance. Never waits for a worker. 200 for `healthy` and `degraded` (some slots "
+        "are down), 503 for `starting`, `draining` and `unhealthy`.",
+        [
+            Answer(200, "The instance answers turns.", JSON, "Health"),
+            Answer(503, "The instance does not answer turns.", JSON, "Health"),
+        ],
+        is_open=True,
+    ),
+    Operation(
+        "GET",
+        "/readiness",
+        "Readiness",
+        "Whether a turn would be accepted now.",
+        [Answer(200, "A turn would be accepted.", JSON, "Status")],
+        (C.NOT_READY, C.OVERLOADED, C.DRAINING),
+        is_open=True,
+        also=("/readyz",),
+    ),
+    Operation(
+        "GET",
+        "/liveness",
+        "Liveness",
+        "Whether the event loop of the supervisor runs.",
+        [Answer(200, "It runs.", JSON, "Status")],
+        is_open=True,
+        also=("/livez", "/healthz"),
+    ),
+    Operation(
+        "GET",
+        "/metrics",
+        "Metrics",
+        "Prometheus text format. Served unless `server.metrics` is false.",
+        [Answer(200, "The metrics.", "text/plain")],
+        is_open=True,
+    ),
+    Operation(
+        "GET",
+        "/",
+        "Name and version",
+        "Name, version and links of the instance.",
+        [Answer(200, "The instance.", JSON, "Welcome")],
+    ),
+)
+"""The documented routes. Those of the console belong to its page and may change at any time."""

@@ -1,0 +1,96 @@
+"""docs/reference/metrics.md, from the metrics that an instance collects."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from agentscope_supervisor.domain.errors import ErrorCode
+from agentscope_supervisor.heartbeat.client import Trouble
+from agentscope_supervisor.telemetry import prometheus
+from agentscope_supervisor.telemetry.metrics import Counted, Look, Metrics, Spread
+from agentscope_supervisor.workers.exit_reasons import Cause
+from agentscope_supervisor.workers.lifecycle import ProcessState
+from tools.docs.markdown import code, page, table
+
+INTRODUCTION: Final = """
+`GET /metrics` returns the metrics of an instance in the Prometheus text format. The route needs no token;
+`server.metrics: false` turns it off. No label contains a session, a user or a text of a request.
+
+`configs/grafana-dashboard.json` is a Grafana dashboard with all of them. `configs/prometheus-alerts.yaml` has
+alert rules.
+"""
+
+OPEN_LABELS: Final = {
+    "version": "the version of this package",
+    "route": "the route, or `other` for an unknown path",
+    "status": "the HTTP status; 499 if the client disconnected before the response was complete",
+    "outcome": f"`OK`, or an [error code](http-api.md#error-codes) such as `{ErrorCode.APP_ERROR.value}`",
+    "exchange": "`heartbeat` or `config`",
+    "kind": ", ".join(code(kind.value) for kind in Trouble),
+}
+"""Labels whose values an instance does not know before they occur."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One metric. `name` has the suffix with which it is queried."""
+
+    name: str
+    type: str
+    labels: str
+    meaning: str
+
+
+class _AtRest:
+    """An instance without turns, platform and memory figures."""
+
+    def look(self) -> Look:
+        return Look(0, 0, 0, {}, False, {})
+
+
+async def _collected() -> list[Counted | Spread]:
+    states = [state.name.lower() for state in ProcessState if state is not ProcessState.GONE]
+    metrics = Metrics(_AtRest(), cast(Any, None), states, Cause)
+    try:
+        return list(metrics._collect())
+    finally:
+        metrics.close()
+
+
+def rows() -> Iterator[Row]:
+    """All metrics, in the order in which an instance returns them."""
+    collected = [_kept(each) for each in asyncio.run(_collected())]
+    families = text_string_to_metric_families(prometheus.text(collected).decode())
+    for metric, family in zip(collected, families, strict=True):
+        suffix = "_total" if family.type == "counter" else ""
+        labels = "; ".join(_label(metric, each) for each in _names(metric))
+        yield Row(f"{family.name}{suffix}", family.type, labels, family.documentation)
+
+
+def _kept(metric: Counted | Spread) -> Counted | Spread:
+    """A metric whose values can be read more than once."""
+    if isinstance(metric, Spread):
+        return metric
+    return Counted(metric.name, metric.text, list(metric.values), metric.labels, metric.may_sink)
+
+
+def _names(metric: Counted | Spread) -> tuple[str, ...]:
+    return () if isinstance(metric, Spread) else metric.labels
+
+
+def _label(metric: Counted | Spread, name: str) -> str:
+    if name in OPEN_LABELS:
+        return f"`{name}`: {OPEN_LABELS[name]}"
+    assert isinstance(metric, Counted), "only these have labels"
+    position = metric.labels.index(name)
+    values = [code(key[position]) for key, _ in metric.values]
+    return f"`{name}`: {', '.join(values)}"
+
+
+def text() -> str:
+    """The page."""
+    shown = [[code(row.name), row.type, row.labels, row.meaning] for row in rows()]
+    return page("Metrics", INTRODUCTION, table(("name", "type", "labels", "meaning"), shown))
