@@ -35,7 +35,7 @@ endef
 PURE_TESTS := tests/protocol tests/supervisor tests/repository
 HTTP_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,bad_input conformance direct health invoke))
 
-.PHONY: help demo demo-llm platform test test-v1 compiled test-compiled compiler faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store dist clean
+.PHONY: help demo demo-llm platform test test-v1 compiled test-compiled compiler faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store docs docs-reference prose dist clean
 
 help:             ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -100,8 +100,23 @@ check: $(VENV)/.ready $(VENV)/.lint  ## format, lint, types, walls, pure tests; 
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(SITE)
+	$(BIN)/python -m tools.prose
 	$(BIN)/coverage run -m pytest -q $(PURE_TESTS) $(ARGS)
 	$(BIN)/python -m tools.purity
+
+# the variable: no banner about the next major release of mkdocs
+SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs: $(VENV)/.lint       ## the documentation as a site, in site/; it reads without a network
+	$(SITE)
+	@echo "open site/index.html"
+
+docs-reference: $(VENV)/.lint  ## write the pages and pictures in docs/ that are made from the code
+	$(BIN)/python -m tools.docs
+
+prose: $(VENV)/.lint      ## check the prose of all sources; prints the number of violations for each folder
+	$(BIN)/python -m tools.prose --all $(ARGS)
 
 format: $(VENV)/.lint     ## rewrite the code in the project's format
 	$(BIN)/ruff format .
@@ -160,7 +175,7 @@ $(COMPILED)/.ready: pyproject.toml hatch_build.py $(shell find protocol supervis
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.ready
-	$(INSTALL) -e '.[$(EXTRAS),lint]'
+	$(INSTALL) -e '.[$(EXTRAS),lint,docs]'
 	@touch $@
 
 dist: $(VENV)/.ready compiler  ## into dist/: the sdist, the wheel of plain Python, and the compiled one for this Python
@@ -169,4 +184,4 @@ dist: $(VENV)/.ready compiler  ## into dist/: the sdist, the wheel of plain Pyth
 	AGENTSCOPE_SUPERVISOR_COMPILE=1 $(BIN)/python -m build --installer pip --wheel
 
 clean:            ## remove what make made
-	rm -rf .venv .venv-* dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage
+	rm -rf .venv .venv-* dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage

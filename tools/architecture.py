@@ -1,4 +1,4 @@
-"""What the code says about its own structure: which modules are pure, and the import contract for them.
+"""The structure of the code: which modules are pure, and the import contract for them.
 
 A module is pure when the first paragraph of its docstring, or of its package's, contains the sentence
 "Pure.". `.importlinter` (`PureContract`) and `tools/purity.py` (the coverage gate) both read this mark.

@@ -1,4 +1,4 @@
-"""What each route of the HTTP API does: the texts and shapes of its reference. Pure.
+"""The routes of the HTTP API: the texts and shapes of their reference. Pure.
 
 `openapi` and `http_api` are made from this table. `served_routes` reads the routes that the supervisor
 really serves, and a test compares the two.

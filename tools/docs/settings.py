@@ -24,8 +24,8 @@ The file `configs/agentapp.full.yaml` shows all keys in use.
   key path, the line and the allowed values.
 - Options of the command line override the file.
 
-The column *applied by* names what puts a changed value into effect. `reload`: a successful reload
-(`agentscope-supervisor reload`, SIGHUP or the platform). `restart`: a restart of the instance.
+The column *applied by* says how a changed value takes effect. `reload`: by a successful reload
+(`agentscope-supervisor reload`, SIGHUP or the platform). `restart`: by a restart of the instance.
 """
 
 UNBOUNDED: Final = {31_536_000, 1_000_000, 1_048_576, 4096}
@@ -124,7 +124,7 @@ def _bounds(schema: Schema) -> str:
 
 
 def applied_by(section: str, name: str) -> str:
-    """What puts a changed value of the key into effect."""
+    """The way a changed value of the key takes effect: by a reload or by a restart."""
     reloadable = section not in READ_HERE or f"{section}.{name}" in TAKEN_OVER
     return "reload" if reloadable else "restart"
 
