@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from agentscope_worker.runtime import runtime
-from agentscope_worker.runtime.sessions import redis_store
 from agentscope_worker.runtime.boot_error import BootError
+from agentscope_worker.runtime.sessions import redis_store
 from agentscope_worker.runtime.sessions.redis_store import PREFIX, RedisSessions
 from agentscope_worker.runtime.sessions.store import SessionStateError
 from tests.harness.instance import free_port
