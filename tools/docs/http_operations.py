@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from agentscope_supervisor.domain.errors import ErrorCode
 from agentscope_supervisor.domain.idempotency import MAX_KEY
-from agentscope_supervisor.domain.request import MAX_SESSION_ID, ON_BUSY, ROLES
+from agentscope_supervisor.domain.request import MAX_SESSION_ID, ON_BUSY
 from agentscope_supervisor.web.sessions import AT_ONCE, MOST
 
 Schema = Mapping[str, Any]
@@ -96,7 +96,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
                 "description": "Text, or a list of AgentScope content blocks.",
                 "anyOf": [TEXT, _list({"type": "object"})],
             },
-            "role": {"enum": list(ROLES), "default": "user"},
+            "role": {"enum": ["user", "assistant", "system"], "default": "user"},
             "name": _with(TEXT, "Default: the role."),
         },
         ["content"],
