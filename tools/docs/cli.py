@@ -75,15 +75,20 @@ def _instance_options() -> str:
 
 
 def _option(option: click.Option, context: click.Context) -> list[str]:
-    names = ", ".join([*option.opts, *option.secondary_opts])
+    names = code(", ".join([*option.opts, *option.secondary_opts]))
     if not option.is_flag:
-        names = f"{names} {option.make_metavar(context).removesuffix(' RANGE')}"
+        names = f"{names} {_values(option.make_metavar(context))}"
     record = option.get_help_record(context)
     text, _, shown = (record[1] if record is not None else "").partition("  [")
     default = ""
     for each in shown.removesuffix("]").split("; "):
         default = each.removeprefix("default: ") if each.startswith("default: ") else default
-    return [code(names), _default(default), text + (" Required." if option.required else "")]
+    return [names, _default(default), text + (" Required." if option.required else "")]
+
+
+def _values(metavar: str) -> str:
+    """The values of an option. Alternatives are listed one by one: a `|` inside code would show its escape."""
+    return " or ".join(map(code, metavar.removesuffix(" RANGE").strip("[]").split("|")))
 
 
 def _default(text: str) -> str:
