@@ -9,6 +9,7 @@ from openapi_spec_validator import validate
 
 from agentscope_protocol.config.settings import json_schema
 from agentscope_supervisor.domain.errors import MEANING, ErrorCode
+from tools.architecture import modules
 from tools.docs import http_operations, layered, metrics, openapi, process_life, rooms, settings
 from tools.docs.markdown import cell, table
 from tools.docs.pages import PAGES, ROOT
@@ -115,6 +116,11 @@ def test_no_import_goes_up_or_around(package: str) -> None:
     found = rooms.edges(package)
     assert found
     assert [edge for edge in found if row_of[edge[0]] >= row_of[edge[1]]] == []
+
+
+def test_the_graph_of_imports_has_every_module() -> None:
+    # A folder without __init__.py is no package: import-linter would not see its modules.
+    assert rooms.graph().modules == {name for name, _ in modules()}
 
 
 def test_each_layers_contract_has_a_picture() -> None:
