@@ -87,7 +87,7 @@ def _option(option: click.Option, context: click.Context) -> list[str]:
 
 
 def _values(metavar: str) -> str:
-    """The values of an option. Alternatives are listed one by one: a `|` inside code would show its escape."""
+    """The values of an option. Alternatives are listed one by one: code cannot hold a `|`."""
     return " or ".join(map(code, metavar.removesuffix(" RANGE").strip("[]").split("|")))
 
 

@@ -2,18 +2,18 @@
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Final, cast
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from agentscope_supervisor.domain.errors import ErrorCode
-from agentscope_supervisor.heartbeat.client import Trouble
 from agentscope_supervisor.telemetry import prometheus
-from agentscope_supervisor.telemetry.metrics import Counted, Look, Metrics, Spread
+from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.workers.exit_reasons import Cause
 from agentscope_supervisor.workers.lifecycle import ProcessState
 from tools.docs.markdown import code, page, table
+from tools.docs.nothing import NOTHING
 
 INTRODUCTION: Final = """
 `GET /metrics` returns the metrics of an instance in the Prometheus text format. The route needs no token;
@@ -29,7 +29,7 @@ OPEN_LABELS: Final = {
     "status": "the HTTP status; 499 if the client disconnected before the response was complete",
     "outcome": f"`OK`, or an [error code](http-api.md#error-codes) such as `{ErrorCode.APP_ERROR.value}`",
     "exchange": "`heartbeat` or `config`",
-    "kind": ", ".join(code(kind.value) for kind in Trouble),
+    "kind": "the kind of failure, such as `timeout`",
 }
 """Labels whose values an instance does not know before they occur."""
 
@@ -44,50 +44,36 @@ class Row:
     meaning: str
 
 
-class _AtRest:
-    """An instance without turns, platform and memory figures."""
-
-    def look(self) -> Look:
-        return Look(0, 0, 0, {}, False, {})
-
-
-async def _collected() -> list[Counted | Spread]:
+async def _collected() -> list[Any]:
+    """The metrics of an instance at rest, as `prometheus.text` takes them."""
     states = [state.name.lower() for state in ProcessState if state is not ProcessState.GONE]
-    metrics = Metrics(_AtRest(), cast(Any, None), states, Cause)
+    metrics = Metrics(NOTHING, NOTHING, states, Cause)
     try:
-        return list(metrics._collect())
+        return [_kept(each) for each in metrics._collect()]
     finally:
         metrics.close()
 
 
+def _kept(metric: Any) -> Any:
+    """A metric whose values can be read more than once; a histogram has none."""
+    return replace(metric, values=list(metric.values)) if hasattr(metric, "values") else metric
+
+
 def rows() -> Iterator[Row]:
     """All metrics, in the order in which an instance returns them."""
-    collected = [_kept(each) for each in asyncio.run(_collected())]
+    collected = asyncio.run(_collected())
     families = text_string_to_metric_families(prometheus.text(collected).decode())
     for metric, family in zip(collected, families, strict=True):
         suffix = "_total" if family.type == "counter" else ""
-        labels = "; ".join(_label(metric, each) for each in _names(metric))
+        labels = "; ".join(_label(metric, name) for name in getattr(metric, "labels", ()))
         yield Row(f"{family.name}{suffix}", family.type, labels, family.documentation)
 
 
-def _kept(metric: Counted | Spread) -> Counted | Spread:
-    """A metric whose values can be read more than once."""
-    if isinstance(metric, Spread):
-        return metric
-    return Counted(metric.name, metric.text, list(metric.values), metric.labels, metric.may_sink)
-
-
-def _names(metric: Counted | Spread) -> tuple[str, ...]:
-    return () if isinstance(metric, Spread) else metric.labels
-
-
-def _label(metric: Counted | Spread, name: str) -> str:
+def _label(metric: Any, name: str) -> str:
     if name in OPEN_LABELS:
         return f"`{name}`: {OPEN_LABELS[name]}"
-    assert isinstance(metric, Counted), "only these have labels"
     position = metric.labels.index(name)
-    values = [code(key[position]) for key, _ in metric.values]
-    return f"`{name}`: {', '.join(values)}"
+    return f"`{name}`: {', '.join(code(key[position]) for key, _ in metric.values)}"
 
 
 def text() -> str:

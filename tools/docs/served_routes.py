@@ -4,11 +4,12 @@ This is the only module of `tools` that knows how `agentscope_supervisor.web` ho
 """
 
 import asyncio
-from typing import Any, cast
+import inspect
 
 from agentscope_protocol.config.settings import ServerSettings
 from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.web.app import FrontDoor, Route
+from tools.docs.nothing import NOTHING
 
 PATTERNS = {
     "/sessions/{session_id}": "/sessions/s",
@@ -18,23 +19,20 @@ PATTERNS = {
 """Routes with a parameter: how they are documented, and a path that each matches."""
 
 
-class _Unused:
-    """Stands for a part of the instance that no route asks while the table is built."""
-
-    def __getattr__(self, name: str) -> Any:
-        return self
-
-
 def served() -> dict[str, Route]:
     """Every route outside the console, by its path."""
     return asyncio.run(_served())
 
 
 async def _served() -> dict[str, Route]:
-    unused = cast(Any, _Unused())
-    metrics = Metrics(unused, unused, (), ())
-    door = FrontDoor(ServerSettings(), unused, unused, metrics=metrics)
+    metrics = Metrics(NOTHING, NOTHING, (), ())
     metrics.close()
+    needed = [
+        name
+        for name, each in inspect.signature(FrontDoor).parameters.items()
+        if each.default is inspect.Parameter.empty and name != "settings"
+    ]
+    door = FrontDoor(ServerSettings(), **dict.fromkeys(needed, NOTHING), metrics=metrics)
     routes = dict(door._routes)
     for pattern, path in PATTERNS.items():
         route = door._route_below(path)
