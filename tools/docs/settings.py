@@ -3,10 +3,12 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-from agentscope_protocol.config.settings import json_schema
-from agentscope_supervisor.workers.reloadable_keys import READ_HERE, TAKEN_OVER
+from pydantic import BaseModel
+
+from agentscope_protocol.config.settings import Settings, json_schema
+from agentscope_supervisor.workers.reloadable_keys import needs_restart
 from tools.docs.markdown import code, page, table
 
 SOURCE: Final = "`protocol/agentscope_protocol/config/settings.py`"
@@ -125,8 +127,13 @@ def _bounds(schema: Schema) -> str:
 
 def applied_by(section: str, name: str) -> str:
     """The way a changed value of the key takes effect: by a reload or by a restart."""
-    reloadable = section not in READ_HERE or f"{section}.{name}" in TAKEN_OVER
-    return "reload" if reloadable else "restart"
+    annotation = Settings.model_fields[section].annotation
+    kinds = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+    (model,) = (each for each in kinds if issubclass(each, BaseModel))
+    value: dict[str, Any] = {name: object()}
+    changed: dict[str, Any] = {section: model.model_construct(**value)}
+    stale = needs_restart(Settings(), Settings.model_construct(**changed))
+    return "restart" if f"{section}.{name}" in stale else "reload"
 
 
 def text() -> str:
