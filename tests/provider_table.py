@@ -1,8 +1,8 @@
-"""`make provider-table`: the table of providers in README, from calls that were made for it.
+"""`make provider-table`: the table of providers in docs/, from calls that were made for it.
 
 Runs tests/integration/test_providers.py with each of the given interpreters, one for each major of
-AgentScope, and writes what its calls showed on the wire between the markers in README. A call that failed
-is a cross, and the exit status is 1 then.
+AgentScope, and writes what its calls showed on the wire between the markers in
+docs/guides/agents-and-models.md. A call that failed is a cross, and the exit status is 1 then.
 """
 
 import subprocess
@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "guides" / "agents-and-models.md"
 BEGIN, END = "<!-- provider table: make provider-table -->", "<!-- end of provider table -->"
 WAYS = ("stream", "whole")
 
@@ -22,9 +22,9 @@ Cell = dict[str, str]
 def main() -> int:
     cells = [cell for interpreter in sys.argv[1:] for cell in run(interpreter)]
     rows = table(cells)
-    text = README.read_text("utf-8")
+    text = PAGE.read_text("utf-8")
     before, rest = text.split(BEGIN)
-    README.write_text(f"{before}{BEGIN}\n{rows}\n{END}{rest.split(END)[1]}", "utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n{rows}\n{END}{rest.split(END)[1]}", "utf-8")
     print(rows)
     return 0 if all("events" in cell for cell in cells) else 1
 

@@ -1,4 +1,4 @@
-"""Takes README's screenshots: `python -m tests.screenshots [NAME …]`, or `make screenshots`.
+"""Takes the screenshots of README and docs/: `python -m tests.screenshots [NAME …]`, or `make screenshots`.
 
 Each is made of real processes doing real things, in a real browser, and lies in docs/images as a small PNG.
 What is shown in a terminal is what the command printed, set as a page. To add one: a coroutine in `SHOTS`.
@@ -31,7 +31,7 @@ from tests.harness.waiting import eventually
 
 ROOT: Final = Path(__file__).parents[1]
 IMAGES: Final = ROOT / "docs" / "images"
-MOST: Final = 150 * 1024  # bytes of one: README is read on phones too
+MOST: Final = 150 * 1024  # bytes of one: the pages are read on phones too
 BEATS: Final = 12  # heartbeats until the platform's page has something to draw
 ANSWER: Final = "#talk .said:last-of-type:not(.mine)"
 

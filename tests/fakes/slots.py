@@ -1,6 +1,6 @@
 """A slot of each provider with everything set, and where each of its settings must be on the wire.
 
-The tests of the worker and the table of providers in README are made with it; it asks nobody.
+The tests of the worker and the table of providers in docs/ are made with it; it asks nobody.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def asked(expression: str) -> tuple[set[str], set[tuple[str, str]]]:
 
 
 def of_family(metric: str) -> str:
-    """The name in README of what Prometheus calls so."""
+    """The name in the table of metrics of what Prometheus calls so."""
     return next((metric.removesuffix(end) for end in BUCKETS if metric.endswith(end)), metric)
 
 

@@ -19,7 +19,7 @@ from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.supervisor_only
 
-README: Final = Path(__file__).parents[2] / "README.md"
+PAGE: Final = Path(__file__).parents[2] / "docs" / "guides" / "observability.md"
 TOKEN: Final = "instance-token"
 AUTHORIZED: Final = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -45,14 +45,14 @@ async def samples(port: int) -> Samples:
 
 
 def documented() -> dict[str, str]:
-    """The table of README: name -> type."""
-    rows = re.findall(r"^\| (`agentscope_[^|]*) \| (\w+) \|", README.read_text("utf-8"), re.MULTILINE)
+    """The table of metrics in the guide: name -> type."""
+    rows = re.findall(r"^\| (`agentscope_[^|]*) \| (\w+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
     return {name: kind for names, kind in rows for name in re.findall(r"`(\w+)`", names)}
 
 
 def documented_labels() -> dict[str, set[str]]:
     """The same table: name -> its labels."""
-    rows = re.findall(r"^\| (`agentscope_[^|]*) \| \w+ \|([^|]*)\|", README.read_text("utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| (`agentscope_[^|]*) \| \w+ \|([^|]*)\|", PAGE.read_text("utf-8"), re.MULTILINE)
     names = re.compile(r"(?:^ |, )`(\w+)`(?=[ ,:]|$)")
     return {
         name: set(
@@ -63,7 +63,7 @@ def documented_labels() -> dict[str, set[str]]:
     }
 
 
-async def test_readme_lists_what_there_is(shared: Instance) -> None:
+async def test_the_guide_lists_each_metric(shared: Instance) -> None:
     text = (await call(shared.port, "GET", "/metrics")).body.decode()
     found = {
         family.name + ("_total" if family.type == "counter" else ""): family.type

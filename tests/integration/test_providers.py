@@ -1,7 +1,7 @@
 """Each provider, streamed and not, asked over HTTP: supervisor, worker, and a model server that looks.
 
 What each call showed on the wire is recorded as properties of its test; `tests/provider_table.py` makes the
-table in README of them.
+table of them in docs/guides/agents-and-models.md.
 """
 
 from collections.abc import Callable, Iterator

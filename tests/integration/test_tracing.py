@@ -106,7 +106,7 @@ async def test_one_invoke_is_one_trace_from_http_to_model_and_tool(
         response = await invoke(instance.port, new_session("ann"), asked, headers=trace)
         assert response.status == 200
     spans = await sink.until("POST /invoke", "wait", "turn")
-    if os.environ.get("SHOW_TRACE"):  # how the tree in README was made
+    if os.environ.get("SHOW_TRACE"):  # how the tree in docs/guides/observability.md was made
         with capsys.disabled():
             print("\n" + tree(spans, TRACE_ID))
     assert {span.trace_id for span in spans} == {TRACE_ID}
