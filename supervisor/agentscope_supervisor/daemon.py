@@ -276,7 +276,7 @@ class Daemon:
             "trouble": self._trouble or None,
         }
 
-    # -- Host and Actions: what the platform and the operator ask ------------------------------
+    # -- Host and InstanceActions: what the platform and the operator ask ----------------------
 
     def vital_signs(self) -> VitalSigns:
         status = self._status()

@@ -1,4 +1,4 @@
-"""The command line: one function for each command, and how their answers look in a terminal.
+"""The command line: one function per command, and how results look in a terminal.
 
-Nothing imports this room. Read `main` first.
+The top layer: may import every room, and no room imports it. Read `main` first.
 """

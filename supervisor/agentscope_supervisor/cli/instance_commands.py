@@ -1,8 +1,8 @@
-"""The commands with which an operator sees and steers a running instance, and how they are shown.
+"""The commands with which an operator inspects and controls a running instance.
 
-Each asks the control socket of one instance. Exit statuses: 0 done, 1 refused, failed or no instance, 2 wrong
-usage. `render` and `top` have the pictures for people, and are imported only for them; programs read
-`--json`.
+Each command sends requests to the control socket of one instance. Exit statuses: 0 success, 1 refused,
+failed or no instance running, 2 wrong usage. Output for people comes from `render` and `top`, which are
+imported only when needed; programs use `--json`.
 """
 
 import json
@@ -19,7 +19,7 @@ import click
 from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_protocol.wire.log_lines import session_digest
 from agentscope_supervisor.cli.formatting import clock, duration, printable
-from agentscope_supervisor.control.client import ControlClient, Unanswered
+from agentscope_supervisor.control.client import ControlClient, ControlError
 from agentscope_supervisor.system import instance_dir
 from agentscope_supervisor.system.instance_dir import Address
 from agentscope_supervisor.system.log_buffer import KEPT
@@ -27,27 +27,35 @@ from agentscope_supervisor.system.log_setup import LEVELS
 
 Command = Callable[..., Any]
 
-SHOWN_OUTPUT: Final = 12  # last lines of a dead worker that are shown without --json
+SHOWN_OUTPUT: Final = 12  # lines of a worker's last output that `deaths` shows without --json
 
 _RUNTIME_DIR: Final = (
-    "Lock and control socket of instances.  [default: $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR, else /run as"
-    " root, else below the temporary directory]"
+    "Folder with the lock and the control socket of each instance.  [default: $RUNTIME_DIRECTORY, else"
+    " $XDG_RUNTIME_DIR, else /run as root, else a folder in the temporary directory]"
 )
 
 
-def instance_options(command: Command) -> Command:
-    """How a running instance is told from others."""
-    directory = click.Path(path_type=Path, file_okay=False)
-    for decorate in (
-        click.option("--name", help="Of the instance.  [default: the folder's name]"),
-        click.option("--runtime-dir", type=directory, help=_RUNTIME_DIR),
-    ):
-        command = decorate(command)
-    return command
+FOUND: Final = "the instance of the current folder, or the only one"
+"""How a command that gets no name finds its instance."""
+
+
+def instance_options(default_name: str) -> Callable[[Command], Command]:
+    """Add the options that identify an instance. `default_name`: for the help text of --name."""
+
+    def decorate(command: Command) -> Command:
+        directory = click.Path(path_type=Path, file_okay=False)
+        named = click.option("--name", help=f"Name of the instance.  [default: {default_name}]")
+        decorated: Command = click.option("--runtime-dir", type=directory, help=_RUNTIME_DIR)(named(command))
+        return decorated
+
+    return decorate
 
 
 def find(name: str | None, runtime_dir: Path | None, project: Path) -> Address:
-    """The running instance that a command means: by name, by project, or the only one."""
+    """Return the running instance that a command refers to: by name, by project folder, or the only one.
+
+    Raises: click.ClickException if none is running, click.UsageError if the choice is not clear.
+    """
     root = _root(runtime_dir)
     try:
         found = instance_dir.running(root)
@@ -62,7 +70,9 @@ def find(name: str | None, runtime_dir: Path | None, project: Path) -> Address:
     if not found:
         raise click.ClickException(f"no instance is running (looked in {root / instance_dir.PROGRAM})")
     names = ", ".join(address.name for address in found)
-    raise click.UsageError(f"say which instance with --name; running: {names}")
+    if name is not None:
+        raise click.UsageError(f"no instance named {name!r} is running; running instances: {names}")
+    raise click.UsageError(f"several instances are running; select one with --name: {names}")
 
 
 def _root(runtime_dir: Path | None) -> Path:
@@ -73,7 +83,10 @@ COMMANDS: Final[list[click.Command]] = []
 
 
 def _command(*options: Command, name: str | None = None) -> Callable[[Command], click.Command]:
-    """A command on one running instance; the function gets its client first."""
+    """Register a command on one running instance.
+
+    The function gets the `ControlClient` of the instance as its first argument.
+    """
 
     def decorate(function: Command) -> click.Command:
         @wraps(function)
@@ -81,10 +94,10 @@ def _command(*options: Command, name: str | None = None) -> Callable[[Command], 
             client = ControlClient(_root(runtime_dir), find(name, runtime_dir, Path()))
             try:
                 function(client, **arguments)
-            except Unanswered as error:
+            except ControlError as error:
                 raise click.ClickException(str(error)) from None
 
-        decorated: Command = instance_options(run)
+        decorated = instance_options(FOUND)(run)
         for option in reversed(options):
             decorated = option(decorated)
         command = click.command(name)(decorated)
@@ -94,43 +107,52 @@ def _command(*options: Command, name: str | None = None) -> Callable[[Command], 
     return decorate
 
 
-_json: Final = click.option("--json", "as_json", is_flag=True, help="For programs.")
-_wait: Final = click.option("--wait", is_flag=True, help="Until it is over.")
+_json: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_wait: Final = click.option("--wait", is_flag=True, help="Wait until the operation has completed.")
 
 
-# -- what is seen -----------------------------------------------------------------------------
+# -- queries ----------------------------------------------------------------------------------
 
 
 @_command(_json)
 def status(client: ControlClient, as_json: bool) -> None:
-    """Show the instance, its slots and their workers."""
-    told = client.get("/status")
+    """Show the instance, its slots and its workers."""
+    answer = client.get("/status")
     if as_json:
-        click.echo(json.dumps(told, indent=2))
+        click.echo(json.dumps(answer, indent=2))
     else:
-        _show_status(told)
+        _show_status(answer)
 
 
-def _show_status(told: dict[str, Any]) -> None:
-    from agentscope_supervisor.cli import render as overview
+def _show_status(instance: dict[str, Any]) -> None:
+    from agentscope_supervisor.cli import render
 
-    screen = overview.screen()
-    screen.print(overview.status(told, screen.width))
+    screen = render.screen()
+    screen.print(render.status(instance, screen.width))
 
 
 @_command(
-    click.option("--every", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Seconds."),
-    click.option("--once", is_flag=True, help="One picture, and no keys."),
-    click.option("--json", "as_json", is_flag=True, help="A line for each picture, for programs."),
+    click.option(
+        "--every",
+        type=click.FloatRange(0.1),
+        default=1.0,
+        show_default=True,
+        help="Seconds between two updates.",
+    ),
+    click.option("--once", is_flag=True, help="Print the view once and exit."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object per update."),
 )
 def top(client: ControlClient, every: float, once: bool, as_json: bool) -> None:
-    """Watch the instance live, with its open sessions. `q` quits, `s` sorts."""
+    """Show a live view of the instance and its open sessions.
+
+    `q` quits, `s` changes the sort order of the sessions. Without a terminal the view is printed once.
+    """
     from agentscope_supervisor.cli import top
 
     once = once or not (as_json or (sys.stdin.isatty() and sys.stdout.isatty()))
     try:
         if as_json:
-            _told_lines(client, every, once)
+            _print_updates(client, every, once)
         elif once:
             _show_status(client.get("/status"))
             click.echo()
@@ -141,51 +163,56 @@ def top(client: ControlClient, every: float, once: bool, as_json: bool) -> None:
         sys.exit(0)
 
 
-def _told_lines(client: ControlClient, every: float, once: bool) -> None:
+def _print_updates(client: ControlClient, every: float, once: bool) -> None:
     while True:
-        told = {**client.get("/status"), "open_sessions": client.get("/sessions")}
-        sys.stdout.write(json.dumps(told) + "\n")
+        update = {**client.get("/status"), "open_sessions": client.get("/sessions")}
+        sys.stdout.write(json.dumps(update) + "\n")
         sys.stdout.flush()
         if once:
             return
         time.sleep(every)
 
 
-@_command(_json, click.option("-n", "last", metavar="N", type=click.IntRange(1), help="The last N only."))
+@_command(
+    _json, click.option("-n", "last", metavar="N", type=click.IntRange(1), help="Show the last N only.")
+)
 def deaths(client: ControlClient, as_json: bool, last: int | None) -> None:
-    """Show how workers ended, with their last lines and stacks."""
-    told = client.get("/deaths")[-(last or 0) :]
-    _print(_shown_deaths(told), told, as_json)
+    """Show why workers exited, with their last output and stacks."""
+    answer = client.get("/deaths")[-(last or 0) :]
+    _print(_death_lines(answer), answer, as_json)
 
 
 @_command(_json)
 def sessions(client: ControlClient, as_json: bool) -> None:
-    """Show the sessions with open turns. Their ids are as clients sent them."""
-    told = client.get("/sessions")
+    """List the sessions with open turns.
+
+    Session ids are shown as clients sent them.
+    """
+    answer = client.get("/sessions")
     if as_json:
-        click.echo(json.dumps(told, indent=2))
+        click.echo(json.dumps(answer, indent=2))
     else:
-        _show_sessions(told)
+        _show_sessions(answer)
 
 
-def _show_sessions(told: list[dict[str, Any]]) -> None:
-    from agentscope_supervisor.cli import render as overview
+def _show_sessions(open_sessions: list[dict[str, Any]]) -> None:
+    from agentscope_supervisor.cli import render
 
-    screen = overview.screen()
-    if told:
-        screen.print(overview.sessions(told, screen.width))
+    screen = render.screen()
+    if open_sessions:
+        screen.print(render.sessions(open_sessions, screen.width))
     else:
-        screen.print("no turn is open")
+        screen.print("no open turns")
 
 
 @_command(_json)
 def stacks(client: ControlClient, as_json: bool) -> None:
-    """Show where the supervisor and each worker is at this moment."""
-    told = client.get("/stacks")
-    _print(_shown_stacks(told), told, as_json)
+    """Show the current stacks of the supervisor and its workers."""
+    answer = client.get("/stacks")
+    _print(_stack_lines(answer), answer, as_json)
 
 
-_follow: Final = click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
+_follow: Final = click.option("-f", "--follow", is_flag=True, help="Keep printing new lines as they arrive.")
 _last: Final = click.option(
     "-n",
     "last",
@@ -193,24 +220,27 @@ _last: Final = click.option(
     type=click.IntRange(0),
     default=20,
     show_default=True,
-    help="Begin with the last N lines that are kept.",
+    help="Start with the last N lines that the supervisor has kept.",
 )
 
 
 @_command(_last, _follow)
 def events(client: ControlClient, last: int, follow: bool) -> None:
-    """Print what happened in the instance, one JSON object a line."""
+    """Print the supervisor's log, one JSON object per line."""
     _lines(client, "/events", last, follow)
 
 
 @_command(
     _last,
     _follow,
-    click.option("--session", metavar="ID", help="Only of the turns of this session."),
-    click.option("--run", metavar="ID", help="Only of this run."),
+    click.option("--session", metavar="ID", help="Only lines of this session's turns."),
+    click.option("--run", metavar="ID", help="Only lines of this run."),
 )
 def logs(client: ControlClient, last: int, follow: bool, session: str | None, run: str | None) -> None:
-    """Print the log and what workers print, a JSON object a line."""
+    """Print the supervisor's log and the output of its workers.
+
+    One JSON object per line. With --session or --run, all lines that the supervisor has kept are searched.
+    """
     wanted = {"session": session and session_digest(session), "run": run}
     _lines(client, "/logs", last, follow, {name: value for name, value in wanted.items() if value})
 
@@ -228,48 +258,58 @@ def _lines(
         sys.exit(0)
 
 
-# -- what is done -----------------------------------------------------------------------------
+# -- actions ----------------------------------------------------------------------------------
 
 
 @_command(_wait)
 def reload(client: ControlClient, wait: bool) -> None:
-    """Read agentapp.yaml again and replace the workers. One by one, cutting no turn."""
+    """Read agentapp.yaml again and replace all workers.
+
+    Workers are replaced one by one, and no turn is interrupted. If a new worker fails, workers that were
+    already replaced roll back to the previous configuration.
+    """
     _rollout(client, "/reload", wait)
 
 
 @_command(_wait)
 def roll(client: ControlClient, wait: bool) -> None:
-    """Replace the workers, with the configuration they have. One by one, cutting no turn."""
+    """Replace all workers without reading agentapp.yaml again.
+
+    Workers are replaced one by one, and no turn is interrupted.
+    """
     _rollout(client, "/roll", wait)
 
 
 def _rollout(client: ControlClient, path: str, wait: bool) -> None:
-    told = client.post(path, within=None, wait=wait)
-    if told.get("note"):
-        click.echo(f"note: {told['note']}")
-    match told["outcome"]:
+    rollout = client.post(path, within=None, wait=wait)
+    if rollout.get("note"):
+        click.echo(f"note: {rollout['note']}")
+    match rollout["outcome"]:
         case "refused":
-            raise click.ClickException(f"refused, nothing was changed\n{told['reason']}")
+            raise click.ClickException(f"refused, nothing has changed\n{rollout['reason']}")
         case "failed":
-            raise click.ClickException(f"rolled back, the old workers go on\n{told['reason']}")
+            raise click.ClickException(f"failed, rolled back to the previous workers\n{rollout['reason']}")
         case "cut":
-            raise click.ClickException(f"the rollout was cut short: {told['reason']}")
+            raise click.ClickException(f"the rollout was interrupted: {rollout['reason']}")
         case "done":
-            click.echo(f"done: all workers are of edition {told['edition']}")
+            click.echo(f"done: all workers run revision {rollout['edition']}")
         case _:
-            click.echo(f"started: edition {told['edition']}; see `status`")
+            click.echo(f"started: revision {rollout['edition']}; `status` shows the progress")
 
 
 @_command(click.argument("slots", metavar="N", type=click.IntRange(1, MAX_WORKERS)))
 def scale(client: ControlClient, slots: int) -> None:
-    """Have N slots, each with its worker."""
+    """Set the number of worker slots to N."""
     client.post("/scale", slots=slots)
-    click.echo(f"slots wanted: {slots}; see `status`")
+    click.echo(f"scaling to {slots} slots; `status` shows the progress")
 
 
-@_command(_wait, click.option("--now", is_flag=True, help="Do not wait for running turns."))
+@_command(_wait, click.option("--now", is_flag=True, help="Stop at once, without waiting for running turns."))
 def stop(client: ControlClient, wait: bool, now: bool) -> None:
-    """Let running turns finish, then end the instance."""
+    """Stop the instance when its running turns have ended.
+
+    Turns that run longer than supervisor.drain_timeout are cancelled.
+    """
     client.post("/stop", now=now)
     if wait:
         client.wait_end()
@@ -278,74 +318,86 @@ def stop(client: ControlClient, wait: bool, now: bool) -> None:
 
 @_command(click.argument("worker"))
 def kill(client: ControlClient, worker: str) -> None:
-    """SIGKILL to WORKER, as 0.3, or to all of a slot, as 0."""
+    """Send SIGKILL to one worker, or to all workers of a slot.
+
+    WORKER is the name of a worker, such as 0.3 (slot 0, generation 3), or the number of a slot, such as 0.
+    """
     click.echo(f"killed: {client.post('/kill', worker=worker)['killed']}")
 
 
 @_command(click.argument("slot", type=click.IntRange(0)))
 def reset(client: ControlClient, slot: int) -> None:
-    """Forget the failures of SLOT; if it waits, start it at once."""
+    """Clear the failures of SLOT and start its worker now.
+
+    A slot whose workers fail repeatedly waits before each new start. `reset` ends the wait.
+    """
     client.post("/reset", slot=slot)
-    click.echo(f"the failures of slot {slot} are forgotten; if it waited, it starts now")
+    click.echo(f"slot {slot}: failures cleared; a worker that waits for its restart starts now")
 
 
 @_command(click.argument("level", type=click.Choice(LEVELS)))
 def loglevel(client: ControlClient, level: str) -> None:
-    """Set what the supervisor logs, until it ends."""
+    """Set the supervisor's log level until it stops."""
     client.post("/loglevel", level=level)
-    click.echo(f"the log level is {level}")
+    click.echo(f"log level: {level}")
 
 
 @_command()
 def drain(client: ControlClient) -> None:
-    """Take no new turns, and return when no turn is open. `maintenance off` ends it."""
+    """Refuse new turns and wait until no turn is open.
+
+    The workers keep running. `maintenance off` accepts turns again.
+    """
     client.post("/drain", within=None, wait=True)
-    click.echo("drained: no turn is open, and none is taken until `maintenance off`")
+    click.echo("drained: no turn is open; new turns are refused until `maintenance off`")
 
 
 @_command(click.argument("state", metavar="on|off", type=click.Choice(["on", "off"])))
 def maintenance(client: ControlClient, state: str) -> None:
-    """Refuse new turns and say not ready, or take them again. Workers stay."""
+    """Refuse new turns and report not ready, or accept turns again.
+
+    The workers keep running.
+    """
     client.post("/maintenance", on=state == "on")
-    click.echo("new turns are refused" if state == "on" else "turns are taken")
+    click.echo(f"maintenance {state}: new turns are {'refused' if state == 'on' else 'accepted'}")
 
 
-# -- how it is shown --------------------------------------------------------------------------
+# -- output -----------------------------------------------------------------------------------
 
 
-def _print(lines: Iterable[str], told: Any, as_json: bool) -> None:
+def _print(lines: Iterable[str], answer: Any, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(told, indent=2))
+        click.echo(json.dumps(answer, indent=2))
     else:
         click.echo("\n".join(printable(line.rstrip()) for line in lines))
 
 
-def _shown_deaths(told: list[dict[str, Any]]) -> list[str]:
-    if not told:
-        return ["no worker has ended yet"]
+def _death_lines(deaths: list[dict[str, Any]]) -> list[str]:
+    if not deaths:
+        return ["no worker has exited yet"]
     lines = []
-    for death in told:
+    for death in deaths:
         detail = f" ({death['detail']})" if death["detail"] else ""
         lines.append(f"{clock(death['at'])}  worker {death['worker']}  {death['cause']}{detail}")
         ready = "never ready" if death["ready"] is None else f"ready for {duration(death['ready'])}"
         pid = f"pid {death['pid']}, " if death["pid"] is not None else ""
         lines.append(
-            f"    {pid}{death['ended']}, lived {duration(death['lived'])}, {ready},"
-            f" turns lost: {death['turns']}"
+            f"    {pid}{death['ended']}, ran for {duration(death['lived'])}, {ready},"
+            f" lost turns: {death['turns']}"
         )
         if death["cause"] != "asked":
             lines += [f"    | {line}" for line in death["output"][-SHOWN_OUTPUT:]]
             if death["stacks"]:
-                lines += ["    its stacks:", *(f"    {line}" for line in death["stacks"])]
+                lines += ["    stacks:", *(f"    {line}" for line in death["stacks"])]
     return lines
 
 
-def _shown_stacks(told: list[dict[str, Any]]) -> list[str]:
+def _stack_lines(stacks: list[dict[str, Any]]) -> list[str]:
     lines = []
-    for process in told:
+    for process in stacks:
         lines.append(
             process["worker"] if process["worker"] == "supervisor" else f"worker {process['worker']}"
         )
-        lines += [f"  {line}" for line in process["lines"]] or ["  no answer: is it stopped?"]
+        lines += [f"  {line}" for line in process["lines"]] or ["  no answer; the process may be stopped"]
         lines.append("")
     return lines[:-1]

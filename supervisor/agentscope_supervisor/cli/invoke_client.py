@@ -1,6 +1,7 @@
-"""A small client of a running instance, for the command `invoke`.
+"""A minimal client of a running instance, for the command `invoke`.
 
-One message out, the texts of the answer as they come. It shows nothing but text; for more there is curl.
+Sends one message and yields the texts of the answer as they arrive. It shows text only: use curl for the
+full events.
 """
 
 import json
@@ -12,18 +13,19 @@ import aiohttp
 from agentscope_supervisor.system.instance_dir import UNIX
 
 
-class Answered(Exception):
-    """The instance answered with an error; the text is for a person."""
+class InvokeError(Exception):
+    """The instance answered with an error. The text is meant for the user."""
 
 
 async def invoke(base_url: str, session_id: str, text: str, token: str | None) -> AsyncIterator[str]:
-    """The text of each message of the answer, as it comes. `base_url`: http, or `UNIX` and a path.
+    """Yield the text of each message of the answer as it arrives. `base_url`: http, or `UNIX` and a path.
 
-    Raises: Answered if the instance refuses the message or ends it with an error; aiohttp.ClientError.
+    Raises: InvokeError if the instance refuses the message or the answer ends with an error;
+    aiohttp.ClientError if the connection fails.
     """
     headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
     body = {"session_id": session_id, "message": {"role": "user", "content": text}}
-    # The whole turn is bounded by the instance; only a connection that cannot be made is bounded here.
+    # The instance limits the duration of a turn; only the time to connect is limited here.
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
     connector = None
     if base_url.startswith(UNIX):
@@ -35,12 +37,12 @@ async def invoke(base_url: str, session_id: str, text: str, token: str | None) -
     ):
         if response.status != 200:
             error = (await response.json())["error"]
-            raise Answered(f"{error['code']}: {error['message']}")
+            raise InvokeError(f"{error['code']}: {error['message']}")
         async for line in response.content:
             if line.startswith(b"data: "):
                 event = json.loads(line[len(b"data: ") :])
                 if "error" in event and "role" not in event:
-                    raise Answered(f"{event['error']['code']}: {event['error']['message']}")
+                    raise InvokeError(f"{event['error']['code']}: {event['error']['message']}")
                 yield _text(event.get("content"))
 
 

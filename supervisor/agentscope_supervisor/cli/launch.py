@@ -1,7 +1,7 @@
-"""From a command line to a running instance, or to an exit status and a sentence that says why not.
+"""From a command line to a running instance, or to an exit status and a message that explains it.
 
-What is wrong is found here, in the order in which it costs least: the file, the interpreter, the name, the
-port; only then is a daemon made. Nothing here is left to do once it runs: see `daemon`.
+Problems are found in order of their cost: the configuration, the interpreter, the name, the port. Only then
+is a daemon made. Nothing here runs while the instance serves: see `daemon`.
 """
 
 import asyncio
@@ -32,45 +32,51 @@ log = logging.getLogger(__name__)
 
 
 def start(project: Project, name: str | None, runtime_dir: Path | None, state_dir: Path | None) -> NoReturn:
-    """Run one instance to its end, and end with its exit status."""
+    """Run one instance until it stops, and exit with its status."""
     signals.prepare()
     if project.folder.is_file():
         project, name = _installed(project, name, state_dir)
     if project.watched or log.isEnabledFor(logging.DEBUG):
         os.environ[NAME_BLOCKS] = "1"
     if project.watched:
-        # Bytecode is known by the second and the size of its source: two edits within one would be one.
+        # Python compares bytecode with its source by size and mtime in seconds: two edits within one second
+        # would load stale bytecode.
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     settings = settings_of(project)
     _examine(settings, project.folder)
     try:
-        called = instance_dir.name_of(name, project.folder)
+        instance = instance_dir.name_of(name, project.folder)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    # First the name, then the port, then workers: who cannot have the first two starts no process.
+    # The name first, then the port: without both, no worker process is started.
     try:
-        claim = instance_dir.Instance(instance_dir.runtime_dir(runtime_dir, os.environ, os.getuid()), called)
+        claim = instance_dir.Instance(
+            instance_dir.runtime_dir(runtime_dir, os.environ, os.getuid()), instance
+        )
         passed_on = socket_activation.inherited(os.environ, os.getpid())
         sock = passed_on or _bind(settings.server.host, settings.server.port)
         host, port = _name_of(sock)
-        address = instance_dir.Address(os.getpid(), host, port, called, str(project.folder), __version__)
+        address = instance_dir.Address(os.getpid(), host, port, instance, str(project.folder), __version__)
         control = claim.control_socket()
         claim.publish(address)
     except instance_dir.InstanceError as error:
         fail(EX_TEMPFAIL, str(error))
     except socket_activation.ActivationError as error:
         fail(EX_CONFIG, str(error))
-    log.info("listening", extra={"url": address.url, "instance": called, "pid": os.getpid()})
+    log.info("listening", extra={"url": address.url, "instance": instance, "pid": os.getpid()})
     if settings.server.console == "on":
-        log.info("the console is on", extra={"url": f"{address.url}/console"})
-    state = instance_dir.state_dir(state_dir, os.environ, os.getuid()) / instance_dir.PROGRAM / called
+        log.info("console enabled", extra={"url": f"{address.url}/console"})
+    state = instance_dir.state_dir(state_dir, os.environ, os.getuid()) / instance_dir.PROGRAM / instance
     status = _serve(project, settings, sock, state / "runs.db", passed_on is not None, control, address)
     claim.close()
     sys.exit(status)
 
 
 def checked(project: Project) -> Settings:
-    """The settings of a project; ends with EX_CONFIG, and what is wrong, if it cannot work."""
+    """Return the settings of a project after a worker has checked it; exit with EX_CONFIG if it cannot start.
+
+    The messages are printed by then.
+    """
     from agentscope_supervisor.workers.pool import worker_command
 
     settings = settings_of(project)
@@ -87,26 +93,28 @@ def checked(project: Project) -> Settings:
 
 
 def extracted(archive: Path, room: Path) -> tuple[Path, str]:
-    """The project of an archive, in a new folder in `room`, and its name; ends with EX_CONFIG if the archive
-    cannot be used."""
+    """Extract an archive into a new folder below `room`; return the project folder and the project's name.
+
+    Exits with EX_CONFIG if the archive is invalid.
+    """
     from agentscope_supervisor.project import archive_read
 
     try:
         return room / "app", archive_read.extract(archive, room / "app").name
     except (archive_read.ArchiveError, OSError) as error:
-        fail(EX_CONFIG, f"the archive cannot be used\n{error}")
+        fail(EX_CONFIG, f"invalid archive\n{error}")
 
 
 def settings_of(project: Project) -> Settings:
-    """What agentapp.yaml says; ends with EX_CONFIG if it cannot be used."""
+    """Return the settings in agentapp.yaml; exit with EX_CONFIG if they are invalid."""
     try:
         return project.read_settings()
     except (ProjectError, SettingsError) as error:
-        fail(EX_CONFIG, f"the configuration cannot be used\n{error}")
+        fail(EX_CONFIG, f"invalid configuration\n{error}")
 
 
 def fail(status: int, message: str) -> NoReturn:
-    """End with this exit status, and say why."""
+    """Print a message to stderr and exit with this status."""
     log_setup.drain()
     click.echo(f"agentscope-supervisor: {message}", err=True)
     sys.exit(status)
@@ -116,24 +124,24 @@ def fail(status: int, message: str) -> NoReturn:
 
 
 def _installed(project: Project, name: str | None, state_dir: Path | None) -> tuple[Project, str]:
-    """The project of an archive, put where it can run, and the name of its instance."""
+    """Install an archive into the state directory; return its project and the name of the instance."""
     from agentscope_supervisor.project import archive_read
 
     archive = project.folder
     try:
-        called = name or archive_read.manifest_of(archive).name
+        instance = name or archive_read.manifest_of(archive).name
         root = instance_dir.state_dir(state_dir, os.environ, os.getuid()) / instance_dir.PROGRAM
-        folder = archive_read.install(archive, root / instance_dir.name_of(called, archive))
+        folder = archive_read.install(archive, root / instance_dir.name_of(instance, archive))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     except archive_read.ArchiveError as error:
-        fail(EX_CONFIG, f"the archive cannot be used\n{error}")
+        fail(EX_CONFIG, f"invalid archive\n{error}")
     except (archive_read.InUse, instance_dir.InstanceError) as error:
         fail(EX_TEMPFAIL, str(error))
     except OSError as error:
-        fail(EX_TEMPFAIL, f"the archive cannot be unpacked into the state directory: {error}")
-    log.info("unpacked", extra={"archive": str(archive), "folder": str(folder)})
-    return replace(project, folder=folder), called
+        fail(EX_TEMPFAIL, f"cannot extract the archive into the state directory: {error}")
+    log.info("archive extracted", extra={"archive": str(archive), "folder": str(folder)})
+    return replace(project, folder=folder), instance
 
 
 def _examine(settings: Settings, folder: Path) -> None:
@@ -156,16 +164,16 @@ def _serve(
 
     from agentscope_supervisor.daemon import Daemon
 
-    async def live() -> tuple[int, str]:
+    async def run() -> tuple[int, str]:
         daemon = Daemon(project, settings, store)
         return await daemon.run(sock, control, address, passed_on=passed_on), daemon.failure
 
-    # Nothing that was imported or built until here ever becomes garbage.
+    # Objects that exist now live as long as the process: the collector need not look at them again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        status, failure = runner.run(live())
+        status, failure = runner.run(run())
     log_setup.drain()
     if status and failure:
         click.echo(f"\nagentscope-supervisor: the app cannot start\n\n{failure}", err=True)
@@ -173,7 +181,7 @@ def _serve(
 
 
 def _name_of(sock: socket.socket) -> tuple[str, int]:
-    """Host and port; of a Unix socket its path, as `Address.url` knows it, and 0."""
+    """Return host and port. For a Unix socket: its path in the form that `Address.url` uses, and 0."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return f"{instance_dir.UNIX}{os.fsdecode(name)}", 0
@@ -193,6 +201,6 @@ def _bind(host: str, port: int) -> socket.socket:
         temporary = error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
         why = f"cannot listen on {host} port {port}: {error.strerror or error}"
         if error.errno == errno.EADDRINUSE:
-            why += "; give another with --port, or 0 for any free one"
+            why += "; choose another port with --port, or 0 for any free port"
         fail(EX_TEMPFAIL if temporary else EX_CONFIG, why)
     return sock

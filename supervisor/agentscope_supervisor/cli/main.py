@@ -1,7 +1,9 @@
-"""The commands. Each reads what it needs, does its work elsewhere, and turns the outcome into an exit status.
+"""The commands of `agentscope-supervisor` and `agentscope`.
 
-Exit statuses: 0 stopped as asked, 1 unexpected, 2 wrong usage, 75 worth another try (port in use, runtime
-directory), 78 the configuration or the App cannot work.
+A command reads its arguments, calls other rooms for the work, and turns the outcome into an exit status: 0
+success, 1 unexpected error, 2 wrong usage, 75 temporary failure (port in use, runtime directory not usable),
+78 the configuration or the app cannot work. `launch` starts an instance; `instance_commands` has the commands
+for a running one.
 """
 
 import asyncio
@@ -34,7 +36,7 @@ Command = Callable[..., Any]
 
 
 class WorkersType(click.ParamType[int | str]):
-    """A number of workers, or auto."""
+    """A number of workers, or `auto`."""
 
     name = "N|auto"
 
@@ -49,25 +51,31 @@ def _project_argument(command: Command) -> Command:
 
 
 def _config_option(command: Command) -> Command:
-    text = f"Configuration, relative to PROJECT.  [default: {CONFIG_FILE}]"
+    text = f"Configuration file, relative to PROJECT.  [default: {CONFIG_FILE}]"
     option = click.option("--config", type=click.Path(path_type=Path), default=Path(CONFIG_FILE), help=text)
     return option(command)
 
 
 def _run_options(command: Command) -> Command:
-    """What `agentscope run` and `agentscope-supervisor start` share."""
+    """Add the options that `agentscope run` and `agentscope-supervisor start` share."""
     for decorate in (
         click.option(
             "--log-level",
             type=click.Choice(log_setup.LEVELS),
             default="info",
             show_default=True,
-            help="Log this and what is graver.",
+            help="Minimum log level.",
         ),
-        click.option("--no-platform", is_flag=True, help="No heartbeats, whatever the file says."),
-        click.option("--reload", is_flag=True, help="Watch PROJECT: a change of it replaces the workers."),
+        click.option("--no-platform", is_flag=True, help="Ignore the section `platform` of the file."),
+        click.option(
+            "--reload", is_flag=True, help="Watch PROJECT, and replace the workers when a file changes."
+        ),
         _config_option,
-        click.option("--port", type=click.IntRange(0, 65535), help="0: any free port. Wins over the file."),
+        click.option(
+            "--port",
+            type=click.IntRange(0, 65535),
+            help="Port to listen on; 0 selects a free port. Overrides the file.",
+        ),
         _project_argument,
     ):
         command = decorate(command)
@@ -77,32 +85,32 @@ def _run_options(command: Command) -> Command:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(f"{__version__} ({FORM})", prog_name="agentscope-supervisor")
 def main() -> None:
-    """Host AgentScope apps: many sessions, streamed answers, on worker processes that may fail."""
+    """Host AgentScope apps: sessions and streamed answers over HTTP, on supervised worker processes."""
 
 
 @main.command()
 @_run_options
-@click.option("--host", help="Address to listen on. Wins over the file.")
+@click.option("--host", help="Address to listen on. Overrides the file.")
 @click.option(
     "--workers",
     metavar="N|auto",
     type=WorkersType(),
-    help="Worker processes; auto: one for each CPU. Wins over the file.",
+    help="Number of worker processes; auto: one per CPU. Overrides the file.",
 )
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="For people or for programs.",
+    help="Format of log lines.",
 )
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Runs and idempotency keys.  [default: $STATE_DIRECTORY, else $XDG_STATE_HOME, else /var/lib as"
-    " root, else ~/.local/state]",
+    help="Folder for runs, idempotency keys and extracted archives.  [default: $STATE_DIRECTORY, else"
+    " $XDG_STATE_HOME, else /var/lib as root, else ~/.local/state]",
 )
-@instance_commands.instance_options
+@instance_commands.instance_options("name of the project folder or of the archive's project")
 def start(
     project: Path,
     port: int | None,
@@ -117,9 +125,13 @@ def start(
     runtime_dir: Path | None,
     state_dir: Path | None,
 ) -> NoReturn:
-    """Host the app in PROJECT until told to stop.
+    """Host the app in PROJECT until it is stopped.
 
-    PROJECT is a folder, by default this one, or an archive that `pack` made.
+    PROJECT is a project folder, by default the current one, or an archive that `pack` made.
+
+    SIGTERM lets running turns finish and stops the instance; a second SIGTERM stops it at once. SIGHUP
+    reloads agentapp.yaml. Exit status: 0 after a stop, 75 after a temporary failure such as a port in use, 78
+    if the configuration or the app cannot work.
     """
     log_setup.set_up(log_format, log_level)
     overrides = Overrides(host, port, workers, no_platform, reload=reload)
@@ -134,7 +146,10 @@ for each in instance_commands.COMMANDS:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(f"{__version__} ({FORM})", prog_name="agentscope-supervisor")
 def developer() -> None:
-    """Run AgentScope apps on this machine. All commands: agentscope-supervisor."""
+    """Run AgentScope apps on this machine.
+
+    For all other commands see `agentscope-supervisor --help`.
+    """
 
 
 @developer.command("run")
@@ -142,9 +157,9 @@ def developer() -> None:
 def run(
     project: Path, port: int | None, config: Path, no_platform: bool, reload: bool, log_level: str
 ) -> NoReturn:
-    """Run the app in PROJECT with one worker.
+    """Run the app in PROJECT with one worker and the console.
 
-    PROJECT is a folder, by default this one.
+    PROJECT is a project folder, by default the current one.
     """
     log_setup.set_up("text", log_level)
     overrides = Overrides(port=port, workers=1, no_platform=no_platform, console=True, reload=reload)
@@ -152,9 +167,9 @@ def run(
 
 
 def agentscope() -> None:
-    """Entry of the command `agentscope`, a name that agentscope-runtime installs too.
+    """Entry point of the command `agentscope`, a name that the package agentscope-runtime installs too.
 
-    With that package here, and no project of ours named, the command is handed to it.
+    If that package is installed, and the arguments name no project of ours, it gets the command.
     """
     if not _is_ours(sys.argv[1:]):
         for entry in metadata.entry_points(group="console_scripts", name="agentscope"):
@@ -172,9 +187,10 @@ def _is_ours(arguments: list[str]) -> bool:
 @_project_argument
 @_config_option
 def check(project: Path, config: Path) -> NoReturn:
-    """Check configuration, requirements and app.py; start nothing. Exit status 0 or 78.
+    """Check PROJECT without starting it.
 
-    PROJECT is a folder, by default this one, or an archive that `pack` made.
+    Checks agentapp.yaml, the requirements and app.py. PROJECT is a project folder, by default the current one, or
+    an archive that `pack` made. Exit status: 0 if the project can start, 78 if it cannot.
     """
     folder = project.resolve()
     with tempfile.TemporaryDirectory(prefix=f"{instance_dir.PROGRAM}-") as room:
@@ -182,7 +198,7 @@ def check(project: Path, config: Path) -> NoReturn:
         if folder.is_file():
             folder, name = launch.extracted(folder, Path(room))
         launch.checked(Project(folder, config))
-        click.echo(f"{name}: all is well")
+        click.echo(f"{name}: OK")
     sys.exit(0)
 
 
@@ -192,49 +208,55 @@ def check(project: Path, config: Path) -> NoReturn:
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The archive.  [default: the folder's name and .tar.gz, in this folder]",
+    help="File to write.  [default: name of the project folder with .tar.gz, in the current folder]",
 )
 def pack(project: Path, output: Path | None) -> None:
-    """Make one archive of PROJECT, to upload and start elsewhere.
+    """Pack PROJECT into an archive for deployment.
 
-    A .tar.gz with code, configuration, requirements and a manifest with their hashes; `start` and `check`
-    take it in place of a folder. Sessions, environments, caches, .env and keys stay out. Exit status 78, and
-    no archive, where `check` refuses the project, or where agentapp.yaml holds a secret in plain text.
+    The archive is a .tar.gz with the code, the configuration, the requirements and a manifest with a hash of
+    each file. `start` and `check` accept it in place of a folder. Sessions, environments, caches, .env files
+    and keys are left out. Exit status: 78, and no archive is made, if `check` refuses the project or
+    agentapp.yaml contains a secret in plain text.
     """
-    from agentscope_supervisor.project import archive_write as packing
+    from agentscope_supervisor.project import archive_write
     from agentscope_supervisor.project.archive_rules import literal_secrets
 
     folder = project.resolve()
     settings = launch.checked(Project(folder))
     secrets = literal_secrets((folder / CONFIG_FILE).read_text("utf-8"))
     if secrets:
-        launch.fail(EX_CONFIG, f"nothing was packed\n{SettingsError(CONFIG_FILE, secrets)}")
+        launch.fail(EX_CONFIG, f"no archive was made\n{SettingsError(CONFIG_FILE, secrets)}")
     name = instance_dir.name_of(None, folder)
     versions = {"agentscope-supervisor": __version__, "python": platform.python_version()}
-    if settings.supervisor.python is None:  # else it is that of another environment
+    if settings.supervisor.python is None:  # otherwise the workers use the version of another environment
         versions["agentscope"] = metadata.version("agentscope")
-    target = output or Path(name + packing.SUFFIX)
+    target = output or Path(name + archive_write.SUFFIX)
+    save_dir = settings.session.save_dir
     try:
-        made = packing.pack(folder, target, name=name, versions=versions, save_dir=settings.session.save_dir)
-    except packing.PackError as error:
-        launch.fail(EX_CONFIG, f"nothing was packed\n{error}")
+        packed = archive_write.pack(folder, target, name=name, versions=versions, save_dir=save_dir)
+    except archive_write.PackError as error:
+        launch.fail(EX_CONFIG, f"no archive was made\n{error}")
     except OSError as error:
-        raise click.ClickException(f"nothing was packed: {error}") from None
-    for reason, paths in made.left_out.items():
+        raise click.ClickException(f"no archive was made: {error}") from None
+    for reason, paths in packed.left_out.items():
         click.echo(f"left out ({reason}): {', '.join(paths)}")
-    click.echo(f"made {target}: {len(made.manifest.files)} files, {made.size} bytes, sha256 {made.sha256}")
+    files = len(packed.manifest.files)
+    click.echo(f"created {target}: {files} files, {packed.size} bytes, sha256 {packed.sha256}")
 
 
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path))
 def new(path: Path) -> None:
-    """Make a new project in PATH that runs offline."""
+    """Create a project in PATH that runs offline.
+
+    The project answers without a model. PATH must be a new or an empty folder.
+    """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise click.UsageError(f"{path} exists and is not an empty folder")
     path.mkdir(parents=True, exist_ok=True)
     for source in (resources.files("agentscope_supervisor.project") / "template").iterdir():
         (path / source.name.removesuffix(".template")).write_text(source.read_text("utf-8"), "utf-8")
-    click.echo(f"made {path}; run it with\n\n    agentscope-supervisor run {shlex.quote(str(path))}\n")
+    click.echo(f"created {path}; run it with\n\n    agentscope-supervisor run {shlex.quote(str(path))}\n")
 
 
 @main.command()
@@ -247,40 +269,43 @@ def schema() -> None:
 @_project_argument
 @_config_option
 def types(project: Path, config: Path) -> None:
-    """Tell type checkers and editors the model slots of PROJECT.
+    """Write type stubs for the model slots of PROJECT.
 
-    Writes stub files into its folder `typings`.
+    Type checkers and editors then know the attributes of `runtime.models`. The stubs are written to the
+    folder `typings` of the project; run the command again when the models in agentapp.yaml change.
     """
     folder = project.resolve()
     try:
         written = stubs.write(folder, Project(folder, config).read_slots())
     except (ProjectError, SettingsError) as error:
-        launch.fail(EX_CONFIG, f"the configuration cannot be used\n{error}")
+        launch.fail(EX_CONFIG, f"invalid configuration\n{error}")
     except (stubs.NotOurs, OSError) as error:
         raise click.ClickException(str(error)) from None
     for path in written:
-        click.echo(f"made {path.relative_to(folder)}")
+        click.echo(f"created {path.relative_to(folder)}")
     if not stubs.mypy_knows(folder):
         click.echo(
-            "pyright, and editors that use it, find them by themselves; mypy with this in pyproject.toml:"
+            "pyright, and editors that use it, find the stubs without configuration. For mypy, add this to"
+            " pyproject.toml:"
             '\n\n    [tool.mypy]\n    mypy_path = "$MYPY_CONFIG_FILE_DIR/typings"\n'
         )
 
 
 @main.command(options_metavar="[PROJECT] -s SESSION TEXT")
 @click.argument("words", nargs=-1, required=True, metavar="")
-@click.option("-s", "--session", required=True, help="Session id; the same one goes on with its history.")
+@click.option("-s", "--session", required=True, help="Session id. A known id continues that session.")
 @_config_option
-@instance_commands.instance_options
+@instance_commands.instance_options("the instance of PROJECT, or the only one")
 def invoke(
     words: tuple[str, ...], session: str, config: Path, name: str | None, runtime_dir: Path | None
 ) -> None:
     """Send TEXT to a running instance and print the answer.
 
-    The instance of PROJECT (a folder, by default this one), or the only one that runs.
+    PROJECT is the project folder of the instance, by default the current one. If only one instance is
+    running, it is used.
     """
     if len(words) > 2:
-        raise click.UsageError("give the text as one argument, in quotes")
+        raise click.UsageError("too many arguments; put TEXT in quotes")
     project, text = Path(words[0] if len(words) == 2 else "."), words[-1]
     import aiohttp
 
@@ -289,15 +314,15 @@ def invoke(
     address = instance_commands.find(name, runtime_dir, project)
     token = launch.settings_of(Project(Path(address.project), config)).server.auth_token
 
-    async def converse() -> None:
+    async def print_answer() -> None:
         secret = token.get_secret_value() if token is not None else None
         async for part in invoke_client.invoke(address.url, session, text, secret):
             click.echo(part, nl=False)
         click.echo()
 
     try:
-        asyncio.run(converse())
-    except invoke_client.Answered as error:
+        asyncio.run(print_answer())
+    except invoke_client.InvokeError as error:
         raise click.ClickException(str(error)) from None
     except aiohttp.ClientError as error:
         raise click.ClickException(f"the instance {address.name!r} does not answer: {error}") from None

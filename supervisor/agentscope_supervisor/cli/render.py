@@ -1,8 +1,8 @@
-"""What `status` and `top` show of an instance: its words and its tables, fitted to the width of a terminal.
+"""The text and tables of `status` and `top`, fitted to the width of a terminal.
 
-Made of what `control.handlers` tells, in JSON. Colours only say again what a word says, so that nothing is
-lost where there are none. Imports rich, a tenth of a second: only commands that show something may import
-this.
+The input is the JSON that `control.handlers` returns. A colour only repeats what a word already says, so
+nothing is lost without colours. Importing rich takes about 0.1 s: only commands that print tables may import
+this module.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +14,10 @@ from rich.text import Text
 
 from agentscope_supervisor.cli.formatting import clock, counted, duration, latency, megabytes, printable
 
-Told = Mapping[str, Any]
+Json = Mapping[str, Any]
 
 NARROW: Final = 64
-"""Columns below which a table leaves out what a person can do without; 80 and more show all."""
+"""Columns of a terminal below which tables omit less important columns; with 80 and more they show all."""
 
 _COLOUR: Final = {
     **dict.fromkeys(("healthy", "ready"), "green"),
@@ -25,7 +25,7 @@ _COLOUR: Final = {
     **dict.fromkeys(("unhealthy", "down", "killing"), "bold red"),
 }
 
-# Heading, and whether narrow terminals have the column too.
+# Heading, and whether narrow terminals show the column.
 _WORKERS: Final = (
     *(("SLOT", True), ("GEN", True), ("PID", False), ("STATE", True), ("FOR", True), ("TURNS", True)),
     *(("MB", True), ("RESTARTS", False), ("NOTE", True)),
@@ -41,84 +41,85 @@ _SESSIONS: Final = (
 
 
 def screen() -> Console:
-    """Where to print: as wide as the terminal, 80 columns where there is none; no colours there, nor with
-    NO_COLOR."""
+    """Return the console to print to: as wide as the terminal.
+
+    Without a terminal it has 80 columns and no colours. NO_COLOR turns colours off.
+    """
     return Console(highlight=False, markup=False, emoji=False)
 
 
-def status(told: Told, width: int) -> RenderableType:
-    """The instance, its slots and their workers."""
-    return Group(*_head(told), Text(""), _table(_WORKERS, list(_rows(told)), width))
+def status(instance: Json, width: int) -> RenderableType:
+    """Return the summary of the instance and the table of its slots and workers."""
+    return Group(*_head(instance), Text(""), _table(_WORKERS, list(_rows(instance)), width))
 
 
-def sessions(told: Sequence[Told], width: int) -> Table:
-    """Open sessions, in the order in which they come."""
+def sessions(open_sessions: Sequence[Json], width: int) -> Table:
+    """Return the table of open sessions, in the given order."""
     rows = [
         (
             Text(printable(s["session_id"])),
-            s["worker"] or "waits",
+            s["worker"] or "waiting",
             int(s["run_id"] is not None),
             s["waiting"],
             s["events"],
             duration(s["seconds"]),
         )
-        for s in told
+        for s in open_sessions
     ]
     return _table(_SESSIONS, rows, width)
 
 
-# -- the head -----------------------------------------------------------------------------------
+# -- the summary --------------------------------------------------------------------------------
 
 
-def _head(told: Told) -> Iterator[RenderableType]:
-    up = f", up {duration(told['uptime'])}, "
-    yield Text.assemble(told["name"], ": ", _word(told["status"]), up, told["url"])
-    if told["unready"] is not None:
-        yield _line(f"takes no turns: {told['unready']}", "yellow")
-    turns = told["turns"]
+def _head(instance: Json) -> Iterator[RenderableType]:
+    up = f", up {duration(instance['uptime'])}, "
+    yield Text.assemble(instance["name"], ": ", _word(instance["status"]), up, instance["url"])
+    if instance["unready"] is not None:
+        yield _line(f"refuses turns: {instance['unready']}", "yellow")
+    turns = instance["turns"]
     yield _line(
-        f"turns {turns['running']} running, {turns['waiting']} waiting, {turns['accepted']} accepted;"
-        f" sessions {told['sessions']} in 5 min"
+        f"turns: {turns['running']} running, {turns['waiting']} waiting, {turns['accepted']} accepted;"
+        f" active sessions: {instance['sessions']} in 5 min"
     )
-    if told["latency"]["turn"]["p50"] is not None:
-        turn, first = told["latency"]["turn"], told["latency"]["first_event"]
-        yield _line(f"last turns took {_quantiles(turn)}; first event after {_quantiles(first)}")
-    every = [told, *told["workers"], *told["zygotes"]]
-    held = sum(process["memory_mb"] or 0.0 for process in every)
-    yield _line(
-        f"memory {held:.0f} MB; supervisor pid {told['pid']}, {megabytes(told)} MB, {told['version']}"
-    )
-    yield from _rollout(told)
-    platform = told["platform"]
+    if instance["latency"]["turn"]["p50"] is not None:
+        turn, first = instance["latency"]["turn"], instance["latency"]["first_event"]
+        yield _line(f"recent turns: {_quantiles(turn)}; to the first event: {_quantiles(first)}")
+    processes = [instance, *instance["workers"], *instance["zygotes"]]
+    held = sum(process["memory_mb"] or 0.0 for process in processes)
+    supervisor = f"pid {instance['pid']}, {megabytes(instance)} MB, version {instance['version']}"
+    yield _line(f"memory: {held:.0f} MB; supervisor: {supervisor}")
+    yield from _rollout(instance)
+    platform = instance["platform"]
     if platform is not None:
         failing = ", ".join(platform["failing"])
-        words = f"fails: {failing} ({platform['failures']} times)" if failing else "reached"
+        words = f"failing: {failing} ({platform['failures']} failures)" if failing else "connected"
         yield _line(f"platform {platform['instance_id']}: {words}", "yellow" if failing else "")
-    if told["store"] is not None:
-        yield _line(f"runs and keys are in memory only: {told['store']}", "yellow")
-    if told["deaths"]:
-        yield _line(f"workers ended: {counted(told['deaths'])}")
+    if instance["store"] is not None:
+        yield _line(f"runs and idempotency keys are kept in memory only: {instance['store']}", "yellow")
+    if instance["deaths"]:
+        yield _line(f"worker exits: {counted(instance['deaths'])}")
 
 
-def _rollout(told: Told) -> Iterator[RenderableType]:
-    edition = f"edition {told['edition']}"
-    if told["rolling"]:
-        yield _line(f"{edition}; a rollout is under way", "yellow")
-    elif told["rollout"] is not None:
-        ended = told["rollout"]
-        last = f"{edition}; last rollout: edition {ended['edition']}, {clock(ended['at'])}"
+def _rollout(instance: Json) -> Iterator[RenderableType]:
+    revision = f"revision {instance['edition']}"
+    if instance["rolling"]:
+        yield _line(f"{revision}; rollout in progress", "yellow")
+    elif instance["rollout"] is not None:
+        ended = instance["rollout"]
+        last = f"{revision}; last rollout: revision {ended['edition']}, {clock(ended['at'])}"
         if ended["failure"]:
             yield _line(f"{last}, failed: {ended['failure']}", "red")
         else:
             yield _line(f"{last}, done")
     else:
-        yield _line(edition)
-    if told["trouble"] and not (told["rollout"] or {}).get("failure"):
-        yield _line(f"last reload refused: {told['trouble']}", "red")
+        yield _line(revision)
+    if instance["trouble"] and not (instance["rollout"] or {}).get("failure"):
+        yield _line(f"last reload refused: {instance['trouble']}", "red")
 
 
-def _quantiles(of: Told) -> str:
-    return f"{latency(of['p50'])} (p50), {latency(of['p95'])} (p95)"
+def _quantiles(times: Json) -> str:
+    return f"{latency(times['p50'])} (p50), {latency(times['p95'])} (p95)"
 
 
 def _line(text: str, style: str = "") -> Text:
@@ -128,23 +129,23 @@ def _line(text: str, style: str = "") -> Text:
 # -- the tables ---------------------------------------------------------------------------------
 
 
-def _rows(told: Told) -> Iterator[Sequence[object]]:
+def _rows(instance: Json) -> Iterator[Sequence[object]]:
     shown = set()
-    for slot in told["slots"]:
-        workers = [worker for worker in told["workers"] if worker["slot"] == slot["slot"]]
+    for slot in instance["slots"]:
+        workers = [worker for worker in instance["workers"] if worker["slot"] == slot["slot"]]
         note = _note(slot)
         for worker in workers or [None]:
             yield _row(slot, worker, note)
             note = ""
         shown.add(slot["slot"])
-    for worker in told["workers"]:  # of slots that are not wanted any more
+    for worker in instance["workers"]:  # workers of slots that `scale` has removed
         if worker["slot"] not in shown:
-            yield _row({"slot": worker["slot"], "restarts": ""}, worker, "leaves")
-    for zygote in told["zygotes"]:
+            yield _row({"slot": worker["slot"], "restarts": ""}, worker, "leaving")
+    for zygote in instance["zygotes"]:
         yield ("-", "-", zygote["pid"], "zygote", "-", "-", megabytes(zygote), "-", "")
 
 
-def _row(slot: Told, worker: Told | None, note: str) -> Sequence[object]:
+def _row(slot: Json, worker: Json | None, note: str) -> Sequence[object]:
     if worker is None:
         return (slot["slot"], "-", "-", _word("down"), "-", "-", "-", slot["restarts"], printable(note))
     return (
@@ -153,7 +154,7 @@ def _row(slot: Told, worker: Told | None, note: str) -> Sequence[object]:
     )
 
 
-def _note(slot: Told) -> str:
+def _note(slot: Json) -> str:
     parts = []
     if slot["breaker_open"]:
         parts.append("breaker open")
@@ -166,7 +167,7 @@ def _note(slot: Told) -> str:
 
 
 def _table(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[object]], width: int) -> Table:
-    """Columns as wide as their widest cell; the widest text is folded where the terminal is too narrow."""
+    """Return a table whose columns are as wide as their widest cell; long texts fold in a narrow terminal."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     chosen = [at for at, (_, always) in enumerate(columns) if always or width >= NARROW]
     for at in chosen:

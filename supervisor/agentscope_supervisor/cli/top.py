@@ -1,8 +1,8 @@
-"""The live view of an instance: what `status` shows, and its open sessions, until the person has seen enough.
+"""The live view of an instance: the output of `status` and its open sessions, updated until a key is pressed.
 
-One thread: it asks, draws, and waits for a key until it asks again. Whatever ends it, a key, a signal or the
-end of the instance, the terminal is as it was before. Programs, and terminals that are none, get JSON lines
-or one picture instead.
+One thread: it asks the instance, draws, and waits for a key until the next update is due. The terminal is
+restored whatever ends the view: a key, a signal, or the exit of the instance. Without a terminal,
+`instance_commands` prints JSON lines or a single view instead.
 """
 
 import os
@@ -21,11 +21,11 @@ from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
 
-from agentscope_supervisor.cli import render as overview
+from agentscope_supervisor.cli import render
 from agentscope_supervisor.control.client import ControlClient
 
 ESCAPE: Final = "\x1b"
-QUIT: Final = ("q", "Q", ESCAPE, "\x04")  # the last: Ctrl-D
+QUIT: Final = ("q", "Q", ESCAPE, "\x04")  # \x04 is Ctrl-D
 
 SORTED_BY: Final[dict[str, Callable[[dict[str, Any]], Any]]] = {
     "time": lambda session: -session["seconds"],
@@ -33,25 +33,25 @@ SORTED_BY: Final[dict[str, Callable[[dict[str, Any]], Any]]] = {
     "worker": lambda session: (session["worker"] or "", -session["seconds"]),
     "session": lambda session: session["session_id"],
 }
-"""Orders of the sessions; `s` takes the next one."""
+"""Sort orders of the sessions; the key `s` selects the next one."""
 
 
 def run(client: ControlClient, every: float) -> None:
-    """Show the instance until a key or a signal ends it. `every`: seconds.
+    """Show the instance until a key or a signal ends the view. `every`: seconds between two updates.
 
-    Raises: Unanswered when the instance goes away; the terminal is as it was then.
+    Raises: ControlError when the instance does not answer; the terminal has been restored by then.
     """
     orders, order = list(SORTED_BY), 0
     before: tuple[float, int] | None = None
-    with _keys() as keys, Live(console=overview.screen(), screen=True, auto_refresh=False) as live:
+    with _keys() as keys, Live(console=render.screen(), screen=True, auto_refresh=False) as live:
         while True:
-            told, sessions = client.get("/status"), client.get("/sessions")
-            now, accepted = time.monotonic(), told["turns"]["accepted"]
+            instance, sessions = client.get("/status"), client.get("/sessions")
+            now, accepted = time.monotonic(), instance["turns"]["accepted"]
             rate = (accepted - before[1]) / (now - before[0]) if before is not None else None
             before = now, accepted
             due = now + every
             while True:
-                live.update(_Picture(told, sessions, orders[order], rate, every), refresh=True)
+                live.update(_View(instance, sessions, orders[order], rate, every), refresh=True)
                 key = keys(max(0.0, due - time.monotonic()))
                 if key in QUIT:
                     return
@@ -61,18 +61,18 @@ def run(client: ControlClient, every: float) -> None:
                     break
 
 
-class _Picture:
-    """One picture, cut to the height of the terminal."""
+class _View:
+    """One update of the view, cut to the height of the terminal."""
 
     def __init__(
         self,
-        told: dict[str, Any],
+        instance: dict[str, Any],
         sessions: Sequence[dict[str, Any]],
         order: str,
         rate: float | None,
         every: float,
     ) -> None:
-        self._told: Final = told
+        self._instance: Final = instance
         self._sessions: Final = sorted(sessions, key=SORTED_BY[order])
         pace = f"{rate:.1f} turns/s   " if rate is not None else ""
         self._foot: Final = (
@@ -81,11 +81,11 @@ class _Picture:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, height = options.max_width, console.height
-        lines = console.render_lines(overview.status(self._told, width), options)
-        # The last line is the foot's; an empty one and a heading come before the first session.
+        lines = console.render_lines(render.status(self._instance, width), options)
+        # The last line is for the footer; a blank line and a heading come before the first session.
         room = height - 1 - len(lines) - 2
         if self._sessions and room > 0:
-            shown = Group(Text(""), overview.sessions(self._sessions[:room], width))
+            shown = Group(Text(""), render.sessions(self._sessions[:room], width))
             lines += console.render_lines(shown, options)
         for at in range(height - 1):
             yield from lines[at] if at < len(lines) else ()
@@ -95,14 +95,14 @@ class _Picture:
 
 @contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
-    """Read single keys while it lasts; yields what waits so many seconds for one, and returns it, or ""."""
+    """Read single keys; yields a function that waits some seconds for a key, and returns it or ""."""
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
     handlers = {each: signal.signal(each, _leave) for each in (signal.SIGTERM, signal.SIGHUP)}
     try:
         tty.setcbreak(terminal)
         attributes = termios.tcgetattr(terminal)
-        # Stopped by Ctrl-Z, it would leave the shell a screen and a terminal that are not its own.
+        # Ctrl-Z would return to the shell with the alternate screen and cbreak mode still on.
         attributes[6][termios.VSUSP] = b"\0"
         termios.tcsetattr(terminal, termios.TCSADRAIN, attributes)
         yield lambda wait: _key(terminal, wait)
@@ -117,7 +117,7 @@ def _key(terminal: int, wait: float) -> str:
         return ""
     key = os.read(terminal, 1).decode("latin-1")
     if key == ESCAPE and select.select([terminal], [], [], 0)[0]:
-        # An arrow or the like: what ends it, a letter, has come with it.
+        # An escape sequence, such as an arrow key: read up to the letter that ends it.
         while select.select([terminal], [], [], 0)[0] and not os.read(terminal, 1).isalpha():
             pass
         return "?"

@@ -1,4 +1,4 @@
-"""The operator's socket: its server, what each command does, and the client that commands use.
+"""The control socket: its server, the handlers of the operator's commands, and the client that the CLI uses.
 
-Read `handlers` first: it has the commands.
+May know every room below it; `cli` uses it, and `daemon` starts it. Read `handlers` first.
 """

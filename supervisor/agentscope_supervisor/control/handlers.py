@@ -1,7 +1,8 @@
-"""What the operator sees of an instance, and does to it: the words of `server`, put to the decisions.
+"""The operator's commands: what each one reads from the instance, and what it does to it.
 
-Reads `fleet`, `workers.pool` and the open turns and changes none of them; what is to be done goes through
-`Actions`, which `daemon` provides.
+Reads the fleet, the worker pool and the open turns, and never changes them: every change goes through
+`InstanceActions`, which `daemon` implements. `control.server` serves the handlers over HTTP; the console in
+`web` uses some of them too.
 """
 
 import asyncio
@@ -25,17 +26,17 @@ from agentscope_supervisor.workers.pool import Pool, Process
 from agentscope_supervisor.workers.revisions import Outcome, ReloadRefused, Revisions, Rolling, Unchanged
 
 
-class Actions(Protocol):
-    """What the daemon does for the operator, in its queue."""
+class InstanceActions(Protocol):
+    """What `daemon` does for the operator. Changes are queued and carried out on the daemon's queue."""
 
     def health(self) -> dict[str, Any]:
-        """As /health shows it."""
+        """Return the body of `/health`."""
 
     def outlook(self) -> dict[str, Any]:
-        """What only the operator is shown of turns, platform and the last reload."""
+        """Return the details of turns, platform and last reload that only the operator may see."""
 
     def unready(self) -> Failure | None:
-        """Why a turn would not be accepted now; None: it would."""
+        """Return why the instance would refuse a turn now; None if it would accept one."""
 
     def reload(self, *, even_unchanged: bool) -> Rolling | Unchanged | ReloadRefused: ...
 
@@ -55,42 +56,44 @@ class Actions(Protocol):
 
 
 class Handlers:
-    """The desk of `server`."""
+    """One method per command. Methods without `async` return at once."""
 
     def __init__(
         self,
-        actions: Actions,
+        actions: InstanceActions,
         fleet: Fleet,
         ledger: Ledger,
-        workforce: Pool,
+        pool: Pool,
         memory: ProcessMemory,
-        rollouts: Revisions,
+        revisions: Revisions,
         table: SessionTable,
         address: Address,
     ) -> None:
         self._fleet: Final = fleet
         self._ledger: Final = ledger
-        self._workforce: Final = workforce
+        self._pool: Final = pool
         self._memory: Final = memory
-        self._rollouts: Final = rollouts
+        self._revisions: Final = revisions
         self._table: Final = table
         self._address: Final = address
         self._actions: Final = actions
         self._loop: Final = asyncio.get_running_loop()
+        # Commands that need no check of their own.
         self.roll: Final = actions.roll
         self.stop: Final = actions.stop
         self.maintain: Final = actions.maintain
         self.idle: Final = actions.idle
-        self.outcome: Final = rollouts.outcome
+        self.outcome: Final = revisions.outcome
 
-    # -- what is seen -----------------------------------------------------------------------
+    # -- queries ----------------------------------------------------------------------------
 
     async def status(self) -> dict[str, Any]:
+        """Return everything that is known of the instance, its slots and its workers."""
         held = await self._memory.look()
         health, unready = self._actions.health(), self._actions.unready()
         outlook = self._actions.outlook()
-        deaths = self._workforce.deaths
-        last = self._rollouts.last
+        deaths = self._pool.deaths
+        last = self._revisions.last
         return {
             "name": self._address.name,
             "status": health["status"],
@@ -114,7 +117,7 @@ class Handlers:
             "workers": [self._worker(process, held) for process in self._in_order()],
             "zygotes": [
                 {"pid": pid, "memory_mb": _megabytes(pid, held)}
-                for pid, mark in self._workforce.marks().items()
+                for pid, mark in self._pool.marks().items()
                 if mark == ZYGOTE
             ],
             "deaths": {cause.value: count for cause, count in deaths.counts.items() if count},
@@ -122,10 +125,10 @@ class Handlers:
 
     def _slot(self, index: int) -> dict[str, Any]:
         slot, now = self._fleet.slots[index], self._loop.time()
-        last = self._workforce.deaths.last_of(index)
+        last = self._pool.deaths.last_of(index)
         return {
             "slot": index,
-            "restarts": self._workforce.deaths.failures(index),
+            "restarts": self._pool.deaths.failures(index),
             "breaker_open": slot.history.breaker_open,
             "starts_in": round(max(0.0, slot.start_at - now), 1) if slot.start_at is not None else None,
             "last_death": {"at": _clock(last.at), "cause": last.verdict.cause, "detail": last.verdict.detail}
@@ -147,41 +150,54 @@ class Handlers:
         }
 
     def _in_order(self) -> list[Process]:
-        return sorted(self._workforce, key=lambda process: (process.slot, process.generation))
+        return sorted(self._pool, key=lambda process: (process.slot, process.generation))
 
     def deaths(self) -> list[dict[str, Any]]:
-        return [_death(death) for death in self._workforce.deaths]
+        """Return the exits of workers that are still remembered, oldest first."""
+        return [_death(death) for death in self._pool.deaths]
 
     def sessions(self) -> list[dict[str, Any]]:
+        """Return the sessions with open turns."""
         return self._table.busy(self._loop.time())
 
     async def stacks(self) -> list[dict[str, Any]]:
+        """Return the current stacks of the supervisor and of each worker."""
         workers = await stacks.of_workers(self._in_order())
         return [{"worker": "supervisor", "lines": stacks.own()}, *workers]
 
-    # -- what is done -----------------------------------------------------------------------
+    # -- actions ----------------------------------------------------------------------------
 
     def scale(self, slots: int) -> None:
+        """Set the number of slots, at least 1. Raises: Refused while the instance stops."""
         if self._fleet.stopping:
             raise Refused(Failure(ErrorCode.DRAINING, "refused: the instance is stopping"))
         self._actions.scale(slots)
 
     def reset(self, slot: int) -> None:
+        """Close the circuit breaker of a slot and start its worker at once.
+
+        Raises: Refused if there is no such slot.
+        """
         if slot >= self._fleet.size:
-            raise invalid(f"there is no slot {slot}; slots are 0 to {self._fleet.size - 1}")
+            raise invalid(f"no slot {slot}; slots are 0 to {self._fleet.size - 1}")
         self._actions.reset(slot)
 
     def reload(self) -> Rolling | ReloadRefused:
-        begun = self._actions.reload(even_unchanged=True)
-        assert not isinstance(begun, Unchanged), "not asked for"
-        return begun
+        """Read agentapp.yaml again and replace all workers, also when nothing has changed."""
+        started = self._actions.reload(even_unchanged=True)
+        assert not isinstance(started, Unchanged), "only returned without even_unchanged"
+        return started
 
     def kill(self, worker: str) -> str:
+        """Send SIGKILL to the worker "<slot>.<generation>", or to all workers of "<slot>".
+
+        Returns the names of the killed workers. Raises: Refused if no worker has this name.
+        """
         processes = [process for process in self._in_order() if worker in _names(process)]
         if not processes:
-            there = ", ".join(process.label for process in self._in_order()) or "none"
+            known = ", ".join(process.label for process in self._in_order()) or "none"
             raise Refused(
-                Failure(ErrorCode.NOT_FOUND, f"there is no worker {worker[:20]!r}; there are: {there}")
+                Failure(ErrorCode.NOT_FOUND, f"no worker {worker[:20]!r}; running workers: {known}")
             )
         for process in processes:
             self._actions.kill(process, ExitReason(Cause.KILLED, "by an operator"))
@@ -194,11 +210,12 @@ def _names(process: Process) -> Iterator[str]:
 
 
 def _megabytes(pid: int | None, held: Held) -> float | None:
-    """None: not known yet."""
+    """Return the memory of a process in MB; None until it has been measured."""
     return round(held[pid], 1) if pid is not None and pid in held else None
 
 
 def _clock(at: float) -> str:
+    """Return seconds since 1970 as a UTC timestamp, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
 
 

@@ -1,9 +1,9 @@
-"""The control socket: where the operator's commands are answered, as JSON over HTTP on a Unix socket.
+"""The control socket: the server of the operator's commands, as JSON over HTTP on a Unix socket.
 
-What is asked is a GET, what is done a POST; both go to `Operations`, which is all that this knows of the
-instance. Only the user of the instance and root are served, whatever the modes of files say; who sends
-garbage, or nothing, or does not stop sending, loses the connection and costs nobody anything.
-`cli.instance_commands` has the commands.
+Queries are GET, actions are POST. The server checks the fields of a request and passes it to
+`control.handlers`; it knows nothing else of the instance. Only root and the user that runs the instance are
+served, whatever the file modes are. A client that sends garbage, sends nothing or never stops sending loses
+its connection; the instance and other clients are not affected. `cli.instance_commands` has the commands.
 """
 
 import asyncio
@@ -15,79 +15,42 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from aiohttp import web
 
 from agentscope_protocol.config.setting_types import MAX_WORKERS
+from agentscope_supervisor.control.handlers import Handlers
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.request import Refused, invalid, json_object
 from agentscope_supervisor.http1.aiohttp_connection import answer_to_error, plain_request
 from agentscope_supervisor.http1.responses import error_response, json_response
 from agentscope_supervisor.system import log_setup
 from agentscope_supervisor.system.log_buffer import LogBuffer
-from agentscope_supervisor.workers.revisions import Outcome, ReloadRefused, Rolling
+from agentscope_supervisor.workers.revisions import ReloadRefused, Rolling
 
 log = logging.getLogger(__name__)
 
-MAX_CONNECTIONS: Final = 64  # commands at once; those that wait for something hold theirs
-MAX_FOLLOWERS: Final = 8  # each may hold as many lines as `system.log_buffer` lets wait
-MAX_BODY: Final = 64 * 1024  # bytes; the longest request there is has a hundred
-MAX_LINE: Final = 8 * 1024  # bytes of a request line or a header
-REQUEST_WITHIN: Final = 5.0  # seconds for the head of a request, and for its body; ours take one write
+MAX_CONNECTIONS: Final = 64  # concurrent commands; a command that waits keeps its connection
+MAX_FOLLOWERS: Final = 8  # clients that follow a log; each may buffer what `system.log_buffer` allows
+MAX_BODY: Final = 64 * 1024  # bytes; the longest real request has about a hundred
+MAX_LINE: Final = 8 * 1024  # bytes of a request line or of one header
+REQUEST_WITHIN: Final = (
+    5.0  # seconds for the request head, and again for the body; our client sends each at once
+)
 
-_SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # sys/un.h of macOS; xucred begins with a version and the uid
-
-
-class Operations(Protocol):
-    """What the operator may ask of the instance. All but the coroutines return at once. Raise: Refused."""
-
-    def deaths(self) -> list[dict[str, Any]]:
-        """The last ones, oldest first."""
-
-    def sessions(self) -> list[dict[str, Any]]:
-        """Those with open turns."""
-
-    def reload(self) -> Rolling | ReloadRefused:
-        """Read the file again and replace all workers."""
-
-    def roll(self) -> Rolling | ReloadRefused:
-        """Replace all workers, with the settings they have."""
-
-    def scale(self, slots: int) -> None:
-        """Have this many slots, at least 1."""
-
-    def reset(self, slot: int) -> None:
-        """Close the breaker of a slot and start it at once."""
-
-    def kill(self, worker: str) -> str:
-        """SIGKILL to "<slot>.<generation>", or to all processes of "<slot>"; who was killed."""
-
-    def stop(self, *, at_once: bool) -> None:
-        """End the instance; turns may finish unless it is to be at once."""
-
-    def maintain(self, on: bool) -> None:
-        """Refuse new turns, or take them again."""
-
-    async def status(self) -> dict[str, Any]:
-        """All that is known of the instance and its slots."""
-
-    async def stacks(self) -> list[dict[str, Any]]:
-        """Where the supervisor and each worker is."""
-
-    async def outcome(self, edition: int) -> Outcome:
-        """Wait for the end of a rollout."""
-
-    async def idle(self) -> None:
-        """Wait until no turn is open."""
+_SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # macOS sys/un.h; struct xucred starts with a version and the uid
 
 
 Handler = Callable[[Mapping[str, Any]], Awaitable[Any]]
-"""Takes the fields of a query or a body, returns what becomes JSON. Raises: Refused."""
+"""Takes the fields of a query or a body; returns the value that is sent as JSON. Raises: Refused."""
 
 
 class _Connection(web.RequestHandler):
-    """One connection, from a peer that may; dropped if the head of its request does not come in time."""
+    """One connection.
+
+    It is closed if the peer may not connect, or if the request head does not arrive in time.
+    """
 
     __slots__ = ("_timer",)
 
@@ -97,13 +60,13 @@ class _Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        assert self._manager is not None, "it has just been made"
+        assert self._manager is not None, "set by the base class"
         uid = peer_uid(transport.get_extra_info("socket"))
         if uid not in (None, 0, os.geteuid()):
-            log.warning("control refused to another user", extra={"uid": uid})
+            log.warning("control connection refused: not the user of the instance", extra={"uid": uid})
             self.force_close()
         elif len(self._manager.connections) > MAX_CONNECTIONS:
-            log.warning("control refused, too many connections", extra={"most": MAX_CONNECTIONS})
+            log.warning("control connection refused: too many connections", extra={"most": MAX_CONNECTIONS})
             self.force_close()
         else:
             self._timer = self._loop.call_later(REQUEST_WITHIN, self.force_close)
@@ -113,7 +76,7 @@ class _Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def has_head(self) -> None:
-        """The head of the request is here."""
+        """Stop the timer: the request head has arrived."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -140,11 +103,11 @@ class _Server(web.Server):
 
 
 class ControlServer:
-    """Serves the operator's commands, one request on each connection."""
+    """Serves the operator's commands, one request per connection."""
 
-    def __init__(self, desk: Operations, journal: LogBuffer) -> None:
-        self._desk: Final = desk
-        self._journal: Final = journal
+    def __init__(self, handlers: Handlers, log_buffer: LogBuffer) -> None:
+        self._handlers: Final = handlers
+        self._log_buffer: Final = log_buffer
         self._followers = 0
         self._web: Final = _Server(self._handle)
         self._server: asyncio.Server | None = None
@@ -165,11 +128,11 @@ class ControlServer:
         }
 
     async def listen(self, sock: socket.socket) -> None:
-        """Serve on a listening socket."""
+        """Start to serve on a listening socket."""
         self._server = await asyncio.get_running_loop().create_unix_server(self._web, sock=sock)
 
     async def close(self) -> None:
-        """Stop; who waits for something is cut off."""
+        """Stop, and close the connections of clients that still wait."""
         if self._server is not None:
             self._server.close()
         await self._web.shutdown(timeout=0.1)
@@ -190,7 +153,9 @@ class ControlServer:
             return await self._follow(request, fields, output=request.path == "/logs")
         handler = self._routes.get((request.method, request.path))
         if handler is None:
-            raise Refused(Failure(ErrorCode.NOT_FOUND, f"no command at {request.path[:100]}"))
+            raise Refused(
+                Failure(ErrorCode.NOT_FOUND, f"no command at {request.method[:10]} {request.path[:100]}")
+            )
         return json_response(await handler(fields), 200, {})
 
     async def _fields(self, request: web.BaseRequest) -> Mapping[str, Any]:
@@ -200,36 +165,42 @@ class ControlServer:
             async with asyncio.timeout(REQUEST_WITHIN):
                 body = await request.read()
         except TimeoutError:
-            message = f"the body did not come within {REQUEST_WITHIN:g} s"
+            message = f"the request body did not arrive within {REQUEST_WITHIN:g} s"
             raise Refused(Failure(ErrorCode.REQUEST_TIMEOUT, message)) from None
         except web.HTTPRequestEntityTooLarge:
-            raise Refused(Failure(ErrorCode.PAYLOAD_TOO_LARGE, f"more than {MAX_BODY} bytes")) from None
+            raise Refused(
+                Failure(ErrorCode.PAYLOAD_TOO_LARGE, f"the request body exceeds {MAX_BODY} bytes")
+            ) from None
         except web.PayloadAccessError as error:
-            raise invalid(f"the body could not be read: {error}") from None
+            raise invalid(f"the request body could not be read: {error}") from None
         if request.method == "GET":
             return request.query
         return json_object(body or b"{}")
 
-    # -- what is asked ----------------------------------------------------------------------
+    # -- queries ----------------------------------------------------------------------------
 
     async def _status(self, _: Mapping[str, Any]) -> Any:
-        return await self._desk.status()
+        return await self._handlers.status()
 
     async def _deaths(self, _: Mapping[str, Any]) -> Any:
-        return self._desk.deaths()
+        return self._handlers.deaths()
 
     async def _sessions(self, _: Mapping[str, Any]) -> Any:
-        return self._desk.sessions()
+        return self._handlers.sessions()
 
     async def _stacks(self, _: Mapping[str, Any]) -> Any:
-        return await self._desk.stacks()
+        return await self._handlers.stacks()
 
     async def _follow(
         self, request: web.BaseRequest, fields: Mapping[str, Any], *, output: bool
     ) -> web.StreamResponse:
-        """The last lines of the log, then, if they are to be followed, those that come."""
+        """Send the last lines of the log and, with `follow`, each further line as it is written."""
         if self._followers >= MAX_FOLLOWERS:
-            raise Refused(Failure(ErrorCode.OVERLOADED, f"{MAX_FOLLOWERS} follow the log already"))
+            raise Refused(
+                Failure(
+                    ErrorCode.OVERLOADED, f"too many log followers: {MAX_FOLLOWERS} are connected already"
+                )
+            )
         last = str(fields.get("last", "0"))
         if not last.isdecimal():
             raise invalid("last must be a whole number")
@@ -237,50 +208,50 @@ class ControlServer:
         self._followers += 1
         try:
             await response.prepare(request)
-            await response.write(b"".join(self._journal.last(int(last[:9]), output=output)))
+            await response.write(b"".join(self._log_buffer.last(int(last[:9]), output=output)))
             if "follow" in fields:
-                async for lines in self._journal.follow(output=output):
+                async for lines in self._log_buffer.follow(output=output):
                     await response.write(b"".join(lines))
             await response.write_eof()
         finally:
             self._followers -= 1
         return response
 
-    # -- what is done -----------------------------------------------------------------------
+    # -- actions ----------------------------------------------------------------------------
 
     async def _reload(self, fields: Mapping[str, Any]) -> Any:
-        return await self._rollout(self._desk.reload(), wait=_flag(fields, "wait"))
+        return await self._rollout(self._handlers.reload(), wait=_flag(fields, "wait"))
 
     async def _roll(self, fields: Mapping[str, Any]) -> Any:
-        return await self._rollout(self._desk.roll(), wait=_flag(fields, "wait"))
+        return await self._rollout(self._handlers.roll(), wait=_flag(fields, "wait"))
 
-    async def _rollout(self, begun: Rolling | ReloadRefused, *, wait: bool) -> Any:
-        if isinstance(begun, ReloadRefused):
-            return {"outcome": "refused", "reason": begun.reason}
+    async def _rollout(self, started: Rolling | ReloadRefused, *, wait: bool) -> Any:
+        if isinstance(started, ReloadRefused):
+            return {"outcome": "refused", "reason": started.reason}
         if not wait:
-            return {"outcome": "started", **asdict(begun)}
-        ended = await self._desk.outcome(begun.edition)
+            return {"outcome": "started", **asdict(started)}
+        ended = await self._handlers.outcome(started.edition)
         return {
             "outcome": "cut" if ended.cut else "failed" if ended.failure else "done",
             "edition": ended.edition,
             "reason": ended.failure,
-            "note": begun.note,
+            "note": started.note,
         }
 
     async def _scale(self, fields: Mapping[str, Any]) -> Any:
         slots = _number(fields, "slots", 1, MAX_WORKERS)
-        self._desk.scale(slots)
+        self._handlers.scale(slots)
         return {"slots": slots}
 
     async def _stop(self, fields: Mapping[str, Any]) -> Any:
-        self._desk.stop(at_once=_flag(fields, "now"))
+        self._handlers.stop(at_once=_flag(fields, "now"))
         return {}
 
     async def _kill(self, fields: Mapping[str, Any]) -> Any:
-        return {"killed": self._desk.kill(_text(fields, "worker"))}
+        return {"killed": self._handlers.kill(_text(fields, "worker"))}
 
     async def _reset(self, fields: Mapping[str, Any]) -> Any:
-        self._desk.reset(_number(fields, "slot", 0))
+        self._handlers.reset(_number(fields, "slot", 0))
         return {}
 
     async def _loglevel(self, fields: Mapping[str, Any]) -> Any:
@@ -291,18 +262,18 @@ class ControlServer:
         return {}
 
     async def _drain(self, fields: Mapping[str, Any]) -> Any:
-        self._desk.maintain(True)
+        self._handlers.maintain(True)
         if _flag(fields, "wait"):
-            await self._desk.idle()
+            await self._handlers.idle()
         return {}
 
     async def _maintenance(self, fields: Mapping[str, Any]) -> Any:
-        self._desk.maintain(_flag(fields, "on"))
+        self._handlers.maintain(_flag(fields, "on"))
         return {}
 
 
 def peer_uid(sock: socket.socket) -> int | None:
-    """The user at the other end of a Unix socket; None where the system does not say.
+    """Return the uid of the process at the other end of a Unix socket; None if the system does not report it.
 
     Source: unix(7), SO_PEERCRED; on macOS unix(4), LOCAL_PEERCRED.
     """
@@ -331,6 +302,6 @@ def _text(fields: Mapping[str, Any], key: str) -> str:
 def _number(fields: Mapping[str, Any], key: str, least: int, most: int | None = None) -> int:
     value = fields.get(key)
     if type(value) is not int or value < least or (most is not None and value > most):
-        bound = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise invalid(f"{key} must be a whole number, {bound}")
+        bound = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise invalid(f"{key} must be a whole number {bound}")
     return value
