@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from agentscope_protocol.config.settings import PlatformSettings
-from agentscope_supervisor.heartbeat.client import PlatformClient, PlatformError, Trouble
+from agentscope_supervisor.heartbeat.client import FailureKind, PlatformClient, PlatformError
 from reference_platform.lies import LIES
 from tests.harness.client import Stream, invoke, new_session, texts
 from tests.harness.instance import Instance
@@ -222,7 +222,7 @@ async def test_f79_lookups_that_hang_leave_the_shared_threads_free(monkeypatch: 
         for ask in asks:
             with pytest.raises(PlatformError) as raised:
                 await ask
-            assert raised.value.kind is Trouble.TIMEOUT
+            assert raised.value.kind is FailureKind.TIMEOUT
     finally:
         release.set()
         for client in clients:

@@ -129,9 +129,9 @@ def start(
 
     PROJECT is a project folder, by default the current one, or an archive that `pack` made.
 
-    SIGTERM lets running turns finish and stops the instance; a second SIGTERM stops it at once. SIGHUP
-    reloads agentapp.yaml. Exit status: 0 after a stop, 75 after a temporary failure such as a port in use, 78
-    if the configuration or the app cannot work.
+    SIGTERM lets running turns finish and stops the instance; a second SIGTERM stops it at once. SIGHUP does
+    what the command `reload` does. Exit status: 0 after a stop, 75 after a temporary failure such as a port
+    in use, 78 if the configuration or the app cannot work.
     """
     log_setup.set_up(log_format, log_level)
     overrides = Overrides(host, port, workers, no_platform, reload=reload)
@@ -189,8 +189,8 @@ def _is_ours(arguments: list[str]) -> bool:
 def check(project: Path, config: Path) -> NoReturn:
     """Check PROJECT without starting it.
 
-    Checks agentapp.yaml, the requirements and app.py. PROJECT is a project folder, by default the current one, or
-    an archive that `pack` made. Exit status: 0 if the project can start, 78 if it cannot.
+    Checks agentapp.yaml, the requirements and app.py. PROJECT is a project folder, by default the current
+    one, or an archive that `pack` made. Exit status: 0 if the project can start, 78 if it cannot.
     """
     folder = project.resolve()
     with tempfile.TemporaryDirectory(prefix=f"{instance_dir.PROGRAM}-") as room:

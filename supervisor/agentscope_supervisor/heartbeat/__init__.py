@@ -1,4 +1,5 @@
-"""The platform: beats, its answers, and the signals that they carry.
+"""The connection to the platform: heartbeats, the config poll, and the actions that the platform requests.
 
-Read `decisions` first: it decides; `loop` does the I/O.
+Knows the instance only through the protocol `Host` in `loop`. Read `decisions` first: it decides; `loop` does
+the I/O.
 """

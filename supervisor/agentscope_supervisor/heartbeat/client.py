@@ -1,8 +1,9 @@
-"""The exchanges with the platform: one request each, and every way in which one can fail as one exception.
+"""The HTTP requests to the platform, one method per exchange. Every failure becomes a `PlatformError`.
 
-What answers is not trusted: no redirect is followed, nothing is decompressed, no cookie is kept, and of a
-body at most `MAX_BODY` bytes are read. Each request has a connection of its own, so that none meets one that
-the other side has just closed. Decides nothing: `loop` says when, `decisions` what answers mean.
+The platform's answers are not trusted: redirects are not followed, nothing is decompressed, cookies are not
+kept, and at most `MAX_BODY` bytes of a body are read. Each request opens its own connection, so no request
+uses one that the platform has just closed. Decides nothing: `loop` schedules the requests, `decisions`
+interprets the answers.
 """
 
 import asyncio
@@ -21,14 +22,14 @@ from agentscope_protocol.config.settings import PlatformSettings
 from agentscope_supervisor import __version__
 from agentscope_supervisor.system.blocking_calls import AllTaken, BlockingCalls
 
-MAX_BODY: Final = 64 * 1024  # bytes of an answer; a true one has a hundred
-MAX_LOOKUPS: Final = 2  # of names at a time; aiohttp makes one for a name, however many ask
+MAX_BODY: Final = 64 * 1024  # bytes of an answer; a valid one has about a hundred
+MAX_LOOKUPS: Final = 2  # concurrent DNS lookups; aiohttp shares one lookup among requests for the same host
 
 
-class Trouble(StrEnum):
-    """The kinds of failures, as metrics count them."""
+class FailureKind(StrEnum):
+    """The kinds of failures that the metrics count."""
 
-    LOOKUP = "lookup"  # of the name
+    LOOKUP = "lookup"  # DNS
     CONNECTION = "connection"  # refused, reset, TLS
     TIMEOUT = "timeout"
     REDIRECT = "redirect"
@@ -38,16 +39,19 @@ class Trouble(StrEnum):
 
 
 class PlatformError(Exception):
-    """An exchange failed. `reason` is for a log: nothing of headers, body or URL is in it."""
+    """An exchange failed.
 
-    def __init__(self, kind: Trouble, reason: str) -> None:
+    `reason` is for a log line: it contains nothing of the headers, the body or the URL.
+    """
+
+    def __init__(self, kind: FailureKind, reason: str) -> None:
         super().__init__(f"{kind}: {reason}")
         self.kind: Final = kind
         self.reason: Final = reason
 
 
 class _Lookups(AbstractResolver):
-    """Names to addresses by the system's resolver, in threads of its own: it may hang for half a minute."""
+    """Resolves names with the system's resolver, in its own threads, because a lookup may hang for 30 s."""
 
     def __init__(self) -> None:
         self._threads: Final = BlockingCalls("lookup", MAX_LOOKUPS)
@@ -60,7 +64,7 @@ class _Lookups(AbstractResolver):
                 partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
             )
         except AllTaken:
-            raise OSError(None, "earlier lookups hang") from None
+            raise OSError(None, "earlier DNS lookups have not returned") from None
         numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
         return [
             ResolveResult(
@@ -75,11 +79,11 @@ class _Lookups(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """A lookup that hangs ends by itself, and nobody hears of it."""
+        """Do nothing: a hanging lookup ends by itself, and its result is dropped."""
 
 
 class PlatformClient:
-    """Speaks to the platform in the name of one instance. To be made on the event loop, and closed."""
+    """The client of one instance. Create it on the event loop, and call `close` at the end."""
 
     def __init__(self, settings: PlatformSettings) -> None:
         beats = url(settings.endpoint, settings.instance_id, "heartbeat")
@@ -87,7 +91,7 @@ class PlatformClient:
         headers = {"Accept-Encoding": "identity", "User-Agent": f"agentscope-supervisor/{__version__}"}
         if settings.token is not None:
             headers["Authorization"] = f"Bearer {settings.token.get_secret_value()}"
-            # One answer to who this is: aiohttp takes no other beside the header.
+            # aiohttp refuses credentials in the URL beside an Authorization header.
             beats, config = beats.with_user(None), config.with_user(None)
         self._beats: Final = beats
         self._config: Final = config
@@ -96,23 +100,23 @@ class PlatformClient:
             headers=headers,
             connector=aiohttp.TCPConnector(resolver=_Lookups(), force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None),  # each call has its own
+            timeout=aiohttp.ClientTimeout(total=None),  # each exchange has its own timeout
             auto_decompress=False,
         )
 
     async def beat(self, body: bytes, within: float) -> None:
-        """Send a heartbeat; what the platform answers beside the status is not read.
+        """Send a heartbeat. Only the status of the answer is read.
 
         `within`: seconds. Raises: PlatformError.
         """
         await self._exchange("POST", self._beats, body, within)
 
     async def config(self, within: float) -> bytes:
-        """What the platform answers to the config poll. `within`: seconds. Raises: PlatformError."""
+        """Return the body of the answer to a config poll. `within`: seconds. Raises: PlatformError."""
         return await self._exchange("GET", self._config, None, within)
 
     async def close(self) -> None:
-        """To be called last."""
+        """Close the HTTP session. No other method may be called afterwards."""
         await self._session.close()
 
     async def _exchange(self, method: str, url: URL, body: bytes | None, within: float) -> bytes:
@@ -125,36 +129,38 @@ class PlatformClient:
                 ) as response,
             ):
                 if response.status // 100 == 3:
-                    raise PlatformError(Trouble.REDIRECT, f"status {response.status}; it is not followed")
+                    raise PlatformError(
+                        FailureKind.REDIRECT, f"status {response.status}; redirects are not followed"
+                    )
                 if response.status // 100 != 2:
-                    raise PlatformError(Trouble.STATUS, f"status {response.status}")
+                    raise PlatformError(FailureKind.STATUS, f"status {response.status}")
                 return await _read(response) if method == "GET" else b""
         except TimeoutError:
-            raise PlatformError(Trouble.TIMEOUT, f"no whole answer within {within:g} s") from None
+            raise PlatformError(FailureKind.TIMEOUT, f"no complete answer within {within:g} s") from None
         except aiohttp.ClientConnectorDNSError:
-            raise PlatformError(Trouble.LOOKUP, "the name of its host is not known") from None
+            raise PlatformError(FailureKind.LOOKUP, "the host name cannot be resolved") from None
         except (aiohttp.ClientConnectionError, OSError) as error:
-            # Its own text names the host; for a person the system's word is enough.
-            why = getattr(error, "strerror", None) or type(error).__name__
-            raise PlatformError(Trouble.CONNECTION, str(why)) from None
+            # The full text of the error contains the host; the system's message is enough.
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise PlatformError(FailureKind.CONNECTION, str(reason)) from None
         except (aiohttp.ClientError, ValueError) as error:
-            raise PlatformError(Trouble.GARBAGE, f"no HTTP: {type(error).__name__}") from None
+            raise PlatformError(FailureKind.GARBAGE, f"invalid HTTP: {type(error).__name__}") from None
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The body, whole."""
+    """Return the body of a response. Raises: PlatformError if it is longer than MAX_BODY."""
     body = b""
-    while piece := await response.content.read(MAX_BODY + 1 - len(body)):
-        body += piece
+    while chunk := await response.content.read(MAX_BODY + 1 - len(body)):
+        body += chunk
         if len(body) > MAX_BODY:
-            raise PlatformError(Trouble.TOO_LARGE, f"the answer is longer than {MAX_BODY} bytes")
+            raise PlatformError(FailureKind.TOO_LARGE, f"the answer is longer than {MAX_BODY} bytes")
     return body
 
 
 def url(endpoint: str, instance_id: str, what: str) -> URL:
-    """Where an instance sends its heartbeats, or asks for its config. The query of the endpoint stays."""
+    """Return the URL of an exchange of one instance. It keeps the path and the query of the endpoint."""
     base = URL(endpoint)
-    # Whatever the id holds is one segment of the path; lone surrogates have no form in a URL.
+    # The id is always one segment of the path. A lone surrogate cannot be encoded in a URL.
     segment = quote(instance_id, safe="", errors="replace")
     return URL.build(
         scheme=base.scheme,
@@ -166,7 +172,10 @@ def url(endpoint: str, instance_id: str, what: str) -> URL:
 
 
 def _proxy(url: URL) -> str | None:
-    """The environment's proxy for this URL. (aiohttp itself would ask in the threads that all share.)"""
+    """Return the proxy that the environment sets for this URL.
+
+    (aiohttp's own look-up would use the default thread pool, which other code shares.)
+    """
     if url.host is None or proxy_bypass(url.host):
         return None
     return getproxies().get(url.scheme)

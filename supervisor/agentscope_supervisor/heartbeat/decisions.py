@@ -1,13 +1,14 @@
-"""What the platform's answers mean for this instance, and when what they ask for may be done. Pure.
+"""What the platform's answers mean for this instance, and when a requested action may be carried out. Pure.
 
-An answer to the config poll asks for a restart, a reload, or nothing. It stays as it is until the platform
-changes it, so that it is acted on at its edge only: a version that was not asked for before, or, without a
-version, an ask after a quiet answer. What the first answer asks for was there before this instance and is
-never acted on. Between two rollouts that the platform causes lie `ROLL_EVERY` seconds: of the asks that come
-earlier one is remembered, the newest, as a restart if any of them was one.
+An answer to the config poll requests a restart, a reload, or nothing. The platform repeats an answer until it
+has a new one, so only a change counts: a version that has not been requested before or, without a version, a
+request that follows an answer without one. A request in the first answer is older than this instance and is
+never carried out. At least `ROLL_EVERY` seconds pass between two rollouts that the platform causes. Of the
+requests that arrive earlier, only the newest is kept; it becomes a restart if one of the others was a
+restart.
 
-It also keeps what became of the last ask, for the next heartbeat. Nothing that a platform sends raises here
-or makes this grow. Where to read next: `loop` carries it out.
+The result of the last request is kept for the next heartbeat. No input from the platform can raise an
+exception here or let this state grow. `loop` carries the actions out.
 """
 
 from dataclasses import dataclass, field
@@ -17,23 +18,23 @@ from typing import Any, Final
 import orjson
 
 ROLL_EVERY: Final = 60.0
-"""Seconds between two rollouts that the platform causes. A platform that asks with every poll would
-otherwise keep all workers in their start for ever."""
+"""Minimum seconds between two rollouts that the platform causes.
 
-MAX_VERSION: Final = (
-    256  # characters; a hash, a time or a name with room to spare; it is logged and sent back
-)
-MAX_REASON: Final = 1000  # characters of a reason in a beat; an error with its file and line fits
+Without it, a platform that requests a restart in every poll would keep all workers in their start phase.
+"""
 
-MAX_BEAT: Final = 10.0  # seconds that one exchange with the platform may take
-MIN_BEAT: Final = 1.0  # seconds that it may take at least, however short the interval: a TLS handshake fits
-FIRST_RETRY: Final = 1.0  # seconds after the first failure; doubles with each further one
-MAX_RETRY: Final = 60.0
-JITTER: Final = 0.1  # of an interval: beats of instances that were started together drift apart
+MAX_VERSION: Final = 256  # characters: more than a hash, a time or a name needs; logged and sent back
+MAX_REASON: Final = 1000  # characters of a reason in a heartbeat: enough for an error with file and line
+
+MAX_BEAT: Final = 10.0  # seconds: the longest timeout of one exchange
+MIN_BEAT: Final = 1.0  # seconds: the shortest timeout, for any interval; enough for a TLS handshake
+FIRST_RETRY: Final = 1.0  # seconds after the first failure; doubles with each further failure
+MAX_RETRY: Final = 60.0  # seconds
+JITTER: Final = 0.1  # of the interval, so that instances that were started together drift apart
 
 
 class Action(StrEnum):
-    """What a platform can ask for."""
+    """The actions that a platform can request."""
 
     RESTART = "restart"
     RELOAD = "reload"
@@ -41,184 +42,187 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ConfigAnswer:
-    """An answer to the config poll. `action` None: it asks for nothing."""
+    """A valid answer to the config poll. `action` None: nothing is requested."""
 
     action: Action | None
     version: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Garbage:
-    """An answer that says nothing. `reason` holds nothing of it."""
+class InvalidAnswer:
+    """An invalid answer. `reason` contains nothing of the answer."""
 
     reason: str
 
 
-def read(body: bytes) -> ConfigAnswer | Garbage:
-    """The answer in the body of a response."""
+def read(body: bytes) -> ConfigAnswer | InvalidAnswer:
+    """Parse the body of an answer to the config poll."""
     try:
         value: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return Garbage("the answer is no JSON")
+        return InvalidAnswer("the answer is not JSON")
     if not isinstance(value, dict):
-        return Garbage("the answer is no JSON object")
+        return InvalidAnswer("the answer is not a JSON object")
     version = value.get("version")
     if not (version is None or isinstance(version, str)):
-        return Garbage("version is no string")
+        return InvalidAnswer("version is not a string")
     if version and not (len(version) <= MAX_VERSION and version.isprintable()):
-        return Garbage(f"version is not printable, or longer than {MAX_VERSION} characters")
+        return InvalidAnswer(f"version is not printable or has more than {MAX_VERSION} characters")
     updated, action = value.get("updated"), value.get("action", "none")
     if not isinstance(updated, bool):
-        return Garbage("updated is neither true nor false")
+        return InvalidAnswer("updated is not true or false")
     if action not in ("none", *Action):
-        return Garbage("action is none of restart, reload, none")
-    asks = updated and action != "none"
-    return ConfigAnswer(Action(action) if asks else None, version or None)
+        return InvalidAnswer("action is not one of restart, reload, none")
+    requested = updated and action != "none"
+    return ConfigAnswer(Action(action) if requested else None, version or None)
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """Something to do now; say what became of it with one of `began`, `unchanged`, `refused`, `leaving`."""
+class PlatformRequest:
+    """An action to carry out now. Report its result with `began`, `unchanged`, `refused` or `leaving`."""
 
     action: Action
     version: str | None
 
 
 class Result(StrEnum):
-    """What became of an ask."""
+    """The result of a request."""
 
     ROLLING = "rolling"  # workers are being replaced
     DONE = "done"
     REFUSED = "refused"  # nothing was changed
-    ROLLED_BACK = "rolled_back"  # a new worker failed; the old configuration serves
-    LEAVING = "leaving"  # the instance ends, for the platform to start it again
+    ROLLED_BACK = "rolled_back"  # a new worker failed; the previous configuration is active
+    LEAVING = "leaving"  # the instance exits, and the platform starts it again
 
 
 @dataclass(frozen=True, slots=True)
 class LastAction:
-    """The ask that was last acted on, as heartbeats tell it."""
+    """The last request that was carried out or refused, and its result."""
 
-    ask: Ask
+    request: PlatformRequest
     result: Result
     reason: str = ""
 
-    def told(self) -> dict[str, str | None]:
-        """Its form in a heartbeat."""
+    def json(self) -> dict[str, str | None]:
+        """Return the JSON object that heartbeats contain."""
         return {
-            "action": self.ask.action,
-            "version": self.ask.version,
+            "action": self.request.action,
+            "version": self.request.version,
             "result": self.result,
-            # A reason may quote what was read somewhere, and a lone surrogate has no form in JSON.
+            # A reason may quote any text, and a lone surrogate cannot be encoded in JSON.
             "reason": self.reason[:MAX_REASON].encode("utf-8", "replace").decode(),
         }
 
 
 @dataclass(slots=True)
 class PlatformSignal:
-    """The platform's side of the story: one method for each thing that happened. Times are monotonic seconds.
+    """The state of the platform's requests: one method per event. Times are monotonic seconds.
 
-    `config_version`: the platform's version that serves here: that of the last ask which was carried out;
-    before one, that of the first answer, because the file is read at the start.
+    `config_version`: the platform's version that is active here. It is the version of the last request that
+    was carried out; before that, the version in the first answer, because the file was read at the start.
     """
 
     config_version: str | None = None
     last_action: LastAction | None = None
-    _begun: bool = False  # an answer has come
-    _asking: bool = False  # the last answer asked for something
-    _version: str | None = None  # the last that something was asked with
-    _waiting: Ask | None = None
+    _answered: bool = False  # an answer has arrived
+    _requesting: bool = False  # the last answer requested an action
+    _version: str | None = None  # the version of the last answer that requested an action
+    _waiting: PlatformRequest | None = None
     _next_roll: float = field(default=float("-inf"))
-    _edition: int | None = None  # of the rollout that the last ask began, while it goes on
+    _revision: int | None = None  # of the rollout that the last request started, until it ends
 
-    # -- what the platform says -----------------------------------------------------------------
+    # -- answers of the platform ----------------------------------------------------------------
 
-    def answered(self, answer: ConfigAnswer, now: float) -> Ask | None:
-        """An answer came; returns what is to be done now, if anything."""
-        first, self._begun = not self._begun, True
-        asked_before, self._asking = self._asking, answer.action is not None
+    def answered(self, answer: ConfigAnswer, now: float) -> PlatformRequest | None:
+        """Record an answer; return the request to carry out now, if there is one."""
+        first, self._answered = not self._answered, True
+        requested_before, self._requesting = self._requesting, answer.action is not None
         if first:
             self.config_version = answer.version
         if answer.action is not None:
-            is_new = not asked_before if answer.version is None else answer.version != self._version
+            is_new = not requested_before if answer.version is None else answer.version != self._version
             self._version = answer.version or self._version
             if is_new and not first:
-                self._remember(Ask(answer.action, answer.version))
+                self._remember(PlatformRequest(answer.action, answer.version))
         return self.tick(now)
 
-    def tick(self, now: float) -> Ask | None:
-        """The ask that has waited long enough, if there is one. To be called at `next_due`."""
+    def tick(self, now: float) -> PlatformRequest | None:
+        """Return the waiting request if its time has come. Call this at `next_due`."""
         if self._waiting is None or now < self._next_roll:
             return None
-        ask, self._waiting = self._waiting, None
-        return ask
+        request, self._waiting = self._waiting, None
+        return request
 
     @property
     def next_due(self) -> float | None:
-        """When the ask that waits may be carried out; None: none waits."""
+        """When the waiting request may be carried out; None if no request waits."""
         return self._next_roll if self._waiting is not None else None
 
-    # -- what became of an ask --------------------------------------------------------------------
+    # -- results of a request -----------------------------------------------------------------------
 
-    def began(self, ask: Ask, edition: int, note: str, now: float) -> None:
-        """A rollout to this edition of the settings was begun. `note`: what the platform should know."""
-        self._edition = edition
+    def began(self, request: PlatformRequest, revision: int, note: str, now: float) -> None:
+        """Record that a rollout to this revision has started. `note`: a remark for the platform."""
+        self._revision = revision
         self._next_roll = now + ROLL_EVERY
-        self.last_action = LastAction(ask, Result.ROLLING, note)
+        self.last_action = LastAction(request, Result.ROLLING, note)
 
-    def unchanged(self, ask: Ask) -> None:
-        """There was nothing to do."""
-        self._settle(LastAction(ask, Result.DONE, "nothing has changed"))
+    def unchanged(self, request: PlatformRequest) -> None:
+        """Record that there was nothing to do."""
+        self._settle(LastAction(request, Result.DONE, "nothing has changed"))
 
-    def refused(self, ask: Ask, reason: str) -> None:
-        """The file, or the state of the instance, does not allow it."""
-        self._settle(LastAction(ask, Result.REFUSED, reason))
+    def refused(self, request: PlatformRequest, reason: str) -> None:
+        """Record that the file, or the state of the instance, does not allow the action."""
+        self._settle(LastAction(request, Result.REFUSED, reason))
 
-    def leaving(self, ask: Ask) -> None:
-        """The instance ends, as the platform wants it."""
-        self._settle(LastAction(ask, Result.LEAVING))
+    def leaving(self, request: PlatformRequest) -> None:
+        """Record that the instance exits, as requested."""
+        self._settle(LastAction(request, Result.LEAVING))
 
-    def rollout_ended(self, edition: int, failure: str) -> None:
-        """A rollout ended, whoever began it. `failure` is empty if all workers are of this edition."""
+    def rollout_ended(self, revision: int, failure: str) -> None:
+        """Record the end of any rollout. `failure` is empty if all workers run this revision."""
         last = self.last_action
-        if last is None or self._edition is None or edition < self._edition:
+        if last is None or self._revision is None or revision < self._revision:
             return
         result = Result.ROLLED_BACK if failure else Result.DONE
-        self._settle(LastAction(last.ask, result, failure or last.reason))
+        self._settle(LastAction(last.request, result, failure or last.reason))
 
-    # -- inside -----------------------------------------------------------------------------------
+    # -- internals --------------------------------------------------------------------------------
 
-    def _remember(self, ask: Ask) -> None:
+    def _remember(self, request: PlatformRequest) -> None:
         if self._waiting is not None and self._waiting.action is Action.RESTART:
-            ask = Ask(Action.RESTART, ask.version)
-        self._waiting = ask
+            request = PlatformRequest(Action.RESTART, request.version)
+        self._waiting = request
 
     def _settle(self, last: LastAction) -> None:
-        self._edition = None
+        self._revision = None
         self.last_action = last
         if last.result is Result.DONE:
-            self.config_version = last.ask.version or self.config_version
+            self.config_version = last.request.version or self.config_version
 
 
 @dataclass(slots=True)
 class Pace:
-    """How often the platform is spoken to, of one kind of exchange. `interval`: seconds between two."""
+    """The schedule of one kind of exchange. `interval`: seconds between two exchanges."""
 
     interval: float
-    failures: int = 0  # in a row
+    failures: int = 0  # consecutive
 
     @property
     def deadline(self) -> float:
-        """Seconds for one exchange: it must not delay the next."""
+        """Timeout of one exchange in seconds: an exchange must not delay the next one."""
         return max(MIN_BEAT, min(MAX_BEAT, self.interval))
 
     def succeeded(self, began: float, now: float, chance: float) -> float:
-        """Seconds until the next. `began`: when this one did. `chance`: uniform in [0, 1)."""
+        """Return the seconds until the next exchange, after one that succeeded.
+
+        `began`: when it started. `chance`: uniform in [0, 1).
+        """
         self.failures = 0
         return max(0.0, began + self.interval * (1 - JITTER * chance) - now)
 
     def failed(self, chance: float) -> float:
-        """The same after a failure."""
+        """Return the seconds until the next exchange, after one that failed. `chance`: uniform in [0, 1)."""
         self.failures += 1
-        # Ten doublings reach any bound; a float would overflow in a week of failures.
+        # Ten doublings exceed MAX_RETRY; without the limit a week of failures would overflow a float.
         delay = min(MAX_RETRY, FIRST_RETRY * 2.0 ** min(self.failures - 1, 10))
         return delay * (0.5 + chance / 2)

@@ -1,8 +1,9 @@
-"""The two conversations with the platform: heartbeats, and the poll for what it asks. Each goes on by itself.
+"""The two exchanges with the platform, each on its own schedule: heartbeats and the config poll.
 
-A platform that is down, slow or lying costs a counter and now and then a log line, never a turn: everything
-here has a deadline and a bound, and nothing of the instance waits for it. What the platform asks is put into
-the daemon's queue, decided by `decisions` and done through `Host`. `client` has the requests.
+A platform that is down, slow or sends garbage costs a counter and an occasional log line, never a turn: every
+exchange has a timeout and a size limit, and nothing in the instance waits for it. Requests of the platform go
+to the daemon's queue; `decisions` decides about them, and they are carried out through `Host`. `client` sends
+the HTTP requests.
 """
 
 import asyncio
@@ -18,13 +19,13 @@ from typing import Any, Final, Protocol
 import orjson
 
 from agentscope_protocol.config.settings import PlatformSettings
-from agentscope_supervisor.heartbeat.client import PlatformClient, PlatformError, Trouble
+from agentscope_supervisor.heartbeat.client import FailureKind, PlatformClient, PlatformError
 from agentscope_supervisor.heartbeat.decisions import (
     Action,
-    Ask,
     ConfigAnswer,
-    Garbage,
+    InvalidAnswer,
     Pace,
+    PlatformRequest,
     PlatformSignal,
     read,
 )
@@ -33,36 +34,42 @@ from agentscope_supervisor.workers.revisions import ReloadRefused, Rolling, Unch
 
 log = logging.getLogger(__name__)
 
-CLOSE_WITHIN: Final = 2.0  # seconds for the last beat: who stops an instance must not wait for its platform
-COMPLAIN_EVERY: Final = 60.0  # seconds between two log lines about the failures of one conversation
+CLOSE_WITHIN: Final = 2.0  # seconds for the last heartbeat: a stop must not wait for the platform
+COMPLAIN_EVERY: Final = 60.0  # seconds between two log lines about failures of the same exchange
 
 
 @dataclass(frozen=True, slots=True)
 class VitalSigns:
-    """The instance now."""
+    """The state of the instance that a heartbeat reports."""
 
     status: str
     metrics: Mapping[str, int]
 
 
 class Host(Protocol):
-    """What the platform may ask of the instance. All return at once; the last two only from the queue."""
+    """The instance, as the platform may use it. All methods return at once.
+
+    `reload` and `depart` may only be called from the daemon's queue.
+    """
 
     def vital_signs(self) -> VitalSigns:
-        """What heartbeats tell."""
+        """Return the state to report."""
 
     def check(self) -> ReloadRefused | None:
-        """Whether a new start would find a file that can serve."""
+        """Return why a new instance could not start with the current file; None if it could."""
 
     def reload(self, *, even_unchanged: bool) -> Rolling | Unchanged | ReloadRefused:
-        """Read the file again and replace the workers; if nothing has changed, only with `even_unchanged`."""
+        """Read the file again and replace the workers; an unchanged file only with `even_unchanged`."""
 
     def depart(self, reason: str) -> None:
-        """Drain, and end with status 0."""
+        """Drain, and exit with status 0."""
 
 
 class Heartbeat:
-    """Speaks to the platform from `start` to `close`. `leaves`: a restart ends the instance."""
+    """Reports to the platform from `start` to `close`.
+
+    `leaves`: a requested restart makes the instance exit.
+    """
 
     def __init__(
         self,
@@ -85,17 +92,17 @@ class Heartbeat:
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self.failures: Final[Counter[tuple[str, str]]] = Counter()
-        """Failed exchanges since the start, by conversation ("heartbeat", "config") and kind."""
+        """Failed exchanges since the start, by exchange ("heartbeat", "config") and kind."""
         self.failing: Final[set[str]] = set()
-        """Conversations whose last exchange failed."""
+        """Exchanges whose last attempt failed."""
 
     def start(self) -> None:
-        """The first beat leaves at once."""
+        """Start both exchanges; the first heartbeat is sent at once."""
         for name, once in (("heartbeat", self._beat), ("config", self._poll)):
-            self._tasks.append(self._loop.create_task(self._converse(name, once), name=name))
+            self._tasks.append(self._loop.create_task(self._repeat(name, once), name=name))
 
     async def close(self) -> None:
-        """One last beat, which may take `CLOSE_WITHIN`."""
+        """Stop both exchanges and send a last heartbeat, which may take `CLOSE_WITHIN`."""
         for task in self._tasks:
             task.cancel()
         if self._timer is not None:
@@ -103,18 +110,18 @@ class Heartbeat:
         try:
             await self._client.beat(self._body("stopping"), CLOSE_WITHIN)
         except PlatformError as error:
-            log.info("the platform did not hear of the end", extra={"reason": str(error)})
+            log.info("the last heartbeat failed", extra={"reason": str(error)})
         await self._client.close()
 
-    def rollout_ended(self, edition: int, failure: str) -> None:
-        """A rollout ended, whoever began it; to be called from the queue."""
-        self._signal.rollout_ended(edition, failure)
+    def rollout_ended(self, revision: int, failure: str) -> None:
+        """Record the end of any rollout. Call it from the daemon's queue."""
+        self._signal.rollout_ended(revision, failure)
 
-    # -- the conversations --------------------------------------------------------------------
+    # -- the exchanges ------------------------------------------------------------------------
 
-    async def _converse(self, name: str, once: Callable[[float], Awaitable[None]]) -> None:
+    async def _repeat(self, name: str, once: Callable[[float], Awaitable[None]]) -> None:
         pace = Pace(self._interval)
-        complained, all_is_told = -COMPLAIN_EVERY, True  # when; and that it works again
+        logged_at, recovery_logged = -COMPLAIN_EVERY, True  # the last failure; whether its end was logged
         while True:
             began = self._loop.time()
             try:
@@ -123,18 +130,20 @@ class Heartbeat:
                 delay = pace.failed(random.random())
                 self.failures[name, error.kind] += 1
                 self.failing.add(name)
-                if self._loop.time() - complained >= COMPLAIN_EVERY:
-                    complained, all_is_told = self._loop.time(), False
-                    told = {"exchange": name, "reason": str(error), "failures": pace.failures}
-                    log.warning("the platform fails; serving goes on", extra=told)
-            except Exception:  # a bug of ours in one exchange must not be the end of all others
-                log.exception("an exchange with the platform failed", extra={"exchange": name})
+                if self._loop.time() - logged_at >= COMPLAIN_EVERY:
+                    logged_at, recovery_logged = self._loop.time(), False
+                    fields = {"exchange": name, "reason": str(error), "failures": pace.failures}
+                    log.warning("platform exchange failed; turns are not affected", extra=fields)
+            except Exception:  # a bug in one exchange must not end all further ones
+                log.exception("unexpected error in a platform exchange", extra={"exchange": name})
                 delay = pace.failed(random.random())
             else:
                 self.failing.discard(name)
-                if not all_is_told:
-                    all_is_told = True
-                    log.info("the platform is back", extra={"exchange": name, "failures": pace.failures})
+                if not recovery_logged:
+                    recovery_logged = True
+                    log.info(
+                        "platform exchange recovered", extra={"exchange": name, "failures": pace.failures}
+                    )
                 delay = pace.succeeded(began, self._loop.time(), random.random())
             await asyncio.sleep(delay)
 
@@ -147,11 +156,11 @@ class Heartbeat:
 
     async def _poll(self, within: float) -> None:
         answer = read(await self._client.config(within))
-        if isinstance(answer, Garbage):
-            raise PlatformError(Trouble.GARBAGE, answer.reason)
+        if isinstance(answer, InvalidAnswer):
+            raise PlatformError(FailureKind.GARBAGE, answer.reason)
         self._post(partial(self._answered, answer))
 
-    # -- what a beat says -----------------------------------------------------------------------
+    # -- the content of a heartbeat ---------------------------------------------------------------
 
     def _body(self, status: str | None = None) -> bytes:
         signs = self._host.vital_signs()
@@ -160,7 +169,7 @@ class Heartbeat:
             **signs.metrics,
             "memory_usage_mb": self._memory_mb,
             "config_version": self._signal.config_version,
-            "last_action": last.told() if last is not None else None,
+            "last_action": last.json() if last is not None else None,
         }
         return orjson.dumps(
             {
@@ -170,18 +179,19 @@ class Heartbeat:
             }
         )
 
-    # -- what the platform asks; on the daemon's queue ------------------------------------------
+    # -- requests of the platform; called on the daemon's queue -----------------------------------
 
     def _answered(self, answer: ConfigAnswer) -> None:
         self._do(self._signal.answered(answer, self._loop.time()))
 
-    def _do(self, ask: Ask | None) -> None:
-        if ask is not None:
-            log.info("the platform asks", extra={"action": ask.action, "version": ask.version})
-            if ask.action is Action.RESTART and self._leaves:
-                self._leave(ask)
+    def _do(self, request: PlatformRequest | None) -> None:
+        if request is not None:
+            fields = {"action": request.action, "version": request.version}
+            log.info("the platform requests an action", extra=fields)
+            if request.action is Action.RESTART and self._leaves:
+                self._leave(request)
             else:
-                self._reload(ask)
+                self._reload(request)
         due = self._signal.next_due
         if self._timer is not None:
             self._timer.cancel()
@@ -191,19 +201,19 @@ class Heartbeat:
                 due, self._post, lambda: self._do(self._signal.tick(self._loop.time()))
             )
 
-    def _reload(self, ask: Ask) -> None:
-        match self._host.reload(even_unchanged=ask.action is Action.RESTART):
-            case Rolling(edition, note):
-                self._signal.began(ask, edition, note, self._loop.time())
+    def _reload(self, request: PlatformRequest) -> None:
+        match self._host.reload(even_unchanged=request.action is Action.RESTART):
+            case Rolling(revision, note):
+                self._signal.began(request, revision, note, self._loop.time())
             case Unchanged():
-                self._signal.unchanged(ask)
+                self._signal.unchanged(request)
             case ReloadRefused(reason):
-                self._signal.refused(ask, reason)
+                self._signal.refused(request, reason)
 
-    def _leave(self, ask: Ask) -> None:
+    def _leave(self, request: PlatformRequest) -> None:
         refused = self._host.check()
-        if refused is not None:  # the instance that would follow could not start
-            self._signal.refused(ask, refused.reason)
+        if refused is not None:  # the next instance could not start
+            self._signal.refused(request, refused.reason)
             return
-        self._signal.leaving(ask)
-        self._host.depart("the platform asked for a restart")
+        self._signal.leaving(request)
+        self._host.depart("the platform requested a restart")

@@ -1,12 +1,13 @@
-"""An archive of a project, read: checked whole before a file of it is used, then put where it runs.
+"""Reads an archive of a project: checks it completely before any file is used, then installs it.
 
-An archive may come from anywhere, so nothing in it is believed but what its manifest says and a hash shows:
-plain files only, in the order of the manifest, of those sizes, at paths that stay below the folder. No more
-is read than that allows, however well it is compressed.
+An archive may come from anywhere. Nothing in it is trusted beyond what the manifest lists and a hash
+confirms: regular files only, in the order of the manifest, with the listed sizes, at paths inside the
+project folder. No more is read than that allows, however well it is compressed. `archive_write` makes
+archives.
 
     <state dir>/agentscope-supervisor/<name>/app        the project: files of the archive, and what it writes
                                             /app.new    an archive that is being checked
-                                            /app.lock   held while an instance runs from here
+                                            /app.lock   held while an instance runs from this folder
 """
 
 import fcntl
@@ -31,36 +32,38 @@ from agentscope_supervisor.project.manifest import (
 )
 from agentscope_supervisor.system.instance_dir import make_directory
 
-_PIECE: Final = 64 * 1024  # bytes of a file in memory at a time
-_MAX_REST: Final = 64 * 1024  # bytes after the last file: tar fills its last record of 10 KB with zeros
-_MAX_HEADER: Final = 1024 * 1024  # bytes that tarfile reads at once: its headers have no bound of their own
+_CHUNK: Final = 64 * 1024  # bytes of a file in memory at a time
+_MAX_REST: Final = 64 * 1024  # bytes after the last file: tar pads its last record of 10 KB with zeros
+_MAX_HEADER: Final = (
+    1024 * 1024
+)  # bytes per read of tarfile, which itself does not limit the size of a header
 
 
 class ArchiveError(Exception):
-    """The archive cannot be used; the text names the file that is to blame, and is for a person."""
+    """The archive cannot be used. The text names the file at fault and is meant for the user."""
 
 
 class InUse(Exception):
-    """Another instance runs from the folder. Worth another try later."""
+    """Another instance runs from the folder. A later attempt may succeed."""
 
 
 def verify(archive: Path) -> Manifest:
-    """Check an archive whole. Raises: ArchiveError, OSError."""
+    """Check an archive completely. Raises: ArchiveError, OSError."""
     with _opened(archive) as (tar, manifest):
         _copy(tar, manifest, None)
     return manifest
 
 
 def manifest_of(archive: Path) -> Manifest:
-    """What an archive says that it holds; its files are not looked at. Raises: ArchiveError, OSError."""
+    """Return the manifest of an archive without checking its files. Raises: ArchiveError, OSError."""
     with _opened(archive) as (_, manifest):
         return manifest
 
 
 def extract(archive: Path, folder: Path) -> Manifest:
-    """Check an archive, and put its files and its manifest into a new folder.
+    """Check an archive, and write its files and its manifest to a new folder.
 
-    Raises: ArchiveError, OSError; what was written by then is left.
+    Raises: ArchiveError, OSError; files that have been written by then stay.
     """
     folder.mkdir(mode=0o700, parents=True)
     with _opened(archive) as (tar, manifest):
@@ -71,11 +74,11 @@ def extract(archive: Path, folder: Path) -> Manifest:
 
 
 def install(archive: Path, root: Path) -> Path:
-    """Put the project of an archive into `root`/app, and return that folder.
+    """Install the project of an archive in `root`/app, and return that folder.
 
-    The files of the archive that was there before are replaced, and removed where they are gone; what the
-    project wrote, such as its sessions, stays. The folder is this process's until it ends. An archive that
-    cannot be used changes nothing. Raises: ArchiveError, InUse, OSError.
+    Files of the previously installed archive are replaced, or removed if the new one does not have them.
+    Files that the project wrote, such as sessions, stay. This process holds the folder until it exits. An
+    invalid archive changes nothing. Raises: ArchiveError, InUse, OSError.
     """
     make_directory(root)
     _lock(root / "app.lock")
@@ -95,17 +98,17 @@ def install(archive: Path, root: Path) -> Path:
 
 
 class _Bounded(gzip.GzipFile):
-    """Bytes for tarfile, which asks for a whole header at once, whatever length that claims to have."""
+    """A gzip stream for tarfile, which reads a header in one call, however long the header claims to be."""
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or not 0 <= size <= _MAX_HEADER:
-            raise tarfile.ReadError("a header is too long")
+            raise tarfile.ReadError(f"a header is longer than {_MAX_HEADER} bytes")
         return super().read(size)
 
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[tuple[tarfile.TarFile, Manifest]]:
-    """The archive after its manifest."""
+    """Open an archive and read its manifest."""
     try:
         with _Bounded(archive, "rb") as raw, tarfile.open(fileobj=raw, mode="r:") as tar:
             yield tar, _first(tar)
@@ -113,22 +116,22 @@ def _opened(archive: Path) -> Iterator[tuple[tarfile.TarFile, Manifest]]:
         raise ArchiveError(f"{archive}: {MANIFEST}: {error}") from None
     except ArchiveError as error:
         raise ArchiveError(f"{archive}: {error}") from None
-    # What tarfile and its parts raise for bytes that are no archive; a chain of headers ends its recursion.
+    # tarfile and gzip raise these for bytes that are not an archive; a chain of headers exhausts the stack.
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, RecursionError) as error:
         raise ArchiveError(
-            f"{archive}: is damaged, or no archive that `agentscope-supervisor pack` made ({error})"
+            f"{archive}: is damaged, or was not made by `agentscope-supervisor pack` ({error})"
         ) from None
 
 
 def _first(tar: tarfile.TarFile) -> Manifest:
     member = tar.next()
-    if member is None or member.name != MANIFEST or not _is_plain(member):
+    if member is None or member.name != MANIFEST or not _is_regular(member):
         raise ArchiveError(
-            f"does not begin with {MANIFEST}; `agentscope-supervisor pack` makes one that does"
+            f"does not start with {MANIFEST}; make the archive with `agentscope-supervisor pack`"
         )
     if member.size > MAX_MANIFEST:
-        raise ManifestError("is too long")
-    return decode(b"".join(_pieces(tar, member)))
+        raise ManifestError(f"is longer than {MAX_MANIFEST >> 20} MB")
+    return decode(b"".join(_chunks(tar, member)))
 
 
 def _copy(tar: tarfile.TarFile, manifest: Manifest, folder: Path | None) -> None:
@@ -138,68 +141,66 @@ def _copy(tar: tarfile.TarFile, manifest: Manifest, folder: Path | None) -> None
             raise ArchiveError(f"{entry.path}: is missing")
         if member.name != entry.path:
             raise ArchiveError(f"{entry.path}: is missing, or {member.name[:200]!r} was added before it")
-        if not _is_plain(member):
-            raise ArchiveError(f"{entry.path}: is a link or a device, not a plain file")
+        if not _is_regular(member):
+            raise ArchiveError(f"{entry.path}: is a link or a device, not a regular file")
         if member.size != entry.size:
-            raise ArchiveError(
-                f"{entry.path}: has {member.size} bytes, not the {entry.size} that were packed"
-            )
+            raise ArchiveError(f"{entry.path}: has {member.size} bytes; the manifest lists {entry.size}")
         if folder is None:
-            _check(entry, _pieces(tar, member))
+            _check(entry, _chunks(tar, member))
             continue
         path = folder / entry.path
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _new(path, executable=entry.executable) as file:
-            _check(entry, _pieces(tar, member), file)
+            _check(entry, _chunks(tar, member), file)
     if (member := tar.next()) is not None:
-        raise ArchiveError(f"{member.name[:200]!r}: was added; the manifest does not know it")
-    # To the end, where gzip compares its own sum, in which the manifest is too.
+        raise ArchiveError(f"{member.name[:200]!r}: was added; the manifest does not list it")
+    # Read to the end, where gzip compares its checksum, which covers the manifest too.
     assert tar.fileobj is not None
     if tar.fileobj.read(_MAX_REST) and tar.fileobj.read(1):
-        raise ArchiveError("goes on after its end")
+        raise ArchiveError("has data after its end")
 
 
 def _new(path: Path, *, executable: bool = False) -> IO[bytes]:
-    """A file that is not there yet, for this user alone."""
+    """Open a file that must not exist yet, readable by this user only."""
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o700 if executable else 0o600), "wb")
 
 
-def _check(entry: Entry, pieces: Iterator[bytes], file: IO[bytes] | None = None) -> None:
+def _check(entry: Entry, chunks: Iterator[bytes], file: IO[bytes] | None = None) -> None:
     digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
+    for chunk in chunks:
+        digest.update(chunk)
         if file is not None:
-            file.write(piece)
+            file.write(chunk)
     if digest.hexdigest() != entry.sha256:
-        raise ArchiveError(f"{entry.path}: is not what was packed: its sha256 is another")
+        raise ArchiveError(f"{entry.path}: has changed since it was packed: its sha256 is not the manifest's")
 
 
-def _is_plain(member: tarfile.TarInfo) -> bool:
+def _is_regular(member: tarfile.TarInfo) -> bool:
     return member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not member.issparse()
 
 
-def _pieces(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+def _chunks(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
     file = tar.extractfile(member)
     assert file is not None
     with file:
-        while piece := file.read(_PIECE):
-            yield piece
+        while chunk := file.read(_CHUNK):
+            yield chunk
 
 
 def _lock(path: Path) -> None:
-    """Take a lock that lasts as long as this process."""
+    """Take a lock that this process holds until it exits."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
         raise InUse(
-            f"an instance runs from {path.parent / 'app'} already; choose another --name or --state-dir"
+            f"another instance runs from {path.parent / 'app'}; choose another --name or --state-dir"
         ) from None
 
 
 def _clear(folder: Path) -> None:
-    """Remove the files of the archive before, and what Python compiled of them."""
+    """Remove the files of the previous archive and the bytecode that Python compiled from them."""
     try:
         before = [entry.path for entry in decode((folder / MANIFEST).read_bytes()).files]
     except (OSError, ManifestError):
@@ -212,13 +213,13 @@ def _clear(folder: Path) -> None:
 
 
 def _leads_out(folder: Path, path: str) -> bool:
-    """Whether a folder on this path is a link now, or no folder, as only the project can have made it."""
+    """Return whether a parent of this path is now a link or a file. Only the project can have made it one."""
     above = [folder / parent for parent in Path(path).parents[:-1]]
     return any(each.is_symlink() or not each.is_dir() for each in above)
 
 
 def _make_room(folder: Path, path: str) -> None:
-    """Make the folders of a path, and remove what the project has put in its way."""
+    """Make the parent folders of a path, and remove anything else that the project put in its place."""
     for parent in reversed(Path(path).parents[:-1]):
         here = folder / parent
         if here.is_symlink() or not here.is_dir():

@@ -1,7 +1,8 @@
-"""Which files of a project go into an archive: all but private, secret, and generated ones. Pure.
+"""Which files of a project an archive contains: all except private, secret and generated ones. Pure.
 
-Decides by names and by text; it opens nothing. It cannot see a key that stands in code: only agentapp.yaml is
-read for those, and a private key is told by its first line. `archive_write` walks the folder and asks here.
+Decides by names and by content that the caller passes; opens no file. It does not find a key that is written
+into code: only agentapp.yaml is searched for secrets, and a private key is recognised by its first line.
+`archive_write` walks the folder and applies these rules.
 """
 
 import re
@@ -12,7 +13,7 @@ from agentscope_protocol.config.problems import Path, dotted
 from agentscope_protocol.config.settings import Problem
 from agentscope_protocol.config.yaml_reader import read
 
-# Patterns of names, by why they stay out; the first that fits is told.
+# Reason -> patterns of names that are left out; the first match gives the reason that is printed.
 FOLDERS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("version control", (".git", ".hg", ".svn", ".jj")),
     ("environment", (".venv*", "venv", ".direnv", ".tox", ".nox", "node_modules")),
@@ -25,11 +26,11 @@ FILES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         (".env", ".env.*", ".envrc", "*.env", ".netrc", ".pypirc", "*.key", "*.p12", "*.pfx", "*.jks"),
     ),
     ("secret", ("id_rsa*", "id_ecdsa*", "id_ed25519*", "credentials.json", "*.kdbx")),
-    ("version control", (".git",)),  # of a worktree, a file
+    ("version control", (".git",)),  # in a worktree it is a file
     ("cache", ("*.pyc", "*.pyo", ".DS_Store", ".coverage*", "*~", "*.swp")),
 )
 
-KEY_WITHIN: Final = 4096  # bytes from the beginning of a file in which a private key begins
+KEY_WITHIN: Final = 4096  # bytes at the start of a file that are searched for a private key
 _PRIVATE_KEY: Final = re.compile(rb"^-----BEGIN [A-Z ]*PRIVATE KEY-----", re.MULTILINE)
 
 _CREDENTIAL: Final = re.compile(
@@ -38,11 +39,11 @@ _CREDENTIAL: Final = re.compile(
 _IN_URL: Final = re.compile(
     r"://[^/?#\s]*:[^/?#\s]+@|[?&][^=&]*(?:key|token|secret|password)=[^&]", re.IGNORECASE
 )
-_VARIABLE: Final = "\ufffc"  # stands for the value of each variable
+_VARIABLE: Final = "\ufffc"  # the placeholder for the value of each variable
 
 
 def why_not(name: str, *, folder: bool) -> str | None:
-    """Why what has this name stays out, wherever in the project it is; None: it does not."""
+    """Return why a file or folder with this name is left out; None if it is packed."""
     for reason, patterns in FOLDERS if folder else FILES:
         if any(fnmatchcase(name, pattern) for pattern in patterns):
             return reason
@@ -50,12 +51,12 @@ def why_not(name: str, *, folder: bool) -> str | None:
 
 
 def is_private_key(beginning: bytes) -> bool:
-    """Whether a file that begins so, with up to KEY_WITHIN bytes, is somebody's private key."""
+    """Return whether a file that starts with these bytes, up to KEY_WITHIN of them, is a private key."""
     return _PRIVATE_KEY.search(beginning) is not None
 
 
 class _AllSet(dict[str, str]):
-    """An environment in which each variable is set."""
+    """An environment in which every variable is set."""
 
     def __contains__(self, name: object) -> bool:
         return True
@@ -65,10 +66,10 @@ class _AllSet(dict[str, str]):
 
 
 def literal_secrets(text: str) -> list[Problem]:
-    """The secrets that an agentapp.yaml holds itself, rather than by the name of a variable.
+    """Return the secrets that an agentapp.yaml contains in plain text instead of as a variable.
 
-    What counts is the name of a key (api_key, token, Authorization, …) and a password in a URL. The text is
-    one that can be loaded.
+    Found by the name of a key (api_key, token, Authorization, …) and as a password in a URL. `text`: a
+    configuration that can be loaded.
     """
     document, found = read(text, _AllSet()), []
 
@@ -85,7 +86,7 @@ def literal_secrets(text: str) -> list[Problem]:
                     Problem(
                         document.lines.get(path),
                         dotted(path),
-                        "is a secret in plain text; write ${NAME}, and set that variable where it runs",
+                        "is a secret in plain text; write ${NAME} and set that variable where the app runs",
                     )
                 )
 

@@ -1,8 +1,8 @@
-"""A project folder made into one archive to upload: a gzipped tar that begins with its manifest.
+"""Packs a project folder into one archive: a gzipped tar that starts with its manifest.
 
-The same files and versions give the same bytes, whenever and by whomever it is made. tar, because it keeps
-which files can be executed, and can be checked while it is read, from the front, which a zip cannot; gzip,
-because every system reads it. What stays out is said by `archive_rules`; `archive_read` is the way back.
+The same files and versions give the same bytes, at any time and for any user. The format is tar because it
+keeps the executable bit and, unlike zip, can be checked while it is read from the front; it is gzip because
+every system can read it. `archive_rules` decides which files are left out; `archive_read` reads archives.
 """
 
 import gzip
@@ -23,21 +23,24 @@ from agentscope_supervisor.project.manifest import (
     Entry,
     Manifest,
     ManifestError,
-    made,
+    new_manifest,
     wrong_with,
 )
 
 SUFFIX: Final = ".tar.gz"
-_TIME: Final = 315532800  # 1980-01-01, for every file: tar warns of times that are much older
+_TIME: Final = 315532800  # 1980-01-01, the mtime of every file: tar warns about much older times
 
 
 class PackError(Exception):
-    """The folder holds what cannot be packed; the text names it."""
+    """The folder contains something that cannot be packed. The text names it."""
 
 
 @dataclass(slots=True)
 class Packed:
-    """What was made. `left_out`: paths in the project, those of folders with a / at their end, by why."""
+    """The archive that was new_manifest.
+
+    `left_out`: reason -> paths in the project; the path of a folder ends with /.
+    """
 
     manifest: Manifest
     sha256: str
@@ -46,16 +49,16 @@ class Packed:
 
 
 def pack(folder: Path, output: Path, *, name: str, versions: Mapping[str, str], save_dir: str) -> Packed:
-    """Make the archive of the project in `folder`. `save_dir`: where it keeps its sessions.
+    """Make the archive of the project in `folder`. `save_dir`: the project's folder of sessions.
 
-    What was written is read again and checked before it is at `output`. Raises: PackError, OSError.
+    The archive is read and checked again before it appears at `output`. Raises: PackError, OSError.
     """
     part = output.with_name(f".{output.name}.part")
     walk = _Walk(folder, save_dir)
     own = {output.resolve(), part.resolve()}
     found = [path for path in walk.files() if path.resolve() not in own]
     try:
-        manifest = made(name, versions, (_entry(folder, path) for path in found))
+        manifest = new_manifest(name, versions, (_entry(folder, path) for path in found))
     except ManifestError as error:
         raise PackError(str(error)) from None
     try:
@@ -73,16 +76,16 @@ def pack(folder: Path, output: Path, *, name: str, versions: Mapping[str, str], 
 
 
 class _Walk:
-    """A project folder, file by file."""
+    """Walks a project folder, file by file."""
 
     def __init__(self, project: Path, save_dir: str) -> None:
         self._project: Final = project
-        # Not resolved: the names that are walked are not either.
+        # Not resolved, because the paths of the walk are not resolved either.
         self._sessions: Final = Path(os.path.abspath(project / save_dir))
         self.left_out: Final[dict[str, list[str]]] = {}
 
     def files(self, below: Path | None = None) -> Iterator[Path]:
-        """Those that belong into the archive; the others are noted. Raises: PackError, OSError."""
+        """Yield the files to pack, and record the others in `left_out`. Raises: PackError, OSError."""
         for item in sorted(os.scandir(below or self._project), key=lambda item: item.name):
             path = Path(item.path)
             relative = path.relative_to(self._project).as_posix()
@@ -93,7 +96,7 @@ class _Walk:
                 yield from self.files(path)
             elif (wrong := wrong_with(relative)) is not None:
                 raise PackError(f"{relative!r} {wrong}")
-            elif relative != MANIFEST:  # that of an archive that was unpacked here; the new one has its own
+            elif relative != MANIFEST:  # left by an extracted archive; the new archive gets its own
                 yield path
 
     def _why_not(self, item: os.DirEntry[str], path: Path) -> str | None:
@@ -111,12 +114,14 @@ class _Walk:
             return "secret" if is_private_key(file.read(KEY_WITHIN)) else None
 
     def _check_link(self, path: Path) -> None:
-        """A link to a file of the project is packed as that file; others mean nothing elsewhere."""
+        """Accept a link to a file of the project, which is packed as that file; refuse any other link."""
         name, target = path.relative_to(self._project), path.resolve()
         if not target.is_relative_to(self._project.resolve()):
-            raise PackError(f"{name}: is a link out of the project, to {target}; copy what is meant")
+            raise PackError(f"{name}: is a link to {target}, outside the project; copy the file instead")
         if not target.is_file():
-            raise PackError(f"{name}: is a link to {path.readlink()}, which is no file; copy what is meant")
+            raise PackError(
+                f"{name}: is a link to {path.readlink()}, which is not a file; copy the files instead"
+            )
 
 
 def _entry(folder: Path, path: Path) -> Entry:
@@ -146,7 +151,7 @@ def _write(folder: Path, manifest: Manifest, part: Path) -> None:
                 try:
                     tar.addfile(_member(entry.path, entry.size, executable=entry.executable), source)
                 except OSError as error:
-                    raise PackError(f"{entry.path}: cannot be read whole: {error}") from None
+                    raise PackError(f"{entry.path}: cannot be read to its end: {error}") from None
 
 
 def _member(name: str, size: int, *, executable: bool = False) -> tarfile.TarInfo:

@@ -1,9 +1,9 @@
-"""Stub files that make type checkers and editors know the model slots of one project.
+"""Type stubs with which type checkers and editors know the model slots of one project.
 
-Owns their text and their place: `typings/agentscope` in the project, where pyright looks without being told,
-and mypy with one line of configuration. They name the slots and take everything else from the package
-itself, so that they cannot disagree with it. It needs the slots' names only, never the worker's interpreter,
-and must never overwrite a file that it did not make.
+Owns their text and their place: `typings/agentscope` in the project, where pyright looks by default and mypy
+looks with one line of configuration. The stubs name the slots and import everything else from the installed
+package, so they cannot contradict it. Needs only the names of the slots, never the worker's interpreter.
+Must never overwrite a file that it did not make.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from typing import Final
 FOLDER: Final = Path("typings", "agentscope")
 
 MARK: Final = "# Made by `agentscope-supervisor types`; run it again when the models of agentapp.yaml change."
-"""The first line of each file that this module makes, and of no other."""
+"""The first line of every file that this module makes, and of no other file."""
 
 CLASSES: Final = {
     "openai": "OpenAIChatModel",
@@ -22,10 +22,10 @@ CLASSES: Final = {
     "gemini": "GeminiChatModel",
     "ollama": "OllamaChatModel",
 }
-"""AgentScope's class for the models of a provider; the same names on 1.x and 2.x."""
+"""Provider -> AgentScope's model class; the names are the same in 1.x and 2.x."""
 
-# mypy takes a submodule from here only if its package is here too, and would then miss what the real
-# package has at its top.
+# mypy uses a submodule stub only if the package has a stub too; without __getattr__ that stub would hide the
+# top-level names of the real package.
 _PACKAGE: Final = f"""\
 {MARK}
 from typing import Any
@@ -33,10 +33,10 @@ from typing import Any
 def __getattr__(name: str) -> Any: ...
 """
 
-# Names of slots never begin with _, so that in a class body they cannot hide what these begin with.
+# Names of slots never start with _, so in a class body they cannot hide the aliases below.
 _HEAD: Final = f"""\
 {MARK}
-# A slot is AgentScope's model and more; the checkers need not agree that a class can be both.
+# A slot extends AgentScope's model; type checkers may report that the two classes do not fit together.
 # mypy: ignore-errors
 # pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
 from collections.abc import Mapping as _Mapping
@@ -61,13 +61,13 @@ runtime: _ProjectRuntime
 
 
 class NotOurs(Exception):
-    """A file stands where a stub should, and something else made it; the text is for a person."""
+    """A file that this module did not make is in the place of a stub. The text is meant for the user."""
 
 
 def write(project: Path, slots: Mapping[str, str]) -> list[Path]:
-    """Write the stubs of a project with these slots, name -> provider; returns their paths.
+    """Write the stubs of a project with these slots, name -> provider; return their paths.
 
-    Raises: NotOurs, and then nothing is written; OSError.
+    Raises: NotOurs, and nothing has been written then; OSError.
     """
     texts = {
         project / FOLDER / "__init__.pyi": _PACKAGE,
@@ -75,7 +75,7 @@ def write(project: Path, slots: Mapping[str, str]) -> list[Path]:
     }
     for path in texts:
         if path.exists() and not path.read_text("utf-8", "replace").startswith(MARK):
-            raise NotOurs(f"{path} was not made by this command and is left as it is; move it away")
+            raise NotOurs(f"{path} was not made by this command and is not overwritten; move it away")
     (project / FOLDER).mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
         path.write_text(text, "utf-8")
@@ -83,7 +83,7 @@ def write(project: Path, slots: Mapping[str, str]) -> list[Path]:
 
 
 def runtime_stub(slots: Mapping[str, str]) -> str:
-    """The text of `agentscope/runtime.pyi` for these slots, name -> provider."""
+    """Return the text of `agentscope/runtime.pyi` for these slots, name -> provider."""
     names: dict[str, list[str]] = {}  # class -> its slots
     for slot, provider in slots.items():
         names.setdefault(CLASSES[provider], []).append(slot)
@@ -103,6 +103,6 @@ def _literal(names: Mapping[str, str] | list[str]) -> str:
 
 
 def mypy_knows(project: Path) -> bool:
-    """Whether a configuration of mypy in the project sets its `mypy_path`."""
+    """Return whether a mypy configuration in the project sets `mypy_path`."""
     places = (project / name for name in ("mypy.ini", ".mypy.ini", "pyproject.toml", "setup.cfg"))
     return any("mypy_path" in path.read_text("utf-8", "replace") for path in places if path.is_file())

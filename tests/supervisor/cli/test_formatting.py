@@ -1,4 +1,4 @@
-"""How numbers, times and texts are written for people."""
+"""How `cli.formatting` writes numbers, times and texts for people."""
 
 import pytest
 
@@ -29,9 +29,9 @@ def test_a_latency_has_about_two_digits(seconds: float | None, shown: str) -> No
     assert formatting.latency(seconds) == shown
 
 
-def test_what_a_terminal_would_act_on_is_shown_and_not_sent() -> None:
+def test_control_characters_are_escaped() -> None:
     assert formatting.printable("a\x1b[2J\x07\x9b1m\tb\nc") == "a\\x1b[2J\\x07\\x9b1m\tb\nc"
 
 
-def test_counts_are_told_with_the_largest_first() -> None:
+def test_counts_are_listed_with_the_largest_first() -> None:
     assert formatting.counted({"oom": 1, "signal": 3, "asked": 1}) == "3 signal, 1 asked, 1 oom"

@@ -1,4 +1,4 @@
-"""What `status` shows, from what an instance says."""
+"""The text of `status` and the table of sessions, rendered from the JSON of an instance."""
 
 import copy
 import io
@@ -7,9 +7,9 @@ from typing import Any, Final
 import pytest
 from rich.console import Console
 
-from agentscope_supervisor.cli import render as overview
+from agentscope_supervisor.cli import render
 
-TOLD: Final[dict[str, Any]] = {
+INSTANCE: Final[dict[str, Any]] = {
     **{"name": "shop", "status": "degraded", "uptime": 7200.0, "url": "http://localhost:8080", "pid": 7},
     **{"unready": None, "edition": 2, "memory_mb": 40.2, "version": "1.0", "rolling": False, "trouble": None},
     "turns": {"open": 1, "running": 1, "waiting": 0, "accepted": 9},
@@ -32,71 +32,71 @@ TOLD: Final[dict[str, Any]] = {
 }
 
 
-def shown(told: dict[str, Any], width: int = 80, **console: Any) -> list[str]:
+def shown(instance: dict[str, Any], width: int = 80, **console: Any) -> list[str]:
     screen = Console(file=io.StringIO(), width=width, highlight=False, markup=False, **console)
-    screen.print(overview.status(told, width))
+    screen.print(render.status(instance, width))
     assert isinstance(screen.file, io.StringIO)
     return [line.rstrip() for line in screen.file.getvalue().splitlines()]
 
 
-def test_a_slot_that_rests_and_one_that_is_going() -> None:
-    lines = shown(TOLD, 120)
+def test_status_shows_the_summary_and_a_row_for_each_slot() -> None:
+    lines = shown(INSTANCE, 120)
     assert lines[0] == "shop: degraded, up 2 h 0 min, http://localhost:8080"
-    assert "turns 1 running, 0 waiting, 9 accepted; sessions 3 in 5 min" in lines
-    assert "last turns took 1.3 s (p50), 61 s (p95); first event after 20 ms (p50), - (p95)" in lines
-    assert "memory 102 MB; supervisor pid 7, 40 MB, 1.0" in lines
-    assert "platform i-1: fails: heartbeat (4 times)" in lines
-    assert "workers ended: 4 oom, 1 signal" in lines
+    assert "turns: 1 running, 0 waiting, 9 accepted; active sessions: 3 in 5 min" in lines
+    assert "recent turns: 1.3 s (p50), 61 s (p95); to the first event: 20 ms (p50), - (p95)" in lines
+    assert "memory: 102 MB; supervisor: pid 7, 40 MB, version 1.0" in lines
+    assert "platform i-1: failing: heartbeat (4 failures)" in lines
+    assert "worker exits: 4 oom, 1 signal" in lines
     assert "failed: the new process died" in " ".join(lines)
     assert lines[-4].split() == ["SLOT", "GEN", "PID", "STATE", "FOR", "TURNS", "MB", "RESTARTS", "NOTE"]
     assert " ".join(lines[-3].split()) == "0 - - down - - - 5 breaker open, starts in 29 s, last: oom"
-    assert " ".join(lines[-2].split()) == "1 3 - draining 1 min 1 s 1 - leaves"
+    assert " ".join(lines[-2].split()) == "1 3 - draining 1 min 1 s 1 - leaving"
     assert " ".join(lines[-1].split()) == "- - 8 zygote - - 61 -"
 
 
 @pytest.mark.parametrize(
     "changes, line",
     [
-        ({"unready": "no worker is ready"}, "takes no turns: no worker is ready"),
-        ({"rolling": True}, "edition 2; a rollout is under way"),
-        ({"rollout": None}, "edition 2"),
-        ({"store": "disk full"}, "runs and keys are in memory only: disk full"),
+        ({"unready": "no worker is ready"}, "refuses turns: no worker is ready"),
+        ({"rolling": True}, "revision 2; rollout in progress"),
+        ({"rollout": None}, "revision 2"),
+        ({"store": "disk full"}, "runs and idempotency keys are kept in memory only: disk full"),
         ({"rollout": None, "trouble": "line 3: [red]no[/red]"}, "last reload refused: line 3: [red]no[/red]"),
-        ({"platform": {"instance_id": "i-1", "failing": [], "failures": 4}}, "platform i-1: reached"),
+        ({"platform": {"instance_id": "i-1", "failing": [], "failures": 4}}, "platform i-1: connected"),
     ],
 )
-def test_what_else_is_told(changes: dict[str, Any], line: str) -> None:
-    assert line in shown({**TOLD, **changes})
+def test_status_shows_conditions_that_are_not_always_there(changes: dict[str, Any], line: str) -> None:
+    assert line in shown({**INSTANCE, **changes})
 
 
 @pytest.mark.parametrize("width", [40, 63, 64, 80, 200])
-def test_every_width_is_kept_and_nothing_is_lost(width: int) -> None:
-    told = copy.deepcopy(TOLD)
-    told["slots"][0]["last_death"]["cause"] = "unresponsive"
-    lines = shown(told, width)
+def test_every_width_is_kept_and_no_text_is_lost(width: int) -> None:
+    instance = copy.deepcopy(INSTANCE)
+    instance["slots"][0]["last_death"]["cause"] = "unresponsive"
+    lines = shown(instance, width)
     assert max(map(len, lines)) <= width
     words = "".join("".join(lines).split())
     for word in ("thenewprocessdied", "http://localhost:8080", "down", "draining"):
         assert word in words
-    assert ("RESTARTS" in words) is (width >= overview.NARROW)
+    assert ("RESTARTS" in words) is (width >= render.NARROW)
 
 
-def test_colours_say_nothing_that_words_do_not() -> None:
-    coloured = shown(TOLD, force_terminal=True, color_system="standard")
+def test_colours_only_repeat_words() -> None:
+    coloured = shown(INSTANCE, force_terminal=True, color_system="standard")
     assert any("\x1b[" in line for line in coloured)
-    assert not any("\x1b" in line for line in shown(TOLD))
+    assert not any("\x1b" in line for line in shown(INSTANCE))
 
 
-def test_what_an_app_said_at_its_end_does_not_steer_the_terminal() -> None:
-    told = {**TOLD, "rollout": {**TOLD["rollout"], "failure": "\x1b[2J\x1b]0;owned\x07"}}
-    text = "\n".join(shown(told))
+def test_control_characters_in_a_failure_do_not_reach_the_terminal() -> None:
+    instance = {**INSTANCE, "rollout": {**INSTANCE["rollout"], "failure": "\x1b[2J\x1b]0;owned\x07"}}
+    text = "\n".join(shown(instance))
     assert "\x1b" not in text
     assert "\\x1b[2J" in text
 
 
-def test_sessions_are_shown_as_they_come() -> None:
+def test_sessions_keep_their_order_and_their_literal_ids() -> None:
     screen = Console(file=io.StringIO(), width=80)
-    told = [
+    open_sessions = [
         {
             "session_id": "[b]x[/b]",
             "worker": "0.1",
@@ -107,7 +107,7 @@ def test_sessions_are_shown_as_they_come() -> None:
         },
         {"session_id": "s" * 200, "worker": None, "run_id": None, "waiting": 1, "events": 0, "seconds": 0.0},
     ]
-    screen.print(overview.sessions(told, 80))
+    screen.print(render.sessions(open_sessions, 80))
     assert isinstance(screen.file, io.StringIO)
     lines = screen.file.getvalue().splitlines()
     assert lines[1].split() == ["[b]x[/b]", "0.1", "1", "1", "7", "1", "min", "1", "s"]

@@ -1,4 +1,4 @@
-"""The address of the platform's routes, whatever the endpoint and the id look like."""
+"""The URLs of the platform's routes, for any endpoint and any instance id."""
 
 import pytest
 
@@ -26,5 +26,7 @@ from agentscope_supervisor.heartbeat.client import url
         ("http://h", "\ud800", "http://h/instances/%3F/config"),
     ],
 )
-def test_the_id_is_one_segment_below_the_endpoint(endpoint: str, instance_id: str, expected: str) -> None:
+def test_the_instance_id_is_one_path_segment_below_the_endpoint(
+    endpoint: str, instance_id: str, expected: str
+) -> None:
     assert str(url(endpoint, instance_id, "config")) == expected

@@ -1,4 +1,4 @@
-"""What stays out of an archive, by its name or its text, and which secrets a configuration holds itself."""
+"""Which files are left out of an archive, and which secrets in plain text are found in agentapp.yaml."""
 
 import pytest
 
@@ -19,10 +19,10 @@ from agentscope_supervisor.project.archive_rules import is_private_key, literal_
         ("src", None),
         ("env.d", None),
         ("keys", None),
-        (".env", None),  # as a folder it is none of those that are known
+        (".env", None),  # only a file of this name is left out
     ],
 )
-def test_folders(name: str, reason: str | None) -> None:
+def test_folders_are_left_out_by_name(name: str, reason: str | None) -> None:
     assert why_not(name, folder=True) == reason
 
 
@@ -43,11 +43,11 @@ def test_folders(name: str, reason: str | None) -> None:
         ("__pycache__", None),
     ],
 )
-def test_files(name: str, reason: str | None) -> None:
+def test_files_are_left_out_by_name(name: str, reason: str | None) -> None:
     assert why_not(name, folder=False) == reason
 
 
-def test_private_keys_are_told_by_their_first_line() -> None:
+def test_private_keys_are_recognised_by_their_first_line() -> None:
     assert is_private_key(b"-----BEGIN PRIVATE KEY-----\nMII")
     assert is_private_key(b"# mine\n-----BEGIN OPENSSH PRIVATE KEY-----\nb3B")
     assert is_private_key(b"-----BEGIN EC PRIVATE KEY-----\r\n")
@@ -75,7 +75,7 @@ server: {auth_token: abc, principal: token}
 """
 
 
-def test_secrets_in_plain_text() -> None:
+def test_secrets_in_plain_text_are_found_with_line_and_key() -> None:
     found = [(problem.line, problem.key) for problem in literal_secrets(SECRETS)]
     assert found == [
         (3, "models.main.api_key"),
@@ -90,7 +90,7 @@ def test_secrets_in_plain_text() -> None:
     assert "abc" not in str(literal_secrets(SECRETS))
 
 
-def test_a_file_with_variables_alone_has_none() -> None:
+def test_a_file_with_variables_only_has_no_secrets() -> None:
     assert (
         literal_secrets(
             "models: {a: {provider: ollama, model: m, api_key: '${KEY}', base_url: http://h:1/v1}}"

@@ -1,4 +1,4 @@
-"""A project folder: its file, what the command line changes, and the keys that do nothing yet."""
+"""A project's configuration: the file, the command-line options that override it, and its errors."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ def project(folder: Path, text: str = FILE, **overrides: Any) -> Project:
     return Project(folder, overrides=Overrides(**overrides))
 
 
-def test_without_options_the_file_decides(tmp_path: Path) -> None:
+def test_without_options_the_values_of_the_file_hold(tmp_path: Path) -> None:
     settings = project(tmp_path).read_settings()
     assert (settings.server.host, settings.server.port) == ("10.0.0.1", 9000)
     assert settings.supervisor.workers == 3
@@ -39,7 +39,7 @@ def test_without_options_the_file_decides(tmp_path: Path) -> None:
         ({"host": "::1", "port": 1, "workers": 2}, "::1", 1, 2),
     ],
 )
-def test_options_win_over_the_file_and_change_nothing_else(
+def test_options_override_the_file_and_change_nothing_else(
     tmp_path: Path, overrides: dict[str, Any], host: str, port: int, workers: int | str
 ) -> None:
     plain = project(tmp_path).read_settings()
@@ -51,7 +51,7 @@ def test_options_win_over_the_file_and_change_nothing_else(
     assert settings.server.max_turns == plain.server.max_turns
 
 
-def test_no_platform_takes_it_away(tmp_path: Path) -> None:
+def test_no_platform_removes_the_section(tmp_path: Path) -> None:
     assert project(tmp_path, no_platform=True).read_settings().platform is None
 
 
@@ -64,7 +64,7 @@ def test_no_platform_takes_it_away(tmp_path: Path) -> None:
         ("console: on", "on", "on"),
     ],
 )
-def test_the_console_of_a_developer_is_on_unless_the_file_says_otherwise(
+def test_the_developers_console_is_on_unless_the_file_turns_it_off(
     tmp_path: Path, said: str, of_developer: str, of_others: str
 ) -> None:
     text = f"server: {{{said}}}"
@@ -79,10 +79,10 @@ def test_an_empty_file_is_a_project(tmp_path: Path) -> None:
 
 
 def test_the_file_is_read_again_each_time(tmp_path: Path) -> None:
-    asked = project(tmp_path)
-    asked.read_settings()
+    reread = project(tmp_path)
+    reread.read_settings()
     project(tmp_path, "server: {port: 9001}")
-    assert asked.read_settings().server.port == 9001
+    assert reread.read_settings().server.port == 9001
 
 
 def test_variables_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,44 +93,44 @@ def test_variables_come_from_the_environment(tmp_path: Path, monkeypatch: pytest
         project(tmp_path, "server: {host: '${HERE}'}").read_settings()
 
 
-def test_another_file_is_relative_to_the_folder(tmp_path: Path) -> None:
+def test_the_path_of_another_file_is_relative_to_the_folder(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("server: {port: 7}")
     assert Project(tmp_path, Path("other.yaml")).read_settings().server.port == 7
 
 
-def test_errors_of_the_file_name_it_as_it_was_asked_for(tmp_path: Path) -> None:
+def test_errors_name_the_file_as_the_option_does(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "other.yaml").write_text("server: {port: high}")
     with pytest.raises(SettingsError, match=r"^conf/other\.yaml:1: server\.port: "):
         Project(tmp_path, Path("conf/other.yaml")).read_settings()
 
 
-def test_slots_are_read_where_variables_are_not_set(tmp_path: Path) -> None:
+def test_slots_can_be_read_without_the_variables(tmp_path: Path) -> None:
     text = "models: {main: {provider: openai, model: m, api_key: '${NO_SUCH_VARIABLE}'}}"
     assert project(tmp_path, text).read_slots() == {"main": "openai"}
-    with pytest.raises(ProjectError, match="there is no such folder"):
+    with pytest.raises(ProjectError, match="no such folder"):
         Project(tmp_path / "none").read_slots()
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     folder = tmp_path / "none"
-    with pytest.raises(ProjectError, match=re.escape(f"{folder}: there is no such folder")):
+    with pytest.raises(ProjectError, match=re.escape(f"{folder}: no such folder")):
         Project(folder).read_settings()
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "agentapp.yaml"
-    with pytest.raises(ProjectError, match=re.escape(f"{path}: there is no such file")):
+    with pytest.raises(ProjectError, match=re.escape(f"{path}: no such file")):
         Project(tmp_path).read_settings()
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "agentapp.yaml").mkdir()
     with pytest.raises(ProjectError, match=r"agentapp\.yaml: cannot be read: "):
         Project(tmp_path).read_settings()
 
 
-def test_a_file_in_another_encoding_is_told(tmp_path: Path) -> None:
+def test_a_file_in_another_encoding_is_reported(tmp_path: Path) -> None:
     (tmp_path / "agentapp.yaml").write_bytes("server: {host: é}".encode("latin-1"))
     with pytest.raises(ProjectError, match=r"agentapp\.yaml: cannot be read: .*utf-8"):
         Project(tmp_path).read_settings()

@@ -1,4 +1,4 @@
-"""The stubs of a project: their text, their place, and what they must not touch."""
+"""The type stubs of a project: their text, their place, and the files that they must not overwrite."""
 
 import ast
 from pathlib import Path
@@ -14,7 +14,7 @@ SLOTS = {"main": "openai", "small": "openai", "judge": "anthropic"}
 
 
 def names_of(text: str) -> set[str]:
-    """What a stub gives to those who import from it."""
+    """Return the names that a stub defines for importers."""
     given = set()
     for node in ast.parse(text).body:
         match node:
@@ -43,20 +43,20 @@ def test_slots_are_attributes_and_literal_keys() -> None:
 
 
 @pytest.mark.parametrize("slots", [{}, {"main": "ollama"}, SLOTS, {"property": "gemini", "Any": "dashscope"}])
-def test_it_gives_what_the_module_gives(slots: dict[str, str]) -> None:
-    """The classes are the real ones, imported, so that no signature can differ."""
+def test_a_stub_defines_the_names_of_the_module(slots: dict[str, str]) -> None:
+    """The classes are imported from the real module, so no signature can differ."""
     text = stubs.runtime_stub(slots)
     public = {name for name in names_of(text) if not name.startswith("_")}
     assert public == {"AgentApp", "SessionContext", "runtime"} == set(runtime.__all__) - {"Runtime"}
     hidden = {name for name in names_of(text) if name.startswith("_")}
-    assert not hidden & slots.keys(), "a slot hides nothing that the stub needs"
+    assert not hidden & slots.keys(), "no slot hides a name that the stub needs"
 
 
-def test_every_provider_has_its_class() -> None:
+def test_every_provider_has_a_class() -> None:
     assert stubs.CLASSES.keys() == set(get_args(ModelSettings.model_fields["provider"].annotation))
 
 
-def test_they_are_written_and_written_anew(tmp_path: Path) -> None:
+def test_stubs_are_written_and_overwritten(tmp_path: Path) -> None:
     first = stubs.write(tmp_path, {})
     assert first == [
         tmp_path / "typings/agentscope/__init__.pyi",
@@ -68,17 +68,17 @@ def test_they_are_written_and_written_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["__init__.pyi", "runtime.pyi"])
-def test_a_file_of_another_is_left_alone(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_not_a_stub_is_not_overwritten(tmp_path: Path, name: str) -> None:
     theirs = tmp_path / stubs.FOLDER / name
     theirs.parent.mkdir(parents=True)
     theirs.write_text("mine: int\n")
     with pytest.raises(stubs.NotOurs, match=f"{name} was not made by this command"):
         stubs.write(tmp_path, SLOTS)
     assert theirs.read_text() == "mine: int\n"
-    assert [path.name for path in theirs.parent.iterdir()] == [name], "nothing is half done"
+    assert [path.name for path in theirs.parent.iterdir()] == [name], "no stub is written"
 
 
-def test_whether_mypy_is_told(tmp_path: Path) -> None:
+def test_a_mypy_path_in_the_project_is_found(tmp_path: Path) -> None:
     assert not stubs.mypy_knows(tmp_path)
     (tmp_path / "setup.cfg").write_text("[mypy]\nstrict = true\n")
     assert not stubs.mypy_knows(tmp_path)

@@ -1,4 +1,4 @@
-"""Which files of a project bring new workers when they change."""
+"""Which changed files of a project replace the workers."""
 
 from pathlib import PurePath
 
@@ -7,7 +7,7 @@ import pytest
 from agentscope_supervisor.project.watch_filter import WatchFilter
 
 FOLDER = PurePath("/srv/shop")
-EDITS = WatchFilter(FOLDER, PurePath("conf/live.cfg"), PurePath("./store"))
+FILTER = WatchFilter(FOLDER, PurePath("conf/live.cfg"), PurePath("./store"))
 
 
 @pytest.mark.parametrize(
@@ -17,8 +17,8 @@ EDITS = WatchFilter(FOLDER, PurePath("conf/live.cfg"), PurePath("./store"))
         *("prompts/system.j2", "pyproject.toml", "environment/setup.py"),
     ],
 )
-def test_what_its_author_writes_counts(path: str) -> None:
-    assert EDITS.matters(FOLDER / path)
+def test_source_files_matter(path: str) -> None:
+    assert FILTER.matters(FOLDER / path)
 
 
 @pytest.mark.parametrize(
@@ -43,22 +43,22 @@ def test_what_its_author_writes_counts(path: str) -> None:
         "../other/app.py",
     ],
 )
-def test_what_is_made_does_not(path: str) -> None:
+def test_generated_files_do_not_matter(path: str) -> None:
     made = FOLDER.parent / path.removeprefix("../") if path.startswith("../") else FOLDER / path
-    assert not EDITS.matters(made)
+    assert not FILTER.matters(made)
 
 
-def test_sessions_in_the_project_itself_hide_nothing() -> None:
+def test_sessions_in_the_project_folder_hide_no_code() -> None:
     assert WatchFilter(FOLDER, PurePath("agentapp.yaml"), PurePath()).matters(FOLDER / "app.py")
 
 
-def test_a_configuration_outside_the_project_counts() -> None:
-    edits = WatchFilter(FOLDER, PurePath("/etc/shop.conf"), PurePath("sessions"))
-    assert edits.matters(PurePath("/etc/shop.conf"))
-    assert edits.told([PurePath("/etc/shop.conf")]) == "/etc/shop.conf"
+def test_a_configuration_outside_the_project_matters() -> None:
+    outside = WatchFilter(FOLDER, PurePath("/etc/shop.conf"), PurePath("sessions"))
+    assert outside.matters(PurePath("/etc/shop.conf"))
+    assert outside.summary([PurePath("/etc/shop.conf")]) == "/etc/shop.conf"
 
 
-def test_the_first_files_are_told_each_once() -> None:
+def test_the_summary_names_the_first_files_once_each() -> None:
     files = [FOLDER / name for name in ("b.py", "a.py", "a.py")]
-    assert EDITS.told(files) == "a.py, b.py"
-    assert EDITS.told([FOLDER / f"{n}.py" for n in range(9)]) == "0.py, 1.py, 2.py and 6 more"
+    assert FILTER.summary(files) == "a.py, b.py"
+    assert FILTER.summary([FOLDER / f"{n}.py" for n in range(9)]) == "0.py, 1.py, 2.py and 6 more"
