@@ -1,16 +1,16 @@
-# Needs Python 3.11 or newer with pip, and make. Uses uv in place of pip where uv is on PATH.
+# Needs Python 3.11 or newer with pip, and make. Uses uv instead of pip if uv is on PATH.
 PYTHON ?= python3
 VENV   ?= .venv
 EXTRAS ?= test
 BIN    := $(VENV)/bin
 V1     := .venv-v1
-# the wheel as it is published: what is hot as C (pyproject.toml says which modules)
+# the wheel as it is published, with the modules that pyproject.toml lists compiled to C
 COMPILED := .venv-compiled
-# what a benchmark compares with; not in the project's own environments
+# the servers that benchmarks compare with; not in the project's own environments
 PEERS  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/agentscope-supervisor/peers
 export TEST_PYTHON_V1 := $(CURDIR)/$(V1)/bin/python
 
-# A minimal Debian has no ensurepip, so the environment is made without pip and filled from outside.
+# A minimal Debian has no ensurepip, so the environment is made without pip, and packages are installed from outside.
 ifeq ($(shell command -v uv),)
 INTO = $(PYTHON) -m pip --python $(1)/bin/python install -q --disable-pip-version-check
 else
@@ -18,84 +18,84 @@ INTO = uv pip install -q --python $(1)/bin/python
 endif
 INSTALL = $(call INTO,$(VENV))
 
-# Tests that run at once: they wait more than they compute. ARGS="-n 0" runs them one by one.
+# Number of parallel tests: they wait more than they compute. ARGS="-n 0" runs them one by one.
 JOBS   ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 1) + 1 )))
 SIDE_BY_SIDE = -n $(JOBS) --dist worksteal
 
-# Real processes beside others may miss a time limit for want of a CPU, and no limit is right for each machine.
-# So what fails beside others is named, and asked again alone, where the first that fails is the end. More than
-# a handful is no want of a CPU: there the run ends (ARGS="--maxfail 100" tells all).
+# A test with real processes may miss a time limit when the CPUs are busy, and no limit fits every machine. So tests
+# that fail in parallel are named and run again alone; the first one that fails alone ends the run. More than a
+# handful of failures has another cause and ends the run at once (ARGS="--maxfail 100" shows all).
 define TESTED
 $(1)/python -m pytest -q $(SIDE_BY_SIDE) --maxfail 6 $(2) $(ARGS) || { test $$? -eq 1 \
   && echo "the tests above failed beside others; now alone:" \
   && $(1)/python -m pytest -q $(2) $(ARGS) -n 0 --last-failed --last-failed-no-failures none --maxfail 1; }
 endef
 
-# The tests of what decides: no worker, no port, no AgentScope. What they cover is checked too.
+# The pure tests: no worker, no port, no AgentScope. Their coverage is checked too.
 PURE_TESTS := tests/protocol tests/supervisor tests/repository
 HTTP_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,bad_input conformance direct health invoke))
 
 .PHONY: help demo demo-llm platform test test-v1 compiled test-compiled compiler faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store docs docs-reference prose dist clean
 
-help:             ## this list
+help:             ## print this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
 
-demo: $(VENV)/.ready      ## host the echo project on two workers, ask it something, stay up
+demo: $(VENV)/.ready      ## host the echo project on two workers, send it a message, stay up
 	$(BIN)/python examples/demo.py examples/echo
 
-demo-llm: $(VENV)/.ready  ## the same with a project that asks a model (a small server on this machine)
+demo-llm: $(VENV)/.ready  ## the same with a project that uses a model (a small server on this machine)
 	$(BIN)/python examples/demo.py --with-model-server examples/chat
 
-platform: $(VENV)/.ready  ## a small platform with a page, for instances to report to
+platform: $(VENV)/.ready  ## run the reference platform, which shows instances on a page
 	$(BIN)/python -m reference_platform $(ARGS)
 
-test: $(VENV)/.ready $(V1)/.ready redis systemd chromium balancers  ## everything: lint, types, walls, pure tests, real processes; on AgentScope 2.x and 1.x, and compiled
+test: $(VENV)/.ready $(V1)/.ready redis systemd chromium balancers  ## run all checks and tests: on AgentScope 2.x and 1.x, and on the compiled wheel
 	$(MAKE) --no-print-directory check
 	$(call TESTED,$(BIN),-m 'not slow' tests/worker tests/integration tests/faults)
 	$(MAKE) --no-print-directory test-v1
 	$(MAKE) --no-print-directory test-compiled
 
-test-v1: $(V1)/.ready redis     ## the tests of the worker, and of the whole where AgentScope matters, on 1.x
+test-v1: $(V1)/.ready redis     ## run the tests that depend on AgentScope, on 1.x
 	$(call TESTED,$(V1)/bin,-m 'not supervisor_only' tests/worker tests/integration)
 
-test-compiled: $(COMPILED)/.ready  ## the pure tests, and those of HTTP and health, on the compiled wheel
+test-compiled: $(COMPILED)/.ready  ## run the pure tests and the tests of HTTP and health on the compiled wheel
 	$(COMPILED)/bin/agentscope-supervisor --version | grep compiled
 	$(call TESTED,$(COMPILED)/bin,-m 'not as_python and not slow' $(PURE_TESTS) $(HTTP_TESTS))
 
-faults: $(VENV)/.ready redis  ## inject every fault of the catalogue, the slow ones too, and print the table of them
+faults: $(VENV)/.ready redis  ## inject every fault of the catalogue, including slow ones, and print their table
 	$(BIN)/python -m tests.fault_table $(SIDE_BY_SIDE) $(ARGS)
 
 MINUTES ?= 5
-soak: $(VENV)/.ready      ## load on 200 sessions under chaos for MINUTES=5; SEED=n repeats one
+soak: $(VENV)/.ready      ## run load on 200 sessions with random faults for MINUTES=5; SEED=n repeats a run
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-bench: $(COMPILED)/.ready $(VENV)/.ready balancers  ## ours beside others, an hour or two; goes on where it was interrupted; writes docs/performance/benchmarks.md
+bench: $(COMPILED)/.ready $(VENV)/.ready balancers  ## compare with other servers, in one to two hours; resumes an interrupted run; writes docs/performance/benchmarks.md
 	$(COMPILED)/bin/python -m pytest -q tests/benchmarks
 	PYTHON=$(PYTHON) $(COMPILED)/bin/python -m tests.benchmarks --peers $(PEERS) $(ARGS)
 
-bench-quick: $(COMPILED)/.ready balancers  ## ours beside HAProxy and uvicorn, in three minutes: has something become far slower?
+bench-quick: $(COMPILED)/.ready balancers  ## compare with HAProxy and uvicorn in three minutes, to find large regressions
 	$(COMPILED)/bin/python -m pytest -q tests/benchmarks
 	PYTHON=$(PYTHON) $(COMPILED)/bin/python -m tests.benchmarks --peers $(PEERS) --quick $(ARGS)
 
-profiles: $(COMPILED)/.ready  ## sample supervisor and worker in each scenario, three minutes, as root; writes docs/performance/profiles.md and its graphs
+profiles: $(COMPILED)/.ready  ## sample the supervisor and a worker in each scenario, in three minutes, as root; writes docs/performance/profiles.md and its graphs
 	$(COMPILED)/bin/python -m pytest -q tests/benchmarks/test_profiles.py
 	PYTHON=$(PYTHON) $(COMPILED)/bin/python -m tests.benchmarks.profiles --peers $(PEERS) $(ARGS)
 
 bench-memory: MINUTES = 10
-bench-memory: $(COMPILED)/.ready  ## memory under MINUTES=10 of load, and of 100 000 sessions; writes docs/performance/memory.md with its plot
+bench-memory: $(COMPILED)/.ready  ## measure memory under MINUTES=10 of load and with 100 000 sessions; writes docs/performance/memory.md and its plot
 	$(COMPILED)/bin/python -m pytest -q tests/benchmarks/test_memory.py
 	$(COMPILED)/bin/python -m tests.benchmarks.memory_line --minutes $(MINUTES) $(ARGS)
 
-bench-restarts: $(VENV)/.ready  ## rolling restarts under load, beside uvicorn and gunicorn
+bench-restarts: $(VENV)/.ready  ## compare rolling restarts under load with uvicorn and gunicorn
 	PYTHON=$(PYTHON) $(BIN)/python -m tests.benchmarks.rolling_restart --peers $(PEERS) $(ARGS)
 
-bench-store: $(VENV)/.ready  ## what the embedded store costs a turn: with a key, with events that are written, without
+bench-store: $(VENV)/.ready  ## measure the cost of the embedded store per turn: with a key, with stored events, without
 	$(BIN)/python -m tests.benchmarks.store_cost $(ARGS)
 
-provider-table: $(VENV)/.ready $(V1)/.ready  ## ask each provider's model on both majors; write README's table of them
+provider-table: $(VENV)/.ready $(V1)/.ready  ## call each provider's model on both majors; writes README's table of providers
 	$(BIN)/python tests/provider_table.py $(V1)/bin/python $(BIN)/python
 
-check: $(VENV)/.ready $(VENV)/.lint  ## format, lint, types, walls, pure tests; the gate of each commit
+check: $(VENV)/.ready $(VENV)/.lint  ## format, lint, types, import contracts and pure tests; must pass before each commit
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -122,35 +122,35 @@ format: $(VENV)/.lint     ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# What pip cannot bring. Where it cannot be installed from here either, the tests that need it fail and say so.
-# Debian would start a server that it installs (but not in RUNLEVEL 1); nothing of it is to run.
+# Programs that pip cannot install. If apt cannot install them here either, the tests that need them fail and say so.
+# RUNLEVEL=1 keeps Debian from starting the servers that it installs.
 define FROM_APT
 @( for each in $(1); do PATH="$$PATH:/usr/sbin" command -v $$each || exit 1; done ) >/dev/null \
   || { test "$$(id -u)" = 0 && command -v apt-get \
   && export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive && apt-get update -qq \
   && apt-get install -y -qq --no-install-recommends $(2); } >/dev/null 2>&1 \
-  || echo "not on PATH, and cannot be installed from here: one of $(1); install it for the tests" >&2
+  || echo "not on PATH and cannot be installed here: one of $(1); install it for the tests" >&2
 endef
 
-redis:            ## redis-server for the tests, where it is missing and apt may install it
+redis:            ## install redis-server for the tests, if it is missing and apt can install it
 	$(call FROM_APT,redis-server,redis-server)
 
-systemd:          ## systemd-analyze for the tests: the units are looked at by systemd's own checker
+systemd:          ## install systemd-analyze for the tests of the systemd units
 	$(call FROM_APT,systemd-analyze,systemd)
 
-chromium:         ## Chromium for the tests: the console is used in a real browser
+chromium:         ## install Chromium for the tests of the console
 	$(call FROM_APT,chromium,chromium fonts-dejavu-core)
 
-compiler:         ## a C compiler and Python's headers, for the compiled wheel
+compiler:         ## install a C compiler and Python's headers, for the compiled wheel
 	$(call FROM_APT,cc python3-config,gcc libc6-dev python3-dev)
 
-balancers:        ## HAProxy and nginx, for the tests of what is shipped for them and for the benchmarks
+balancers:        ## install HAProxy and nginx, for the tests of their configurations and for benchmarks
 	$(call FROM_APT,haproxy nginx,haproxy nginx-light)
 
-screenshots: $(VENV)/.ready chromium  ## take README's screenshots anew, or those named in ARGS
+screenshots: $(VENV)/.ready chromium  ## retake README's screenshots, or those named in ARGS
 	$(BIN)/python -m tests.screenshots $(ARGS)
 
-mutants: $(VENV)/.ready   ## plant a fixed list of bugs and show that the tests catch each
+mutants: $(VENV)/.ready   ## plant a fixed list of bugs, one at a time, and check that the tests find each
 	$(BIN)/python tests/mutants.py $(ARGS)
 
 $(VENV)/.ready: pyproject.toml worker/shim/agentscope/runtime.py
@@ -163,7 +163,7 @@ $(V1)/.ready: pyproject.toml worker/shim/agentscope/runtime.py
 	$(call INTO,$(V1)) -e '.[test,v1]'
 	@touch $@
 
-compiled: $(COMPILED)/.ready  ## the wheel as it is published, in an environment of its own: for benchmarks, and to try
+compiled: $(COMPILED)/.ready  ## install the wheel as it is published in an environment of its own, for benchmarks and trials
 
 $(COMPILED)/.ready: pyproject.toml hatch_build.py $(shell find protocol supervisor worker -name '*.py')
 	$(MAKE) --no-print-directory compiler
@@ -178,10 +178,10 @@ $(VENV)/.lint: $(VENV)/.ready
 	$(INSTALL) -e '.[$(EXTRAS),lint,docs]'
 	@touch $@
 
-dist: $(VENV)/.ready compiler  ## into dist/: the sdist, the wheel of plain Python, and the compiled one for this Python
+dist: $(VENV)/.ready compiler  ## build into dist/: the sdist, the plain Python wheel, and the compiled wheel for this Python
 	$(INSTALL) build
 	$(BIN)/python -m build --installer pip
 	AGENTSCOPE_SUPERVISOR_COMPILE=1 $(BIN)/python -m build --installer pip --wheel
 
-clean:            ## remove what make made
+clean:            ## remove everything that make has made
 	rm -rf .venv .venv-* dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage

@@ -1,10 +1,10 @@
-"""Builds the compiled wheel: what every turn and event pass, as C that mypyc makes of the same source.
+"""Builds the compiled wheel: the modules on the path of every turn and event, compiled to C by mypyc.
 
-Runs only where it is asked for, AGENTSCOPE_SUPERVISOR_COMPILE=1 (`make compiled`, `make dist`): it takes a C
-compiler and Python's headers. Everything else, editable installs above all, is the plain Python. Which
-modules, and why just those, is said in pyproject.toml beside their list. Nothing is written into the source
-tree: a library left there would be imported in place of the module that somebody has just changed.
-(hatch-mypyc does that, and knows one source folder where there are three.)
+Runs only with AGENTSCOPE_SUPERVISOR_COMPILE=1 (`make compiled`, `make dist`), because it needs a C compiler
+and Python's headers. All other builds, editable installs included, are plain Python. pyproject.toml lists the
+modules and says why they were chosen. Nothing is written into the source tree: a library there would be
+imported in place of a module that has just been changed. (hatch-mypyc writes there, and supports one source
+folder; this project has three.)
 """
 
 import os
@@ -15,17 +15,17 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-ASKED_BY = "AGENTSCOPE_SUPERVISOR_COMPILE"
+VARIABLE = "AGENTSCOPE_SUPERVISOR_COMPILE"
 GROUP = "agentscope_supervisor"
-"""Of the one library that holds all modules, so that they call each other as C does."""
+"""The name of the one library with all modules. Within one library they call each other as C functions."""
 
 ROOTS = ("protocol", "supervisor", "worker")
 
 MYPY = """
 [mypy]
 mypy_path = {path}
-# What is wrong with the types says `make check`. Here only our own and the standard library's are read, so
-# that what is built does not depend on which libraries the environment has.
+# `make check` reports type errors. This build reads only the types of this project and of the standard
+# library, so that its result does not depend on the packages in the environment.
 ignore_missing_imports = True
 follow_imports = skip
 [mypy-agentscope_protocol.*,agentscope_supervisor.*,agentscope_worker.*]
@@ -43,7 +43,7 @@ class CompileHook(BuildHookInterface[Any]):
     _folder: str | None = None
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        if version != "standard" or os.environ.get(ASKED_BY) != "1":
+        if version != "standard" or os.environ.get(VARIABLE) != "1":
             return
         self._folder = tempfile.mkdtemp(prefix="agentscope-supervisor-")
         modules = chosen(Path(self.root), self.config["modules"], self.config["except"])
@@ -59,7 +59,10 @@ class CompileHook(BuildHookInterface[Any]):
 
 
 def chosen(root: Path, modules: list[str], exceptions: list[str]) -> list[str]:
-    """The files that the globs name, without `__init__.py`. Raises: ValueError, if a glob names no file."""
+    """Return the files that match the globs, without `__init__.py`.
+
+    Raises: ValueError if a glob matches no file.
+    """
     return sorted(_named(root, modules) - _named(root, exceptions))
 
 
@@ -71,14 +74,14 @@ def _named(root: Path, globs: list[str]) -> set[str]:
         for pattern in [f"{before}{word}{after}" for word in words.split(",")] if brace else [glob]:
             found = {str(path.relative_to(root)) for path in root.glob(pattern) if path.name != "__init__.py"}
             if not found:
-                raise ValueError(f"pyproject.toml: no file matches {pattern!r}, of the modules to compile")
+                raise ValueError(f"pyproject.toml: modules to compile: no file matches {pattern!r}")
             named |= found
     return named
 
 
 def _compiled(root: Path, modules: list[str], folder: Path) -> Path:
-    """Compile modules; returns the folder in which their libraries lie, as they do in the wheel."""
-    # Only here: they are no part of a build that compiles nothing.
+    """Compile modules; return the folder with their libraries, in the layout of the wheel."""
+    # Imported here because a build without compilation does not have them.
     from mypyc.build import mypycify
     from setuptools import Distribution
     from setuptools.command.build_ext import build_ext
@@ -87,15 +90,15 @@ def _compiled(root: Path, modules: list[str], folder: Path) -> Path:
     ini.write_text(MYPY.format(path=":".join(str(root / each) for each in ROOTS)), "utf-8")
     extensions = mypycify(
         [f"--config-file={ini}", f"--cache-dir={folder / 'cache'}", *(str(root / each) for each in modules)],
-        opt_level="2",  # with 3 it is a tenth larger, all of which is mapped, and no quicker
+        opt_level="2",  # level 3 makes the library 10 % larger, all of it mapped, and not faster
         debug_level="0",
         group_name=GROUP,
         target_dir=str(folder / "c"),
     )
     for extension in extensions:
-        # Nobody looks up by name what is in the library: Python finds its one entry, which is marked, and the
-        # modules in capsules. Hidden, its functions call each other directly, and the table of their names, a
-        # tenth of the library, is not mapped.
+        # Nothing looks up the library's functions by name: Python needs only the exported entry point and
+        # finds the modules in capsules. With hidden symbols the functions call each other directly, and the
+        # symbol table, 10 % of the library, is not mapped.
         extension.extra_compile_args.append("-fvisibility=hidden")
     command = build_ext(Distribution({"name": GROUP, "ext_modules": extensions}))
     command.build_lib, command.build_temp = str(folder / "lib"), str(folder / "temp")

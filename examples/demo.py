@@ -1,7 +1,8 @@
-"""Host a project on two workers, send it one message, and stay up. `make demo` and `make demo-llm`.
+"""Hosts a project on two workers, sends it one message, and stays up.
 
-Everything goes the way that a user's project goes: a real supervisor, real workers, HTTP. With
-`--with-model-server` the project's OpenAI-compatible model is a small server on this machine.
+Used by `make demo` and `make demo-llm`. The demo works like a user's project: a real supervisor, real
+workers, HTTP. With `--with-model-server` the project's OpenAI-compatible model is a small server on this
+machine.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-START_TIMEOUT = 120.0  # seconds; a first import of AgentScope on a slow disk is most of it
+START_TIMEOUT = 120.0  # seconds; mostly the first import of AgentScope on a slow disk
 PREFERRED_PORT = 8080
 
 
@@ -27,10 +28,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("project", type=Path)
     parser.add_argument("--with-model-server", action="store_true")
-    parser.add_argument("--port", type=int, help=f"default: {PREFERRED_PORT}, or any if that is taken")
+    parser.add_argument(
+        "--port",
+        type=int,
+        help=f"port of the app (default: {PREFERRED_PORT}, or a free port if it is in use)",
+    )
     parser.add_argument("--message", default="Hello from the first command!")
     arguments = parser.parse_args()
-    # A kill of the demo must end what it started, as Ctrl-C does.
+    # SIGTERM must end the processes that the demo has started, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
         environment = dict(os.environ)
@@ -47,7 +52,7 @@ def main() -> int:
         print(f"\n> {arguments.message}", flush=True)
         answer(address, arguments.message)
         print(
-            "\nThe app stays up until Ctrl-C. Try it from another terminal:\n\n"
+            "\nThe app runs until you press Ctrl-C. Try it from another terminal:\n\n"
             f"    curl -N {address}/invoke -H 'Content-Type: application/json' \\\n"
             """      -d '{"session_id": "me", "message": {"content": "Hello"}}'\n"""
             f"    {command[0]} status --runtime-dir {runtime_dir}\n",
@@ -57,7 +62,7 @@ def main() -> int:
 
 
 def program(name: str) -> str:
-    """The command of this environment, whatever is on PATH."""
+    """Return the path of a command of this environment, whatever PATH says."""
     return str(Path(sys.executable).with_name(name))
 
 
@@ -73,7 +78,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def model_server() -> Iterator[str]:
-    """The tests' model server; yields its base URL."""
+    """Run the tests' model server; yields its base URL."""
     root = Path(__file__).resolve().parent.parent
     command = [sys.executable, "-m", "tests.fakes.model_server", "--port", "0", "--delay", "0.05"]
     server = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
@@ -85,7 +90,7 @@ def model_server() -> Iterator[str]:
 
 
 def wait_until_ready(supervisor: subprocess.Popen[bytes], runtime_dir: Path) -> str:
-    """The URL of the instance, once it takes turns on both workers."""
+    """Return the URL of the instance when both workers are ready."""
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         if supervisor.poll() is not None:
@@ -104,7 +109,7 @@ def wait_until_ready(supervisor: subprocess.Popen[bytes], runtime_dir: Path) -> 
 
 
 def answer(url: str, message: str) -> None:
-    """Send one message and print the answer as it comes."""
+    """Send one message and print the answer as it arrives."""
     body = json.dumps({"session_id": "demo", "message": {"role": "user", "content": message}}).encode()
     request = urllib.request.Request(f"{url}/invoke", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as response:
@@ -125,7 +130,7 @@ def text_of(event: dict[str, object]) -> str:
 
 
 def end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
-    """Stop a process in order, and wait for it."""
+    """Terminate a process and wait for it."""
     if process.poll() is None:
         process.terminate()
     process.wait()

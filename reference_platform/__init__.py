@@ -1,6 +1,7 @@
-"""A small platform for instances of agentscope-supervisor: the other side of the key `platform`.
+"""A small platform for instances of agentscope-supervisor: the server that `platform.endpoint` points to.
 
-For people who build a real one, as a model of the two routes and of when an ask is over; and for tests, as a
-platform that can be told to lie. It keeps all in memory, and trusts whoever can reach its page.
-Run it with `python -m reference_platform`; read next: `registry`, `server`, `lies`.
+It is a model for people who build a real platform, of its two routes and of the life of a request. In tests
+it can also give wrong answers on purpose, which it calls lies. It keeps everything in memory and trusts
+everyone who can reach its page. Run it with `python -m reference_platform`; read `registry`, `server`, `lies`
+next.
 """

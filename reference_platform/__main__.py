@@ -8,7 +8,7 @@ import signal
 from reference_platform.lies import METADATA
 from reference_platform.server import Platform, lie_in_turns
 
-CHAOS_EVERY = 60.0  # seconds of each lie
+CHAOS_EVERY = 60.0  # seconds for which each wrong answer is given
 
 
 async def serve(options: argparse.Namespace) -> None:
@@ -32,19 +32,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m reference_platform",
         description="A small platform for instances of agentscope-supervisor. "
-        "If PLATFORM_TOKEN is set, instances must send it.",
+        "If PLATFORM_TOKEN is set, instances must send it as their bearer token.",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
-    parser.add_argument("--port", type=int, default=9400, help="0: any free one; default: %(default)s")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=9400,
+        help="port to listen on; 0 selects a free port (default: %(default)s)",
+    )
     parser.add_argument(
         "--chaos",
         type=float,
         nargs="?",
         const=CHAOS_EVERY,
         metavar="SECONDS",
-        help="fail in every known way in turn, each for so long (default: %(const)g)",
+        help="give every kind of wrong answer in turn, each for SECONDS (default: %(const)g)",
     )
-    parser.add_argument("--bait", default=METADATA, help="where its redirects lead; default: %(default)s")
+    parser.add_argument(
+        "--bait",
+        default=METADATA,
+        help="target of the redirects among the wrong answers (default: %(default)s)",
+    )
     asyncio.run(serve(parser.parse_args()))
 
 

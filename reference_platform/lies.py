@@ -1,7 +1,7 @@
-"""The ways in which this platform can fail its instances on purpose, by name. None of them ends by itself.
+"""The wrong answers that this platform can give on purpose, by name. None of them ends by itself.
 
-Each is a handler that answers in place of the true one; `LIES` has them all. Where a lie needs an address, it
-is that of the cloud's metadata service, or of the bait that a test has set up.
+Each lie is a handler that answers in place of the real one; `LIES` has them all. A lie that needs an address
+uses the cloud's metadata service, or the bait that a test has set up.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from typing import Final
 
 from aiohttp import web
 
-METADATA: Final = (
-    "http://169.254.169.254/latest/meta-data/"  # of most clouds: who is led there gives keys away
-)
+METADATA: Final = "http://169.254.169.254/latest/meta-data/"
+"""The metadata service of most clouds. A client that follows a redirect to it may leak credentials."""
+
 HUGE: Final = 100 * 1024 * 1024  # bytes
 PIECE: Final = bytes(64 * 1024)
-MAX_HEADERS: Final = 64 * 1024 * 1024  # bytes, then this side gives up
+MAX_HEADERS: Final = 64 * 1024 * 1024  # bytes of headers after which the platform closes the connection
 
 Lie = Callable[[web.Request, str], Awaitable[web.StreamResponse]]
 
@@ -101,7 +101,7 @@ def _bomb() -> bytes:
 
 
 async def bomb(request: web.Request, bait: str) -> web.StreamResponse:
-    """A hundred megabytes in a hundred kilobytes."""
+    """100 MB compressed to 100 kB."""
     body = await asyncio.to_thread(_bomb)
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
     return web.Response(body=body, headers=headers)

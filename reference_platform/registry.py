@@ -1,7 +1,8 @@
-"""What the platform knows of its instances: their beats, and what it asks of them.
+"""What the platform knows about its instances: their heartbeats, and the actions it requests.
 
-An ask gets a version of its own, never used again, and is shown in each poll until a heartbeat says what
-became of it. An instance that starts anew has read everything, so that nothing is left to ask of it.
+Each request gets a version that is never used again. It is part of every answer to the config poll until a
+heartbeat reports its result. An instance that starts has read the current configuration, so its start ends
+the request.
 """
 
 import time
@@ -11,14 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 MAX_INSTANCES: Final = 1000  # more are refused
-HISTORY: Final = 240  # beats of an instance that are kept: two hours at 30 s
-EVENTS: Final = 50  # changes of an instance that are kept
-MAX_TEXT: Final = 2000  # characters of a text that an instance sends
+HISTORY: Final = 240  # heartbeats that are kept for each instance: two hours at 30 s
+EVENTS: Final = 50  # events that are kept for each instance
+MAX_TEXT: Final = 2000  # characters that are kept of a text from an instance
 
 
 @dataclass(frozen=True)
 class Beat:
-    """One heartbeat. `at`: seconds since 1970, when it came."""
+    """One heartbeat. `at`: seconds since 1970 when it arrived."""
 
     at: float
     status: str
@@ -27,7 +28,7 @@ class Beat:
 
 @dataclass(frozen=True)
 class Ask:
-    """What an instance is asked for. `action`: restart or reload."""
+    """An action that the platform requests. `action`: restart or reload."""
 
     action: str
     version: str
@@ -35,7 +36,7 @@ class Ask:
 
 @dataclass
 class Instance:
-    """One instance, by what it said of itself."""
+    """One instance, as its heartbeats describe it."""
 
     instance_id: str
     beats: deque[Beat] = field(default_factory=lambda: deque(maxlen=HISTORY))
@@ -44,8 +45,8 @@ class Instance:
     total_beats: int = 0
     polls: int = 0
 
-    def came(self, beat: Beat) -> None:
-        """A heartbeat."""
+    def add_beat(self, beat: Beat) -> None:
+        """Record a heartbeat."""
         before = self.beats[-1] if self.beats else None
         self.beats.append(beat)
         self.total_beats += 1
@@ -53,8 +54,8 @@ class Instance:
             self.events.append((beat.at, beat.status))
         last = beat.metrics.get("last_action")
         if isinstance(last, dict) and (before is None or before.metrics.get("last_action") != last):
-            told = " ".join(str(last.get(key) or "") for key in ("action", "version", "result", "reason"))
-            self.events.append((beat.at, told.strip()[:MAX_TEXT]))
+            text = " ".join(str(last.get(key) or "") for key in ("action", "version", "result", "reason"))
+            self.events.append((beat.at, text.strip()[:MAX_TEXT]))
         if self.ask is not None and (beat.status == "starting" or self._is_over(self.ask, last)):
             self.ask = None
 
@@ -67,14 +68,14 @@ class Instance:
         )
 
     def config(self) -> dict[str, Any]:
-        """The answer to its config poll."""
+        """Return the answer to a config poll of this instance."""
         self.polls += 1
         if self.ask is None:
             return {"updated": False, "action": "none"}
         return {"updated": True, "action": self.ask.action, "version": self.ask.version}
 
     def shown(self) -> dict[str, Any]:
-        """What the page shows of it."""
+        """Return the JSON object that the page shows."""
         last = self.beats[-1] if self.beats else None
         return {
             "id": self.instance_id,
@@ -93,25 +94,25 @@ class Instance:
 
 
 class Registry:
-    """All instances, in order of appearance."""
+    """All instances, in order of their first request."""
 
     def __init__(self) -> None:
         self.instances: Final[dict[str, Instance]] = {}
         self._asked = 0
 
     def instance(self, instance_id: str) -> Instance | None:
-        """The instance of this id, which is new if it was not known; None: there are too many."""
+        """Return the instance with this id, and add it if it is new; None if there are too many."""
         if instance_id not in self.instances and len(self.instances) >= MAX_INSTANCES:
             return None
         return self.instances.setdefault(instance_id, Instance(instance_id))
 
     def ask(self, instance_id: str, action: str) -> Ask:
-        """Ask an instance for something. Raises: KeyError, ValueError."""
+        """Request an action of an instance. Raises: KeyError, ValueError."""
         if action not in ("restart", "reload"):
-            raise ValueError("action is restart or reload")
+            raise ValueError("action must be restart or reload")
         instance = self.instances[instance_id]
         self._asked += 1
-        # Told apart from those of an earlier life of this platform too.
+        # The time keeps versions unique after a restart of the platform.
         instance.ask = Ask(action, f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{self._asked}")
         instance.events.append((time.time(), f"asked to {action}: {instance.ask.version}"))
         return instance.ask

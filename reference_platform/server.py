@@ -1,7 +1,7 @@
-"""The platform over HTTP: the two routes that instances use, a page for people, and the switch of its lies.
+"""The platform over HTTP: the two routes for instances, a page for people, and the switch for wrong answers.
 
-POST /api/instances/{id}/heartbeat    GET /api/instances/{id}/config       with the token, if there is one
-GET  /   GET /state   POST /ask {"id", "action"}   POST /lie {"lie", "only"}    for whoever reaches them
+POST /api/instances/{id}/heartbeat    GET /api/instances/{id}/config       require the token, if one is set
+GET  /   GET /state   POST /ask {"id", "action"}   POST /lie {"lie", "only"}    open to everyone
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _PAGE_HEADERS: Final = {
 class Platform:
     """The platform; `async with Platform() as platform` runs it on a free port.
 
-    `token`: what instances must send as Bearer; None: nothing. `bait`: where its redirects lead.
+    `token`: the bearer token that instances must send; None if they need none. `bait`: target of redirects.
     """
 
     def __init__(
@@ -41,26 +41,26 @@ class Platform:
         self.port = port
         self.registry: Final = Registry()
         self.lies: Final[dict[str, str | None]] = dict.fromkeys(EXCHANGES)
-        """The lie that each exchange is answered with; None: the truth. Names of `lies.LIES`."""
+        """Exchange -> the wrong answer to give, a name in `lies.LIES`; None: the right answer."""
         self.seen: Final[dict[str, int]] = dict.fromkeys(EXCHANGES, 0)
-        """Requests of each exchange, those included that were lied to."""
+        """Exchange -> number of requests, including those that got a wrong answer."""
         self.refused = 0
-        """Requests without the right token."""
+        """Number of requests without the correct token."""
         self._token: Final = token
         self._bait: Final = bait
         self._runner: web.AppRunner | None = None
 
     @property
     def endpoint(self) -> str:
-        """What instances have as `platform.endpoint`."""
+        """The value of `platform.endpoint` for instances."""
         return f"http://{self.host}:{self.port}/api"
 
     def tell_truth(self) -> None:
-        """End all lies."""
+        """Give the right answers from now on."""
         self.lies.update(dict.fromkeys(EXCHANGES))
 
     async def start(self) -> None:
-        """Listen, on the same port as before if this is not the first time."""
+        """Listen; after a `stop`, on the same port as before."""
         app = web.Application(client_max_size=MAX_BODY)
         app.add_routes(
             [
@@ -72,7 +72,7 @@ class Platform:
                 web.post("/lie", self._lie),
             ]
         )
-        # A lie that hangs is cancelled when its instance gives up, or when this ends.
+        # A handler that hangs is cancelled when its client disconnects, or when the platform stops.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.host, self.port, reuse_address=True)
@@ -80,7 +80,7 @@ class Platform:
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
-        """Refuse connections from now on."""
+        """Stop listening; further connections are refused."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -104,7 +104,7 @@ class Platform:
                 return await LIES[lie](request, self._bait)
             if not self._has_token(request):
                 self.refused += 1
-                return _error(401, "this needs the instance's token")
+                return _error(401, "the request needs the instance's token")
             return await truth(request)
 
         return answer
@@ -119,11 +119,13 @@ class Platform:
         body = await _object(request)
         status, metrics = body.get("status"), body.get("metrics")
         if not isinstance(status, str) or status not in STATUSES or not isinstance(metrics, dict):
-            return _error(400, f"status is one of {', '.join(sorted(STATUSES))}; metrics is an object")
+            return _error(
+                400, f"status must be one of {', '.join(sorted(STATUSES))}; metrics must be an object"
+            )
         instance = self.registry.instance(request.match_info["id"])
         if instance is None:
             return _error(429, "there are too many instances")
-        instance.came(Beat(time.time(), status, metrics))
+        instance.add_beat(Beat(time.time(), status, metrics))
         return web.json_response({"status": "ok"})
 
     async def _config(self, request: web.Request) -> web.Response:
@@ -155,7 +157,7 @@ class Platform:
         try:
             ask = self.registry.ask(str(body.get("id")), str(body.get("action")))
         except KeyError:
-            return _error(404, "there is no such instance")
+            return _error(404, "no such instance")
         except ValueError as error:
             return _error(400, str(error))
         return web.json_response({"action": ask.action, "version": ask.version})
@@ -165,7 +167,9 @@ class Platform:
         lie, only = body.get("lie"), body.get("only")
         if lie not in (None, *LIES) or only not in (None, *EXCHANGES):
             return _error(
-                400, f"lie is null or one of {', '.join(LIES)}; only is one of {', '.join(EXCHANGES)}"
+                400,
+                f"lie must be null or one of {', '.join(LIES)};"
+                f" only must be null or one of {', '.join(EXCHANGES)}",
             )
         for name in EXCHANGES if only is None else (only,):
             self.lies[name] = lie
@@ -173,15 +177,18 @@ class Platform:
 
 
 async def _object(request: web.Request) -> dict[str, Any]:
-    """The JSON object in the body. Its content type must say so, which no other site's page may send."""
+    """Return the JSON object in the body.
+
+    The content type must be JSON, which a page of another site cannot send without permission (CORS).
+    """
     if request.content_type != "application/json":
-        raise web.HTTPUnsupportedMediaType(text="send application/json")
+        raise web.HTTPUnsupportedMediaType(text="the content type must be application/json")
     try:
         value = json.loads(await request.read())
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise web.HTTPBadRequest(text="send a JSON object")
+        raise web.HTTPBadRequest(text="the body must be a JSON object")
     return value
 
 
@@ -190,12 +197,15 @@ def _error(status: int, message: str) -> web.Response:
 
 
 async def lie_in_turns(platform: Platform, seconds: float) -> None:
-    """Go through all lies, each for so long, with the truth for as long in between; for ever."""
+    """Give every kind of wrong answer in turn, forever.
+
+    `seconds`: for how long each is given, and for how long the right answers in between.
+    """
     while True:
         for lie in LIES:
-            print(f"now: {lie}", flush=True)
+            print(f"wrong answers: {lie}", flush=True)
             platform.lies.update(dict.fromkeys(EXCHANGES, lie))
             await asyncio.sleep(seconds)
             platform.tell_truth()
-            print("now: the truth", flush=True)
+            print("right answers", flush=True)
             await asyncio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""Asks a model and streams its answer; the model is the slot `main` in agentapp.yaml."""
+"""Passes each message to a model and streams its answer. The model is the slot `main` in agentapp.yaml."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""Sends each text back word by word, and counts the turns of each session."""
+"""Repeats each message word by word, and counts the turns of each session."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from agentscope.message import Msg
 from agentscope.runtime import AgentApp, SessionContext, runtime
 
-PAUSE = 0.05  # seconds between words, so that the streaming is seen
+PAUSE = 0.05  # seconds between words, to make the streaming visible
 
 
 class Turns:
-    """What is remembered of a session; these two methods are all that `runtime.session` needs."""
+    """The state of a session. `runtime.session` needs only these two methods."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -53,7 +53,7 @@ FAULTS: Final[dict[str, str]] = {
     "F41": "a rollout to an App that is broken",
     "F42": "a rollout to an App that gets ready and then dies",
     "F43": "twenty HUPs in two seconds",
-    "F44": "the platform asks for a restart at every poll",
+    "F44": "the platform requests a restart in every poll",
     "F45": "HUP and TERM during a rollout",
     "F46": "a reload finds a configuration that is not valid",
     "F47": "a reload finds another listen address",

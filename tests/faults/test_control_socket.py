@@ -1,4 +1,4 @@
-"""Hostile clients of the control socket (F85): cut off, while turns stream and commands are answered."""
+"""Hostile clients of the control socket (F85) are disconnected; turns and commands are not affected."""
 
 import asyncio
 import os
@@ -17,9 +17,9 @@ from tests.harness.waiting import eventually
 
 pytestmark = [pytest.mark.supervisor_only, pytest.mark.fault("F85")]
 
-TICK: Final = 0.05  # seconds between two events of the turn that goes on
+TICK: Final = 0.05  # seconds between two events of the running turn
 NOBODY: Final = 65534
-CUT_WITHIN: Final = 15.0  # seconds; the time limit of a request is five
+CUT_WITHIN: Final = 15.0  # seconds; the time limit of a request is 5 s
 
 Connect = Callable[[], socket.socket]
 
@@ -31,15 +31,15 @@ def _instance(start_module_instance: Callable[..., Instance]) -> Instance:
 
 @pytest.fixture
 async def instance(_instance: Instance) -> AsyncIterator[Instance]:
-    """An instance with a turn that streams all the time; it must come to its end whole."""
+    """An instance with a turn that streams during the test and must not be delayed."""
     async with Stream(_instance.port, new_session(), [{"say": "tick", "times": 600, "every": TICK}]) as turn:
         reading = asyncio.create_task(turn.to_end(within=60))
-        await eventually(lambda: len(turn.events) >= 5, 10, "it streams")
+        await eventually(lambda: len(turn.events) >= 5, 10, "the turn streams")
         yield _instance
         seen = len(turn.events)
-        await eventually(lambda: len(turn.events) > seen + 5, 10, "it streams on")
+        await eventually(lambda: len(turn.events) > seen + 5, 10, "the turn still streams")
         gaps = [b.at - a.at for a, b in zip(turn.events, turn.events[1:], strict=False)]
-        assert max(gaps) < 2, "nothing held it up"
+        assert max(gaps) < 2, "no event was delayed"
         reading.cancel()
     assert (await command(_instance, "status")).returncode == 0
     assert _instance.ready_workers()[0].generation == 1
@@ -55,7 +55,7 @@ async def connected(instance: Instance) -> tuple[asyncio.StreamReader, asyncio.S
 
 
 async def everything(reader: asyncio.StreamReader) -> bytes:
-    """What the other side says until it closes."""
+    """Return all bytes up to the end of the connection."""
     try:
         return await asyncio.wait_for(reader.read(-1), CUT_WITHIN)
     except ConnectionError:
@@ -63,7 +63,7 @@ async def everything(reader: asyncio.StreamReader) -> bytes:
 
 
 async def sent(instance: Instance, data: bytes) -> bytes:
-    """The answer to these bytes, up to its end."""
+    """Send bytes and return the complete answer."""
     reader, writer = await connected(instance)
     try:
         writer.write(data)
@@ -90,7 +90,9 @@ async def sent(instance: Instance, data: bytes) -> bytes:
     ],
     ids=range(12),
 )
-async def test_f85_garbage_gets_an_error_and_the_door(instance: Instance, data: bytes) -> None:
+async def test_f85_garbage_gets_an_error_and_the_connection_is_closed(
+    instance: Instance, data: bytes
+) -> None:
     answer = await sent(instance, data)
     assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
     assert b'{"error":{"code":"' in answer
@@ -106,7 +108,7 @@ async def test_f85_garbage_gets_an_error_and_the_door(instance: Instance, data: 
     ],
     ids=["line", "header", "body", "chunk"],
 )
-async def test_f85_a_gigabyte_is_cut_off_after_kilobytes(instance: Instance, head: bytes) -> None:
+async def test_f85_an_endless_request_is_cut_off_early(instance: Instance, head: bytes) -> None:
     _reader, writer = await connected(instance)
     piece, passed = b"x" * 65536, 0
     try:
@@ -120,10 +122,10 @@ async def test_f85_a_gigabyte_is_cut_off_after_kilobytes(instance: Instance, hea
         pass
     finally:
         writer.transport.abort()
-    assert passed < 20_000_000, "who does not stop is cut off"
+    assert passed < 20_000_000, "the connection is closed early"
 
 
-async def test_f85_a_hundred_idle_clients_are_cut_and_nobody_is_locked_out(instance: Instance) -> None:
+async def test_f85_a_hundred_idle_clients_are_disconnected_and_lock_nobody_out(instance: Instance) -> None:
     clients = [await connected(instance) for _ in range(100)]
     began = time.monotonic()
     ends = await asyncio.gather(*(everything(reader) for reader, _ in clients))
@@ -134,15 +136,15 @@ async def test_f85_a_hundred_idle_clients_are_cut_and_nobody_is_locked_out(insta
     assert (await command(instance, "status")).returncode == 0
 
 
-async def test_f85_a_client_that_sends_half_a_request_is_cut(instance: Instance) -> None:
+async def test_f85_half_a_request_gets_408(instance: Instance) -> None:
     head = b"POST /stop HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{"
     answer = await sent(instance, head)
     assert b"408" in answer.split(b"\r\n")[0]
     assert instance.running
 
 
-async def test_f85_followers_that_do_not_read_stop_nobody(instance: Instance) -> None:
-    """Eight are all there may be; what they do not read is dropped, and the ninth is told."""
+async def test_f85_followers_that_do_not_read_affect_no_other_client(instance: Instance) -> None:
+    """Eight followers are the limit: lines that they do not read are dropped, and a ninth is refused."""
     request = b"GET /logs?follow=1&last=0 HTTP/1.1\r\nHost: x\r\n\r\n"
     mute: list[Any] = []
     for _ in range(8):
@@ -157,12 +159,12 @@ async def test_f85_followers_that_do_not_read_stop_nobody(instance: Instance) ->
         writer.transport.abort()
 
 
-async def test_a_slow_follower_is_told_how_much_it_lost(instance: Instance) -> None:
+async def test_a_slow_follower_gets_the_number_of_lost_lines(instance: Instance) -> None:
     reader, writer = await connected(instance)
     writer.write(b"GET /logs?follow=1&last=0 HTTP/1.1\r\nHost: x\r\n\r\n")
     await reader.readuntil(b"\r\n\r\n")
     writer.transport.pause_reading()
-    second = [{"print": "x" * 1000, "times": 900}, {"sleep": 1.1}]  # as much as may reach the log in one
+    second = [{"print": "x" * 1000, "times": 900}, {"sleep": 1.1}]  # as much as the log accepts per second
     async with Stream(instance.port, new_session(), [*second * 4, {"say": "done"}]) as printing:
         await printing.whole()
     writer.transport.resume_reading()
@@ -170,17 +172,17 @@ async def test_a_slow_follower_is_told_how_much_it_lost(instance: Instance) -> N
         end = b""
         while b'{"lost": ' not in end:
             piece = await reader.read(65536)
-            assert piece, "it is not cut off for being slow"
+            assert piece, "a slow follower stays connected"
             end = end[-20:] + piece
     writer.transport.abort()
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
-async def test_f85_another_user_is_refused_whatever_the_modes_say(instance: Instance) -> None:
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can change its user")
+async def test_f85_another_user_is_refused_whatever_the_file_modes_are(instance: Instance) -> None:
     place, socket_file = instance.directory, instance.directory / "control.sock"
     place.chmod(0o777)
     socket_file.chmod(0o777)
-    # It is in the directory already when it drops the uid: those above it are closed to others.
+    # The script enters the directory before it drops the uid: other users cannot pass the parent directories.
     script = (
         "import os, socket, sys\n"
         "os.chdir(sys.argv[1])\n"

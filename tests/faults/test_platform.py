@@ -1,4 +1,4 @@
-"""A platform that is down, slow or lying, in every way of F78 to F80 and F44: serving is not touched."""
+"""A platform that is down, slow or sends wrong answers (F78 to F80, F44) does not affect turns."""
 
 import asyncio
 import socket
@@ -24,13 +24,13 @@ pytestmark = pytest.mark.supervisor_only
 
 ID: Final = "one"
 STORMS: Final = frozenset({"same_restart", "restart_without_version", "new_version_each_poll"})
-PEAK_GROWTH: Final = 24 * 1024  # kB; the least that a lie would have us hold is four times this
-QUICK: Final = 1.0  # seconds for an answer of /health, with all else that this machine does
+PEAK_GROWTH: Final = 24 * 1024  # kB; a supervisor that kept a large answer would grow by four times as much
+QUICK: Final = 1.0  # seconds for an answer of /health on a busy machine
 
 
 @pytest.fixture(scope="module")
 def bait() -> Iterator[socket.socket]:
-    """A server that must never see anyone."""
+    """A server to which redirects lead, and which must never get a connection."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         sock.setblocking(False)
         yield sock
@@ -49,7 +49,7 @@ def sections(endpoint: str, **supervisor: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def instance(platform: PlatformProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """One for all lies that ask for nothing; it must outlive them without a change."""
+    """One instance for all lies that request no action; none of them may change it."""
     folder = tmp_path_factory.mktemp("platform")
     project = scripted(folder / "project", **sections(platform.endpoint))
     with Instance(project, folder, workers=1, platform=True) as instance:
@@ -61,12 +61,12 @@ def instance(platform: PlatformProcess, tmp_path_factory: pytest.TempPathFactory
 
 
 def beats(platform: PlatformProcess, instance_id: str = ID) -> int:
-    """Heartbeats that the platform has taken for true."""
+    """Return the number of heartbeats that the platform has accepted."""
     return int(platform.instance(instance_id).get("beats", 0))
 
 
 def peak_kb(pid: int) -> int:
-    """The most that a process has had in memory since `forget_peak`."""
+    """Return the peak memory of a process since `forget_peak`."""
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
@@ -76,7 +76,7 @@ def forget_peak(pid: int) -> None:
 
 
 async def assert_serves(instance: Instance) -> None:
-    """Health answers at once, and a new turn is answered."""
+    """Check that health answers quickly and a new turn gets its answer."""
     began = time.monotonic()
     assert (await asyncio.to_thread(instance.health))["status"] == "healthy"
     assert time.monotonic() - began < QUICK
@@ -84,7 +84,7 @@ async def assert_serves(instance: Instance) -> None:
 
 
 async def until_true_again(platform: PlatformProcess) -> None:
-    """Both conversations have worked after the last lie."""
+    """Wait until both exchanges have succeeded after the last lie."""
     before = await asyncio.to_thread(platform.instance, ID)
     now = before
 
@@ -93,12 +93,12 @@ async def until_true_again(platform: PlatformProcess) -> None:
         now = platform.instance(ID)
         return bool(now.get("beats", 0) > before.get("beats", 0) and now["polls"] > before.get("polls", 0))
 
-    await eventually(again, 30, "beats and polls are answered again")
+    await eventually(again, 30, "heartbeats and polls succeed again")
 
 
 @pytest.mark.parametrize("lie", sorted(LIES.keys() - STORMS))
 @pytest.mark.fault("F78")
-async def test_f78_a_lie_changes_nothing(
+async def test_f78_a_wrong_answer_does_not_affect_turns(
     instance: Instance, platform: PlatformProcess, bait: socket.socket, tmp_path: Path, lie: str
 ) -> None:
     await until_true_again(platform)
@@ -109,11 +109,11 @@ async def test_f78_a_lie_changes_nothing(
         forget_peak(instance.pid)
         before, peak = platform.seen, peak_kb(instance.pid)
         platform.lie(lie)
-        # The second request of each comes after the first has failed, or was given up.
+        # The second request of an exchange follows the failure or timeout of the first.
         await eventually(
             lambda: all(count >= before[name] + 2 for name, count in platform.seen.items()),
             20,
-            "each conversation was lied to and tries again",
+            "each exchange got a wrong answer and tries again",
         )
         await assert_serves(instance)
         assert peak_kb(instance.pid) - peak < PEAK_GROWTH
@@ -126,37 +126,37 @@ async def test_f78_a_lie_changes_nothing(
 
 
 @pytest.mark.fault("F78")
-async def test_f78_what_fails_is_logged_once_and_its_end_too(instance: Instance) -> None:
+async def test_f78_failures_are_logged_at_intervals_and_the_recovery_once(instance: Instance) -> None:
     log = await asyncio.to_thread(lambda: instance.log)
-    complaints = [line for line in log.splitlines() if "the platform fails" in line]
-    # Once a minute for each of the two conversations.
+    complaints = [line for line in log.splitlines() if "platform exchange failed" in line]
+    # Once a minute for each of the two exchanges.
     first, last = (int(line[3:5]) for line in (log.splitlines()[0], log.splitlines()[-1]))
     minutes = (last - first) % 60 + 1
     assert 1 <= len(complaints) <= 2 * minutes
-    assert "the platform is back" in log
+    assert "platform exchange recovered" in log
 
 
 @pytest.mark.fault("F78")
-async def test_f78_a_platform_that_is_down_at_the_start_and_comes_later(
+async def test_f78_a_platform_that_starts_after_the_instance_gets_heartbeats(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path]
 ) -> None:
     with PlatformProcess() as platform:
         project = make_project(**sections(platform.endpoint))
         instance = new_instance(project, workers=1, platform=True).launch()
-        await eventually(lambda: "the platform fails" in instance.log, 15, "nobody is there")
-        await asyncio.to_thread(platform.start)  # at once: the instance asks ever less often
+        await eventually(lambda: "platform exchange failed" in instance.log, 15, "a request has failed")
+        await asyncio.to_thread(platform.start)  # at once: the delay between requests grows
         await asyncio.to_thread(instance.wait_ready)
         await assert_serves(instance)
-        await eventually(lambda: beats(platform) > 0, 70, "the platform hears of it")
+        await eventually(lambda: beats(platform) > 0, 70, "the platform gets a heartbeat")
         platform.kill()
         await assert_serves(instance)
         await asyncio.to_thread(platform.start)
-        await eventually(lambda: beats(platform) > 0, 70, "and again, when it was down in between")
+        await eventually(lambda: beats(platform) > 0, 70, "a heartbeat after the restart of the platform")
 
 
 @pytest.mark.parametrize("lie", ["hang", "hang_after_headers", "trickle", "reset", "huge"])
 @pytest.mark.fault("F78")
-async def test_f78_the_stop_does_not_wait_for_the_platform(
+async def test_f78_a_stop_does_not_wait_for_the_platform(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path], lie: str
 ) -> None:
     with PlatformProcess() as platform:
@@ -165,7 +165,7 @@ async def test_f78_the_stop_does_not_wait_for_the_platform(
         await asyncio.to_thread(instance.start)
         platform.lie(lie)
         before = platform.seen["heartbeat"]
-        await eventually(lambda: platform.seen["heartbeat"] > before, 10, "a beat is lied to")
+        await eventually(lambda: platform.seen["heartbeat"] > before, 10, "a heartbeat got a wrong answer")
         began = time.monotonic()
         assert await asyncio.to_thread(instance.stop) == 0
         assert time.monotonic() - began < 8, "two seconds for the platform, some for the worker"
@@ -184,7 +184,7 @@ socket.getaddrinfo = slow
 
 
 @pytest.mark.fault("F79")
-async def test_f79_a_resolver_that_hangs_holds_up_neither_turns_nor_the_stop(
+async def test_f79_a_hanging_resolver_delays_neither_turns_nor_a_stop(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path], tmp_path: Path
 ) -> None:
     (tmp_path / "patch").mkdir()
@@ -193,16 +193,16 @@ async def test_f79_a_resolver_that_hangs_holds_up_neither_turns_nor_the_stop(
     variables = {"PYTHONPATH": str(tmp_path / "patch")}
     instance = new_instance(project, workers=1, platform=True, variables=variables)
     await asyncio.to_thread(instance.start)
-    await eventually(lambda: "the platform fails" in instance.log, 20, "a lookup was given up")
+    await eventually(lambda: "platform exchange failed" in instance.log, 20, "a lookup has timed out")
     await assert_serves(instance)
-    assert psutil.Process(instance.pid).num_threads() < 20, "lookups that hang do not pile up"
+    assert psutil.Process(instance.pid).num_threads() < 20, "hanging lookups do not accumulate"
     began = time.monotonic()
     assert await asyncio.to_thread(instance.stop) == 0
     assert time.monotonic() - began < 8
 
 
 @pytest.mark.fault("F79")
-async def test_f79_lookups_that_hang_leave_the_shared_threads_free(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_f79_hanging_lookups_do_not_block_the_shared_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     hung = asyncio.Event()
     loop, release = asyncio.get_running_loop(), threading.Event()
 
@@ -215,13 +215,13 @@ async def test_f79_lookups_that_hang_leave_the_shared_threads_free(monkeypatch: 
     names = [f"slow{number}.invalid" for number in range(6)]
     clients = [PlatformClient(PlatformSettings(endpoint=f"http://{n}", instance_id="a")) for n in names]
     try:
-        asks = [asyncio.create_task(client.beat(b"{}", 1.0)) for client in clients]
+        beats_sent = [asyncio.create_task(client.beat(b"{}", 1.0)) for client in clients]
         await asyncio.wait_for(hung.wait(), 5)
         assert await asyncio.wait_for(asyncio.to_thread(lambda: "at once"), 5) == "at once"
-        assert not any(ask.done() for ask in asks), "the lookups still hang"
-        for ask in asks:
+        assert not any(sent.done() for sent in beats_sent), "the lookups still hang"
+        for sent in beats_sent:
             with pytest.raises(PlatformError) as raised:
-                await ask
+                await sent
             assert raised.value.kind is FailureKind.TIMEOUT
     finally:
         release.set()
@@ -230,7 +230,7 @@ async def test_f79_lookups_that_hang_leave_the_shared_threads_free(monkeypatch: 
 
 
 @pytest.mark.fault("F79")
-async def test_f79_lookups_of_one_client_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_f79_the_lookups_of_one_client_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     started, release = [], threading.Event()
 
     def hang(host: str, *_: object) -> Any:
@@ -251,7 +251,7 @@ async def test_f79_lookups_of_one_client_are_bounded(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.fault("F44", "F80")
-async def test_f44_f80_an_ask_that_never_ends_is_acted_on_once_and_a_storm_once_a_minute(
+async def test_f44_f80_a_repeated_request_is_carried_out_once_and_a_storm_once_a_minute(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path]
 ) -> None:
     with PlatformProcess() as platform:
@@ -261,15 +261,15 @@ async def test_f44_f80_an_ask_that_never_ends_is_acted_on_once_and_a_storm_once_
         await eventually(lambda: platform.instance(ID).get("polls", 0) > 1, 10, "the baseline")
         began = time.monotonic()
         platform.lie("same_restart", "config")
-        await eventually(lambda: instance.generations() == [2, 2], 40, "it is acted on")
+        await eventually(lambda: instance.generations() == [2, 2], 40, "the request is carried out")
         for lie in ("same_restart", "restart_without_version", "new_version_each_poll"):
             platform.lie(lie, "config")
             before = platform.seen["config"]
             await eventually(lambda before=before: platform.seen["config"] > before + 10, 20, "ten polls")
             assert (await invoke(instance.port, new_session(), "hello")).status == 200
-        if time.monotonic() - began < 55:  # else the next one may have begun
+        if time.monotonic() - began < 55:  # later, the next rollout may have started
             assert instance.generations() == [2, 2]
-        asked = [line for line in instance.log.splitlines() if "the platform asks" in line]
-        assert len(asked) == 1 + int((time.monotonic() - began) // 60)
+        requests = [line for line in instance.log.splitlines() if "the platform requests an action" in line]
+        assert len(requests) == 1 + int((time.monotonic() - began) // 60)
         metrics = platform.instance(ID)["metrics"]
         assert (metrics["last_action"]["version"], metrics["config_version"]) == ("for ever", "for ever")

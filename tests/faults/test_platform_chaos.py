@@ -117,7 +117,7 @@ async def test_chaos_of_the_platform_harms_no_client(
         for fault in faults:
             await inject(fault, platform, load)
         deaths = (await call(instance.port, "GET", "/metrics")).body.decode()
-    asked = instance.log.count("the platform asks")
+    asked = instance.log.count("the platform requests an action")
     assert asked <= 2 + (time.monotonic() - began) // 60, "the ask, and of the storms one each minute"
     causes = re.findall(r'^agentscope_worker_deaths_total\{cause="(\w+)"\} (\d+)', deaths, re.MULTILINE)
     assert [cause for cause, count in causes if int(count)] == ["asked"]

@@ -1,4 +1,4 @@
-"""The commands as a person types them: what they print, and with which status they end."""
+"""The commands as a user types them: their output and their exit status."""
 
 import json
 import re
@@ -31,15 +31,15 @@ def test_help_names_every_command() -> None:
         assert re.search(rf"^  {name}\b", shown.stdout, re.MULTILINE), name
 
 
-def test_help_says_in_80_columns_what_each_command_does_and_each_option_means() -> None:
+def test_help_describes_every_command_and_option_in_80_columns() -> None:
     shown = run(COMMAND, "--help").stdout
     commands = re.findall(r"^  (\w+) ", shown.partition("Commands:\n")[2], re.MULTILINE)
     assert re.search(r"\.\.\.$", shown.partition("Commands:\n")[2], re.MULTILINE) is None
     assert len(commands) > 20
     for name in commands:
-        told = run(COMMAND, name, "--help").stdout
-        assert max(map(len, told.splitlines())) <= 80, name
-        options = re.split(r"\n  (?=-)", told.partition("Options:")[2])[1:]
+        text = run(COMMAND, name, "--help").stdout
+        assert max(map(len, text.splitlines())) <= 80, name
+        options = re.split(r"\n  (?=-)", text.partition("Options:")[2])[1:]
         assert [each for each in options if not re.search(r"\w\.(\s|$)", each)] == [], name
 
 
@@ -82,7 +82,7 @@ def test_version() -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_status_2(tmp_path: Path, arguments: list[str]) -> None:
+def test_wrong_usage_exits_with_status_2(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "agentapp.yaml").touch()
     ended = run(COMMAND, *arguments, cwd=tmp_path)
     assert ended.returncode == WRONG_USAGE, ended.stderr
@@ -92,21 +92,21 @@ def test_wrong_usage_is_status_2(tmp_path: Path, arguments: list[str]) -> None:
 # -- check, new, schema ---------------------------------------------------------------------------------
 
 
-def test_check_of_a_good_project(make_project: Callable[..., Path]) -> None:
+def test_check_accepts_a_valid_project(make_project: Callable[..., Path]) -> None:
     ended = run(COMMAND, "check", make_project())
     assert ended.returncode == 0, ended.stderr
 
 
-def test_check_looks_at_requirements(make_project: Callable[..., Path]) -> None:
+def test_check_reports_requirements_that_are_not_met(make_project: Callable[..., Path]) -> None:
     project = make_project()
     (project / "requirements.txt").write_text("# ours\npytest>=1\nno-such-package-here==1.0\naiohttp<1\n")
     ended = run(COMMAND, "check", project)
-    told = ended.stdout + ended.stderr
+    printed = ended.stdout + ended.stderr
     assert ended.returncode == 78
-    assert "no-such-package-here" in told
-    assert "aiohttp<1" in told
-    assert "pip install" in told
-    assert "pytest" not in told.replace("pytest-of", ""), "what is there is not mentioned"
+    assert "no-such-package-here" in printed
+    assert "aiohttp<1" in printed
+    assert "pip install" in printed
+    assert "pytest" not in printed.replace("pytest-of", ""), "an installed requirement is not mentioned"
 
 
 def test_check_starts_nothing(tmp_path: Path) -> None:
@@ -125,9 +125,11 @@ def test_check_starts_nothing(tmp_path: Path) -> None:
     assert not (project / "started").exists()
 
 
-def test_new_project_runs_and_answers_offline(tmp_path: Path, new_instance: Callable[..., Instance]) -> None:
-    made = run(COMMAND, "new", tmp_path / "fresh")
-    assert made.returncode == 0, made.stderr
+def test_a_new_project_runs_and_answers_offline(
+    tmp_path: Path, new_instance: Callable[..., Instance]
+) -> None:
+    created = run(COMMAND, "new", tmp_path / "fresh")
+    assert created.returncode == 0, created.stderr
     assert {path.name for path in (tmp_path / "fresh").iterdir()} == {
         "agentapp.yaml",
         "app.py",
@@ -141,7 +143,7 @@ def test_new_project_runs_and_answers_offline(tmp_path: Path, new_instance: Call
     assert answer.stdout.strip()
 
 
-def test_new_does_not_touch_what_is_there(tmp_path: Path) -> None:
+def test_new_does_not_overwrite_a_folder(tmp_path: Path) -> None:
     project = written(tmp_path / "project", "mine")
     ended = run(COMMAND, "new", project)
     assert ended.returncode != 0
@@ -162,14 +164,14 @@ def test_invoke_streams_the_answer(shared: Instance) -> None:
     reach = ("--runtime-dir", shared.runtime_dir, "--name", shared.name)
     answer = run(COMMAND, "invoke", *reach, "-s", "shell", "good morning")
     assert (answer.returncode, answer.stdout.strip()) == (0, "good morning")
-    # With one instance running, its name is not needed; the project folder finds it too.
+    # The name is not needed if one instance is running; the project folder identifies it too.
     answer = run(
         COMMAND, "invoke", shared.project, "--runtime-dir", shared.runtime_dir, "-s", "shell", "again"
     )
     assert (answer.returncode, answer.stdout.strip()) == (0, "again")
 
 
-def test_invoke_tells_an_error(shared: Instance) -> None:
+def test_invoke_prints_the_error_of_a_turn(shared: Instance) -> None:
     reach = ("--runtime-dir", shared.runtime_dir, "--name", shared.name)
     for script in ('[{"raise": "out of luck"}]', '[{"say": "x"}, {"raise": "out of luck"}]'):
         answer = run(COMMAND, "invoke", *reach, "-s", "shell", script)
@@ -178,7 +180,7 @@ def test_invoke_tells_an_error(shared: Instance) -> None:
         assert "Traceback" not in answer.stderr
 
 
-def test_invoke_without_an_instance(tmp_path: Path) -> None:
+def test_invoke_fails_without_an_instance(tmp_path: Path) -> None:
     (tmp_path / "agentapp.yaml").touch()
     ended = run(COMMAND, "invoke", "--runtime-dir", tmp_path, "-s", "x", "hello", cwd=tmp_path)
     assert ended.returncode == 1
@@ -190,7 +192,7 @@ def test_invoke_without_an_instance(tmp_path: Path) -> None:
 
 @pytest.fixture
 def developer(make_project: Callable[..., Path], tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """`agentscope run` in the project folder: its port and its log."""
+    """`agentscope run` in a project folder; yields its port and its log file."""
     project, port, log = make_project(supervisor={"workers": 2}), free_port(), tmp_path / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -211,19 +213,19 @@ def developer(make_project: Callable[..., Path], tmp_path: Path) -> Iterator[tup
         process.wait()
 
 
-async def test_agentscope_run_is_the_developers_form(developer: tuple[int, Path]) -> None:
+async def test_agentscope_run_has_one_worker_and_the_console(developer: tuple[int, Path]) -> None:
     port, log = developer
     assert (await call(port, "GET", "/console")).status == 200
     assert "/console" in log.read_text()
     assert await texts(port, "me", "hello") == ["hello"]
     assert str(port) in log.read_text()
-    assert "worker=1." not in log.read_text(), "one worker, whatever the file says"
+    assert "worker=1." not in log.read_text(), "one worker, although the file sets two"
 
 
 # -- logs ---------------------------------------------------------------------------------------------------
 
 
-async def test_json_logs_are_one_object_a_line(
+async def test_json_logs_are_one_object_per_line(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path]
 ) -> None:
     project = make_project()

@@ -1,4 +1,4 @@
-"""The console in a real browser, on a real instance; and what it answers to those who are not its page."""
+"""The console in a real browser on a real instance, and its answers to requests from other pages."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ ON: Final = {"console": "on"}
 QUICK: Final = {"soak": 0.1}
 TOKEN: Final = "t0ken"
 EVIL: Final = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script>'
-LAST: Final = "#talk .said:last-of-type:not(.mine)"  # the answer to what was said last
+LAST: Final = "#talk .said:last-of-type:not(.mine)"  # the answer to the last message
 IDLE: Final = "!document.querySelector('#send').hidden"
 
 
@@ -40,14 +40,14 @@ def _console(start_module_instance: StartInstance) -> Instance:
 
 @pytest.fixture
 def console(_console: Instance) -> Instance:
-    """An instance with a console, of two slots that are ready, and without a token."""
+    """An instance with a console, two ready slots and no token."""
     _console.wait_ready()
     return _console
 
 
 @pytest.fixture
 async def page(console: Instance, chromium: Chromium) -> AsyncIterator[Page]:
-    """Its console, which must not have complained of anything in the end."""
+    """The page of the console. Checks at the end that the page has reported no problem."""
     async with Page(chromium) as page:
         await opened(page, console)
         yield page
@@ -74,7 +74,7 @@ async def say(page: Page, script: object) -> None:
 # -- the chat ------------------------------------------------------------------------------------------
 
 
-async def test_an_answer_is_shown_while_it_comes(page: Page, tmp_path: Path) -> None:
+async def test_an_answer_is_shown_while_it_streams(page: Page, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     await say(page, [{"say": "one "}, {"wait_for": str(gate)}, {"say": "two"}])
     await page.reads("one", LAST)
@@ -95,7 +95,7 @@ async def test_escape_stops_the_answer(page: Page, console: Instance) -> None:
     await page.reads("on we go", LAST)
 
 
-async def test_the_stop_button_stops_a_turn_that_says_nothing(page: Page, console: Instance) -> None:
+async def test_the_stop_button_stops_a_turn_without_output(page: Page, console: Instance) -> None:
     await say(page, [{"sleep": 60}])
     await eventually(lambda: console.health()["turns"]["open"] == 1, 30.0, "the turn runs")
     await page.click("#stop")
@@ -103,13 +103,13 @@ async def test_the_stop_button_stops_a_turn_that_says_nothing(page: Page, consol
     assert console.health()["turns"]["open"] == 0
 
 
-async def test_an_error_of_the_app_is_told_in_words(page: Page) -> None:
+async def test_an_error_of_the_app_is_explained(page: Page) -> None:
     await say(page, [{"say": "so far "}, {"raise": "the tool is broken"}])
     await page.reads("so far", LAST)
-    await page.reads("The app raised an error. Its traceback is in the log. (the tool is broken)", LAST)
+    await page.reads("The app raised an error. The log has its traceback. (the tool is broken)", LAST)
 
 
-async def test_sessions_are_switched(page: Page) -> None:
+async def test_the_session_can_be_switched(page: Page) -> None:
     async def session() -> Any:
         return await page.run("document.querySelector('#session').value")
 
@@ -134,12 +134,12 @@ async def test_sessions_are_switched(page: Page) -> None:
 
 
 async def choose(page: Page, selector: str, value: str) -> None:
-    """As a person does from a list."""
+    """Select an option of a list, as a user does."""
     it, chosen = f"document.querySelector({json.dumps(selector)})", json.dumps(value)
     await page.run(f"{it}.value = {chosen}; {it}.dispatchEvent(new Event('change'))")
 
 
-async def test_markup_stays_text_wherever_it_comes_from(page: Page, console: Instance) -> None:
+async def test_markup_from_any_source_stays_text(page: Page, console: Instance) -> None:
     await say(page, [{"say": EVIL, "name": EVIL}, {"print": EVIL}, {"say": [{"type": "text", "text": EVIL}]}])
     await page.sees(IDLE)
     await page.reads(EVIL, LAST)
@@ -164,13 +164,13 @@ async def test_markup_stays_text_wherever_it_comes_from(page: Page, console: Ins
 # -- the instance --------------------------------------------------------------------------------------
 
 
-async def test_a_killed_worker_is_seen_to_come_back(page: Page, console: Instance) -> None:
+async def test_a_killed_worker_and_its_replacement_are_shown(page: Page, console: Instance) -> None:
     await say(page, [{"say": "going "}, {"print": "my last words"}, {"sleep": 60}])
     await page.reads("going", LAST)
     (busy,) = [worker for worker in console.health()["workers"] if worker["turns"]]
     slot, generation = busy["slot"], busy["generation"]
     os.kill(busy["pid"], signal.SIGKILL)
-    await page.reads("The worker died under this turn.", LAST)
+    await page.reads("The worker crashed during this turn.", LAST)
     await page.sees(f"document.querySelector('[data-worker=\"{slot}.{generation + 1}\"][data-state=ready]')")
     await page.sees(f"!document.querySelector('[data-worker=\"{slot}.{generation}\"]')")
     dump = f"#deaths details[data-key^='{slot}.{generation} ']"
@@ -191,18 +191,18 @@ async def test_open_turns_are_shown_and_lead_to_their_session(
     assert await page.run("document.querySelector('#session').value") == session
     gate.touch()
     await asked
-    await page.reads("No turn is open.", "#sessions")
+    await page.reads("No open turns.", "#sessions")
 
 
 async def test_restart_replaces_the_workers(page: Page, console: Instance) -> None:
     before = console.generations()
     await page.click("#restart")
-    await page.reads("All workers are new.", "#notice")
+    await page.reads("All workers have been replaced.", "#notice")
     assert all(new > old for new, old in zip(console.generations(), before, strict=True))
     await page.reads("done", "#rollout")
 
 
-async def test_a_restart_that_cannot_be_is_told_with_its_reason(
+async def test_a_refused_restart_is_shown_with_its_reason(
     page: Page, console: Instance, chromium: Chromium
 ) -> None:
     before, good = console.ready_workers(), console.project / "agentapp.yaml"
@@ -210,9 +210,9 @@ async def test_a_restart_that_cannot_be_is_told_with_its_reason(
     good.write_text("server: {port: high}")
     try:
         await page.click("#restart")
-        await page.reads("the old workers go on", "#notice")
+        await page.reads("the previous workers stay", "#notice")
         async with Page(chromium) as other:
-            await opened(other, console)  # the reason is shown to all
+            await opened(other, console)  # every page shows the reason
             await other.reads("agentapp.yaml:1: server.port", "#notice")
         await page.reads("agentapp.yaml:1: server.port", "#notice")
     finally:
@@ -226,9 +226,9 @@ async def test_a_rollout_to_broken_code_shows_its_error(page: Page, console: Ins
     app.write_text("def broken(:\n")
     try:
         await page.click("#restart")
-        await page.reads("the old workers go on", "#notice")
+        await page.reads("the previous workers stay", "#notice")
         await page.reads("SyntaxError", "#notice")
-        await opened(page, console)  # who comes later is told too
+        await opened(page, console)  # a page that is opened later shows it too
         await page.reads("SyntaxError", "#notice")
     finally:
         app.write_text(kept)
@@ -236,7 +236,7 @@ async def test_a_rollout_to_broken_code_shows_its_error(page: Page, console: Ins
     await page.reads("who serves?", LAST)
 
 
-async def test_an_edit_with_an_error_is_shown_until_it_is_mended(
+async def test_an_error_in_an_edit_is_shown_until_it_is_fixed(
     new_instance: StartInstance, make_project: Callable[..., Path], chromium: Chromium
 ) -> None:
     project = make_project(server=ON, supervisor=QUICK)
@@ -255,19 +255,19 @@ async def test_an_edit_with_an_error_is_shown_until_it_is_mended(
         assert page.problems == []
 
 
-async def test_drain_refuses_turns_until_it_is_taken_back(page: Page) -> None:
+async def test_drain_refuses_turns_until_it_ends(page: Page) -> None:
     await page.click("#drain")
     await page.reads("draining", "#status")
     await say(page, "hello?")
-    await page.reads("The instance takes no new turns: it drains.", LAST)
-    await page.reads("Take turns again", "#drain")
+    await page.reads("The instance is draining and refuses new turns.", LAST)
+    await page.reads("Accept turns again", "#drain")
     await page.click("#drain")
     await page.reads("healthy", "#status")
     await say(page, "hello again")
     await page.reads("hello again", LAST)
 
 
-async def test_the_log_can_be_narrowed(page: Page) -> None:
+async def test_the_log_can_be_filtered(page: Page) -> None:
     await say(page, [{"print": "printed by a worker"}])
     await page.reads("printed by a worker", "#log")
     await choose(page, "#filter", "events")
@@ -276,21 +276,21 @@ async def test_the_log_can_be_narrowed(page: Page) -> None:
     assert "printed by a worker" not in shown
 
 
-async def test_an_instance_that_ends_is_told(start_instance: StartInstance, chromium: Chromium) -> None:
+async def test_the_exit_of_the_instance_is_shown(start_instance: StartInstance, chromium: Chromium) -> None:
     instance = start_instance(server=ON, workers=1)
     async with Page(chromium) as page:
         await opened(page, instance)
         assert await asyncio.to_thread(instance.stop) == 0
         await page.reads("no connection", "#status")
         await say(page, "are you there?")
-        await page.reads("The instance does not answer. Is it running?", LAST)
+        await page.reads("The instance does not answer. Check that it is running.", LAST)
 
 
-# -- on other screens, and by keyboard -----------------------------------------------------------------
+# -- screen sizes and keyboard -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("width, dark", [(360, True), (360, False), (1280, True)])
-async def test_it_fits_any_screen_dark_or_light(
+async def test_the_page_fits_any_screen_in_dark_and_light_mode(
     console: Instance, chromium: Chromium, width: int, dark: bool
 ) -> None:
     async with Page(chromium, width=width, height=740, dark=dark) as page:
@@ -309,10 +309,10 @@ async def test_it_fits_any_screen_dark_or_light(
         assert page.problems == []
 
 
-async def test_everything_is_reached_by_keyboard(page: Page) -> None:
+async def test_every_control_can_be_reached_by_keyboard(page: Page) -> None:
     reached: set[str] = set()
     async with asyncio.timeout(60):
-        while "text" not in reached:  # where the focus is at first
+        while "text" not in reached:  # the element that has the focus at first
             await page.press("Tab")
             reached.add(await page.run("document.activeElement.id"))
             focus = "getComputedStyle(document.activeElement).outlineStyle"
@@ -337,13 +337,13 @@ async def log_in(page: Page, instance: Instance) -> None:
     await page.reads("healthy", "#status")
 
 
-async def test_the_token_is_asked_for_once(guarded: Instance, chromium: Chromium) -> None:
+async def test_the_page_asks_for_the_token_once(guarded: Instance, chromium: Chromium) -> None:
     async with Page(chromium) as page:
         await page.goto(url(guarded))
         await page.sees("document.querySelector('#login').open")
         await page.type("#token", "something else")
         await page.press("Enter")
-        await page.reads("This is not the token.", "#login")
+        await page.reads("The token is not correct.", "#login")
         assert await page.cookies() == []
         await log_in(page, guarded)
         await page.sees("!document.querySelector('#login').open")
@@ -363,7 +363,7 @@ async def test_the_token_is_asked_for_once(guarded: Instance, chromium: Chromium
 async def test_pages_of_other_origins_cannot_use_the_cookie(
     guarded: Instance, shared: Instance, chromium: Chromium, host: str
 ) -> None:
-    """The same host under another port is sent the cookie by the browser, another host is not."""
+    """The browser sends the cookie to the same host on another port, but not to another host."""
     async with Page(chromium) as page:
         await log_in(page, guarded)
         before = guarded.generations()
@@ -379,13 +379,13 @@ async def test_pages_of_other_origins_cannot_use_the_cookie(
 
 
 async def strange(page: Page, target: str, method: str) -> None:
-    """What a page can have a browser send elsewhere with cookies; it never sees the answer."""
+    """Make the browser send a request with cookies from another page; that page cannot read the answer."""
     options = {"method": method, "mode": "no-cors", "credentials": "include"}
     await page.run(f"fetch({json.dumps(target)}, {json.dumps(options)}).then(() => true)")
 
 
 async def statuses(instance: Instance, route: str) -> dict[str, int]:
-    """How often requests to a route were answered with each status."""
+    """Return how often requests to a route were answered with each status."""
     text = (await call(instance.port, "GET", "/metrics")).body.decode()
     found = {}
     for line in text.splitlines():
@@ -394,8 +394,8 @@ async def statuses(instance: Instance, route: str) -> dict[str, int]:
     return found
 
 
-async def test_who_has_the_cookie_is_the_caller_with_the_token(guarded: Instance) -> None:
-    """Keys of idempotency are their caller's own: the two ways in are one caller."""
+async def test_cookie_and_token_identify_the_same_caller(guarded: Instance) -> None:
+    """Idempotency keys are separate for each caller, so the same key shows that the caller is the same."""
     ours = {"Host": "test", "Sec-Fetch-Site": "same-origin"}
     login = await call(guarded.port, "POST", "/console", body=body(token=TOKEN), headers=ours)
     assert login.status == 204
@@ -413,18 +413,18 @@ def body(**fields: object) -> bytes:
     return json.dumps(fields).encode()
 
 
-# -- whom it answers to --------------------------------------------------------------------------------
+# -- accepted origins ----------------------------------------------------------------------------------
 
 
 async def asked(instance: Instance, path: str, **headers: str) -> Response:
-    """A POST as the page would make it, with other headers as `headers` say; empty: without."""
+    """Send a POST as the page would, with changed headers. An empty value removes the header."""
     ours = {**JSON, "Host": f"localhost:{instance.port}", "Origin": f"http://localhost:{instance.port}"}
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     fields = {name: value for name, value in (ours | sent).items() if value}
     return await call(instance.port, "POST", path, body=body(on=False), headers=fields)
 
 
-async def test_without_a_token_only_the_own_page_is_answered(console: Instance) -> None:
+async def test_without_a_token_only_requests_of_the_own_page_are_accepted(console: Instance) -> None:
     before = console.generations()
     assert (await asked(console, "/console/maintenance")).status == 200
     for headers in (
@@ -443,7 +443,7 @@ async def test_without_a_token_only_the_own_page_is_answered(console: Instance) 
     assert console.generations() == before
 
 
-async def test_a_strange_page_in_the_browser_is_refused(
+async def test_requests_of_another_page_in_the_browser_are_refused(
     console: Instance, shared: Instance, chromium: Chromium
 ) -> None:
     before = console.generations()
@@ -455,7 +455,7 @@ async def test_a_strange_page_in_the_browser_is_refused(
     assert console.generations() == before
 
 
-async def test_what_is_malformed_is_told(console: Instance, guarded: Instance) -> None:
+async def test_malformed_requests_are_refused(console: Instance, guarded: Instance) -> None:
     assert (await asked(console, "/console")).code == "INVALID_REQUEST"
     assert (await asked(console, "/console", Origin="http://evil.com")).code == "FORBIDDEN"
     ours = {**JSON, "Host": "localhost", "Origin": "http://localhost"}
@@ -468,12 +468,12 @@ async def test_what_is_malformed_is_told(console: Instance, guarded: Instance) -
     assert (no_need.status, "set-cookie" in no_need.headers) == (204, False)
 
 
-async def test_it_is_off_unless_it_is_asked_for(shared: Instance) -> None:
+async def test_the_console_is_off_by_default(shared: Instance) -> None:
     for path in ("/console", "/console/live", "/console/main.js"):
         assert (await call(shared.port, "GET", path)).code == "NOT_FOUND"
 
 
-async def test_nothing_on_the_page_is_from_elsewhere_or_inline(console: Instance) -> None:
+async def test_the_page_uses_no_external_or_inline_resources(console: Instance) -> None:
     page = await call(console.port, "GET", "/console")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     policy = page.headers["content-security-policy"]
@@ -491,18 +491,18 @@ async def test_nothing_on_the_page_is_from_elsewhere_or_inline(console: Instance
     assert (await call(console.port, "GET", "/console/../cli.py")).code == "NOT_FOUND"
 
 
-# -- its stream ----------------------------------------------------------------------------------------
+# -- the event stream ----------------------------------------------------------------------------------
 
 
 async def watching(stack: AsyncExitStack, instance: Instance) -> Connection:
-    """A connection that has asked for the stream of the page."""
+    """Return a connection that has requested the event stream."""
     connection = await stack.enter_async_context(Connection(instance.port))
     ours = {"Host": "localhost", "Sec-Fetch-Site": "same-origin"}
     await connection.send(request("GET", "/console/live", None, ours))
     return connection
 
 
-async def test_only_so_many_pages_are_served(console: Instance) -> None:
+async def test_the_number_of_open_pages_is_limited(console: Instance) -> None:
     async with asyncio.timeout(60), AsyncExitStack() as stack:
         for _ in range(MAX_WATCHERS):
             connection = await watching(stack, console)
@@ -516,7 +516,7 @@ async def test_only_so_many_pages_are_served(console: Instance) -> None:
                 break
 
 
-async def test_the_stream_ends_well_with_the_instance(start_instance: StartInstance) -> None:
+async def test_the_stream_ends_cleanly_with_the_instance(start_instance: StartInstance) -> None:
     instance = start_instance(server=ON, workers=1)
     async with asyncio.timeout(60), AsyncExitStack() as stack:
         connection = await watching(stack, instance)
@@ -529,7 +529,7 @@ async def test_the_stream_ends_well_with_the_instance(start_instance: StartInsta
         assert await stopping == 0
 
 
-async def test_a_page_that_is_not_read_is_let_go_and_gives_its_place_back(
+async def test_a_stalled_page_is_disconnected_and_frees_its_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(console_routes, "STALLED_AFTER", 0.2)
@@ -547,7 +547,7 @@ async def test_a_page_that_is_not_read_is_let_go_and_gives_its_place_back(
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             async for _ in asleep.body(await asleep.head()):
                 pass
-        monkeypatch.undo()  # who reads has time
+        monkeypatch.undo()  # a page that reads is not disconnected
         async with Connection(port) as awake:
             await awake.send(request("GET", "/console/live", None, ours))
             head = await awake.head()
@@ -562,7 +562,7 @@ MUCH: Final = 16_000_000  # bytes; more than the buffers between two processes h
 
 
 class Busy:
-    """A desk with much to tell."""
+    """Handlers that return large answers."""
 
     async def status(self) -> dict[str, Any]:
         return {"deaths": {}, "told": "x" * MUCH}

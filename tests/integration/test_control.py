@@ -1,4 +1,4 @@
-"""The operator's commands, each run as a real process on a real instance."""
+"""The operator's commands, each run as a real process against a real instance."""
 
 import asyncio
 import json
@@ -31,20 +31,20 @@ def _steered(start_module_instance: Callable[..., Instance]) -> Instance:
 
 @pytest.fixture
 def steered(_steered: Instance) -> Instance:
-    """An instance of two slots, all ready, that a test may steer as long as it leaves two ready slots."""
+    """An instance with two ready slots. A test may change it if it leaves two ready slots."""
     _steered.wait_ready()
     return _steered
 
 
 async def ask(instance: Instance, *arguments: str) -> Any:
-    """What a command says as JSON."""
+    """Return the JSON output of a command."""
     ended = await run(instance, *arguments, "--json")
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout)
 
 
 async def run(instance: Instance, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, while the loop of the test goes on."""
+    """Run a command to its end while the event loop of the test continues."""
     return await asyncio.to_thread(instance.command, *arguments)
 
 
@@ -52,10 +52,10 @@ async def deaths_of(instance: Instance, worker: str) -> list[dict[str, Any]]:
     return [death for death in await ask(instance, "deaths") if death["worker"] == worker]
 
 
-# -- what is seen -----------------------------------------------------------------------------------------
+# -- queries ----------------------------------------------------------------------------------------------
 
 
-async def test_status_for_people_fits_a_terminal(steered: Instance) -> None:
+async def test_the_text_of_status_fits_a_terminal(steered: Instance) -> None:
     shown = (await run(steered, "status")).stdout
     lines = shown.splitlines()
     assert lines[0].startswith("test: healthy, up ")
@@ -69,7 +69,7 @@ async def test_status_for_people_fits_a_terminal(steered: Instance) -> None:
         assert re.search(rf"^{worker.slot} +{worker.generation} +{worker.pid} +ready ", shown, re.MULTILINE)
 
 
-async def test_status_for_programs(steered: Instance) -> None:
+async def test_status_as_json(steered: Instance) -> None:
     status = await ask(steered, "status")
     assert (status["name"], status["status"], status["unready"]) == ("test", "healthy", None)
     assert (status["pid"], status["url"]) == (steered.pid, f"http://127.0.0.1:{steered.port}")
@@ -90,7 +90,7 @@ async def test_a_session_is_shown_while_its_turn_runs(steered: Instance) -> None
         status = await ask(steered, "status")
         assert sum(worker["turns"] for worker in status["workers"]) == status["turns"]["open"] == 1
     await eventually(lambda: steered.health()["turns"]["open"] == 0, 10, "the turn is cancelled")
-    assert (await run(steered, "sessions")).stdout == "no turn is open\n"
+    assert (await run(steered, "sessions")).stdout == "no open turns\n"
 
 
 async def test_stacks_name_the_line_that_blocks(steered: Instance) -> None:
@@ -123,14 +123,14 @@ async def test_events_are_followed(steered: Instance) -> None:
 
         await eventually(lambda: "maintenance ends" in _toggled(steered, follower, seen), 20, "it follows")
         os.kill(victim.pid, signal.SIGKILL)
-        await eventually(died, 10, "the death is told")
+        await eventually(died, 10, "the exit is shown")
     finally:
         follower.kill()
         follower.communicate()
 
 
 def _toggled(instance: Instance, follower: subprocess.Popen[bytes], seen: list[dict[str, Any]]) -> set[str]:
-    """Something that makes an event; the messages that the follower has shown so far."""
+    """Cause two events with `maintenance`; return the messages that the follower has printed so far."""
     for state in ("on", "off"):
         assert instance.command("maintenance", state).returncode == 0
     assert follower.stdout is not None
@@ -138,19 +138,19 @@ def _toggled(instance: Instance, follower: subprocess.Popen[bytes], seen: list[d
     return {event["message"] for event in seen}
 
 
-async def test_logs_hold_what_workers_print_and_events_do_not(steered: Instance) -> None:
+async def test_logs_contain_the_output_of_workers_and_events_do_not(steered: Instance) -> None:
     await texts(steered.port, new_session(), [{"print": "a word of the App"}, {"say": "done"}])
     wait_until(lambda: "a word of the App" in steered.command("logs").stdout, 10, "it is in the log")
     assert "a word of the App" not in (await run(steered, "events", "-n", "500")).stdout
     assert len((await run(steered, "logs", "-n", "2")).stdout.splitlines()) == 2
 
 
-# -- deaths -----------------------------------------------------------------------------------------------
+# -- exits of workers -------------------------------------------------------------------------------------
 
 
-async def test_each_death_has_its_cause(start_instance: Callable[..., Instance]) -> None:
+async def test_deaths_shows_the_cause_of_each_exit(start_instance: Callable[..., Instance]) -> None:
     instance = start_instance(workers=1)
-    assert (await run(instance, "deaths")).stdout == "no worker has ended yet\n"
+    assert (await run(instance, "deaths")).stdout == "no worker has exited yet\n"
     os.kill(instance.ready_workers()[0].pid, signal.SIGKILL)
     instance.wait_generation(0, 2)
     assert (await invoke(instance.port, new_session(), [{"print": "last words"}, {"exit": 3}])).status == 502
@@ -172,10 +172,10 @@ async def test_each_death_has_its_cause(start_instance: Callable[..., Instance])
     assert (await ask(instance, "status"))["slots"][0]["restarts"] == 4
 
 
-async def test_what_has_no_form_in_utf_8_can_be_told_all_the_same(
+async def test_text_that_cannot_be_encoded_in_utf_8_is_escaped(
     start_instance: Callable[..., Instance],
 ) -> None:
-    """A name of a file that an error quotes, and a line that an App printed as if its log had."""
+    """An error that quotes a file name, and a line that an app printed in the format of the worker's log."""
     instance = start_instance(workers=1, supervisor=QUICK)
     forged = "\x1e" + json.dumps({"level": "info", "message": "forged \ud800"})
     assert (await invoke(instance.port, new_session(), [{"print": forged}, {"exit": 3}])).status == 502
@@ -189,10 +189,10 @@ async def test_what_has_no_form_in_utf_8_can_be_told_all_the_same(
     assert "no such file: \\udcff" in failed["detail"]
 
 
-async def test_a_worker_that_was_asked_to_go_is_no_failure(steered: Instance) -> None:
+async def test_a_replaced_worker_does_not_count_as_a_failure(steered: Instance) -> None:
     before = [worker.label for worker in steered.ready_workers()]
     assert (await run(steered, "roll", "--wait")).returncode == 0
-    await eventually(lambda: len(steered.workers()) == 2, 10, "the old ones have ended")
+    await eventually(lambda: len(steered.workers()) == 2, 10, "the replaced workers have exited")
     for label in before:
         (death,) = await deaths_of(steered, label)
         assert (death["cause"], death["detail"]) == ("asked", "replaced")
@@ -205,13 +205,13 @@ async def test_roll_replaces_every_worker(steered: Instance) -> None:
     before = {worker.pid for worker in steered.ready_workers()}
     ended = await run(steered, "roll", "--wait")
     assert ended.returncode == 0
-    assert ended.stdout.startswith("done: all workers are of edition ")
+    assert ended.stdout.startswith("done: all workers run revision ")
     assert not before & {worker.pid for worker in steered.ready_workers()}
     assert "last rollout: " in (await run(steered, "status")).stdout
 
 
 @pytest.mark.fault("F41")
-async def test_f41_reload_wait_of_a_broken_app_fails_with_the_reason(
+async def test_f41_reload_wait_fails_with_the_reason_if_the_app_is_broken(
     start_instance: Callable[..., Instance],
 ) -> None:
     instance = start_instance(workers=1, supervisor=QUICK)
@@ -233,7 +233,7 @@ async def test_f41_reload_wait_of_a_broken_app_fails_with_the_reason(
 
 
 @pytest.mark.fault("F46")
-async def test_f46_reload_of_a_broken_file_is_refused_with_the_reason(steered: Instance) -> None:
+async def test_f46_reload_of_an_invalid_file_is_refused_with_the_reason(steered: Instance) -> None:
     before = steered.ready_workers()
     (steered.project / "agentapp.yaml").write_text("server:\n  prot: 1\n", "utf-8")
     for arguments in (["reload"], ["reload", "--wait"]):
@@ -245,7 +245,7 @@ async def test_f46_reload_of_a_broken_file_is_refused_with_the_reason(steered: I
     configure(steered.project, supervisor=QUICK)
 
 
-async def test_what_needs_a_restart_is_told_and_not_half_applied(steered: Instance) -> None:
+async def test_reload_names_keys_that_need_a_restart_and_does_not_apply_them(steered: Instance) -> None:
     configure(steered.project, supervisor=QUICK, server={"max_turns": 7, "max_body_mb": 7})
     ended = await run(steered, "reload", "--wait")
     assert ended.returncode == 0
@@ -269,7 +269,9 @@ async def test_scale_up_and_down(steered: Instance) -> None:
     assert (await run(steered, "scale", "0")).returncode == 2
 
 
-async def test_reset_closes_a_breaker_and_starts_at_once(start_instance: Callable[..., Instance]) -> None:
+async def test_reset_closes_the_breaker_and_starts_the_worker_at_once(
+    start_instance: Callable[..., Instance],
+) -> None:
     instance = start_instance(workers=1)
     for generation in range(1, 6):
         instance.wait_generation(0, generation)
@@ -285,7 +287,7 @@ async def test_reset_closes_a_breaker_and_starts_at_once(start_instance: Callabl
     assert (slot["breaker_open"], slot["starts_in"]) == (False, None)
 
 
-async def test_what_is_not_there_is_told_with_what_is(steered: Instance) -> None:
+async def test_an_unknown_worker_or_slot_is_refused_with_the_known_ones(steered: Instance) -> None:
     ended = await run(steered, "kill", "7.1")
     assert ended.returncode == 1
     assert steered.ready_workers()[0].label in ended.stderr
@@ -296,7 +298,7 @@ async def test_what_is_not_there_is_told_with_what_is(steered: Instance) -> None
 # -- the instance -----------------------------------------------------------------------------------------
 
 
-async def test_maintenance_refuses_turns_and_says_so(steered: Instance) -> None:
+async def test_maintenance_refuses_turns_and_reports_not_ready(steered: Instance) -> None:
     assert (await run(steered, "maintenance", "on")).returncode == 0
     refused = await invoke(steered.port, new_session(), "x")
     assert (refused.status, refused.code) == (503, "DRAINING")
@@ -304,7 +306,7 @@ async def test_maintenance_refuses_turns_and_says_so(steered: Instance) -> None:
     assert (await call(steered.port, "GET", "/health")).json["status"] == "draining"
     assert (await call(steered.port, "GET", "/readiness")).status == 503
     assert (await call(steered.port, "GET", "/liveness")).status == 200
-    assert "takes no turns: the instance is in maintenance" in (await run(steered, "status")).stdout
+    assert "refuses turns: the instance is in maintenance" in (await run(steered, "status")).stdout
     assert (await run(steered, "maintenance", "off")).returncode == 0
     assert await texts(steered.port, new_session(), "again") == ["again"]
 
@@ -313,7 +315,7 @@ def _unready(instance: Instance) -> bool:
     return json.loads(instance.command("status", "--json").stdout)["unready"] is not None
 
 
-async def test_drain_returns_when_the_last_turn_has_ended(steered: Instance, tmp_path: Path) -> None:
+async def test_drain_returns_after_the_last_turn(steered: Instance, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     async with Stream(steered.port, new_session(), [{"say": "1"}, {"wait_for": str(gate)}]) as stream:
         await stream.until(events=1)
@@ -336,7 +338,9 @@ async def test_loglevel_changes_what_is_logged(steered: Instance) -> None:
     assert "slots are wanted" in (await run(steered, "events", "-n", "1")).stdout
 
 
-async def test_stop_wait_returns_when_the_instance_has_ended(start_instance: Callable[..., Instance]) -> None:
+async def test_stop_wait_returns_when_the_instance_has_exited(
+    start_instance: Callable[..., Instance],
+) -> None:
     instance = start_instance(workers=1)
     async with Stream(instance.port, new_session(), [{"say": "1"}, {"sleep": 1}, {"say": "2"}]) as stream:
         await stream.until(events=1)
@@ -350,7 +354,7 @@ async def test_stop_wait_returns_when_the_instance_has_ended(start_instance: Cal
     assert (ended.returncode, "no instance is running" in ended.stderr) == (1, True)
 
 
-async def test_what_is_asked_of_an_instance_that_stops_is_not_done_and_said_so(
+async def test_a_stopping_instance_refuses_commands_that_change_it(
     start_instance: Callable[..., Instance],
 ) -> None:
     instance = start_instance(supervisor={"soak": 60, "drain_timeout": 60})
@@ -361,7 +365,7 @@ async def test_what_is_asked_of_an_instance_that_stops_is_not_done_and_said_so(
         assert (await run(instance, "stop")).returncode == 0
         ended = await rolling
         assert (ended.returncode, ended.stdout) == (1, "")
-        assert ended.stderr == "Error: the rollout was cut short: the instance is stopping\n"
+        assert ended.stderr == "Error: the rollout was interrupted: the instance is stopping\n"
         for command in (["scale", "3"], ["roll"], ["reload"]):
             ended = await run(instance, *command)
             assert (ended.returncode, ended.stdout) == (1, ""), command
@@ -370,7 +374,7 @@ async def test_what_is_asked_of_an_instance_that_stops_is_not_done_and_said_so(
         await stream.whole(error="DRAINING")
 
 
-async def test_stop_now_waits_for_nobody(start_instance: Callable[..., Instance]) -> None:
+async def test_stop_now_does_not_wait_for_turns(start_instance: Callable[..., Instance]) -> None:
     instance = start_instance(workers=1)
     async with Stream(instance.port, new_session(), [{"say": "1"}, {"sleep": 60}]) as stream:
         await stream.until(events=1)
@@ -379,14 +383,14 @@ async def test_stop_now_waits_for_nobody(start_instance: Callable[..., Instance]
     assert instance.wait_exit(5) == 0
 
 
-def test_the_control_socket_is_its_users_alone(steered: Instance) -> None:
+def test_only_its_user_can_access_the_control_socket(steered: Instance) -> None:
     socket = (steered.directory / "control.sock").stat()
     assert stat.S_ISSOCK(socket.st_mode)
     assert stat.S_IMODE(socket.st_mode) == 0o600
     assert stat.S_IMODE(steered.directory.stat().st_mode) == 0o700
 
 
-async def test_with_two_instances_a_command_wants_a_name(
+async def test_with_two_instances_a_command_needs_a_name(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path]
 ) -> None:
     instances = [new_instance(make_project(name), name=name, workers=1) for name in ("one", "two")]
@@ -398,5 +402,5 @@ async def test_with_two_instances_a_command_wants_a_name(
     ended = await asyncio.to_thread(
         subprocess.run, [COMMAND, "status", *directory], capture_output=True, text=True, env=environment()
     )
-    assert (ended.returncode, "running: one, two" in ended.stderr) == (2, True)
+    assert (ended.returncode, "--name: one, two" in ended.stderr) == (2, True)
     assert (await ask(instances[1], "status"))["name"] == "two"

@@ -110,7 +110,7 @@ async def test_each_metric_moves(
     await eventually(lambda: instance.generations() == [2, 1], 30, "its replacement is ready")
     instance.signal(signal.SIGHUP)
     await eventually(lambda: "rollout done" in instance.log, 30, "all are replaced")
-    await eventually(lambda: "the platform fails" in instance.log, 10, "nobody is there")
+    await eventually(lambda: "platform exchange failed" in instance.log, 10, "nobody is there")
     after = await samples(port)
 
     assert after["agentscope_turns_total"] == {("APP_ERROR",): 1, ("OK",): 3}

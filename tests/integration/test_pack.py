@@ -1,4 +1,4 @@
-"""`pack`, and what is started from its archive: as a person types it, and as the sessions live on."""
+"""The command `pack`, and instances that run from its archive and keep their sessions."""
 
 import re
 import shutil
@@ -22,13 +22,13 @@ TEMPORARY: Final = 75
 
 
 def packed(project: Path) -> Path:
-    """Its archive, beside it; made without the command, which looks at the whole project first."""
+    """Return an archive beside the project, made without the command, which would check the project first."""
     output = project.with_suffix(".tar.gz")
     pack(project, output, name=project.name, versions={}, save_dir="./sessions")
     return output
 
 
-def test_pack_tells_what_it_made_and_what_it_left_out(
+def test_pack_prints_the_archive_and_the_files_that_it_left_out(
     make_project: Callable[..., Path], tmp_path: Path
 ) -> None:
     project = make_project("shop")
@@ -37,18 +37,18 @@ def test_pack_tells_what_it_made_and_what_it_left_out(
     made = run(COMMAND, "pack", project, cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     left_out = [line for line in made.stdout.splitlines() if line.startswith("left out")]
-    cache = {"left out (cache): __pycache__/"}  # of the check before, where Python writes one
+    cache = {"left out (cache): __pycache__/"}  # made by the check, if Python writes bytecode
     assert set(left_out) - cache == {"left out (secret): .env", "left out (sessions): sessions/"}
     assert re.search(
-        r"^made shop\.tar\.gz: 2 files, \d+ bytes, sha256 [0-9a-f]{64}$", made.stdout, re.MULTILINE
+        r"^created shop\.tar\.gz: 2 files, \d+ bytes, sha256 [0-9a-f]{64}$", made.stdout, re.MULTILINE
     )
     with tarfile.open(tmp_path / "shop.tar.gz") as tar:
         assert tar.getnames() == ["agentapp.manifest.json", "agentapp.yaml", "app.py"]
     checked = run(COMMAND, "check", tmp_path / "shop.tar.gz")
-    assert (checked.returncode, checked.stdout.splitlines()[-1]) == (0, "shop: all is well")
+    assert (checked.returncode, checked.stdout.splitlines()[-1]) == (0, "shop: OK")
 
 
-def test_what_check_refuses_is_not_packed(tmp_path: Path) -> None:
+def test_a_project_that_check_refuses_is_not_packed(tmp_path: Path) -> None:
     project = written(tmp_path / "shop", "import nothing_of_this_name\n")
     refused = run(COMMAND, "pack", project, cwd=tmp_path)
     assert refused.returncode == REFUSED
@@ -65,10 +65,12 @@ def test_a_secret_in_plain_text_is_not_packed(make_project: Callable[..., Path],
     assert sorted(tmp_path.iterdir()) == [project]
 
 
-def test_an_archive_that_cannot_be_written_is_told(make_project: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_archive_that_cannot_be_written_is_reported(
+    make_project: Callable[..., Path], tmp_path: Path
+) -> None:
     refused = run(COMMAND, "pack", make_project(), "-o", tmp_path / "gone" / "a.tar.gz")
     assert refused.returncode == 1
-    assert "nothing was packed" in refused.stderr
+    assert "no archive was made" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
@@ -88,7 +90,7 @@ async def test_an_instance_runs_from_an_archive_and_the_next_one_finds_its_sessi
         *("--runtime-dir", tmp_path / "elsewhere", "--state-dir", tmp_path / "instance" / "state"),
     )
     assert again.returncode == TEMPORARY
-    assert "an instance runs from" in again.stderr
+    assert "another instance runs from" in again.stderr
     assert first.stop() == 0
 
     (project / "version").write_text("second")
@@ -96,10 +98,10 @@ async def test_an_instance_runs_from_an_archive_and_the_next_one_finds_its_sessi
     shutil.rmtree(project)
     second = new_instance(archive, workers=1).start()
     assert await texts(second.port, "me", [{"version": 1}, {"count": 1}]) == ["second", "2"]
-    assert f"unpacked archive={archive} folder={folder}" in second.log
+    assert f"archive extracted archive={archive} folder={folder}" in second.log
 
 
-def test_an_archive_is_called_as_its_project_whatever_it_is_called(
+def test_the_instance_is_named_after_the_packed_project(
     make_project: Callable[..., Path], tmp_path: Path
 ) -> None:
     archive = packed(make_project("shop")).rename(tmp_path / "upload-4711")
@@ -112,7 +114,7 @@ def test_an_archive_is_called_as_its_project_whatever_it_is_called(
     assert (tmp_path / "state" / "agentscope-supervisor" / "shop" / "app" / "app.py").exists()
 
 
-def test_a_tampered_archive_does_not_start(make_project: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_modified_archive_does_not_start(make_project: Callable[..., Path], tmp_path: Path) -> None:
     archive, room = packed(make_project("shop")), tmp_path / "room"
     with tarfile.open(archive) as tar:
         tar.extractall(room, filter="data")

@@ -108,7 +108,7 @@ def test_top_without_a_terminal_is_one_picture(watched: Instance) -> None:
     ended = watched.command("top")
     assert ended.returncode == 0
     assert ended.stdout.startswith("test: healthy, up ")
-    assert ended.stdout.endswith("no turn is open\n")
+    assert ended.stdout.endswith("no open turns\n")
     assert "\x1b" not in ended.stdout
     told = json.loads(watched.command("top", "--json", "--once").stdout)
     assert (told["name"], told["open_sessions"]) == ("test", [])

@@ -1,9 +1,9 @@
-/** The chat: sessions, the turns of each, and their answers as they stream in. */
+/** The chat: sessions, their turns, and answers as they stream in. */
 import {atEnd, byId, made} from "./elements.js";
 import {events, Failed, inWords, post} from "./server.js";
 
-const KEPT_SESSIONS = 20, KEPT_SAID = 200;  // of the page's memory
-const MOST_SHOWN = 1_000_000;  // characters of one answer; more makes any browser slow
+const KEPT_SESSIONS = 20, KEPT_SAID = 200;  // sessions that the page keeps, and messages of each
+const MOST_SHOWN = 1_000_000;  // characters of one answer; browsers become slow with more
 const STORED = "agentscope-console-sessions";
 
 const talk = byId("talk"), text = byId("text"), select = byId("session"), stopButton = byId("stop"), sendButton = byId("send");
@@ -12,7 +12,7 @@ const sessions = new Map();
 let current;
 let onRefused = async () => false;
 
-/** `unauthorized`: asks for the token, and resolves to whether there is one now. */
+/** Starts the chat. `unauthorized`: asks for the token; resolves to whether the page has one now. */
 export function begin(unauthorized) {
   onRefused = unauthorized;
   for (const id of stored()) add(id);
@@ -38,7 +38,7 @@ export function begin(unauthorized) {
   byId("other-close").addEventListener("click", () => other.close());
 }
 
-/** Makes a session the one that is talked in. */
+/** Makes a session the current one. */
 export function show(id) {
   current = sessions.get(id) ?? add(id);
   select.value = id;
@@ -53,11 +53,11 @@ function fresh() {
 
 function add(id) {
   const session = {id, element: made("div"), turn: null};
-  session.element.append(made("p", {class: "soft"}, `Session ${id}. What was said is shown until the page is left; what the app remembers is its own affair.`));
+  session.element.append(made("p", {class: "soft"}, `Session ${id}. The page shows its messages until you leave; the app keeps the session's memory itself.`));
   sessions.set(id, session);
   for (const old of [...sessions.values()].slice(0, -KEPT_SESSIONS)) if (!old.turn && old !== current) sessions.delete(old.id);
-  select.replaceChildren(...[...sessions.keys()].reverse().map(each => made("option", {value: each}, each)), made("option", {value: ""}, "another …"));
-  try { sessionStorage.setItem(STORED, JSON.stringify([...sessions.keys()])); } catch { /* not kept, then */ }
+  select.replaceChildren(...[...sessions.keys()].reverse().map(each => made("option", {value: each}, each)), made("option", {value: ""}, "another session …"));
+  try { sessionStorage.setItem(STORED, JSON.stringify([...sessions.keys()])); } catch { /* storage is off: the list is not kept */ }
   return session;
 }
 
@@ -87,7 +87,7 @@ async function send() {
   } catch (error) {
     if (error.name === "AbortError") end(session, turn, "INTERRUPTED", "");
     else if (error instanceof Failed) end(session, turn, error.code, error.message);
-    else end(session, turn, "NO_ANSWER", "The connection broke.");
+    else end(session, turn, "NO_ANSWER", "The connection was lost.");
     if (error.status === 401 && await onRefused()) text.value ||= said;
   }
   turn.note.remove();
@@ -102,7 +102,7 @@ async function stream(session, turn, said) {
   turn.run = response.headers.get("X-Run-Id");
   turn.worker = response.headers.get("X-Agentscope-Worker");
   for await (const {data, comment} of events(response)) {
-    if (comment?.startsWith("queued")) turn.note.textContent = `${comment.replace("queued", "waiting, turns before it:")} …`;
+    if (comment?.startsWith("queued")) turn.note.textContent = `${comment.replace("queued", "waiting, turns ahead:")} …`;
     if (!data) continue;
     const message = JSON.parse(data);
     if (message.error) end(session, turn, message.error.code, message.error.message);
@@ -112,7 +112,7 @@ async function stream(session, turn, said) {
   throw new Failed(0, "NO_ANSWER", "");  // an answer always ends with the done event
 }
 
-/** One Msg: it goes on with the last one where both are chunks of one name and role. */
+/** Shows a Msg. It continues the previous one if both are chunks with the same name and role. */
 function take(session, turn, message) {
   turn.note.remove();
   const isChunk = message.metadata?.chunk !== false, key = JSON.stringify([message.name, message.role]);
@@ -130,12 +130,12 @@ function block_of(turn, block) {
   const shown = block.type === "text" ? block.text ?? "" : JSON.stringify(block, null, 2);
   if (turn.chars > MOST_SHOWN) return;
   turn.chars += shown.length;
-  if (turn.chars > MOST_SHOWN) turn.entry.write("\n… the rest is too long to be shown.");
+  if (turn.chars > MOST_SHOWN) turn.entry.write("\n… the rest is too long to show.");
   else if (block.type === "text") turn.entry.write(shown);
   else turn.entry.fold(`${String(block.type ?? "block").replaceAll("_", " ")} ${block.name ?? ""}`, shown);
 }
 
-/** A failure, below what was said so far. */
+/** Shows an error below the text received so far. */
 function end(session, turn, code, message) {
   turn.entry ??= say(session, "instance", "");
   const kind = code === "INTERRUPTED" ? "end soft" : "end warn";
@@ -152,7 +152,7 @@ async function stop() {
   }
 }
 
-// -- how it is shown ----------------------------------------------------------------------------
+// -- display ------------------------------------------------------------------------------------
 
 function say(session, who, kind, worker) {
   const body = made("div", {class: "body"});

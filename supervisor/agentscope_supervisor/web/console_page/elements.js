@@ -1,4 +1,4 @@
-/** Elements from values. Text stays text: nothing that comes from outside is ever parsed as markup. */
+/** Makes elements from values. Text stays text: input from outside is never parsed as markup. */
 
 export const byId = id => document.getElementById(id);
 
@@ -12,7 +12,7 @@ export function made(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Does what changes a scrolled element, and stays at its end if it was there. */
+/** Applies a change to a scrolled element, and keeps it at its end if it was there. */
 export function atEnd(element, change) {
   const was = element.scrollHeight - element.scrollTop - element.clientHeight < 40;
   change();

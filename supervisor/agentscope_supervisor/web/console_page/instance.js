@@ -1,21 +1,21 @@
-/** What is shown of the instance: workers, open turns, deaths, the log; and its two buttons. */
+/** The state of the instance: workers, open turns, worker exits and the log; and the two buttons. */
 import {atEnd, byId, clock, made, span} from "./elements.js";
 import {ask, events, inWords, post} from "./server.js";
 
-const KEPT_LINES = 1000;  // of the log, in the page
-const SILENT_AFTER = 15_000;  // ms without a word, of an instance that speaks each second
-const LONGEST_WAIT = 8_000;  // ms between two attempts to reach it
+const KEPT_LINES = 1000;  // lines of the log that the page keeps
+const SILENT_AFTER = 15_000;  // ms without an event after which the stream is reopened; the instance sends one each second
+const LONGEST_WAIT = 8_000;  // ms between two attempts to connect
 const STATES = {healthy: "good", ready: "good", degraded: "mid", starting: "mid", draining: "mid", stopping: "mid",
   unhealthy: "bad", killing: "bad", down: "bad"};
-const WHY = {asked: "as asked", memory_limit: "memory limit", turn_limit: "turn limit", exit_code: "it exited", signal: "signal",
-  oom: "out of memory", boot_failed: "its start failed", boot_timeout: "its start took too long", stop_timeout: "its stop took too long",
-  unresponsive: "its event loop did not turn", protocol_error: "broken link", killed: "killed by an operator"};
+const WHY = {asked: "stopped as requested", memory_limit: "memory limit", turn_limit: "turn limit", exit_code: "exited", signal: "signal",
+  oom: "out of memory", boot_failed: "start failed", boot_timeout: "start timed out", stop_timeout: "stop timed out",
+  unresponsive: "event loop blocked", protocol_error: "protocol error", killed: "killed by an operator"};
 const WANTED = ["asked", "memory_limit", "turn_limit"];
 
 const badge = byId("status"), notice = byId("notice"), log = byId("log"), drain = byId("drain");
 let talkIn, isDraining = false, trouble = null, edition = null;
 
-/** Follows the instance for as long as the page is there. `unauthorized`: as of the chat; `open`: shows a session in the chat. */
+/** Follows the instance while the page is open. `unauthorized`: as for the chat; `open`: shows a session in the chat. */
 export async function follow(unauthorized, open) {
   talkIn = open;
   byId("restart").addEventListener("click", () => act(unauthorized, restart));
@@ -56,7 +56,7 @@ async function stream(connected) {
   }
 }
 
-// -- what is done -------------------------------------------------------------------------------
+// -- actions ------------------------------------------------------------------------------------
 
 async function act(unauthorized, what) {
   try {
@@ -69,12 +69,12 @@ async function act(unauthorized, what) {
 
 async function restart() {
   const told = await (await post("console/restart", {})).json();
-  if (told.outcome === "refused") return say(`Nothing was changed, the old workers go on: ${told.reason}`, "bad");
+  if (told.outcome === "refused") return say(`The restart was refused, the previous workers stay: ${told.reason}`, "bad");
   edition = told.edition;
-  say(told.note ? `Workers are being replaced. ${told.note}` : "Workers are being replaced, one by one.", "mid");
+  say(told.note ? `The workers are being replaced. ${told.note}` : "The workers are being replaced one by one.", "mid");
 }
 
-/** A line across the page; an empty one goes away. */
+/** Shows a notice above the page; an empty text hides it. */
 function say(text, kind = "") {
   notice.hidden = !text;
   notice.className = kind;
@@ -86,22 +86,22 @@ function mark(text, kind) {
   badge.className = `badge ${kind}`;
 }
 
-// -- what is seen -------------------------------------------------------------------------------
+// -- display ------------------------------------------------------------------------------------
 
 function status(told) {
   document.title = `${told.name} · console`;
   byId("name").textContent = told.name;
   mark(told.status, STATES[told.status] ?? "");
   const memory = told.memory_mb === null ? "" : ` · supervisor ${Math.round(told.memory_mb)} MB`;
-  byId("about").textContent = `up ${span(told.uptime)} · ${told.version}${memory}${told.unready ? ` · takes no turns: ${told.unready}` : ""}`;
+  byId("about").textContent = `up ${span(told.uptime)} · ${told.version}${memory}${told.unready ? ` · refuses turns: ${told.unready}` : ""}`;
   isDraining = told.status === "draining";
-  drain.textContent = isDraining ? "Take turns again" : "Drain";
+  drain.textContent = isDraining ? "Accept turns again" : "Drain";
   byId("workers").replaceChildren(...rows(told));
-  byId("turns").textContent = `${told.turns.open} open, ${told.turns.accepted} since the start`;
-  byId("sessions").replaceChildren(...(told.sessions.length ? told.sessions.map(sessionLine) : [made("p", {class: "soft"}, "No turn is open.")]));
-  if (told.trouble !== trouble) {  // also of a reload from elsewhere: another page, a command, --reload
+  byId("turns").textContent = `${told.turns.open} open, ${told.turns.accepted} accepted since the start`;
+  byId("sessions").replaceChildren(...(told.sessions.length ? told.sessions.map(sessionLine) : [made("p", {class: "soft"}, "No open turns.")]));
+  if (told.trouble !== trouble) {  // also after a reload by another page, a command or --reload
     trouble = told.trouble;
-    say(trouble ? `The old workers go on, new ones could not take over: ${trouble}` : "", "bad");
+    say(trouble ? `The reload failed, the previous workers stay: ${trouble}` : "", "bad");
   }
   rollout(told);
 }
@@ -110,8 +110,8 @@ function rollout(told) {
   const last = told.rollout;
   byId("rollout").textContent = told.rolling ? "being replaced …" : last ? `last restart ${clock(last.at)}: ${last.failure ? "failed" : "done"}` : "";
   if (edition === null || told.rolling || !last || last.edition < edition) return;
-  if (last.failure) say(`The restart failed, the old workers go on: ${last.failure}`, "bad");
-  else say("All workers are new.", "good");
+  if (last.failure) say(`The restart failed, the previous workers stay: ${last.failure}`, "bad");
+  else say("All workers have been replaced.", "good");
   edition = null;
 }
 
@@ -120,13 +120,13 @@ function rows(told) {
   for (const slot of told.slots) {
     const workers = told.workers.filter(worker => worker.slot === slot.slot);
     const notes = [];
-    if (slot.breaker_open) notes.push("rests after too many deaths");
+    if (slot.breaker_open) notes.push("restarts paused after repeated failures");
     if (slot.starts_in !== null) notes.push(`starts in ${span(slot.starts_in)}`);
-    if (slot.restarts) notes.push(`${slot.restarts} death${slot.restarts === 1 ? "" : "s"}${slot.last_death ? `, last: ${WHY[slot.last_death.cause] ?? slot.last_death.cause}` : ""}`);
+    if (slot.restarts) notes.push(`${slot.restarts} failure${slot.restarts === 1 ? "" : "s"}${slot.last_death ? `, last: ${WHY[slot.last_death.cause] ?? slot.last_death.cause}` : ""}`);
     if (!workers.length) workers.push({worker: String(slot.slot), state: "down", seconds: null, turns: 0, memory_mb: null, pid: null});
     workers.forEach((worker, at) => found.push(row(worker, at ? "" : notes.join("; "))));
   }
-  for (const worker of told.workers) if (worker.slot >= told.slots.length) found.push(row(worker, "leaves"));
+  for (const worker of told.workers) if (worker.slot >= told.slots.length) found.push(row(worker, "leaving"));
   return found;
 }
 
@@ -139,23 +139,23 @@ function row(worker, note) {
 
 function sessionLine(session) {
   const turns = session.waiting + (session.run_id === null ? 0 : 1);
-  const more = [session.worker ? `worker ${session.worker}` : "waits", `${turns} turn${turns === 1 ? "" : "s"}`, `${session.events} events`, span(session.seconds)];
+  const more = [session.worker ? `worker ${session.worker}` : "waiting", `${turns} turn${turns === 1 ? "" : "s"}`, `${session.events} events`, span(session.seconds)];
   return made("p", {}, made("button", {type: "button", class: "link", title: "Open in the chat", onclick: () => talkIn(session.session_id)}, session.session_id), ` ${more.join(" · ")}`);
 }
 
 function deaths(told) {
   const list = byId("deaths"), open = new Set([...list.querySelectorAll("details[open]")].map(each => each.dataset.key));
-  list.replaceChildren(...(told.length ? told.reverse().map(each => death(each, open)) : [made("p", {class: "soft"}, "No worker has ended yet.")]));
+  list.replaceChildren(...(told.length ? told.reverse().map(each => death(each, open)) : [made("p", {class: "soft"}, "No worker has exited yet.")]));
 }
 
 function death(it, open) {
   const why = `${WHY[it.cause] ?? it.cause}${it.detail ? `: ${it.detail}` : ""}`, key = `${it.worker} ${it.at}`;
   const lost = it.turns ? `, ${it.turns} turn${it.turns === 1 ? "" : "s"} lost` : "";
-  const told = [`${it.ended}, pid ${it.pid ?? "none"}, lived ${span(it.lived)}, ${it.ready === null ? "never ready" : `ready for ${span(it.ready)}`}${lost}`];
+  const told = [`${it.ended}, pid ${it.pid ?? "none"}, ran for ${span(it.lived)}, ${it.ready === null ? "never ready" : `ready for ${span(it.ready)}`}${lost}`];
   const details = made("details", {"data-key": key},
     made("summary", {class: WANTED.includes(it.cause) ? "soft" : "bad"}, `${clock(it.at)}  worker ${it.worker}  ${why}`),
     made("p", {class: "soft"}, ...told),
-    ...dump("The last it printed", it.output), ...dump("Its stacks", it.stacks));
+    ...dump("Last output", it.output), ...dump("Stacks", it.stacks));
   details.open = open.has(key);
   return details;
 }
@@ -172,7 +172,7 @@ function lines(told) {
 }
 
 function line({ts, level, message, exception, lost, ...fields}) {
-  if (lost) return made("p", {class: "warning"}, `… ${lost} lines are not shown: they came too fast`);
+  if (lost) return made("p", {class: "warning"}, `… ${lost} lines are missing: they arrived too fast`);
   const {output: isOutput, worker} = fields;
   const shown = made("p", {class: `${level}${isOutput ? " output" : ""}`}, made("time", {datetime: ts}, clock(ts)), " ");
   const text = Object.entries(fields).map(([key, value]) => `${key}=${typeof value === "object" ? JSON.stringify(value) : value}`).join(" ");

@@ -1,4 +1,4 @@
-/** The page's beginning, and the token: asked for once, whoever finds that it is wanted. */
+/** The entry point of the page, and the dialog for the token: one dialog, whichever request is refused first. */
 import * as chat from "./chat.js";
 import {byId} from "./elements.js";
 import * as instance from "./instance.js";
@@ -7,7 +7,7 @@ import {inWords, post} from "./server.js";
 const dialog = byId("login"), token = byId("token"), problem = byId("login-error");
 let asking = null;
 
-/** Asks for the token until it is right. */
+/** Shows the dialog until the instance accepts the token. */
 function unauthorized() {
   asking ??= new Promise(resolve => {
     dialog.showModal();
@@ -18,7 +18,7 @@ function unauthorized() {
       try {
         await post("console", {token: token.value});
       } catch (error) {
-        problem.textContent = error.status === 401 ? "This is not the token." : inWords(error.code, error.message);
+        problem.textContent = error.status === 401 ? "The token is not correct." : inWords(error.code, error.message);
         token.select();
         return;
       }

@@ -1,6 +1,6 @@
-/** What the page asks of the instance: requests, streams of events, and failures in words. */
+/** Requests to the instance, event streams, and error messages for people. */
 
-/** A refusal of the instance, or that there was no answer (status 0). */
+/** The instance refused the request, or did not answer (status 0). */
 export class Failed extends Error {
   constructor(status, code, message) {
     super(message);
@@ -9,31 +9,31 @@ export class Failed extends Error {
   }
 }
 
-/** What each code means to a person; the message of the instance stands beside it. */
+/** The meaning of each error code. The message of the instance is shown after it. */
 const WORDS = {
-  WORKER_LOST: "The worker died under this turn. Its replacement is on the way: send the message again.",
+  WORKER_LOST: "The worker crashed during this turn. A new worker is starting: send the message again.",
   INTERRUPTED: "Stopped.",
-  SUPERSEDED: "A newer message took the place of this one.",
-  SESSION_BUSY: "This session is answering already. Wait for the end, or stop it.",
-  TOO_MANY_REQUESTS: "Too many messages wait in this session. Try again in a moment.",
+  SUPERSEDED: "A newer message replaced this one.",
+  SESSION_BUSY: "This session has a running turn. Wait for its end, or stop it.",
+  TOO_MANY_REQUESTS: "Too many messages are waiting in this session. Try again in a moment.",
   NOT_READY: "No worker is ready for this session yet. Try again in a few seconds.",
-  OVERLOADED: "The instance has as many turns as it can take. Try again in a moment.",
-  DRAINING: "The instance takes no new turns: it drains.",
+  OVERLOADED: "The instance has reached its limit of open turns. Try again in a moment.",
+  DRAINING: "The instance is draining and refuses new turns.",
   TIMEOUT: "The answer took longer than server.request_timeout allows.",
-  POISONED: "Messages like this one have killed their worker; it is not tried again for a while.",
-  APP_ERROR: "The app raised an error. Its traceback is in the log.",
-  UNAUTHORIZED: "The instance wants its token.",
-  NO_ANSWER: "The instance does not answer. Is it running?",
+  POISONED: "This message has crashed its worker repeatedly and is refused for a while.",
+  APP_ERROR: "The app raised an error. The log has its traceback.",
+  UNAUTHORIZED: "The instance requires its token.",
+  NO_ANSWER: "The instance does not answer. Check that it is running.",
 };
 
-/** A failure as one sentence or two. */
+/** An error as one or two sentences. */
 export function inWords(code, message) {
   const words = WORDS[code];
   if (!words) return message || code;
   return code === "INTERRUPTED" || !message || code === "NO_ANSWER" ? words : `${words} (${message})`;
 }
 
-/** fetch, with a Failed for whatever is no success. Paths are relative: a proxy may have put us below a prefix. */
+/** fetch that throws Failed unless it succeeds. Paths are relative: a proxy may serve the page below a prefix. */
 export async function ask(path, options = {}) {
   let response;
   try {
@@ -51,7 +51,7 @@ export function post(path, body, options = {}) {
   return ask(path, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body), ...options});
 }
 
-/** The blocks of a stream of server-sent events: {event, data}, or {comment}. */
+/** Yields the blocks of a stream of server-sent events: {event, data} or {comment}. */
 export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
