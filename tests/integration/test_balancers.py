@@ -1,6 +1,7 @@
-"""The shipped configurations of HAProxy and nginx, in the real programs, before real instances.
+"""The configurations of HAProxy and nginx, in the real programs, in front of real instances.
 
-Each session must reach one instance, each event at once, and no client may notice that an instance goes.
+All turns of a session must reach one instance, each event must arrive at once, and no client may notice that
+an instance stops.
 """
 
 import asyncio
@@ -22,9 +23,9 @@ from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.supervisor_only
 
-SESSIONS: Final = 24  # over two instances: that one gets none has a chance of one in eight million
+SESSIONS: Final = 24  # over two instances; the probability that one gets none is 1 in 8 million
 DRAIN: Final = {"supervisor": {"drain_timeout": 60, "stop_timeout": 2}}
-SOON: Final = 60.0  # seconds for what takes one or two
+SOON: Final = 60.0  # seconds, for conditions that take 1 to 2 s on an idle machine
 NOT_READY: Final = 'agentscope_http_requests_total{route="/readyz",status="503"}'
 
 Pair = tuple[Instance, Instance]
@@ -32,7 +33,7 @@ Pair = tuple[Instance, Instance]
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Two instances of one project that no test hurts."""
+    """Two instances of one project; no test may stop them."""
     folder = tmp_path_factory.mktemp("pair")
     project = scripted(folder / "project", server={"keepalive_interval": 1})
     with ExitStack() as stack:
@@ -51,7 +52,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @asynccontextmanager
 async def balanced(kind: str, folder: Path, *ports: int) -> AsyncIterator[int]:
-    """The port of a balancer that knows these servers."""
+    """Run a load balancer in front of these ports; yields its port."""
     with Balancer(kind, folder / kind, ports) as balancer:
 
         def serves() -> bool:
@@ -73,35 +74,37 @@ async def turn(port: int, session: str, script: object, **options: Any) -> Respo
 
 
 async def worker(port: int, session: str) -> str:
-    """The process that had a turn of this session, which went well."""
+    """Return the pid of the worker that ran a successful turn of this session."""
     answer = await turn(port, session, [{"pid": 1}])
     assert answer.status == 200, answer.body
     return text_of(answer.json["messages"][0])
 
 
 def scraped(instance: Instance) -> str:
-    """Its metrics, as it tells them itself."""
+    """Return the metrics of an instance, read from the instance itself."""
     with urllib.request.urlopen(f"http://127.0.0.1:{instance.port}/metrics", timeout=10) as response:
         return str(response.read(), "utf-8")
 
 
 @pytest.mark.parametrize("of", ["haproxy.cfg", "nginx.conf"])
-def test_files_are_what_the_programs_expect(of: str, tmp_path: Path) -> None:
+def test_the_programs_accept_the_files(of: str, tmp_path: Path) -> None:
     assert Balancer(of.partition(".")[0], tmp_path / "room", [1, 2]).check() == ""
 
 
-async def test_a_session_is_at_home_in_one_instance(kind: str, pair: Pair, tmp_path: Path) -> None:
+async def test_all_turns_of_a_session_reach_one_instance(kind: str, pair: Pair, tmp_path: Path) -> None:
     async with balanced(kind, tmp_path, *(instance.port for instance in pair)) as port:
         sessions = [new_session() for _ in range(SESSIONS)]
         homes = [{await worker(port, session) for _ in range(3)} for session in sessions]
         assert [len(home) for home in homes] == [1] * SESSIONS
-        assert len(set.union(*homes)) == 2, "both have sessions"
+        assert len(set.union(*homes)) == 2, "both instances have sessions"
         unpinned = [await texts(port, "one", [{"pid": 1}]) for _ in sessions]
         spread = {pid for (pid,) in unpinned}
-        assert len(spread) == 2, "what names no session goes anywhere"
+        assert len(spread) == 2, "turns without a session header are spread"
 
 
-async def test_events_come_at_once_and_silence_is_kept_alive(kind: str, pair: Pair, tmp_path: Path) -> None:
+async def test_events_arrive_at_once_and_silent_streams_stay_open(
+    kind: str, pair: Pair, tmp_path: Path
+) -> None:
     gate, session = tmp_path / "gate", new_session()
     steps = [{"say": "first"}, {"wait_for": str(gate)}, {"say": "last"}]
     async with balanced(kind, tmp_path, *(instance.port for instance in pair)) as port:
@@ -109,22 +112,22 @@ async def test_events_come_at_once_and_silence_is_kept_alive(kind: str, pair: Pa
             await stream.until(events=1, comments=2)
             assert not gate.exists()
             again = await call(port, "GET", f"/runs/{stream.run_id}", headers={"X-Session-Id": session})
-            assert again.json["state"] == "running", "the run is found where the session is"
+            assert again.json["state"] == "running", "the run is found by its session"
             gate.touch()
             assert [event.text for event in await stream.whole()] == ["first", "last"]
         assert (await call(port, "GET", "/metrics")).status == 404
 
 
-async def test_a_client_that_leaves_is_known_to_have_left(kind: str, pair: Pair, tmp_path: Path) -> None:
+async def test_a_disconnected_client_cancels_its_turn(kind: str, pair: Pair, tmp_path: Path) -> None:
     session, notes = new_session(), tmp_path / "notes"
     async with balanced(kind, tmp_path, *(instance.port for instance in pair)) as port:
         options = {"headers": {"X-Session-Id": session}, "metadata": {"journal": str(notes)}}
         async with Stream(port, session, [{"say": "here"}, {"sleep": 600}], **options) as stream:
             await stream.until(events=1)
-        await eventually(lambda: journal(notes)[-1]["word"] == "cancelled", SOON, "the App is told")
+        await eventually(lambda: journal(notes)[-1]["word"] == "cancelled", SOON, "the turn is cancelled")
 
 
-async def test_an_instance_that_drains_gets_no_new_turns_and_nobody_notices(
+async def test_a_draining_instance_gets_no_new_turns_and_no_turn_fails(
     kind: str, new_instance: Callable[..., Instance], make_project: Callable[..., Path], tmp_path: Path
 ) -> None:
     project = make_project(**DRAIN)
@@ -160,14 +163,12 @@ async def test_an_instance_that_drains_gets_no_new_turns_and_nobody_notices(
                 clients.create_task(goes_on(session))
             await more(20)
             first.signal(signal.SIGTERM)
-            await eventually(lambda: first.health()["status"] == "draining", SOON, "it drains")
+            await eventually(lambda: first.health()["status"] == "draining", SOON, "the instance drains")
             await more(40)
             (left,) = second.ready_workers()
             assert {await worker(port, session) for session in others} == {str(left.pid)}
-            if kind == "haproxy":  # it asks; nginx does not
-                await eventually(
-                    lambda: NOT_READY in scraped(first), SOON, "it has seen that it is not ready"
-                )
+            if kind == "haproxy":  # it has health checks; nginx has none
+                await eventually(lambda: NOT_READY in scraped(first), SOON, "a health check has failed")
             gate.touch()
             assert [event.text for event in await stream.whole()] == ["first", "last"]
             assert await asyncio.to_thread(first.wait_exit, SOON) == 0
@@ -176,8 +177,8 @@ async def test_an_instance_that_drains_gets_no_new_turns_and_nobody_notices(
         print(f"{kind}: {served} turns, 0 failed, while one of two instances drained and ended")
 
 
-async def test_a_turn_that_may_have_begun_is_not_sent_again(kind: str, pair: Pair, tmp_path: Path) -> None:
-    """An instance that takes a turn and dies over it, before its answer begins."""
+async def test_a_turn_that_may_have_started_is_not_retried(kind: str, pair: Pair, tmp_path: Path) -> None:
+    """An instance accepts a turn and closes the connection before the answer starts."""
     taken, notes = [], tmp_path / "notes"
 
     async def dies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -196,15 +197,15 @@ async def test_a_turn_that_may_have_begun_is_not_sent_again(kind: str, pair: Pai
         statuses, sent = [], 0
         while not taken:
             sent += 1
-            assert sent < SESSIONS, "no session is at home there"
+            assert sent < SESSIONS, "no session is routed to this instance"
             answer = await turn(port, new_session(), [{"note": str(notes)}, {"say": "done"}])
             statuses.append(answer.status)
         assert statuses == [200] * (sent - 1) + [502]
         assert len(taken) == 1
-        assert len(journal(notes)) == sent - 1, "the other instance did not get it as well"
+        assert len(journal(notes)) == sent - 1, "the other instance did not get the turn"
 
 
-async def test_an_instance_that_is_not_there_costs_no_turn(kind: str, pair: Pair, tmp_path: Path) -> None:
+async def test_a_missing_instance_fails_no_turn(kind: str, pair: Pair, tmp_path: Path) -> None:
     async with balanced(kind, tmp_path, free_port(), pair[1].port) as port:
         for _ in range(SESSIONS):
             session = new_session()

@@ -1,4 +1,4 @@
-"""The dashboard and the alerts that are shipped: each expression is PromQL, and asks for what there is."""
+"""The dashboard and the alerts: every expression is valid PromQL and uses existing metrics and labels."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from tests.integration.test_metrics import documented_labels
 pytestmark = pytest.mark.supervisor_only
 
 CONFIGS: Final = Path(__file__).parents[2] / "configs"
-OF_PROMETHEUS: Final = {"job", "instance", "le"}  # labels that it adds, or that every histogram has
+OF_PROMETHEUS: Final = {"job", "instance", "le"}  # labels that Prometheus adds, and the label of histograms
 BUCKETS: Final = ("_bucket", "_count", "_sum")
 
 
@@ -33,7 +33,7 @@ def rules() -> list[dict[str, Any]]:
 
 
 def expressions() -> Iterator[tuple[str, str]]:
-    """What each panel and each alert asks for, with Grafana's own variables filled in."""
+    """Yield title and expression of each panel and each alert, with Grafana's variables replaced."""
     for panel in dashboard()["panels"]:
         for target in panel.get("targets", ()):
             yield panel["title"], target["expr"].replace("$__rate_interval", "1m")
@@ -41,8 +41,8 @@ def expressions() -> Iterator[tuple[str, str]]:
         yield rule["alert"], rule["expr"]
 
 
-def asked(expression: str) -> tuple[set[str], set[tuple[str, str]]]:
-    """The metrics of an expression, and the labels of each that it chooses or groups by."""
+def used_by(expression: str) -> tuple[set[str], set[tuple[str, str]]]:
+    """Return the metrics of an expression, and the labels of each by which it filters or groups."""
     metrics, labels, groups = set(), set(), set()
 
     def look(node: object) -> None:
@@ -57,36 +57,36 @@ def asked(expression: str) -> tuple[set[str], set[tuple[str, str]]]:
 
 
 def of_family(metric: str) -> str:
-    """The name in the table of metrics of what Prometheus calls so."""
+    """Return the documented name of a metric: for a histogram, without the suffix of its series."""
     return next((metric.removesuffix(end) for end in BUCKETS if metric.endswith(end)), metric)
 
 
 @pytest.mark.parametrize(("where", "expression"), [pytest.param(*each, id=each[0]) for each in expressions()])
-def test_expressions_ask_for_metrics_and_labels_that_there_are(where: str, expression: str) -> None:
+def test_expressions_use_documented_metrics_and_labels(where: str, expression: str) -> None:
     known = documented_labels() | {"up": set()}
-    metrics, labels = asked(expression)
+    metrics, labels = used_by(expression)
     assert metrics
     assert {of_family(metric) for metric in metrics} <= known.keys()
     wrong = [pair for pair in labels if pair[1] not in known[of_family(pair[0])] | OF_PROMETHEUS]
     assert wrong == []
 
 
-async def test_each_name_is_one_that_an_instance_tells(shared: Instance) -> None:
+async def test_an_instance_exports_every_used_metric(shared: Instance) -> None:
     text = (await call(shared.port, "GET", "/metrics")).body.decode()
-    told = set(re.findall(r"^(?:# TYPE )?(\w+)", text, re.MULTILINE)) | {"up"}
-    metrics = set[str]().union(*(asked(expression)[0] for _, expression in expressions()))
-    assert metrics <= told
+    exported = set(re.findall(r"^(?:# TYPE )?(\w+)", text, re.MULTILINE)) | {"up"}
+    metrics = set[str]().union(*(used_by(expression)[0] for _, expression in expressions()))
+    assert metrics <= exported
 
 
 def test_the_dashboard_shows_every_metric() -> None:
     panels = [
         expression for where, expression in expressions() if where not in {rule["alert"] for rule in rules()}
     ]
-    shown = {of_family(metric) for expression in panels for metric in asked(expression)[0]}
+    shown = {of_family(metric) for expression in panels for metric in used_by(expression)[0]}
     assert shown == documented_labels().keys()
 
 
-def test_the_dashboard_is_one_that_grafana_can_lay_out() -> None:
+def test_the_dashboard_has_a_valid_layout() -> None:
     loaded = dashboard()
     ids = [panel["id"] for panel in loaded["panels"]]
     assert len(ids) == len(set(ids))
@@ -95,7 +95,7 @@ def test_the_dashboard_is_one_that_grafana_can_lay_out() -> None:
         at = panel["gridPos"]
         cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
         assert at["x"] + at["w"] <= 24
-        assert not cells & taken, f"{panel['title']} lies over another"
+        assert not cells & taken, f"{panel['title']} overlaps another panel"
         taken |= cells
         if panel["type"] != "row":
             assert panel["datasource"]["uid"] == "${datasource}"
@@ -105,9 +105,9 @@ def test_the_dashboard_is_one_that_grafana_can_lay_out() -> None:
     assert used == variables
 
 
-def test_alerts_say_of_whom_they_speak() -> None:
+def test_alerts_name_their_instance() -> None:
     for rule in rules():
         assert rule["labels"]["severity"] in ("info", "warning", "critical")
         assert "$labels.instance" in rule["annotations"]["summary"]
-        metrics, labels = asked(rule["expr"])
+        metrics, labels = used_by(rule["expr"])
         assert metrics == {"up"} or {(metric, "instance") for metric in metrics} <= labels

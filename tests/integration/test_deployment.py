@@ -1,6 +1,6 @@
-"""The files for compose and Kubernetes: by their schemas, by what the image has, by what an instance does.
+"""The files for compose and Kubernetes, checked against their schemas, the image and a real instance.
 
-No test starts docker or a cluster. What compose would start is started here as plain processes.
+No test starts docker or a cluster. The services of the compose file run here as plain processes.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.supervisor_only
 ROOT: Final = Path(__file__).parents[2]
 COMPOSE: Final = ROOT / "configs" / "compose.yaml"
 KUBERNETES: Final = sorted((ROOT / "configs" / "kubernetes").glob("*.yaml"))
-OLDEST: Final = "1.27"  # of Kubernetes; the newest is what the schemas have
-SPARE: Final = 5  # seconds between what a stop may take and what it is given
+OLDEST: Final = "1.27"  # version of Kubernetes; the newest one is the latest schema
+SPARE: Final = 5  # seconds between the longest stop and the time that it is given
 TMPFS: Final = "/tmp"
 
 
@@ -58,7 +58,7 @@ def pod(resources: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def longest_stop() -> float:
-    """Seconds that an instance with the default settings takes at most."""
+    """Return the longest duration of a stop with the default settings, in seconds."""
     supervisor = Settings().supervisor
     return supervisor.drain_timeout + supervisor.stop_timeout
 
@@ -67,13 +67,13 @@ def longest_stop() -> float:
 
 
 def complaints(path: Path) -> str:
-    """What the compose specification has against a file."""
+    """Return the errors of a file against the compose specification."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(path)]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return "" if checked.returncode == 0 else checked.stdout + checked.stderr
 
 
-def test_compose_file_is_one(tmp_path: Path) -> None:
+def test_the_compose_file_matches_its_schema(tmp_path: Path) -> None:
     assert complaints(COMPOSE) == ""
     wrong = tmp_path / "compose.yaml"
     wrong.write_text(COMPOSE.read_text("utf-8").replace("read_only:", "readonly:"), "utf-8")
@@ -81,13 +81,13 @@ def test_compose_file_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [OLDEST, kubernetes_validate.latest_version()])
-def test_kubernetes_takes_the_manifests(resources: list[dict[str, Any]], version: str) -> None:
+def test_the_manifests_match_the_schemas_of_kubernetes(resources: list[dict[str, Any]], version: str) -> None:
     assert len(resources) == 4
     for each in resources:
         kubernetes_validate.validate(each, version, strict=True)
 
 
-def test_a_mistake_in_a_manifest_would_be_seen(resources: list[dict[str, Any]]) -> None:
+def test_the_schema_finds_a_mistake_in_a_manifest(resources: list[dict[str, Any]]) -> None:
     wrong = copy.deepcopy(the_kind(resources, "StatefulSet"))
     wrong["spec"]["template"]["spec"]["containers"][0]["readinessProb"] = {}
     with pytest.raises(kubernetes_validate.ValidationError, match="readinessProb"):
@@ -97,21 +97,21 @@ def test_a_mistake_in_a_manifest_would_be_seen(resources: list[dict[str, Any]]) 
 # -- Kubernetes ----------------------------------------------------------------------------------------
 
 
-def test_a_pod_has_time_to_end_its_turns(pod: dict[str, Any]) -> None:
+def test_a_pod_has_enough_time_to_stop(pod: dict[str, Any]) -> None:
     (container,) = pod["containers"]
     before = container["lifecycle"]["preStop"]["exec"]["command"]
     assert before[0] == "sleep"
     assert pod["terminationGracePeriodSeconds"] >= int(before[1]) + longest_stop() + SPARE
 
 
-async def test_probes_ask_what_answers(pod: dict[str, Any], shared: Instance) -> None:
+async def test_the_probes_use_existing_routes(pod: dict[str, Any], shared: Instance) -> None:
     (container,) = pod["containers"]
     for kind in ("livenessProbe", "readinessProbe"):
         assert container[kind]["httpGet"]["port"] == "http"
         assert (await call(shared.port, "GET", container[kind]["httpGet"]["path"])).status == 200
 
 
-async def test_a_pod_that_takes_no_turns_is_alive_and_not_ready(
+async def test_a_pod_in_maintenance_is_alive_and_not_ready(
     pod: dict[str, Any], start_instance: Callable[..., Instance]
 ) -> None:
     (container,) = pod["containers"]
@@ -121,9 +121,7 @@ async def test_a_pod_that_takes_no_turns_is_alive_and_not_ready(
     assert [(await call(instance.port, "GET", path)).status for path in probes] == [200, 503]
 
 
-def test_a_pod_has_what_the_image_needs_and_no_more(
-    pod: dict[str, Any], resources: list[dict[str, Any]]
-) -> None:
+def test_a_pod_matches_the_image(pod: dict[str, Any], resources: list[dict[str, Any]]) -> None:
     (container,) = pod["containers"]
     user, group = map(int, the("USER").split(":"))
     outer, inner = pod["securityContext"], container["securityContext"]
@@ -138,11 +136,11 @@ def test_a_pod_has_what_the_image_needs_and_no_more(
     volumes = [each["name"] for each in pod["volumes"]] + [claim["metadata"]["name"] for claim in claims]
     assert sorted(volumes) == sorted(mounts)
     assert [str(port["containerPort"]) for port in container["ports"]] == [the("EXPOSE")]
-    assert "command" not in container, "the image's own, so that there is one"
+    assert "command" not in container, "the image defines the command"
     assert "args" not in container
 
 
-def test_services_find_the_pods(resources: list[dict[str, Any]]) -> None:
+def test_the_services_select_the_pods(resources: list[dict[str, Any]]) -> None:
     labels = the_kind(resources, "StatefulSet")["spec"]["template"]["metadata"]["labels"]
     for kind, name in (("Service", "my-app"), ("Service", "my-app-pods"), ("PodDisruptionBudget", "my-app")):
         selector = the_kind(resources, kind, name)["spec"]["selector"]
@@ -153,7 +151,7 @@ def test_services_find_the_pods(resources: list[dict[str, Any]]) -> None:
 # -- compose -------------------------------------------------------------------------------------------
 
 
-def test_a_container_has_time_and_room_as_the_image_says(compose: dict[str, Any]) -> None:
+def test_a_container_matches_the_image(compose: dict[str, Any]) -> None:
     app = compose["services"]["app"]
     assert float(app["stop_grace_period"].removesuffix("s")) >= longest_stop() + SPARE
     assert [volume.split(":")[1] for volume in app["volumes"]] == words(the("VOLUME"))
@@ -163,10 +161,12 @@ def test_a_container_has_time_and_room_as_the_image_says(compose: dict[str, Any]
     for service in compose["services"].values():
         assert service["read_only"]
         assert service["cap_drop"] == ["ALL"]
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), "not for the whole network"
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"]), (
+            "ports are published on the loopback interface only"
+        )
 
 
-def test_the_image_of_the_platform_copies_what_it_imports(compose: dict[str, Any]) -> None:
+def test_the_image_of_the_platform_contains_its_imports(compose: dict[str, Any]) -> None:
     built = compose["services"]["platform"]["build"]["dockerfile_inline"]
     assert "COPY reference_platform " in built
     sources = [path.read_text("utf-8") for path in (ROOT / "reference_platform").glob("*.py")]
@@ -176,7 +176,7 @@ def test_the_image_of_the_platform_copies_what_it_imports(compose: dict[str, Any
     assert imported - sys.stdlib_module_names == {"aiohttp", "reference_platform"}
 
 
-async def test_what_compose_starts_works_together(
+async def test_the_services_of_the_compose_file_work_together(
     compose: dict[str, Any], new_instance: Callable[..., Instance], make_project: Callable[..., Path]
 ) -> None:
     token = "made-up-9911"
@@ -195,7 +195,9 @@ async def test_what_compose_starts_works_together(
         instance = new_instance(project, workers=1, platform=True, variables={"PLATFORM_TOKEN": token})
         await asyncio.to_thread(instance.start)
         await eventually(
-            lambda: platform.instance(loaded.platform.instance_id).get("status") == "running", 60, "a beat"
+            lambda: platform.instance(loaded.platform.instance_id).get("status") == "running",
+            60,
+            "a heartbeat",
         )
         assert await texts(instance.port, "me", "hello") == ["hello"]
         assert token not in json.dumps(platform.instance(loaded.platform.instance_id))

@@ -1,4 +1,4 @@
-"""The commands that README begins with: the demos answer, stay up, and end when asked."""
+"""The commands at the start of README: the demos answer, stay up, and end on SIGTERM."""
 
 import json
 import os
@@ -21,7 +21,7 @@ DEADLINE = 90.0  # seconds; two cold starts of AgentScope on a busy machine
 
 @pytest.fixture
 def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A running demo of a copy of an example, and all that it printed until it stays up."""
+    """A running demo of a copy of an example; yields the process and its output."""
     name, *more = request.param
     project = shutil.copytree(ROOT / "examples" / name, tmp_path / name, ignore=ignore_patterns("sessions"))
     arguments = [sys.executable, "examples/demo.py", "--port", "0", str(project), *more]
@@ -42,7 +42,7 @@ def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[subpr
 
 
 @pytest.mark.parametrize(
-    "demo, said",
+    "demo, expected",
     [
         (["echo", "--message", "one two"], r"Turn 1: one two\n"),
         (["chat", "--message", "one two", "--with-model-server"], r"Echo: one two\n"),
@@ -50,9 +50,9 @@ def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[subpr
     indirect=["demo"],
     ids=["echo", "chat"],
 )
-def test_a_demo_answers_and_stays_up(demo: tuple[subprocess.Popen[str], str], said: str) -> None:
+def test_a_demo_answers_and_stays_up(demo: tuple[subprocess.Popen[str], str], expected: str) -> None:
     process, text = demo
-    assert re.search(said, text), text
+    assert re.search(expected, text), text
     match = re.search(r"curl -N (\S+)/invoke", text)
     assert match is not None
     with urllib.request.urlopen(f"{match[1]}/health") as response:
@@ -70,10 +70,10 @@ def test_a_demo_answers_and_stays_up(demo: tuple[subprocess.Popen[str], str], sa
 
 def test_a_new_project_passes_its_check(tmp_path: Path) -> None:
     program = str(Path(sys.executable).with_name("agentscope-supervisor"))
-    made = subprocess.run(
+    created = subprocess.run(
         [program, "new", str(tmp_path / "mine")], capture_output=True, text=True, check=True
     )
-    assert "agentscope-supervisor run" in made.stdout
+    assert "agentscope-supervisor run" in created.stdout
     checked = subprocess.run(
         [program, "check", str(tmp_path / "mine")],
         capture_output=True,

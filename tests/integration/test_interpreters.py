@@ -1,4 +1,4 @@
-"""`supervisor.python`: workers in the project's own environment, the supervisor in another."""
+"""`supervisor.python`: workers run in the project's own environment, the supervisor in another."""
 
 import os
 import subprocess
@@ -33,13 +33,13 @@ APP: Final = """
         async def __call__(self, msg, ctx):
             yield Msg(name="a", content=f"{agentscope.__version__} in {sys.executable}", role="assistant")
 """
-# What is there is not asked of pip, so that environments are made in milliseconds.
+# Without pip an environment is made in milliseconds.
 WITHOUT_PIP: Final = ["-m", "venv", "--without-pip"]
 
 
 @pytest.fixture(params=["start", "check"])
 def command(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], str]:
-    """Runs a command on a project that cannot work, both as `start` and as `check`; returns what it says."""
+    """Returns a function that runs `start` or `check` on a broken project and returns the message."""
     more = ["--port", "0", "--runtime-dir", tmp_path / "run"] if request.param == "start" else []
 
     def run(project: Path) -> str:
@@ -58,9 +58,11 @@ def command(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], 
         assert ended.returncode == CANNOT_WORK
         assert time.monotonic() - began < TOLD_WITHIN
         assert "Traceback" not in ended.stdout
-        told = [line for line in ended.stdout.splitlines() if "supervisor.python" in line or "pip" in line]
-        assert len(told) == 1, "one message, once"
-        return told[0]
+        messages = [
+            line for line in ended.stdout.splitlines() if "supervisor.python" in line or "pip" in line
+        ]
+        assert len(messages) == 1, "the message is printed once"
+        return messages[0]
 
     return run
 
@@ -81,13 +83,13 @@ def fake(path: Path, script: str, mode: int = 0o755) -> str:
 
 @pytest.fixture
 def project_v1(tmp_path: Path, python_v1: str) -> Path:
-    """A project with its own environment, on AgentScope 1.x; the path goes through a link, as many do."""
+    """A project with its own environment, on AgentScope 1.x. Its path contains a symlink, as is common."""
     folder = project(tmp_path, ".venv/bin/python")
     (folder / ".venv").symlink_to(Path(python_v1).parents[1])
     return folder
 
 
-async def test_a_1x_project_under_a_supervisor_beside_2x(
+async def test_a_1x_project_runs_under_a_supervisor_with_2x(
     project_v1: Path, new_instance: Callable[..., Instance]
 ) -> None:
     assert metadata.version("agentscope").startswith("2.")
@@ -97,13 +99,13 @@ async def test_a_1x_project_under_a_supervisor_beside_2x(
     assert answer.endswith(f" in {project_v1}/.venv/bin/python")
 
 
-def test_check_of_a_1x_project_under_a_supervisor_beside_2x(project_v1: Path) -> None:
+def test_check_accepts_a_1x_project_under_a_supervisor_with_2x(project_v1: Path) -> None:
     (project_v1 / "requirements.txt").write_text("agentscope<2\n")
     ended = subprocess.run([COMMAND, "check", project_v1], env=environment(), timeout=60, check=False)
     assert ended.returncode == 0
 
 
-async def test_an_interpreter_by_name_is_found_in_path(
+async def test_an_interpreter_is_found_on_path_by_name(
     tmp_path: Path, new_instance: Callable[..., Instance]
 ) -> None:
     script = f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'
@@ -113,7 +115,7 @@ async def test_an_interpreter_by_name_is_found_in_path(
     assert len(await texts(instance.port, "me", "hello")) == 1
 
 
-async def test_an_interpreter_that_is_slow_to_answer_is_not_judged(
+async def test_a_slow_interpreter_is_not_refused(
     tmp_path: Path, new_instance: Callable[..., Instance]
 ) -> None:
     script = f'#!/bin/sh\n[ "$1" = -c ] && exec sleep 20\nexec "{sys.executable}" "$@"\n'
@@ -121,60 +123,64 @@ async def test_an_interpreter_that_is_slow_to_answer_is_not_judged(
     assert len(await texts(instance.port, "me", "hello")) == 1
 
 
-# -- what cannot work ------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("python", [".venv/bin/python", "/nowhere/python", "python-of-nobody"])
-def test_it_does_not_exist(tmp_path: Path, command: Callable[[Path], str], python: str) -> None:
-    told = command(project(tmp_path, python))
+def test_an_interpreter_that_does_not_exist(
+    tmp_path: Path, command: Callable[[Path], str], python: str
+) -> None:
+    message = command(project(tmp_path, python))
     path = str(tmp_path / "project" / python) if python.startswith(".venv") else python
-    assert f"supervisor.python: {path} does not exist; name the interpreter" in told
+    assert f"supervisor.python: {path} does not exist; name the interpreter" in message
 
 
-def test_its_own_interpreter_does_not_exist(tmp_path: Path, command: Callable[[Path], str]) -> None:
+def test_a_script_whose_interpreter_does_not_exist(tmp_path: Path, command: Callable[[Path], str]) -> None:
     python = fake(tmp_path / "python", "#!/nowhere/python\n")
     assert f"supervisor.python: {python} points to what does not exist" in command(project(tmp_path, python))
 
 
-def test_a_link_to_nothing(tmp_path: Path, command: Callable[[Path], str]) -> None:
-    """A virtual environment whose Python was removed, by an upgrade of the system."""
+def test_a_dangling_link(tmp_path: Path, command: Callable[[Path], str]) -> None:
+    """A virtual environment whose Python was removed, for example by a system upgrade."""
     (tmp_path / "python").symlink_to("/nowhere/python3.10")
     assert "points to what does not exist" in command(project(tmp_path, str(tmp_path / "python")))
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_it_is_not_executable(tmp_path: Path, command: Callable[[Path], str], kind: str) -> None:
+def test_a_file_that_is_not_executable(tmp_path: Path, command: Callable[[Path], str], kind: str) -> None:
     python = str(tmp_path) if kind == "folder" else fake(tmp_path / "python", "", mode=0o644)
     assert f"supervisor.python: {python} is not executable" in command(project(tmp_path, python))
 
 
-def test_it_is_no_program(tmp_path: Path, command: Callable[[Path], str]) -> None:
-    told = command(project(tmp_path, fake(tmp_path / "python", "\0\1\2")))
-    assert "cannot be run: Exec format error" in told
+def test_a_file_that_is_not_a_program(tmp_path: Path, command: Callable[[Path], str]) -> None:
+    message = command(project(tmp_path, fake(tmp_path / "python", "\0\1\2")))
+    assert "cannot be run: Exec format error" in message
 
 
 @pytest.mark.parametrize("python", ["/bin/true", "/bin/false", "/bin/cat"])
-def test_it_is_no_python(tmp_path: Path, command: Callable[[Path], str], python: str) -> None:
+def test_a_program_that_is_not_python(tmp_path: Path, command: Callable[[Path], str], python: str) -> None:
     assert f"supervisor.python: {python} is no Python that works" in command(project(tmp_path, python))
 
 
-def test_it_is_too_old(tmp_path: Path, command: Callable[[Path], str]) -> None:
-    told = command(
+def test_a_python_that_is_too_old(tmp_path: Path, command: Callable[[Path], str]) -> None:
+    message = command(
         project(tmp_path, fake(tmp_path / "python", "#!/bin/sh\necho '[[3, 10, 12], [], null]'\n"))
     )
-    assert "python is Python 3.10.12; workers need 3.11 or newer" in told
+    assert "python is Python 3.10.12; workers need 3.11 or newer" in message
 
 
-def test_it_has_not_this_package(tmp_path: Path, command: Callable[[Path], str]) -> None:
+def test_a_python_without_this_package(tmp_path: Path, command: Callable[[Path], str]) -> None:
     folder = project(tmp_path, ".venv/bin/python")
     subprocess.run([sys.executable, *WITHOUT_PIP, folder / ".venv"], check=True)
-    told = command(folder)
+    message = command(folder)
     python = f"{folder}/.venv/bin/python"
-    assert f"supervisor.python: {python} has not this package (cannot import agentscope_worker, " in told
-    assert told.endswith(f"To mend it: {python} -m pip install agentscope-supervisor")
+    assert f"supervisor.python: {python} has not this package (cannot import agentscope_worker, " in message
+    assert message.endswith(f"To mend it: {python} -m pip install agentscope-supervisor")
 
 
-def test_it_has_agentscope_1x_and_not_this_package(tmp_path: Path, command: Callable[[Path], str]) -> None:
+def test_a_python_with_agentscope_1x_without_this_package(
+    tmp_path: Path, command: Callable[[Path], str]
+) -> None:
     folder = project(tmp_path, ".venv/bin/python")
     packages = _empty_environment(folder / ".venv")
     (packages / "agentscope-1.0.21.dist-info").mkdir()
@@ -182,20 +188,20 @@ def test_it_has_agentscope_1x_and_not_this_package(tmp_path: Path, command: Call
     assert command(folder).endswith(".venv/bin/python -m pip install 'agentscope-supervisor[v1]'")
 
 
-def test_it_has_not_agentscope(tmp_path: Path, command: Callable[[Path], str]) -> None:
-    """All that a worker needs to say so is there, AgentScope alone is not."""
+def test_a_python_without_agentscope(tmp_path: Path, command: Callable[[Path], str]) -> None:
+    """The environment has everything that a worker needs to report the error, except AgentScope."""
     folder = project(tmp_path, ".venv/bin/python")
     packages = _empty_environment(folder / ".venv")
     for ours in Path(sysconfig.get_path("purelib")).iterdir():
         if ours.name != "agentscope" and not ours.name.startswith("agentscope-"):
             (packages / ours.name).symlink_to(ours)
-    told = command(folder)
-    assert "AgentScope is not installed in this environment" in told
-    assert f"{folder}/.venv/bin/python -m pip install " in told
+    message = command(folder)
+    assert "AgentScope is not installed in this environment" in message
+    assert f"{folder}/.venv/bin/python -m pip install " in message
 
 
 def _empty_environment(folder: Path) -> Path:
-    """A new virtual environment; returns its site-packages."""
+    """Make a virtual environment and return its site-packages."""
     subprocess.run([sys.executable, *WITHOUT_PIP, folder], check=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     return packages

@@ -1,4 +1,4 @@
-"""What `make test` does about tests that fail: they are asked again, alone, and no others."""
+"""The Makefile's handling of failed tests: only those run again, alone."""
 
 import subprocess
 import sys
@@ -36,14 +36,14 @@ Make = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Runs the tests of a folder as the Makefile runs those of the project, with this as ARGS."""
+    """Runs the tests of a folder as the Makefile runs the project's tests, with the given ARGS."""
     recipe = "$(call TESTED,$(BIN),test_it.py)"
     (tmp_path / "Makefile").write_text(f"include {MAKEFILE}\nit:\n\t{recipe}\n")
     (tmp_path / "test_it.py").write_text(TESTS)
 
     def run(args: str) -> subprocess.CompletedProcess[str]:
         bin_folder = Path(sys.executable).parent
-        # Not the options of who makes these tests, and no more of pytest than is at work here.
+        # The options of the outer make and further pytest plugins must not take effect.
         plugins = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "-p xdist.plugin"}
         return subprocess.run(
             ["make", "--silent", "it", f"BIN={bin_folder}", "JOBS=2", f"ARGS={args}"],
@@ -58,7 +58,7 @@ def make(tmp_path: Path) -> Make:
     return run
 
 
-def test_what_fails_beside_others_is_asked_again_alone(make: Make) -> None:
+def test_a_test_that_fails_in_parallel_runs_again_alone(make: Make) -> None:
     made = make("-k 'first or well'")
     beside, alone = made.stdout.split("now alone:")
     assert "1 failed, 1 passed" in beside
@@ -66,7 +66,7 @@ def test_what_fails_beside_others_is_asked_again_alone(make: Make) -> None:
     assert made.returncode == 0
 
 
-def test_what_fails_alone_too_is_a_failure(make: Make) -> None:
+def test_a_test_that_fails_alone_fails_the_run(make: Make) -> None:
     made = make("-k 'fails'")
     beside, alone = made.stdout.split("now alone:")
     assert "2 failed" in beside
@@ -74,13 +74,13 @@ def test_what_fails_alone_too_is_a_failure(make: Make) -> None:
     assert made.returncode != 0
 
 
-def test_what_was_not_asked_for_is_not_asked_again(make: Make) -> None:
-    assert make("-k 'fails and not first'").returncode != 0  # it is remembered
+def test_only_tests_of_this_run_run_again(make: Make) -> None:
+    assert make("-k 'fails and not first'").returncode != 0  # pytest remembers the failure
     assert make("-k first").returncode == 0
 
 
-def test_many_failures_are_the_end(make: Make) -> None:
-    made = make("-k 'fails' --maxfail 2")  # as six without it
+def test_many_failures_end_the_run(make: Make) -> None:
+    made = make("-k 'fails' --maxfail 2")  # the default is 6
     assert "2 failed" in made.stdout
     assert "now alone:" not in made.stdout
     assert made.returncode != 0

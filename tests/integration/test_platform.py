@@ -1,4 +1,4 @@
-"""An instance and its platform, when both do what they should: beats, asks, and what is told of them."""
+"""An instance with a working platform: heartbeats, requests of the platform, and reported results."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.supervisor_only
 
-ID = "shop/1 ü"  # one segment of the path, whatever it holds
+ID = "shop/1 ü"  # always one segment of the path, whatever it contains
 TOKEN = "platform-token-0123456789"
 
 StartWithPlatform = Callable[..., Instance]
@@ -33,7 +33,7 @@ async def platform() -> AsyncIterator[Platform]:
 
 @pytest.fixture
 def sections(platform: Platform) -> dict[str, Any]:
-    """What every agentapp.yaml here says."""
+    """The sections that every agentapp.yaml in this module has."""
     section = {"endpoint": platform.endpoint + "/", "instance_id": ID, "token": TOKEN}
     return {"platform": section | {"heartbeat_interval": 0.2}, "supervisor": {"soak": 0.1}}
 
@@ -42,7 +42,7 @@ def sections(platform: Platform) -> dict[str, Any]:
 def start(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path], sections: dict[str, Any]
 ) -> StartWithPlatform:
-    """Starts an instance that speaks to the platform; returns once that has both seen and answered it."""
+    """Returns a function that starts an instance with the platform."""
 
     def launch(workers: int = 2, **supervisor: Any) -> Instance:
         sections["supervisor"] |= supervisor
@@ -54,9 +54,9 @@ def start(
 
 
 async def settled(instance: Instance, platform: Platform) -> None:
-    """Wait until it is ready, as the platform sees it too, and its baseline is taken."""
+    """Wait until the instance is ready, the platform has seen that, and the first polls are answered."""
     await asyncio.to_thread(instance.wait_ready)
-    await eventually(lambda: beats(platform) and last(platform).status == "running", 15, "a beat")
+    await eventually(lambda: beats(platform) and last(platform).status == "running", 15, "a heartbeat")
     await eventually(lambda: platform.registry.instances[ID].polls > 1, 15, "the baseline")
 
 
@@ -70,33 +70,33 @@ def last(platform: Platform) -> Beat:
 
 
 def action(platform: Platform) -> dict[str, Any]:
-    """What the last beat says of the last action; empty before there was one."""
-    told: dict[str, Any] | None = last(platform).metrics["last_action"]
-    return told or {}
+    """Return the last action in the last heartbeat; empty if there was none."""
+    reported: dict[str, Any] | None = last(platform).metrics["last_action"]
+    return reported or {}
 
 
 async def outcome(platform: Platform, version: str, result: str) -> dict[str, Any]:
-    """Wait until a beat tells this result of an ask."""
+    """Wait until a heartbeat reports this result of a request."""
 
-    def told() -> bool:
+    def reported() -> bool:
         now = action(platform)
         return (now.get("version"), now.get("result")) == (version, result)
 
-    await eventually(told, 30, f"{version} is {result}")
+    await eventually(reported, 30, f"{version} is {result}")
     return action(platform)
 
 
-async def test_beats_tell_how_the_instance_is(
+async def test_heartbeats_report_the_state_of_the_instance(
     start: StartWithPlatform, platform: Platform, tmp_path: Path
 ) -> None:
     instance, gate = start(), tmp_path / "gate"
     await settled(instance, platform)
-    assert beats(platform)[0].status == "starting", "the first leaves at once"
+    assert beats(platform)[0].status == "starting", "the first heartbeat is sent at once"
     for session in ("a", "a", "b"):
         assert (await invoke(instance.port, session, "hello")).status == 200
     async with Stream(instance.port, "c", [{"say": "here"}, {"wait_for": str(gate)}]) as stream:
         await stream.until(events=1)
-        await eventually(lambda: last(platform).metrics["in_flight"] == 1, 10, "the turn is told")
+        await eventually(lambda: last(platform).metrics["in_flight"] == 1, 10, "the turn is reported")
         metrics = last(platform).metrics
         gate.touch()
         await stream.whole()
@@ -105,22 +105,20 @@ async def test_beats_tell_how_the_instance_is(
     assert (metrics["workers"], metrics["restarts"], metrics["generation"]) == (2, 0, 1)
     assert (metrics["config_version"], metrics["last_action"]) == (None, None)
     assert isinstance(metrics["memory_usage_mb"], int)
-    everything = [psutil.Process(instance.pid), *instance.processes()]  # the zygote too
+    everything = [psutil.Process(instance.pid), *instance.processes()]  # including the zygote
     pss = sum(process.memory_full_info().pss for process in everything) / 2**20
     await eventually(
         lambda: abs(last(platform).metrics["memory_usage_mb"] - pss) < pss / 10, 10, "shared pages count once"
     )
-    await eventually(lambda: last(platform).metrics["in_flight"] == 0, 10, "its end is told")
+    await eventually(lambda: last(platform).metrics["in_flight"] == 0, 10, "the end of the turn is reported")
     (worker, _) = instance.ready_workers()
     psutil.Process(worker.pid).kill()
-    await eventually(lambda: last(platform).metrics["restarts"] == 1, 10, "the death is told")
-    await eventually(lambda: last(platform).status == "running", 15, "it is whole again")
+    await eventually(lambda: last(platform).metrics["restarts"] == 1, 10, "the restart is reported")
+    await eventually(lambda: last(platform).status == "running", 15, "the instance is healthy again")
     assert last(platform).metrics["generation"] == 2
 
 
-async def test_requests_have_the_form_that_is_promised(
-    start: StartWithPlatform, sections: dict[str, Any]
-) -> None:
+async def test_requests_have_the_documented_form(start: StartWithPlatform, sections: dict[str, Any]) -> None:
     seen: dict[str, tuple[str, dict[str, str], bytes]] = {}
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -135,7 +133,7 @@ async def test_requests_have_the_form_that_is_promised(
         port = server.sockets[0].getsockname()[1]
         sections["platform"]["endpoint"] = f"http://127.0.0.1:{port}/v1/api/?tenant=7"
         instance = start(workers=1)
-        await eventually(lambda: len(seen) == 2, 15, "a beat and a poll")
+        await eventually(lambda: len(seen) == 2, 15, "a heartbeat and a poll")
         await asyncio.to_thread(instance.destroy)
     line, headers, body = seen["POST"]
     assert line == "POST /v1/api/instances/shop%2F1%20%C3%BC/heartbeat?tenant=7 HTTP/1.1"
@@ -150,7 +148,7 @@ async def test_requests_have_the_form_that_is_promised(
     assert (headers["authorization"], body) == (f"Bearer {TOKEN}", b"")
 
 
-async def test_restart_replaces_all_workers_under_load_and_fails_no_turn(
+async def test_restart_replaces_all_workers_under_load_without_a_failed_turn(
     start: StartWithPlatform, platform: Platform
 ) -> None:
     instance, done, answered = start(), asyncio.Event(), 0
@@ -175,29 +173,29 @@ async def test_restart_replaces_all_workers_under_load_and_fails_no_turn(
         done.set()
     assert instance.generations() == [2, 2]
     assert last(platform).metrics["config_version"] == version
-    assert platform.registry.instances[ID].ask is None, "the platform knows that it is over"
+    assert platform.registry.instances[ID].ask is None, "the platform has ended the request"
     polls = platform.registry.instances[ID].polls
-    await eventually(lambda: platform.registry.instances[ID].polls > polls + 3, 10, "it polls on")
+    await eventually(lambda: platform.registry.instances[ID].polls > polls + 3, 10, "the polls continue")
     assert instance.generations() == [2, 2]
 
 
-async def test_what_the_first_poll_finds_is_not_acted_on(
+async def test_a_request_in_the_first_answer_is_not_carried_out(
     start: StartWithPlatform, platform: Platform
 ) -> None:
     known = platform.registry.instance(ID)
     assert known is not None
-    platform.lies["heartbeat"] = "error_500"  # so that the start itself does not end the ask
+    platform.lies["heartbeat"] = "error_500"  # a heartbeat with status starting would end the request
     version = platform.registry.ask(ID, "restart").version
     instance = start(workers=1)
     await asyncio.to_thread(instance.wait_ready)
-    await eventually(lambda: known.polls > 3, 10, "it is asked again and again")
+    await eventually(lambda: known.polls > 3, 10, "the request is answered several times")
     platform.tell_truth()
-    await eventually(lambda: beats(platform) != [], 20, "the truth is told")
+    await eventually(lambda: beats(platform) != [], 20, "a heartbeat is accepted")
     assert instance.generations() == [1]
     assert (last(platform).metrics["config_version"], action(platform)) == (version, {})
 
 
-async def test_reload_reads_the_file_and_tells_what_came_of_it(
+async def test_reload_reads_the_file_and_reports_the_result(
     start: StartWithPlatform, platform: Platform, sections: dict[str, Any]
 ) -> None:
     instance = start(workers=1)
@@ -210,35 +208,35 @@ async def test_reload_reads_the_file_and_tells_what_came_of_it(
 
     (instance.project / "agentapp.yaml").write_text("server:\n  prot: 1\n", "utf-8")
     broken = platform.registry.ask(ID, "reload").version
-    told = await outcome(platform, broken, "refused")
-    assert "agentapp.yaml:2" in told["reason"]
-    assert "server.prot" in told["reason"]
+    refused = await outcome(platform, broken, "refused")
+    assert "agentapp.yaml:2" in refused["reason"]
+    assert "server.prot" in refused["reason"]
     assert "reload refused" in instance.log
-    assert last(platform).metrics["config_version"] == version, "the old one serves"
+    assert last(platform).metrics["config_version"] == version, "the previous configuration is active"
     assert instance.ready_workers() == before
 
     configure(instance.project, **sections, sessions={"max_queue": 3})
     (instance.project / "app.py").write_text("raise RuntimeError('half an upload')\n", "utf-8")
     version = platform.registry.ask(ID, "reload").version
-    told = await outcome(platform, version, "rolled_back")
-    assert "half an upload" in told["reason"]
+    failed = await outcome(platform, version, "rolled_back")
+    assert "half an upload" in failed["reason"]
     assert instance.ready_workers() == before
     assert (await invoke(instance.port, new_session(), "hello")).status == 200
 
 
-async def test_a_changed_file_is_rolled_out_by_reload_and_limits_of_that_are_told(
+async def test_reload_rolls_out_a_changed_file_and_names_keys_that_need_a_restart(
     start: StartWithPlatform, platform: Platform, sections: dict[str, Any]
 ) -> None:
     instance = start(workers=1)
     await settled(instance, platform)
     configure(instance.project, **sections, sessions={"max_queue": 3, "replay_ttl": 60})
     version = platform.registry.ask(ID, "reload").version
-    told = await outcome(platform, version, "done")
-    assert told["reason"].endswith(": sessions.replay_ttl"), "the supervisor reads it at its start only"
+    done = await outcome(platform, version, "done")
+    assert done["reason"].endswith(": sessions.replay_ttl"), "the supervisor reads this key only at its start"
     assert instance.generations() == [2]
 
 
-async def test_a_platform_that_restarts_containers_gets_an_exit_that_cuts_no_turn(
+async def test_with_on_platform_restart_exit_the_instance_drains_and_exits(
     start: StartWithPlatform, platform: Platform, tmp_path: Path
 ) -> None:
     instance, gate = start(workers=1, on_platform_restart="exit", drain_timeout=20), tmp_path / "gate"
@@ -247,29 +245,31 @@ async def test_a_platform_that_restarts_containers_gets_an_exit_that_cuts_no_tur
     (instance.project / "agentapp.yaml").write_text("server: 7\n", "utf-8")
     version = platform.registry.ask(ID, "restart").version
     assert "server" in (await outcome(platform, version, "refused"))["reason"]
-    assert instance.running, "what would come after it could not start"
+    assert instance.running, "the next instance could not start"
     (instance.project / "agentapp.yaml").write_text(good, "utf-8")
     async with Stream(instance.port, "c", [{"say": "on"}, {"wait_for": str(gate)}, {"say": "end"}]) as stream:
         await stream.until(events=1)
         version = platform.registry.ask(ID, "restart").version
         await outcome(platform, version, "leaving")
-        await eventually(lambda: last(platform).status == "draining", 10, "beats go on in the drain")
+        await eventually(
+            lambda: last(platform).status == "draining", 10, "heartbeats continue during the drain"
+        )
         gate.touch()
         assert [event.text for event in await stream.whole()][-1] == "end"
     assert await asyncio.to_thread(instance.wait_exit, 15) == 0
     assert last(platform).status == "stopping"
 
 
-async def test_the_last_beat_says_that_it_stops(start: StartWithPlatform, platform: Platform) -> None:
+async def test_the_last_heartbeat_has_status_stopping(start: StartWithPlatform, platform: Platform) -> None:
     instance = start(workers=1)
     await settled(instance, platform)
     assert await asyncio.to_thread(instance.stop) == 0
     assert last(platform).status == "stopping"
-    assert platform.refused == 0, "the token was right"
+    assert platform.refused == 0, "the token is correct"
     assert TOKEN not in instance.log
 
 
-async def test_no_platform_sends_nothing(
+async def test_with_no_platform_no_request_is_sent(
     new_instance: Callable[..., Instance],
     make_project: Callable[..., Path],
     platform: Platform,
@@ -282,7 +282,7 @@ async def test_no_platform_sends_nothing(
     assert platform.seen == {"heartbeat": 0, "config": 0}
 
 
-async def test_health_names_the_instance_as_the_platform_does(
+async def test_health_has_the_instance_id_of_the_platform(
     start: StartWithPlatform, platform: Platform
 ) -> None:
     instance = start(workers=1)

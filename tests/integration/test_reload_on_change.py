@@ -1,4 +1,4 @@
-"""`--reload`: what the author of a project sees while he works on it."""
+"""`--reload`: the effects of edits to the files of a project."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ APP: Final = """
         async def __call__(self, msg, ctx):
             yield Msg(name="a", content=WORD, role="assistant")
 """
-LIVE_WITHIN: Final = 60.0  # seconds; one on an idle machine
+LIVE_WITHIN: Final = 60.0  # seconds; 1 s on an idle machine
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def edited(project: Path, new_instance: Callable[..., Instance]) -> Instance:
-    """An instance that watches a project whose App says a word of the module `words`."""
+    """An instance with `--reload`, whose app answers with a word of the module `words`."""
     instance = new_instance(project, workers=1, arguments=["--reload"]).start()
     wait_until(lambda: "watching the project" in instance.log, 10, "it watches")
     return instance
@@ -65,94 +65,104 @@ async def live(instance: Instance, word: str) -> None:
 
 
 def status(instance: Instance) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(instance.command("status", "--json").stdout)
-    return told
+    answer: dict[str, Any] = json.loads(instance.command("status", "--json").stdout)
+    return answer
 
 
 def rolls(instance: Instance) -> int:
     return instance.log.count("replacing all workers")
 
 
-async def test_each_edit_is_live_also_two_within_a_second(edited: Instance, project: Path) -> None:
+async def test_every_edit_takes_effect_even_two_within_a_second(edited: Instance, project: Path) -> None:
     assert await said(edited) == "v0"
-    for number in range(1, 5):  # of one size: bytecode would be taken for that of the one before
+    for number in range(1, 5):  # of the same size, so bytecode of the previous edit would still match
         say(project, f"v{number}")
         await live(edited, f"v{number}")
-    assert edited.log.count("AgentScope is preloaded") == 1, "what is loaded before an App is loaded once"
+    assert edited.log.count("AgentScope is preloaded") == 1, "the preloaded process is kept"
 
 
-async def test_a_turn_goes_on_while_its_code_changes(edited: Instance, project: Path, tmp_path: Path) -> None:
+async def test_a_running_turn_keeps_its_code(edited: Instance, project: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     app = (project / "app.py").read_text()
     waits = f"while not pathlib.Path({str(gate)!r}).exists():\n            await asyncio.sleep(0.01)"
     (project / "app.py").write_text(
         "import asyncio, pathlib\n" + app.replace("yield", f"{waits}\n        yield")
     )
-    await eventually(lambda: "rollout done" in edited.log, LIVE_WITHIN, "it waits for the gate now")
+    await eventually(lambda: "rollout done" in edited.log, LIVE_WITHIN, "the app with the gate is active")
     asking = asyncio.create_task(said(edited))
     await eventually(lambda: edited.health()["turns"]["open"] == 1, 10, "a turn runs")
     say(project, "v1")
-    await eventually(lambda: edited.log.count("rollout done") == 2, LIVE_WITHIN, "it rolls")
+    await eventually(lambda: edited.log.count("rollout done") == 2, LIVE_WITHIN, "the next rollout is done")
     assert not asking.done()
     gate.touch()
     assert await asking == "v0"
     assert await said(edited) == "v1"
 
 
-async def test_a_syntax_error_is_shown_and_the_old_code_serves(edited: Instance, project: Path) -> None:
+async def test_a_syntax_error_is_reported_and_the_previous_code_stays_active(
+    edited: Instance, project: Path
+) -> None:
     (worker,) = edited.ready_workers()
     (project / "words.py").write_text("WORD = 'v1'\nWORD = = 2\n")
-    await eventually(lambda: "rollout failed" in edited.log, LIVE_WITHIN, "it is refused")
-    told = f"{project}/words.py, line 2: SyntaxError"
-    assert told in edited.log
-    assert told in status(edited)["rollout"]["failure"]
+    await eventually(lambda: "rollout failed" in edited.log, LIVE_WITHIN, "the rollout fails")
+    error = f"{project}/words.py, line 2: SyntaxError"
+    assert error in edited.log
+    assert error in status(edited)["rollout"]["failure"]
     assert "words.py, line 2" in edited.command("events", "-n", "100").stdout
-    assert "".join(told.split()) in "".join(edited.command("status").stdout.split())
+    assert "".join(error.split()) in "".join(edited.command("status").stdout.split())
     assert edited.ready_workers() == [worker]
     assert await said(edited) == "v0"
     say(project, "v2")
     await live(edited, "v2")
-    await eventually(lambda: not status(edited)["rollout"]["failure"], LIVE_WITHIN, "all is well again")
+    await eventually(
+        lambda: not status(edited)["rollout"]["failure"], LIVE_WITHIN, "the next rollout succeeds"
+    )
 
 
-async def test_a_wrong_configuration_is_shown_and_the_old_one_holds(edited: Instance, project: Path) -> None:
+async def test_an_invalid_configuration_is_reported_and_the_previous_one_stays_active(
+    edited: Instance, project: Path
+) -> None:
     (project / "agentapp.yaml").write_text("server:\n  prot: 1\n")
-    await eventually(lambda: "agentapp.yaml:2" in edited.log, LIVE_WITHIN, "it is refused")
+    await eventually(lambda: "agentapp.yaml:2" in edited.log, LIVE_WITHIN, "the reload is refused")
     assert "server.prot" in status(edited)["trouble"]
     assert await said(edited) == "v0"
     configure(project, sessions={"max_queue": 3})
-    await eventually(lambda: status(edited)["trouble"] is None, LIVE_WITHIN, "it is taken")
+    await eventually(lambda: status(edited)["trouble"] is None, LIVE_WITHIN, "the next reload is accepted")
 
 
-async def test_a_burst_is_one_rollout_or_two_and_ends_with_the_last_word(
+async def test_a_burst_of_changes_causes_few_rollouts_and_the_last_change_takes_effect(
     edited: Instance, project: Path
 ) -> None:
     for number in range(100):
         (project / f"more{number}.py").write_text("x = 1\n")
         say(project, f"w{number}")
     await live(edited, "w99")
-    # One, but on a machine so busy that a tenth of a second goes by between two of the writes.
+    # One rollout, unless the machine is so busy that two writes are more than 0.1 s apart.
     assert rolls(edited) < 10
     line = next(line for line in edited.log.splitlines() if "files changed" in line)
     assert re.search(r"more0\.py, .* and \d+ more", line)
 
 
-async def test_what_editors_do_to_a_file(edited: Instance, project: Path) -> None:
+async def test_files_replaced_moved_and_removed_by_editors_are_noticed(
+    edited: Instance, project: Path
+) -> None:
     words, beside = project / "words.py", project / ".words.py.swp"
     beside.write_text("WORD = 'v1'\n")
-    beside.rename(words)  # replaced as a whole
+    beside.rename(words)  # replaced by a rename
     await live(edited, "v1")
-    words.rename(project / "words.py~")  # moved away, and written anew
+    words.rename(project / "words.py~")  # moved away and written again
     say(project, "v2")
     await live(edited, "v2")
     words.unlink()
-    await eventually(lambda: "No module named 'words'" in edited.log, LIVE_WITHIN, "it is missed")
+    await eventually(
+        lambda: "No module named 'words'" in edited.log, LIVE_WITHIN, "the missing module is reported"
+    )
     assert await said(edited) == "v2"
     say(project, "v3")
     await live(edited, "v3")
 
 
-async def test_a_change_during_a_rollout_is_live_at_its_end(
+async def test_a_change_during_a_rollout_takes_effect_after_it(
     project: Path, new_instance: Callable[..., Instance], tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -161,27 +171,27 @@ async def test_a_change_during_a_rollout_is_live_at_its_end(
     text = (project / "app.py").read_text()
     waiting = f"import time, pathlib\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\n"
     (project / "app.py").write_text(waiting + text)
-    await eventually(lambda: len(instance.workers()) == 2, LIVE_WITHIN, "the first rollout is under way")
+    await eventually(lambda: len(instance.workers()) == 2, LIVE_WITHIN, "the first rollout is in progress")
     say(project, "v1")
-    await eventually(lambda: rolls(instance) == 2, LIVE_WITHIN, "the second is asked for")
+    await eventually(lambda: rolls(instance) == 2, LIVE_WITHIN, "the second rollout is requested")
     gate.touch()
     await live(instance, "v1")
-    await eventually(lambda: "rollout done" in instance.log, LIVE_WITHIN, "it ends")
+    await eventually(lambda: "rollout done" in instance.log, LIVE_WITHIN, "the rollout ends")
     assert rolls(instance) == 2
 
 
-async def test_what_an_app_writes_changes_nothing(edited: Instance, project: Path) -> None:
+async def test_files_that_an_app_writes_cause_no_rollout(edited: Instance, project: Path) -> None:
     for name in ("sessions/a.py", "data.json", "__pycache__/x.py", "out/log.txt", ".git/HEAD.py"):
         (project / name).parent.mkdir(exist_ok=True)
         (project / name).write_text("x")
-    os.utime(project / "words.py")  # the one that counts, and comes last
-    await eventually(lambda: "files changed" in edited.log, LIVE_WITHIN, "it is seen")
+    os.utime(project / "words.py")  # the only file that matters, changed last
+    await eventually(lambda: "files changed" in edited.log, LIVE_WITHIN, "the change is noticed")
     line = next(line for line in edited.log.splitlines() if "files changed" in line)
     assert line.endswith("files=words.py")
     assert rolls(edited) == 1
 
 
-async def test_without_the_option_nothing_is_watched(
+async def test_without_the_option_the_project_is_not_watched(
     project: Path, new_instance: Callable[..., Instance]
 ) -> None:
     instance = new_instance(project, workers=1).start()

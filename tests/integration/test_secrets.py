@@ -1,4 +1,4 @@
-"""Secrets of a configuration: whatever the instance prints and serves, none of them is in it."""
+"""Secrets of a configuration never appear in what an instance prints or serves."""
 
 import asyncio
 import json
@@ -61,7 +61,7 @@ MCP: Final = """
         url: http://127.0.0.1:9/sse?key=${SECRET_QUERY}
         headers: {Authorization: "Bearer ${SECRET_HEADER}"}
 """
-# Each secret where it is not allowed, or beside what is not.
+# Each secret is in a place where it is invalid, or next to an invalid value.
 BROKEN: Final = """
     mcp_servers:
       search: {url: "ws://${SECRET_USER}@h/?${SECRET_QUERY}", headers: ["${SECRET_HEADER}"]}
@@ -80,7 +80,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def command(*arguments: str | Path) -> str:
-    """Run a command to its end; returns all that it prints."""
+    """Run a command to its end and return its output."""
     ran = subprocess.run(
         [COMMAND, *arguments],
         stdin=subprocess.DEVNULL,
@@ -95,7 +95,7 @@ def command(*arguments: str | Path) -> str:
 
 
 async def request(port: int, text: str, token: str = SECRETS["SECRET_AUTH_TOKEN"]) -> str:
-    """Everything that comes back on a connection, headers included."""
+    """Return everything that the instance sends on a connection, including headers."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     body = json.dumps({"session_id": "me", "message": {"content": text}}) if text else ""
     head = "POST /invoke" if text else "GET /health"
@@ -110,13 +110,13 @@ async def request(port: int, text: str, token: str = SECRETS["SECRET_AUTH_TOKEN"
         writer.close()
 
 
-async def test_nothing_that_is_printed_or_served_holds_a_secret(
+async def test_no_output_and_no_answer_contains_a_secret(
     project: Path, new_instance: Callable[..., Instance]
 ) -> None:
     instance = new_instance(project, workers=1, variables=SECRETS, arguments=("--log-level", "debug"))
     instance.start()
     served = [
-        await request(instance.port, "hello"),  # the model server is not there
+        await request(instance.port, "hello"),  # the model server does not exist
         await request(instance.port, "raise"),
         await request(instance.port, "hello", token="wrong"),
         await request(instance.port, "\0"),
@@ -130,32 +130,32 @@ async def test_nothing_that_is_printed_or_served_holds_a_secret(
     assert "UNAUTHORIZED" in served[2]
     assert "healthy" in served[4]
     reload(instance, project, CONFIG + BROKEN, "reload refused")
-    reload(instance, project, CONFIG + MCP, "rollout ")  # done or failed: nothing listens there
+    reload(instance, project, CONFIG + MCP, "rollout ")  # done or failed: nothing listens on the port
     assert instance.stop() == 0
     served += [instance.log, command("check", project), command("types", project)]
     assert "no good: models=" in instance.log
-    assert "asked with models=" in instance.log, "the App's own words are in the log"
+    assert "asked with models=" in instance.log, "the log contains the lines of the app"
     assert_no_secret("\n".join(served))
 
 
-def test_what_a_client_library_refuses_is_told_without_its_value(project: Path) -> None:
-    """Its errors may repeat what it was given."""
+def test_the_error_of_a_client_library_is_reported_without_the_value(project: Path) -> None:
+    """The errors of a library may repeat its arguments."""
     text = (project / "agentapp.yaml").read_text()
     (project / "agentapp.yaml").write_text(text.replace("timeout: 5", "http_client: ${SECRET_CLIENT}"))
-    told = command("check", project)
-    assert "models.main" in told
-    assert_no_secret(told)
+    printed = command("check", project)
+    assert "models.main" in printed
+    assert_no_secret(printed)
 
 
-def test_every_secret_key_is_in_these_configurations() -> None:
+def test_these_configurations_contain_every_secret_key() -> None:
     assert all(f"{key}:" in CONFIG + MCP for key in SECRET_KEYS)
 
 
-def reload(instance: Instance, project: Path, config: str, told: str) -> None:
-    """Have the instance read this configuration, and wait for what it says to that."""
+def reload(instance: Instance, project: Path, config: str, logged: str) -> None:
+    """Make the instance read this configuration, and wait for its log line."""
     (project / "agentapp.yaml").write_text(textwrap.dedent(config), "utf-8")
     instance.signal(signal.SIGHUP)
-    wait_until(lambda: told in instance.log, 30, f"it says {told!r}")
+    wait_until(lambda: logged in instance.log, 30, f"the log has {logged!r}")
 
 
 def assert_no_secret(text: str) -> None:

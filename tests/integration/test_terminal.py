@@ -37,36 +37,36 @@ def test_status_in_a_terminal_has_colours_and_fits(watched: Instance) -> None:
         terminal.check_restored()
 
 
-def test_no_color_is_heeded(watched: Instance) -> None:
+def test_no_color_turns_colours_off(watched: Instance) -> None:
     with Terminal([COMMAND, "status", *watched.found_by], NO_COLOR="1") as terminal:
         assert terminal.wait_exit() == 0
         wait_until(lambda: "SLOT" in terminal.text, 10, "it is printed")
         assert "\x1b[32m" not in terminal.said
 
 
-async def test_top_shows_what_comes_and_goes(watched: Instance) -> None:
+async def test_top_shows_open_sessions_and_exits(watched: Instance) -> None:
     session = await session_in(watched.port, 1)
     with top(watched) as terminal:
-        await eventually(lambda: "by time" in "".join(terminal.screen), 30, "the first picture")
+        await eventually(lambda: "by time" in "".join(terminal.screen), 30, "the first update")
         assert terminal.screen[0].startswith("test: healthy, up ")
         async with Stream(watched.port, session, [{"say": "one"}, {"sleep": 60}]) as stream:
             await stream.until(events=1)
             await eventually(lambda: session in "\n".join(terminal.screen), 30, "the session is shown")
-        await eventually(lambda: session not in "\n".join(terminal.screen), 30, "it is over")
+        await eventually(lambda: session not in "\n".join(terminal.screen), 30, "the session is gone")
         victim = watched.ready_workers()[0]
         os.kill(victim.pid, signal.SIGKILL)
-        await eventually(lambda: "last: signal" in "\n".join(terminal.screen), 30, "the death is shown")
+        await eventually(lambda: "last: signal" in "\n".join(terminal.screen), 30, "the exit is shown")
         terminal.press("q")
         assert terminal.wait_exit() == 0
         terminal.check_restored()
     watched.wait_ready()
 
 
-def test_top_sorts_by_another_column_with_each_key(watched: Instance) -> None:
+def test_the_key_s_changes_the_sort_order(watched: Instance) -> None:
     with top(watched) as terminal:
         for order in ("time", "events", "worker", "session", "time"):
             terminal.wait_for(f"open sessions by {order}")
-            terminal.press("\x1b[As")  # an arrow is no key of it
+            terminal.press("\x1b[As")  # the arrow key has no effect
         terminal.press("q")
         assert terminal.wait_exit() == 0
         terminal.check_restored()
@@ -76,7 +76,7 @@ def test_top_sorts_by_another_column_with_each_key(watched: Instance) -> None:
 def test_top_fits_its_terminal(watched: Instance, rows: int, columns: int) -> None:
     with top(watched, rows=rows, columns=columns) as terminal:
         terminal.wait_for("test: healthy")
-        wait_until(lambda: len(terminal.screen) == rows, 30, "a whole picture")
+        wait_until(lambda: len(terminal.screen) == rows, 30, "the view fills the screen")
         assert max(map(len, terminal.screen)) <= columns
         terminal.press("\x03")
         assert terminal.wait_exit() == 0
@@ -84,7 +84,7 @@ def test_top_fits_its_terminal(watched: Instance, rows: int, columns: int) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_top_leaves_the_terminal_as_it_was(watched: Instance, number: signal.Signals) -> None:
+def test_top_restores_the_terminal_after_a_signal(watched: Instance, number: signal.Signals) -> None:
     with top(watched) as terminal:
         terminal.wait_for("q quit")
         assert ALTERNATE in terminal.said
@@ -93,22 +93,22 @@ def test_top_leaves_the_terminal_as_it_was(watched: Instance, number: signal.Sig
         terminal.check_restored()
 
 
-def test_top_says_that_the_instance_has_ended(start_instance: Callable[..., Instance]) -> None:
+def test_top_reports_that_the_instance_has_exited(start_instance: Callable[..., Instance]) -> None:
     instance = start_instance(workers=1)
     with top(instance) as terminal:
         terminal.wait_for("q quit")
         assert instance.stop() == 0
         assert terminal.wait_exit() == 1
         terminal.check_restored()
-        wait_until(lambda: "the instance 'test' has ended" in terminal.text, 10, "it is said")
+        wait_until(lambda: "the instance 'test' has exited" in terminal.text, 10, "the message is printed")
         assert "Traceback" not in terminal.text
 
 
-def test_top_without_a_terminal_is_one_picture(watched: Instance) -> None:
+def test_top_without_a_terminal_prints_the_view_once(watched: Instance) -> None:
     ended = watched.command("top")
     assert ended.returncode == 0
     assert ended.stdout.startswith("test: healthy, up ")
     assert ended.stdout.endswith("no open turns\n")
     assert "\x1b" not in ended.stdout
-    told = json.loads(watched.command("top", "--json", "--once").stdout)
-    assert (told["name"], told["open_sessions"]) == ("test", [])
+    update = json.loads(watched.command("top", "--json", "--once").stdout)
+    assert (update["name"], update["open_sessions"]) == ("test", [])

@@ -1,4 +1,4 @@
-"""`agentscope-supervisor types`, with mypy and pyright as an author runs them, on each AgentScope."""
+"""`agentscope-supervisor types`, checked with mypy and pyright as an author runs them, on each AgentScope."""
 
 import re
 import subprocess
@@ -66,7 +66,7 @@ BAD_APP: Final = """
             await runtime.session.save_session_state(1)             # flagged
             yield msg
 """
-# Nothing is asked of these, and they are most of what mypy would read of AgentScope.
+# The tests need no types of these packages, which are most of what mypy would read for AgentScope.
 _NOT_READ: Final = """
 [[tool.mypy.overrides]]
 module = ["anthropic.*", "dashscope.*", "google.*", "mcp.*", "numpy.*", "openai.*", "sqlalchemy.*"]
@@ -89,15 +89,15 @@ def types(project: Path) -> subprocess.CompletedProcess[str]:
 
 
 def pyright(project: Path, python: str) -> set[tuple[str, int]]:
-    """File and line of each error that pyright finds, without any configuration."""
+    """Return file and line of each error that pyright finds, without configuration."""
     return _errors(project, ["pyright", "--pythonpath", python])
 
 
 def mypy(project: Path, python: str) -> set[tuple[str, int]]:
-    """File and line of each error that mypy finds, with the configuration that the command has told."""
-    told = re.search(r"^ *(mypy_path = .*)$", types(project).stdout, re.MULTILINE)
-    assert told is not None
-    (project / "pyproject.toml").write_text(f"[tool.mypy]\n{told[1]}\n{_NOT_READ}")
+    """Return file and line of each error that mypy finds, with the configuration that the command prints."""
+    line = re.search(r"^ *(mypy_path = .*)$", types(project).stdout, re.MULTILINE)
+    assert line is not None
+    (project / "pyproject.toml").write_text(f"[tool.mypy]\n{line[1]}\n{_NOT_READ}")
     return _errors(project, ["mypy", "--check-untyped-defs", "--python-executable", python])
 
 
@@ -114,7 +114,7 @@ def _errors(project: Path, command: list[str]) -> set[tuple[str, int]]:
     )
     print(ran.stdout)
     found = re.findall(r"(\w+\.py):(\d+)(?::\d+)?(?: -|:) error", ran.stdout)
-    assert ran.returncode == (1 if found else 0), "it has done its work"
+    assert ran.returncode == (1 if found else 0), "the checker has run to its end"
     return {(file, int(line)) for file, line in found}
 
 
@@ -128,17 +128,17 @@ def test_a_correct_app_passes_and_each_mistake_is_flagged(
     assert checker(project, python_of_each_major) == {("bad.py", line) for line in FLAGGED}
 
 
-def test_it_says_what_it_made_and_what_mypy_needs(tmp_path: Path) -> None:
+def test_types_prints_its_files_and_the_setting_for_mypy(tmp_path: Path) -> None:
     project = written(tmp_path / "project", None, CONFIG)
     ended = types(project)
     assert ended.returncode == 0, ended.stderr
-    assert "made typings/agentscope/runtime.pyi" in ended.stdout
+    assert "created typings/agentscope/runtime.pyi" in ended.stdout
     assert 'mypy_path = "$MYPY_CONFIG_FILE_DIR/typings"' in ended.stdout
     (project / "mypy.ini").write_text("[mypy]\nmypy_path = typings\n")
     assert "mypy" not in types(project).stdout
 
 
-def test_it_leaves_a_file_of_the_author_alone(tmp_path: Path) -> None:
+def test_types_does_not_overwrite_a_file_of_the_author(tmp_path: Path) -> None:
     project = written(tmp_path / "project", None, CONFIG)
     stub = project / "typings" / "agentscope" / "runtime.pyi"
     stub.parent.mkdir(parents=True)
@@ -150,20 +150,20 @@ def test_it_leaves_a_file_of_the_author_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "config, told",
+    "config, expected",
     [
         ("models: {main: {provider: opnai, model: m}}", "agentapp.yaml:1: models.main.provider: 'opnai'"),
         ("models: {_main: {provider: openai, model: m}}", "models._main: "),
         ("models: [", "agentapp.yaml:1"),
     ],
 )
-def test_slots_that_cannot_be_are_told(tmp_path: Path, config: str, told: str) -> None:
+def test_invalid_slots_are_reported(tmp_path: Path, config: str, expected: str) -> None:
     ended = types(written(tmp_path / "project", None, config))
     assert ended.returncode == 78
-    assert told in ended.stderr
+    assert expected in ended.stderr
 
 
-def test_the_classes_are_those_of_agentscope(python_of_each_major: str) -> None:
+def test_the_classes_exist_in_agentscope(python_of_each_major: str) -> None:
     code = f"import agentscope.model as m; print(all(hasattr(m, each) for each in {list(CLASSES.values())}))"
     ran = subprocess.run([python_of_each_major, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "True"

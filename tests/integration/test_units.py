@@ -1,7 +1,7 @@
-"""What is shipped for production: the systemd units, by systemd's own checker, and the image, by its words.
+"""The files for production: the systemd units, checked by systemd's own tool, and the image.
 
-No test starts systemd or docker. The image's command is run as docker would run it: as PID 1 of namespaces of
-its own, not as root, on a root that is read-only.
+No test starts systemd or docker. The image's command runs as docker would run it: as PID 1 in its own
+namespaces, not as root, on a read-only root file system.
 """
 
 import json
@@ -25,14 +25,14 @@ from tests.harness.waiting import wait_until
 
 pytestmark = [
     pytest.mark.supervisor_only,
-    pytest.mark.skipif(sys.platform != "linux", reason="systemd and containers are Linux's"),
+    pytest.mark.skipif(sys.platform != "linux", reason="systemd and containers need Linux"),
 ]
 
 ROOT: Final = Path(__file__).parents[2]
 UNITS: Final = ROOT / "configs" / "systemd"
 CONTAINERFILE: Final = ROOT / "configs" / "Containerfile"
 SHIPPED_PATH: Final = "/usr/bin/agentscope-supervisor"
-EXPOSURE: Final = 20  # tenths; of 100, which is a unit that forbids nothing
+EXPOSURE: Final = 20  # tenths of a point; a unit without restrictions has 100
 
 
 # -- systemd -------------------------------------------------------------------------------------------
@@ -40,14 +40,14 @@ EXPOSURE: Final = 20  # tenths; of 100, which is a unit that forbids nothing
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
-    """The units, with the path of the program that is installed here."""
+    """A copy of the units, with the path of the program that is installed here."""
     if shutil.which("systemd-analyze") is None:
-        pytest.fail("systemd-analyze is not there: `make systemd` installs it")
+        pytest.fail("systemd-analyze is missing: `make systemd` installs it")
     folder = tmp_path / "units"
     shutil.copytree(UNITS, folder)
     service = folder / "agentscope-supervisor@.service"
     text = service.read_text("utf-8")
-    assert text.count(f"={SHIPPED_PATH} ") == 2, "to start and to reload"
+    assert text.count(f"={SHIPPED_PATH} ") == 2, "in ExecStart and in ExecReload"
     service.write_text(text.replace(SHIPPED_PATH, str(COMMAND)), "utf-8")
     return folder
 
@@ -58,7 +58,7 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def verify(folder: Path, unit: str) -> list[str]:
-    """What systemd complains about in a unit of this folder."""
+    """Return systemd's complaints about a unit of this folder."""
     checked = analyze("verify", "--man=no", folder / unit)
     about_ours = [line for line in checked.stderr.splitlines() if "agentscope" in line or str(folder) in line]
     assert checked.returncode == 0 or about_ours, checked.stderr
@@ -66,18 +66,18 @@ def verify(folder: Path, unit: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["service", "socket"])
-def test_units_are_what_systemd_expects(units: Path, kind: str) -> None:
+def test_systemd_accepts_the_units(units: Path, kind: str) -> None:
     assert verify(units, f"agentscope-supervisor@my_app.{kind}") == []
 
 
-def test_a_mistake_in_a_unit_would_be_seen(units: Path) -> None:
+def test_the_checker_finds_a_mistake_in_a_unit(units: Path) -> None:
     service = units / "agentscope-supervisor@.service"
     service.write_text(service.read_text("utf-8").replace("WatchdogSec=", "WatchDogSecs="), "utf-8")
     (complaint,) = verify(units, "agentscope-supervisor@my_app.service")
     assert "WatchDogSecs" in complaint
 
 
-def test_drop_in_for_reloads_that_notify(units: Path) -> None:
+def test_systemd_accepts_the_drop_in_for_notify_reload(units: Path) -> None:
     folder = units / "agentscope-supervisor@.service.d"
     folder.mkdir()
     shutil.move(units / "notify-reload.conf", folder)
@@ -86,32 +86,32 @@ def test_drop_in_for_reloads_that_notify(units: Path) -> None:
     complaints = verify(units, "agentscope-supervisor@my_app.service")
     if int(version[1]) >= 253:
         assert complaints == []
-    else:  # that type, and nothing else, is unknown to it
+    else:  # an older systemd does not know this type
         assert {complaint.split(": ", 1)[1] for complaint in complaints} == {
             "Failed to parse service type, ignoring: notify-reload"
         }
 
 
-def test_service_forbids_what_it_does_not_need(units: Path) -> None:
+def test_the_service_is_restricted(units: Path) -> None:
     unit = units / "agentscope-supervisor@.service"
     judged = analyze("security", "--offline=true", f"--threshold={EXPOSURE}", unit)
     print(judged.stdout.splitlines()[-1])
     assert judged.returncode == 0, judged.stdout
 
 
-def test_service_starts_the_program_with_options_that_it_has() -> None:
+def test_the_service_uses_options_that_the_program_has() -> None:
     text = (UNITS / "agentscope-supervisor@.service").read_text("utf-8")
     (line,) = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
     _, command, _, *options = shlex.split(line)
-    told = subprocess.run([COMMAND, command, "--help"], capture_output=True, text=True, check=True).stdout
-    assert [word for word in options if word.startswith("--") and word not in told] == []
+    text = subprocess.run([COMMAND, command, "--help"], capture_output=True, text=True, check=True).stdout
+    assert [word for word in options if word.startswith("--") and word not in text] == []
 
 
 # -- the image -------------------------------------------------------------------------------------------
 
 
 def instructions() -> Iterator[tuple[str, str]]:
-    """The instructions of the Containerfile, with their arguments on one line."""
+    """Yield the instructions of the Containerfile with their arguments on one line."""
     text = re.sub(r"^#.*\n", "", CONTAINERFILE.read_text("utf-8"), flags=re.MULTILINE)
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
         if line:
@@ -120,34 +120,34 @@ def instructions() -> Iterator[tuple[str, str]]:
 
 
 def the(word: str) -> str:
-    """The arguments of the last instruction with this word; it is what counts in the image."""
+    """Return the arguments of the last instruction with this word, which is the one that takes effect."""
     return [arguments for each, arguments in instructions() if each == word][-1]
 
 
 def words(arguments: str) -> list[str]:
-    """The exec form: a shell between would be PID 1, and keep the signals for itself."""
+    """Parse the exec form. The shell form would make a shell PID 1, which does not pass signals on."""
     parsed: list[str] = json.loads(arguments)
     return parsed
 
 
-def test_image_copies_what_is_there() -> None:
+def test_the_image_copies_files_that_exist() -> None:
     project = the("ARG").removeprefix("PROJECT=")
     copied = [arguments.split() for word, arguments in instructions() if word == "COPY"]
     sources = [each for line in copied if not line[0].startswith("--from") for each in line[:-1]]
     missing = [each for each in sources if not (ROOT / each.replace("${PROJECT}", project)).exists()]
     assert (missing, len(sources) > 5) == ([], True)
-    # What the wheel is made of.
+    # The folders that the wheel is built from.
     made_of = re.findall(
         r'"((?:supervisor|worker|protocol|configs)\b[^"]*)"', (ROOT / "pyproject.toml").read_text()
     )
     assert {each.split("/")[0] for each in made_of} <= set(sources)
 
 
-def test_image_does_not_run_as_root() -> None:
+def test_the_image_does_not_run_as_root() -> None:
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", the("USER"))
 
 
-def test_image_gets_no_sessions_and_no_secrets_of_who_builds_it(tmp_path: Path) -> None:
+def test_the_image_contains_no_sessions_and_secrets_of_its_builder(tmp_path: Path) -> None:
     for name in ("sessions", ".git", ".venv", ".venv-v1"):
         (tmp_path / name / "inner").mkdir(parents=True)
     for name in (".env", ".env.local", "app.py"):
@@ -157,7 +157,7 @@ def test_image_gets_no_sessions_and_no_secrets_of_who_builds_it(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["app.py"]
     ignored = CONTAINERFILE.with_name("Containerfile.dockerignore").read_text("utf-8").splitlines()
     assert {"**/sessions", "**/.git", "**/.env", "**/.env.*", "**/.venv*"} <= set(ignored)
-    # The project comes into the image only from where this was removed.
+    # The project is copied into the final image only from the cleaned folder.
     copies = [line.split() for word, line in instructions() if word == "COPY"]
     assert [line for line in copies if line[-1] == "/srv/app"] == [["--from=build", "/app", "/srv/app"]]
 
@@ -175,7 +175,7 @@ exec unshare -U --map-user=10001 --map-group=10001 "$@"
 """
 
 
-def test_image_serves_as_pid_one_without_root_on_a_root_that_is_read_only(tmp_path: Path) -> None:
+def test_the_image_serves_as_pid_1_without_root_on_a_read_only_root(tmp_path: Path) -> None:
     project, scratch, port = tmp_path / "project", tmp_path / "tmp", str(free_port())
     shutil.copytree(
         ROOT / "examples" / "echo", project, ignore=shutil.ignore_patterns("__pycache__", "sessions")
@@ -209,7 +209,9 @@ def test_image_serves_as_pid_one_without_root_on_a_root_that_is_read_only(tmp_pa
     assert health[0] == "python"
     check = [sys.executable, *(word.replace("8080", port) for word in health[1:])]
     try:
-        wait_until(lambda: process.poll() is None and is_ready(port), READY_WITHIN, f"it is ready; {log}")
+        wait_until(
+            lambda: process.poll() is None and is_ready(port), READY_WITHIN, f"the instance is ready; {log}"
+        )
         assert subprocess.run(check, timeout=20, check=False).returncode == 0
         assert [say(port) for _ in range(2)] == ["Turn 1: hello", "Turn 2: hello"], "the session is kept"
         assert not list(project.rglob("__pycache__"))
@@ -233,7 +235,7 @@ def is_ready(port: str) -> bool:
 
 
 def say(port: str) -> Any:
-    """The answer of the echo project to hello."""
+    """Return the answer of the echo project to "hello"."""
     body = {"session_id": "me", "message": {"content": "hello"}, "stream": False}
     asked = urllib.request.Request(
         f"http://127.0.0.1:{port}/invoke", json.dumps(body).encode(), {"Content-Type": "application/json"}
