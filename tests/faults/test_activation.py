@@ -1,4 +1,4 @@
-"""Listening sockets that were there before the instance, passed on to it as systemd passes them on."""
+"""Listening sockets that exist before the instance and are passed on to it, as systemd does."""
 
 import asyncio
 import socket
@@ -28,24 +28,24 @@ def listening() -> Iterator[socket.socket]:
 
 
 def ask(port: int) -> int:
-    """The status of /liveness on a connection of its own, which may have to wait to be accepted."""
+    """Return the status of /liveness on a new connection, which may have to wait to be accepted."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
         sock.sendall(request("GET", "/liveness"))
         return int(sock.recv(65536).split()[1])
 
 
-async def test_connections_made_before_the_start_are_served(
+async def test_connections_from_before_the_start_are_served(
     listening: socket.socket, new_instance: Start, make_project: Callable[..., Path]
 ) -> None:
     port = listening.getsockname()[1]
     waiting = [asyncio.create_task(asyncio.to_thread(ask, port)) for _ in range(3)]
     instance = new_instance(make_project(), workers=1, port=1, passed_on=[listening]).start()
-    assert instance.port == port, "it is the address that is published"
+    assert instance.port == port, "the published address is that of the socket"
     assert await asyncio.gather(*waiting) == [200, 200, 200]
     assert await texts(port, new_session(), "hello") == ["hello"]
 
 
-def test_restart_on_the_same_socket_refuses_no_connection(
+def test_a_restart_on_the_same_socket_refuses_no_connection(
     listening: socket.socket, new_instance: Start, make_project: Callable[..., Path]
 ) -> None:
     port, project, over = listening.getsockname()[1], make_project(), False
@@ -70,7 +70,7 @@ def test_restart_on_the_same_socket_refuses_no_connection(
     assert set(statuses) == {200}
 
 
-def test_unix_socket_is_served_and_published(
+def test_a_unix_socket_is_served_and_published(
     tmp_path: Path, new_instance: Start, make_project: Callable[..., Path]
 ) -> None:
     path = tmp_path / "http.sock"
@@ -90,10 +90,10 @@ def test_unix_socket_is_served_and_published(
         )
         assert (said.stdout, said.stderr) == ("hello\n", "")
         assert instance.stop() == 0
-    assert path.exists(), "it is not ours to remove"
+    assert path.exists(), "the socket belongs to systemd and is kept"
 
 
-def test_of_several_sockets_the_one_named_http_is_served(
+def test_the_socket_named_http_is_served(
     listening: socket.socket, new_instance: Start, make_project: Callable[..., Path]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -104,15 +104,15 @@ def test_of_several_sockets_the_one_named_http_is_served(
 
 
 @pytest.mark.parametrize(
-    "kind, told",
+    "kind, expected",
     [
         ("two", "2 sockets were passed on, and 0 of them are named 'http'"),
         ("udp", "neither TCP nor a Unix stream, but AF_INET, SOCK_DGRAM"),
         ("not listening", "does not listen (Accept=no is needed)"),
     ],
 )
-def test_sockets_that_cannot_be_served_on(
-    new_instance: Start, make_project: Callable[..., Path], kind: str, told: str
+def test_unusable_sockets_are_refused(
+    new_instance: Start, make_project: Callable[..., Path], kind: str, expected: str
 ) -> None:
     kinds = {
         "two": [socket.SOCK_STREAM] * 2,
@@ -122,7 +122,7 @@ def test_sockets_that_cannot_be_served_on(
     sockets = [socket.socket(socket.AF_INET, each) for each in kinds[kind]]
     instance = new_instance(make_project(), passed_on=sockets).launch()
     assert instance.wait_exit(10) == CONFIG_ERROR
-    assert told in instance.log
+    assert expected in instance.log
     assert "Traceback" not in instance.log
     for sock in sockets:
         sock.close()

@@ -1,7 +1,7 @@
-"""A platform that fails in every known way, one after the other, under an instance that has much to do.
+"""A platform that gives every kind of wrong answer, one after the other, while an instance is under load.
 
-`test_platform` looks at each lie by itself; here clients ask all the time that it lasts, and each answer must
-be right. What was seen is printed (`pytest -s`).
+`test_platform` tests each lie by itself. Here clients send requests throughout, and every answer must be
+correct. The measurements are printed (`pytest -s`).
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from tests.harness.waiting import eventually, wait_until
 pytestmark = [pytest.mark.supervisor_only, pytest.mark.fault("F44", "F78", "F80")]
 
 ID: Final = "chaos"
-CLIENTS: Final = 4  # of each kind
-TURNS: Final = 30  # that must be answered under each fault
-SOON: Final = 60.0  # seconds for what takes one or two, on a machine that has other work
+CLIENTS: Final = 4  # clients of each kind
+TURNS: Final = 30  # turns that must be answered under each fault
+SOON: Final = 60.0  # seconds, for conditions that take 1 to 2 s on an idle machine
 WORDS: Final = ["one"] * 5
 STORMS: Final = ("same_restart", "restart_without_version", "new_version_each_poll")
 DOWN: Final = "down"
@@ -36,7 +36,7 @@ SHORT: Final = ("garbage", DOWN, "new_version_each_poll")
 
 @dataclass(slots=True)
 class Load:
-    """What was answered, all of it as it should be; the slowest in seconds."""
+    """The number of correct answers, and the slowest one in seconds."""
 
     turns: int = 0
     streams: int = 0
@@ -46,7 +46,7 @@ class Load:
 
 @asynccontextmanager
 async def under_load(port: int) -> AsyncIterator[Load]:
-    """Clients ask while the block runs; the first answer that is not what it should be ends it."""
+    """Run clients while the block runs; the first wrong answer fails the block."""
     load, over = Load(), asyncio.Event()
 
     async def goes_on(one: Callable[[], Any]) -> None:
@@ -94,8 +94,8 @@ def platform() -> Iterator[PlatformProcess]:
     "faults",
     [pytest.param(SHORT, id="short"), pytest.param(ALL, id="all", marks=pytest.mark.slow)],
 )
-@pytest.mark.timeout(1200)  # an instance asks a platform that has failed ever less often
-async def test_chaos_of_the_platform_harms_no_client(
+@pytest.mark.timeout(1200)  # the delay between requests to a failing platform grows
+async def test_a_failing_platform_affects_no_client(
     new_instance: Callable[..., Instance],
     make_project: Callable[..., Path],
     platform: PlatformProcess,
@@ -110,34 +110,36 @@ async def test_chaos_of_the_platform_harms_no_client(
     async with under_load(instance.port) as load:
         began = time.monotonic()
         version = platform.ask(ID, "restart")
-        await until(lambda: told(platform) == (version, "done"), "all workers are replaced")
+        await until(lambda: last_result(platform) == (version, "done"), "all workers are replaced")
         assert instance.generations() == [2, 2]
         print(f"\nfrom the restart signal to the last worker rolled: {time.monotonic() - began:.2f} s;")
         print(f"{load.turns} turns, {load.streams} streams, 0 failed, slowest {load.slowest:.2f} s")
         for fault in faults:
             await inject(fault, platform, load)
         deaths = (await call(instance.port, "GET", "/metrics")).body.decode()
-    asked = instance.log.count("the platform requests an action")
-    assert asked <= 2 + (time.monotonic() - began) // 60, "the ask, and of the storms one each minute"
+    requests = instance.log.count("the platform requests an action")
+    assert requests <= 2 + (time.monotonic() - began) // 60, "the first request, then one per minute"
     causes = re.findall(r'^agentscope_worker_deaths_total\{cause="(\w+)"\} (\d+)', deaths, re.MULTILINE)
     assert [cause for cause, count in causes if int(count)] == ["asked"]
-    print(f"{len(faults)} faults in {time.monotonic() - began:.0f} s, {asked} rollouts; {load.turns} turns,")
+    print(
+        f"{len(faults)} faults in {time.monotonic() - began:.0f} s, {requests} rollouts; {load.turns} turns,"
+    )
     print(f"{load.streams} streams, {load.looks} of /readyz: 0 failed, slowest {load.slowest:.2f} s")
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait in a thread: to ask the platform blocks, and the clients of this loop go on."""
+    """Wait in a thread: a request to the platform blocks, and the clients of this loop must go on."""
     await asyncio.to_thread(wait_until, condition, SOON, what)
 
 
-def told(platform: PlatformProcess) -> tuple[str, str] | None:
-    """Version and result of the last action, as the last heartbeat has them."""
+def last_result(platform: PlatformProcess) -> tuple[str, str] | None:
+    """Return version and result of the last action in the last heartbeat."""
     last = platform.instance(ID).get("metrics", {}).get("last_action")
     return (last["version"], last["result"]) if last else None
 
 
 async def inject(fault: str, platform: PlatformProcess, load: Load) -> None:
-    """One fault, until it was met and enough turns were answered, and then the truth, until it is heard."""
+    """Inject a fault until enough turns were answered, then give right answers until a heartbeat arrives."""
     if fault == DOWN:
         await asyncio.to_thread(platform.kill)
         await answered(load)
@@ -146,14 +148,16 @@ async def inject(fault: str, platform: PlatformProcess, load: Load) -> None:
         before = platform.seen
         platform.lie(fault, "config" if fault in STORMS else None)
         met = ("config",) if fault in STORMS else tuple(before)
-        await until(lambda: all(platform.seen[name] > before[name] for name in met), f"{fault} is met")
+        await until(
+            lambda: all(platform.seen[name] > before[name] for name in met), f"the instance has seen {fault}"
+        )
         await answered(load)
         platform.lie(None)
     heard = platform.instance(ID).get("beats", 0)
-    await until(lambda: platform.instance(ID).get("beats", 0) > heard, f"the truth after {fault}")
+    await until(lambda: platform.instance(ID).get("beats", 0) > heard, f"a heartbeat after {fault}")
 
 
 async def answered(load: Load) -> None:
-    """Wait until so many more turns were answered."""
+    """Wait until TURNS more turns have been answered."""
     before = load.turns + load.streams
     await eventually(lambda: load.turns + load.streams > before + TURNS, SOON, "turns are answered")

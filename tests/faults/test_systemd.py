@@ -1,4 +1,4 @@
-"""The instance as a systemd service: what it tells the manager, a socket of the test, and its watchdog."""
+"""An instance as a systemd service: its notifications, received by a socket of the test, and its watchdog."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ Start = Callable[..., Instance]
 
 
 class Manager:
-    """The other end of NOTIFY_SOCKET. `messages`: all so far, in order."""
+    """The receiving end of NOTIFY_SOCKET. `messages`: all messages so far, in order."""
 
     def __init__(self, address: str) -> None:
         self.variable: Final = address
@@ -44,7 +44,7 @@ class Manager:
             self._messages.append(dict(line.split("=", 1) for line in lines))
 
     def wait(self, what: str, within: float = 30.0, **expected: str) -> dict[str, str]:
-        """The first message, of those not waited for, with these; forgets it and all before."""
+        """Return the next message with these fields, and drop it and all earlier ones."""
 
         def found() -> dict[str, str] | None:
             for index, message in enumerate(self.messages):
@@ -67,25 +67,25 @@ class Manager:
 
 @pytest.fixture
 def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
-    """Its socket has a path, or with the parameter "@" an abstract address."""
+    """A manager whose socket has a path or, with the parameter "@", an abstract address."""
     manager = Manager(f"{getattr(request, 'param', '')}{tmp_path}/notify")
     yield manager
     manager.close()
 
 
-# -- what the manager is told ------------------------------------------------------------------------
+# -- notifications -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("manager", ["", "@"], indirect=True, ids=["path", "abstract"])
-async def test_the_manager_is_told_the_life_of_the_instance(
+async def test_the_manager_is_notified_of_start_reload_and_stop(
     manager: Manager, new_instance: Start, make_project: Callable[..., Path]
 ) -> None:
     project = make_project(supervisor={"soak": 0, "drain_timeout": 7, "stop_timeout": 2})
     instance = new_instance(project, variables={"NOTIFY_SOCKET": manager.variable}).launch()
-    manager.wait("it starts", STATUS="starting: 0 of 2 workers, 0 turns")
-    ready = manager.wait("it is ready", READY="1")
+    manager.wait("the instance starts", STATUS="starting: 0 of 2 workers, 0 turns")
+    ready = manager.wait("the instance is ready", READY="1")
     assert ready["STATUS"] == "1 of 2 workers, 0 turns", "the first worker is enough"
-    manager.wait("both are ready", STATUS="2 of 2 workers, 0 turns")
+    manager.wait("both workers are ready", STATUS="2 of 2 workers, 0 turns")
     hidden = [{"shell": 'test -z "$NOTIFY_SOCKET$WATCHDOG_USEC$LISTEN_FDS"'}, {"say": "not told"}]
     assert await texts(instance.port, new_session(), hidden) == ["not told"]
     async with Stream(instance.port, new_session(), [{"say": "x"}, {"sleep": 60}]) as stream:
@@ -95,32 +95,32 @@ async def test_the_manager_is_told_the_life_of_the_instance(
 
     before = time.monotonic_ns() // 1000
     instance.signal(signal.SIGHUP)
-    reloading = manager.wait("it reloads", RELOADING="1")
+    reloading = manager.wait("the reload starts", RELOADING="1")
     assert before <= int(reloading["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
-    manager.wait("it has reloaded", READY="1")
+    manager.wait("the reload has ended", READY="1")
     assert [worker.generation for worker in instance.ready_workers()] == [2, 2]
 
     (project / "app.py").write_text("raise RuntimeError('half an upload')\n")
     instance.signal(signal.SIGHUP)
-    manager.wait("it reloads again", RELOADING="1")
-    failed = manager.wait("and goes on", READY="1")
+    manager.wait("the second reload starts", RELOADING="1")
+    failed = manager.wait("the second reload has ended", READY="1")
     assert "2 of 2 workers" in failed["STATUS"]
     assert "the last reload failed: " in failed["STATUS"]
     assert "half an upload" in failed["STATUS"]
     (project / "agentapp.yaml").write_text("server: {prot: 1}\n")
     instance.signal(signal.SIGHUP)
-    manager.wait("it reloads a third time", RELOADING="1")
-    refused = manager.wait("and goes on", READY="1")
+    manager.wait("the third reload starts", RELOADING="1")
+    refused = manager.wait("the third reload has ended", READY="1")
     assert "server.prot" in refused["STATUS"]
 
     instance.signal(signal.SIGTERM)
-    stopping = manager.wait("it stops", STOPPING="1")
+    stopping = manager.wait("the instance stops", STOPPING="1")
     assert stopping["STATUS"].startswith("draining: ")
     assert 9e6 < int(stopping["EXTEND_TIMEOUT_USEC"]) < 60e6
     assert instance.wait_exit(20) == 0
 
 
-def test_a_start_that_fails_says_why_to_the_manager(
+def test_a_failed_start_reports_its_reason_to_the_manager(
     manager: Manager, new_instance: Start, make_project: Callable[..., Path]
 ) -> None:
     project = make_project()
@@ -131,7 +131,7 @@ def test_a_start_that_fails_says_why_to_the_manager(
     assert not any("READY" in message for message in manager.messages)
 
 
-def test_watchdog_hears_of_a_loop_that_turns_and_of_no_other(
+def test_the_watchdog_is_notified_only_while_the_event_loop_runs(
     manager: Manager, new_instance: Start, make_project: Callable[..., Path]
 ) -> None:
     variables = {"NOTIFY_SOCKET": manager.variable, "WATCHDOG_USEC": "600000"}
@@ -139,7 +139,7 @@ def test_watchdog_hears_of_a_loop_that_turns_and_of_no_other(
     for _ in range(5):
         manager.wait("a beat", within=10, WATCHDOG="1")
     instance.signal(signal.SIGSTOP)
-    time.sleep(0.1)  # what was on its way
+    time.sleep(0.1)  # messages that were already sent
     manager.messages.clear()
     time.sleep(1.5)  # the fault itself
     assert manager.messages == []
@@ -150,7 +150,7 @@ def test_watchdog_hears_of_a_loop_that_turns_and_of_no_other(
 
 @pytest.mark.fault("F84")
 @pytest.mark.parametrize("kind", ["missing", "vanishes"])
-async def test_f84_service_goes_on_without_a_manager(
+async def test_f84_the_instance_runs_without_a_manager(
     manager: Manager, new_instance: Start, make_project: Callable[..., Path], kind: str
 ) -> None:
     if kind == "missing":
@@ -171,7 +171,7 @@ async def test_f84_service_goes_on_without_a_manager(
 
 @pytest.mark.fault("F84")
 @pytest.mark.parametrize("value", ["", "garbage", "vsock:2:1", "@", "/" + "x" * 300, "/dev/null", "/tmp"])
-async def test_f84_values_of_notify_socket_that_lead_nowhere(value: str) -> None:
+async def test_f84_invalid_values_of_notify_socket_are_ignored(value: str) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": value, "WATCHDOG_USEC": "nonsense"}, 1, lambda: "well")
     notifier.ready()
     notifier.reloading()
@@ -181,7 +181,7 @@ async def test_f84_values_of_notify_socket_that_lead_nowhere(value: str) -> None
     notifier.update()
 
 
-async def test_manager_that_is_slow_gets_everything_in_order(manager: Manager) -> None:
+async def test_a_slow_manager_gets_all_messages_in_order(manager: Manager) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.setblocking(False)
         with contextlib.suppress(BlockingIOError):
@@ -190,38 +190,44 @@ async def test_manager_that_is_slow_gets_everything_in_order(manager: Manager) -
     notifier = Notifier({"NOTIFY_SOCKET": manager.variable}, 1, lambda: "well\nlined " + "x" * 1000)
     notifier.ready()
     notifier.reloading()
-    await eventually(lambda: any("RELOADING" in message for message in manager.messages), 5, "all have come")
-    told = [message for message in manager.messages if "OTHER" not in message]
-    assert [sorted(message) for message in told] == [["STATUS"], ["READY"], ["MONOTONIC_USEC", "RELOADING"]]
-    assert told[0]["STATUS"].startswith("well lined xxx")
-    assert len(told[0]["STATUS"]) <= MAX_STATUS
+    await eventually(
+        lambda: any("RELOADING" in message for message in manager.messages), 5, "all have arrived"
+    )
+    ours = [message for message in manager.messages if "OTHER" not in message]
+    assert [sorted(message) for message in ours] == [["STATUS"], ["READY"], ["MONOTONIC_USEC", "RELOADING"]]
+    assert ours[0]["STATUS"].startswith("well lined xxx")
+    assert len(ours[0]["STATUS"]) <= MAX_STATUS
     notifier.close()
 
 
-async def test_watchdog_of_another_process_is_not_ours(manager: Manager) -> None:
+async def test_the_watchdog_of_another_process_is_not_notified(manager: Manager) -> None:
     variables = {"NOTIFY_SOCKET": manager.variable, "WATCHDOG_USEC": "30000"}
     for pid, beats in (("7", True), ("8", False)):
         notifier = Notifier({**variables, "WATCHDOG_PID": pid}, 7, lambda: str(time.monotonic()))
-        await asyncio.sleep(0.2 if beats else 1.5 * LOOK_EVERY)  # a look at least
+        await asyncio.sleep(0.2 if beats else 1.5 * LOOK_EVERY)  # at least one check
         assert any("WATCHDOG" in message for message in manager.messages) is beats
         assert manager.messages
         manager.messages.clear()
         notifier.close()
 
 
-async def test_a_loop_that_was_late_is_not_called_alive_at_once(manager: Manager) -> None:
+async def test_a_blocked_event_loop_is_not_reported_alive_at_once(manager: Manager) -> None:
     variables = {"NOTIFY_SOCKET": manager.variable, "WATCHDOG_USEC": "300000"}
     notifier = Notifier(variables, 7, lambda: str(time.monotonic()))
     manager.messages.clear()
     time.sleep(1.5)  # noqa: ASYNC251 - the fault itself
-    # Its look comes with this turn of the loop: a status, and no beat.
-    await eventually(lambda: manager.messages, 5, "it has looked")
+    # The check is due in this iteration of the loop: it sends a status and no watchdog message.
+    await eventually(lambda: manager.messages, 5, "the check has run")
     assert sorted(manager.messages[0]) == ["STATUS"]
-    await eventually(lambda: any("WATCHDOG" in message for message in manager.messages), 5, "it beats again")
+    await eventually(
+        lambda: any("WATCHDOG" in message for message in manager.messages),
+        5,
+        "the watchdog is notified again",
+    )
     notifier.close()
 
 
-async def test_signals_without_a_meaning_do_nothing(start_instance: Start) -> None:
+async def test_other_signals_have_no_effect(start_instance: Start) -> None:
     instance = start_instance(workers=1)
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
         instance.signal(number)

@@ -1,4 +1,4 @@
-"""HAProxy and nginx with the shipped files, changed only in where they listen and whom they stand before."""
+"""HAProxy and nginx with the shipped files, in which only the addresses are changed."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ from tests.harness.instance import free_port
 from tests.harness.waiting import wait_until
 
 CONFIGS: Final = Path(__file__).parents[2] / "configs"
-LISTENS_WITHIN: Final = 20.0  # seconds; a tenth of one on an idle machine
+LISTENS_WITHIN: Final = 20.0  # seconds; 0.1 s on an idle machine
 
 _NGINX: Final = """
 daemon off;
@@ -48,7 +48,7 @@ def _nginx(folder: Path, port: int, servers: Sequence[int]) -> list[str]:
 
 
 def _placed(text: str, listens: str, here: str, servers: Sequence[int]) -> str:
-    """The text with other addresses. Everything else stays as it is shipped."""
+    """Return the text with other addresses, and nothing else changed."""
     assert text.count(listens) == 1
     text = text.replace(listens, here)
     for number, server in enumerate(servers, start=1):
@@ -66,7 +66,10 @@ CHECKS: Final = {"haproxy": "-c", "nginx": "-t"}
 
 
 class Balancer:
-    """One of `KINDS` before these ports. Use as a context manager; `port` is where it listens."""
+    """A load balancer of `KINDS` in front of these ports.
+
+    Use as a context manager; `port` is its own port.
+    """
 
     def __init__(self, kind: str, folder: Path, servers: Sequence[int]) -> None:
         program = shutil.which(
@@ -82,7 +85,7 @@ class Balancer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def check(self) -> str:
-        """What it complains about in its file, warnings included; empty: nothing."""
+        """Return the program's complaints about its file, including warnings; empty if there are none."""
         command = [word for word in self.command if word != "-db"]
         checked = subprocess.run(
             [*command, self._check], capture_output=True, text=True, timeout=60, check=False
@@ -108,7 +111,7 @@ class Balancer:
             print(self._log.read_text("utf-8", "replace"))
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait for what shows that it listens, and knows its servers."""
+        """Wait for a condition that shows that the balancer listens and knows its servers."""
         assert self._process is not None
 
         def met() -> bool:

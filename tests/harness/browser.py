@@ -1,8 +1,8 @@
-"""A real browser: headless Chromium, steered by its DevTools protocol over a websocket.
+"""A real browser: headless Chromium, controlled by its DevTools protocol over a websocket.
 
-Chromium is the system's (`make chromium` installs Debian's), so that the tests bring no browser of their own.
-`Chromium` owns the process; `Page` is one tab with cookies of its own. A page notes what it complains of
-(exceptions, errors on its console, violations of its Content-Security-Policy) in `problems`.
+Uses the system's Chromium (`make chromium` installs Debian's), so the tests need no browser of their own.
+`Chromium` owns the process; `Page` is one tab with its own cookies. A page collects exceptions, errors on its
+console and violations of its Content-Security-Policy in `problems`.
 Source: https://chromedevtools.github.io/devtools-protocol/
 """
 
@@ -24,32 +24,32 @@ import aiohttp
 from tests.harness.waiting import wait_until
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
-STARTS_WITHIN: Final = 60.0  # seconds; one on an idle machine
-ANSWERS_WITHIN: Final = 60.0  # seconds, to a command or until a condition holds
+STARTS_WITHIN: Final = 60.0  # seconds; 1 s on an idle machine
+ANSWERS_WITHIN: Final = 60.0  # seconds until a command is answered or a condition holds
 LOOK_EVERY: Final = 0.05  # seconds
 
 FLAGS: Final = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
     *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--disable-quic", "--disable-extensions", "--no-proxy-server", "--remote-debugging-port=0"),
-    # A tab that nobody sees is slowed down otherwise.
+    # Without these, Chromium slows down a tab that is not visible.
     *("--disable-background-timer-throttling", "--disable-renderer-backgrounding"),
     "--disable-backgrounding-occluded-windows",
 )
 
 KEYS: Final = {"Enter": (13, "\r"), "Escape": (27, ""), "Tab": (9, "")}
-"""Code and text of the keys that have names."""
+"""Name of a key -> its code and text."""
 
 
 def executable() -> str:
-    """Raises: AssertionError if there is no Chromium."""
+    """Return the path of Chromium. Raises: AssertionError if it is not installed."""
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    assert found is not None, "no Chromium on PATH: `make chromium` installs it, or ask whoever may"
+    assert found is not None, "no Chromium on PATH: `make chromium` installs it"
     return found
 
 
 class Chromium:
-    """The process. Use as a context manager."""
+    """The browser process. Use as a context manager."""
 
     def __enter__(self) -> Self:
         self._profile: Final = tempfile.mkdtemp(prefix="chromium-")
@@ -59,7 +59,7 @@ class Chromium:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # so that all of it ends
+            start_new_session=True,  # so that all its processes can be killed
         )
         try:
             wait_until(lambda: len(self._told()) == 2, STARTS_WITHIN, "Chromium tells where it listens")
@@ -76,7 +76,7 @@ class Chromium:
 
     @property
     def url(self) -> str:
-        """Of the websocket."""
+        """The URL of the websocket."""
         port, path = self._told()
         return f"ws://127.0.0.1:{port}{path}"
 
@@ -88,7 +88,7 @@ class Chromium:
 
 
 class Page:
-    """One tab in a profile of its own. Use as an async context manager."""
+    """One tab with its own profile. Use as an async context manager."""
 
     def __init__(
         self, chromium: Chromium, *, width: int = 1280, height: int = 800, dark: bool = False
@@ -133,10 +133,10 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self._do("Emulation.setEmulatedMedia", features=[scheme])
 
-    # -- what a person does ---------------------------------------------------------------------
+    # -- actions of a user ----------------------------------------------------------------------
 
     async def goto(self, url: str) -> Self:
-        """Open a page, and wait until it is loaded."""
+        """Open a page and wait until it has loaded."""
         self._loaded.clear()
         told = await self._do("Page.navigate", url=url)
         assert "errorText" not in told, f"{url}: {told['errorText']}"
@@ -145,12 +145,12 @@ class Page:
         return self
 
     async def click(self, selector: str) -> None:
-        """Once it is there."""
+        """Click an element when it exists."""
         await self.sees(f"document.querySelector({json.dumps(selector)})?.checkVisibility()")
         await self.run(f"document.querySelector({json.dumps(selector)}).click()")
 
     async def type(self, selector: str, text: str) -> None:
-        """Into a field, which has the focus then."""
+        """Type into a field, which gets the focus."""
         await self.run(f"document.querySelector({json.dumps(selector)}).focus()")
         await self._do("Input.insertText", text=text)
 
@@ -160,10 +160,10 @@ class Page:
         await self._do("Input.dispatchKeyEvent", type="keyDown", **event, **({"text": text} if text else {}))
         await self._do("Input.dispatchKeyEvent", type="keyUp", **event)
 
-    # -- what can be seen -----------------------------------------------------------------------
+    # -- observations ---------------------------------------------------------------------------
 
     async def run(self, script: str) -> Any:
-        """The value of an expression in the page; of a promise what becomes of it.
+        """Return the value of an expression in the page; a promise is awaited.
 
         Raises: AssertionError if it throws.
         """
@@ -174,7 +174,7 @@ class Page:
         return told["result"].get("value")
 
     async def sees(self, script: str, within: float = ANSWERS_WITHIN) -> None:
-        """Wait until an expression is true. Raises: AssertionError when it stays false."""
+        """Wait until an expression is true. Raises: AssertionError if it stays false."""
         until = asyncio.get_running_loop().time() + within
         while not await self.run(f"Boolean({script})"):
             if asyncio.get_running_loop().time() > until:
@@ -188,12 +188,12 @@ class Page:
         await self.sees(f"{element}?.innerText.includes({json.dumps(text)})", within)
 
     async def cookies(self) -> list[dict[str, Any]]:
-        """As the browser keeps them."""
+        """Return the cookies that the browser has."""
         found: list[dict[str, Any]] = (await self._do("Network.getCookies"))["cookies"]
         return found
 
     async def screenshot(self) -> bytes:
-        """What is in the window, as a PNG."""
+        """Return the content of the window as a PNG."""
         told = await self._do("Page.captureScreenshot", format="png")
         return base64.b64decode(told["data"])
 

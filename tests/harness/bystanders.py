@@ -1,7 +1,7 @@
-"""Those whom a fault does not concern: they ask, all the time that it lasts, and must be answered.
+"""Clients that a fault must not affect: they send requests while it lasts, and every one must be answered.
 
-`async with unharmed(port, session):` around a fault. The session should be pinned to a slot that the fault
-leaves alone; the health of the instance is asked too.
+Use `async with unharmed(port, session):` around a fault. Pin the session to a slot that the fault does not
+touch; /health is requested too.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from typing import Final
 
 from tests.harness.client import call, invoke
 
-ANSWER_WITHIN: Final = 10.0  # seconds; milliseconds on an idle machine, and never a fault's whole length
-PAUSE: Final = 0.02  # seconds between two questions: a client, not a load
+ANSWER_WITHIN: Final = 10.0  # seconds; a few ms on an idle machine, and shorter than any fault
+PAUSE: Final = 0.02  # seconds between two requests: a client, not a load test
 
 
 @dataclass(slots=True)
 class Seen:
-    """How often they were answered, and the longest that they waited, in seconds."""
+    """The number of answers and the longest wait in seconds."""
 
     turns: int = 0
     looks: int = 0
@@ -27,9 +27,9 @@ class Seen:
 
 @asynccontextmanager
 async def unharmed(port: int, session: str) -> AsyncIterator[Seen]:
-    """Turns of `session` and looks at /health go on without a failure while the block runs.
+    """Run turns of `session` and requests of /health while the block runs.
 
-    Raises: AssertionError at its end if one failed, or if there was none.
+    Raises: AssertionError at the end if one failed or if there was none.
     """
     seen, over = Seen(), asyncio.Event()
 
@@ -60,5 +60,5 @@ async def unharmed(port: int, session: str) -> AsyncIterator[Seen]:
     for failure in results:
         if failure is not None:
             raise AssertionError(f"a bystander was harmed: {failure!r}") from failure
-    assert seen.turns > 0, "no bystander had a turn in this time"
-    assert seen.looks > 0, "nobody looked at /health in this time"
+    assert seen.turns > 0, "no turn was answered during the block"
+    assert seen.looks > 0, "/health was not answered during the block"

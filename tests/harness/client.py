@@ -1,8 +1,8 @@
-"""An HTTP client that hides nothing: each byte of a request is the test's, each byte of an answer is seen.
+"""An HTTP client without any magic: a test controls every byte of a request and sees every byte of an answer.
 
-Written on bare sockets, because a client library would repair what a test sends, retry, pool, and join what
-arrives. `call` is one request on a connection of its own, `Stream` one streamed turn with the arrival time
-of each event; `Connection` is for tests of HTTP itself. What events must look like: `events`.
+Built on bare sockets, because a client library repairs requests, retries, pools connections and joins chunks.
+`call` sends one request on its own connection, `Stream` is one streamed turn with the arrival time of each
+event, and `Connection` is for tests of HTTP itself. `events` checks the format of events.
 """
 
 import asyncio
@@ -18,20 +18,20 @@ from typing import Any, Final, Self
 
 from tests.harness.events import Event, Parser, assert_whole_stream
 
-ANSWER_WITHIN: Final = 30.0  # seconds; a test that expects a slower answer says so
-LIMIT: Final = 1 << 20  # bytes that a reader holds: enough for any head; more is read as it comes
+ANSWER_WITHIN: Final = 30.0  # seconds; a test that expects a slower answer passes another value
+LIMIT: Final = 1 << 20  # bytes that a reader buffers: enough for any head; longer bodies are read in chunks
 
 _numbers = itertools.count(1)
 
 
 def new_session(word: str = "session") -> str:
-    """A session id that no other test uses."""
+    """Return a session id that no other test uses."""
     return f"{word}-{next(_numbers)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Status line and headers of an answer; names in lower case."""
+    """Status line and headers of an answer; header names are in lower case."""
 
     version: str
     status: int
@@ -40,7 +40,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole answer. `seconds`: from the first byte of the request to the last of the answer."""
+    """A complete answer. `seconds`: from the first byte of the request to the last byte of the answer."""
 
     head: Head
     body: bytes
@@ -60,7 +60,7 @@ class Response:
 
     @property
     def code(self) -> str:
-        """The code of the error that it tells."""
+        """The error code in the body."""
         code: str = self.json["error"]["code"]
         return code
 
@@ -69,7 +69,7 @@ class Connection:
     """One TCP connection to an instance. Use as an async context manager."""
 
     def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
-        """`receive_buffer`: bytes that the kernel and this side hold unread, about; None: as usual."""
+        """`receive_buffer`: approximate bytes that the kernel and this side buffer; None: the defaults."""
         self._port = port
         self._receive_buffer = receive_buffer
         self.reader: asyncio.StreamReader
@@ -78,7 +78,7 @@ class Connection:
     async def __aenter__(self) -> Self:
         sock = socket.socket()
         sock.setblocking(False)
-        if self._receive_buffer is not None:  # before the connection: the window is agreed on then
+        if self._receive_buffer is not None:  # before connect, which negotiates the window
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         try:
             await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._port))
@@ -93,17 +93,17 @@ class Connection:
         self.abort()
 
     def abort(self) -> None:
-        """Leave without a word."""
+        """Close without sending anything."""
         self.writer.transport.abort()
 
     async def send(self, data: bytes) -> None:
-        """Send bytes as they are. A peer that has closed already is no error: its answer tells why."""
+        """Send bytes unchanged. A peer that has closed is not an error: its answer shows the reason."""
         with contextlib.suppress(ConnectionError):
             self.writer.write(data)
             await self.writer.drain()
 
     async def head(self) -> Head:
-        """Read the head of the next answer. Raises: asyncio.IncompleteReadError at a premature end."""
+        """Read the head of the next answer. Raises: asyncio.IncompleteReadError if it ends early."""
         raw = await self.reader.readuntil(b"\r\n\r\n")
         status_line, *lines = raw.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
         version, status, *_ = status_line.split(" ", 2)
@@ -115,9 +115,9 @@ class Connection:
         return Head(version, int(status), headers)
 
     async def body(self, head: Head) -> AsyncIterator[bytes]:
-        """Read the body that follows `head`, piece by piece as it arrives.
+        """Read the body that follows `head`, in chunks as they arrive.
 
-        Raises: asyncio.IncompleteReadError when it ends before its framing says so.
+        Raises: asyncio.IncompleteReadError if it ends before its framing says so.
         """
         if head.headers.get("transfer-encoding") == "chunked":
             while size := int(await self.reader.readuntil(b"\r\n"), 16):
@@ -138,7 +138,7 @@ class Connection:
                 yield piece
 
     async def answer(self, *, has_body: bool = True) -> Response:
-        """Read one whole answer. `has_body`: false for the answer to a HEAD request."""
+        """Read one complete answer. `has_body`: false for the answer to a HEAD request."""
         began = time.monotonic()
         head = await self.head()
         has_body &= head.status != HTTPStatus.NO_CONTENT
@@ -146,11 +146,11 @@ class Connection:
         return Response(head, body, time.monotonic() - began)
 
     def has_arrived(self) -> bool:
-        """Whether bytes have arrived that were not read yet, as far as the loop has seen."""
+        """Return whether unread bytes have arrived, as far as the event loop knows."""
         return len(self.reader._buffer) > 0  # type: ignore[attr-defined]  # there is no public way
 
     async def is_closed(self, within: float = ANSWER_WITHIN) -> bool:
-        """Whether the peer closes, with nothing more to say, in time."""
+        """Return whether the peer closes in time without sending more."""
         try:
             return await asyncio.wait_for(self.reader.read(1), within) == b""
         except ConnectionError:
@@ -166,7 +166,10 @@ def request(
     headers: Mapping[str, str] | None = None,
     version: str = "HTTP/1.1",
 ) -> bytes:
-    """The bytes of a request; Content-Length is added where there is a body and no framing in `headers`."""
+    """Return the bytes of a request.
+
+    Content-Length is added if there is a body and `headers` has no framing.
+    """
     fields = {"Host": "test", **(headers or {})}
     if body is not None and not {"Content-Length", "Transfer-Encoding"} & set(fields):
         fields["Content-Length"] = str(len(body))
@@ -175,7 +178,7 @@ def request(
 
 
 def chunked(body: bytes, size: int = 65536) -> bytes:
-    """A body in chunked transfer coding, its end included."""
+    """Return a body in chunked transfer coding, including its end."""
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
@@ -189,7 +192,7 @@ async def call(
     headers: Mapping[str, str] | None = None,
     within: float = ANSWER_WITHIN,
 ) -> Response:
-    """One request on a connection of its own. The answer is read while the body is still being sent."""
+    """Send one request on its own connection. The answer is read while the body is still being sent."""
     began = time.monotonic()
     async with asyncio.timeout(within), Connection(port) as connection:
         sending = asyncio.create_task(connection.send(request(method, path, body, headers)))
@@ -202,7 +205,10 @@ async def call(
 
 
 def turn_body(session: str | None, script: object, **fields: Any) -> bytes:
-    """The body of a turn. `script`: steps of tests/apps/scripted as a list, or a text, or a whole message."""
+    """Return the body of a turn.
+
+    `script`: steps of tests/apps/scripted as a list, a text, or a complete message.
+    """
     if isinstance(script, dict):
         message = script
     else:
@@ -225,13 +231,13 @@ async def invoke(
     within: float = ANSWER_WITHIN,
     **fields: Any,
 ) -> Response:
-    """A turn with `stream: false`: its one JSON answer, or its error."""
+    """Run a turn with `stream: false`; return its JSON answer or its error."""
     body = turn_body(session, script, **{"stream": False, **fields})
     return await call(port, "POST", "/invoke", body=body, headers={**JSON, **(headers or {})}, within=within)
 
 
 async def session_in(port: int, slot: int) -> str:
-    """A new session that is pinned to this slot; found by asking, as a client would."""
+    """Return a new session that is pinned to this slot, found by trying, as a client would."""
     while True:
         session = new_session(f"slot{slot}")
         response = await invoke(port, session, "where am I?")
@@ -240,7 +246,7 @@ async def session_in(port: int, slot: int) -> str:
 
 
 async def stop(port: int, **what: str) -> int:
-    """`POST /stop`; returns how many turns were stopped."""
+    """Call `POST /stop`; return the number of stopped turns."""
     response = await call(port, "POST", "/stop", body=json.dumps(what).encode(), headers=JSON)
     assert (response.status, response.json["status"]) == (200, "success")
     stopped: int = response.json["stopped"]
@@ -283,28 +289,28 @@ class Stream:
         self.leave()
 
     def leave(self) -> None:
-        """Close the connection without reading on."""
+        """Close the connection without reading further."""
         self._connection.abort()
 
     @property
     def events(self) -> list[Event]:
-        """Those that have arrived and were read."""
+        """The events read so far."""
         return self._parser.events
 
     @property
     def comments(self) -> list[str]:
-        """The comments that have arrived and were read."""
+        """The comments read so far."""
         return [comment.text for comment in self._parser.comments]
 
     @property
     def head(self) -> Head:
-        """Known after `begun`."""
+        """The head of the answer; available after `begun`."""
         assert self._head is not None
         return self._head
 
     @property
     def run_id(self) -> str:
-        """Known after `begun`."""
+        """The run id; available after `begun`."""
         return self.head.headers["x-run-id"]
 
     @property
@@ -313,7 +319,7 @@ class Stream:
         return self.head.headers["x-agentscope-worker"]
 
     async def begun(self, within: float = ANSWER_WITHIN) -> Self:
-        """Wait for the head, which must be that of a stream."""
+        """Wait for the head, which must be the head of a stream."""
         async with asyncio.timeout(within):
             if self._head is None:
                 self._head = await self._connection.head()
@@ -323,11 +329,14 @@ class Stream:
         return self
 
     def has_arrived(self) -> bool:
-        """Whether bytes have arrived that were not read yet."""
+        """Return whether unread bytes have arrived."""
         return bool(self._connection.has_arrived())
 
     async def until(self, events: int = 0, comments: int = 0, within: float = ANSWER_WITHIN) -> Self:
-        """Read until so many events and comments are there. Raises: AssertionError at an earlier end."""
+        """Read until this many events and comments have arrived.
+
+        Raises: AssertionError if the stream ends earlier.
+        """
         await self.begun(within)
         async with asyncio.timeout(within):
             while len(self.events) < events or len(self.comments) < comments:
@@ -335,7 +344,7 @@ class Stream:
         return self
 
     async def to_end(self, within: float = ANSWER_WITHIN) -> Self:
-        """Read to the end of the stream, whatever it holds."""
+        """Read to the end of the stream, whatever it contains."""
         await self.begun(within)
         async with asyncio.timeout(within):
             while await self.read():
@@ -344,23 +353,23 @@ class Stream:
         return self
 
     async def whole(self, error: str | None = None, within: float = ANSWER_WITHIN) -> list[Event]:
-        """Read to the end; the events, checked, without the done event and the error event.
+        """Read to the end; return the checked events without the done event and the error event.
 
-        `error`: the code of the error that the stream must tell; None: none.
+        `error`: the code of the error event that the stream must have; None: it must have none.
         """
         await self.to_end(within)
         assert_whole_stream(self.events, self.run_id, error)
         return self.events[: -1 if error is None else -2]
 
     async def refused(self, within: float = ANSWER_WITHIN) -> Response:
-        """Read the answer that came in place of a stream."""
+        """Read the error that was sent instead of a stream."""
         async with asyncio.timeout(within):
             response = await self._connection.answer()
         assert response.status >= 400, f"status {response.status} is no refusal"
         return response
 
     async def read(self) -> bool:
-        """Read what comes next, a piece; false at the end."""
+        """Read the next chunk; return False at the end."""
         piece = await anext(self._pieces, b"")
         self.raw += piece
         self._parser.feed(piece, time.monotonic())
@@ -368,7 +377,7 @@ class Stream:
 
 
 class Watch(Stream):
-    """A run that somebody else has begun, from where `headers` or `after` say; else as a `Stream`."""
+    """The events of a run that another client has started, from the given position."""
 
     def __init__(
         self,
@@ -387,11 +396,11 @@ class Watch(Stream):
 
 
 async def streamed(port: int, session: str, script: object, **fields: Any) -> list[Event]:
-    """The events of a turn that goes well, without the done event."""
+    """Run a successful turn; return its events without the done event."""
     async with Stream(port, session, script, **fields) as stream:
         return await stream.whole()
 
 
 async def texts(port: int, session: str, script: object, **fields: Any) -> list[str]:
-    """The texts of a turn that goes well, one for each event."""
+    """Run a successful turn; return its texts, one for each event."""
     return [event.text for event in await streamed(port, session, script, **fields)]

@@ -1,7 +1,7 @@
-"""The event stream as a strict client reads it: what CONTRACT promises of its bytes, asserted.
+"""A strict parser of the event stream, which asserts what CONTRACT says about its bytes.
 
-Deliberately narrower than the standard: one `id` line, one `data` line, LF only, comments by themselves.
-A stream that a browser would still understand fails here. Where the bytes come from: `client`.
+Stricter than the standard: one `id` line, one `data` line, LF only, comments in blocks of their own. A stream
+that a browser would still understand fails here. `client` reads the bytes.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event. `at`: when its last byte arrived, monotonic seconds."""
+    """One event. `at`: monotonic seconds when its last byte arrived."""
 
     id: str
     data: dict[str, Any]
@@ -21,12 +21,12 @@ class Event:
 
     @property
     def is_done(self) -> bool:
-        """Whether it is the event that ends a stream."""
+        """Whether this is the done event, which ends a stream."""
         return bool((self.data.get("metadata") or {}).get("done") is True)
 
     @property
     def error(self) -> dict[str, Any] | None:
-        """The error that it tells, if it tells one."""
+        """The error in this event; None if there is none."""
         return self.data.get("error")
 
     @property
@@ -37,14 +37,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Comment:
-    """One comment line. `at`: when it arrived, monotonic seconds."""
+    """One comment line. `at`: monotonic seconds when it arrived."""
 
     text: str
     at: float
 
 
 def text_of(message: dict[str, Any]) -> str:
-    """The text of a Msg as JSON: AgentScope 1.x may have a string there, 2.x has blocks."""
+    """Return the text of a Msg as JSON: content is a string or, always in 2.x, a list of blocks."""
     content = message["content"]
     if isinstance(content, str):
         return content
@@ -53,27 +53,27 @@ def text_of(message: dict[str, Any]) -> str:
 
 @dataclass(slots=True)
 class Parser:
-    """Bytes in, events and comments out. Raises AssertionError for any byte that should not be there."""
+    """Parses bytes into events and comments. Raises AssertionError for every unexpected byte."""
 
     events: list[Event] = field(default_factory=list)
     comments: list[Comment] = field(default_factory=list)
     _rest: bytes = b""
 
     def feed(self, data: bytes, at: float) -> None:
-        """Take bytes that arrived at `at`."""
-        assert b"\r" not in data, "lines of a stream end in LF only"
+        """Parse bytes that arrived at `at`."""
+        assert b"\r" not in data, "lines of a stream end with LF only"
         *blocks, self._rest = (self._rest + data).split(b"\n\n")
         for block in blocks:
             self._take(block, at)
 
     def finish(self) -> None:
-        """The stream has ended."""
+        """Check that the stream ends after a complete block."""
         assert self._rest == b"", f"the stream ends within a block: {self._rest[:200]!r}"
 
     def _take(self, block: bytes, at: float) -> None:
         lines = block.decode("utf-8").split("\n")
         if lines[0].startswith(":"):
-            assert len(lines) == 1, f"a comment stands by itself: {block!r}"
+            assert len(lines) == 1, f"a comment is a block of its own: {block!r}"
             self.comments.append(Comment(lines[0].removeprefix(":").strip(), at))
             return
         assert len(lines) == 2, f"an event is one id line and one data line: {block[:200]!r}"
@@ -84,17 +84,17 @@ class Parser:
 
 
 def assert_whole_stream(events: Sequence[Event], run_id: str, error: str | None = None) -> None:
-    """What holds for every stream that has ended, whatever happened to it.
+    """Check the rules for every stream that has ended, whatever happened to it.
 
-    `error`: the code that it must tell; None: it must tell none.
+    `error`: the code that its error event must have; None: it must have no error event.
     """
     assert [event.id for event in events] == [f"{run_id}-{n}" for n in range(len(events))]
     assert [event.is_done for event in events].count(True) == 1, "the done event comes exactly once"
     done = events[-1]
     assert done.is_done, "the done event comes last"
     assert (done.data["role"], text_of(done.data)) == ("assistant", "")
-    told = [event.error["code"] for event in events if event.error]
-    assert told == ([] if error is None else [error])
+    codes = [event.error["code"] for event in events if event.error]
+    assert codes == ([] if error is None else [error])
     if error is not None:
         failure = events[-2].error
         assert failure is not None, "the error event comes right before the done event"

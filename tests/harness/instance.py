@@ -1,8 +1,8 @@
-"""One real supervisor with its workers, started and ended by a test.
+"""One real supervisor with its workers, started and stopped by a test.
 
-An `Instance` owns its processes: every process that descends from it carries a mark in its environment, so
-that even those which lost their parent are found. It knows of HTTP only what it takes to see that the
-instance is ready; talking to it is the business of `tests.harness.client`.
+An `Instance` owns its processes: every process that descends from it has a mark in its environment, so
+orphans are found too. It uses HTTP only to see whether the instance is ready; requests are the task of
+`tests.harness.client`.
 """
 
 import contextlib
@@ -27,21 +27,21 @@ import psutil
 
 from tests.harness.waiting import wait_until
 
-LOG_QUIET: Final = 0.15  # seconds without a new line after which the log is taken to be complete
-LOG_SETTLES_WITHIN: Final = 2.0  # seconds; an instance that never stops printing is read as it is
+LOG_QUIET: Final = 0.15  # seconds without a new line after which the log counts as complete
+LOG_SETTLES_WITHIN: Final = 2.0  # seconds after which the log is read even if the instance still prints
 COMMAND: Final = Path(sys.executable).with_name("agentscope-supervisor")
-FORKS: Final = "--preload"  # in the command line of what workers are forked from, and so in theirs
-MARK: Final = "TEST_INSTANCE"  # environment variable that all processes of one instance carry
+FORKS: Final = "--preload"  # in the command line of the zygote, and so of its forks
+MARK: Final = "TEST_INSTANCE"  # environment variable of all processes of one instance
 
 STATE: Final = str(Path(tempfile.gettempdir(), f"agentscope-supervisor-tests-{os.getpid()}"))
-"""For commands that are not told a directory for their state: nobody's own, so that no test writes there."""
+"""The state directory of commands that get no other, so that no test writes to the user's."""
 
-READY_WITHIN: Final = 40.0  # seconds; three or four on an idle machine, of which AgentScope's import is most
+READY_WITHIN: Final = 40.0  # seconds; 3 to 4 s on an idle machine, mostly AgentScope's import
 STOP_WITHIN: Final = 20.0  # seconds; above the drain_timeout that the tests configure
-GONE_WITHIN: Final = 2.0  # seconds from the supervisor's end to that of its last worker
+GONE_WITHIN: Final = 2.0  # seconds from the exit of the supervisor to that of its last worker
 SHOWN_LINES: Final = 150  # last lines of the log in the report of a failed test
 
-_PORTS: Final = range(16_000, 32_000)  # below those that Linux, macOS and BSD give out by themselves
+_PORTS: Final = range(16_000, 32_000)  # below the ephemeral ports of Linux, macOS and BSD
 
 PASS_ON: Final = """if True:
     import fcntl, os, sys
@@ -52,7 +52,7 @@ PASS_ON: Final = """if True:
     os.environ.update(LISTEN_FDS=str(end - 1), LISTEN_PID=str(os.getpid()))
     os.execv(sys.argv[end], sys.argv[end:])
 """
-"""What systemd does between fork and exec, with the descriptors and the command as arguments."""
+"""What systemd does between fork and exec; the arguments are the descriptors and the command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,12 @@ class Worker:
 
     @property
     def label(self) -> str:
-        """What the header X-Agentscope-Worker says."""
+        """The value of the header X-Agentscope-Worker."""
         return f"{self.slot}.{self.generation}"
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a command of the product: ours, without what would point it elsewhere."""
+    """Return the environment for a command: that of the tests, without variables that would redirect it."""
     ours = {"RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "STATE_DIRECTORY", "XDG_STATE_HOME"}
     ours |= {"NOTIFY_SOCKET", "PYTHONPATH", "COLUMNS", "LINES"}
     kept = {key: value for key, value in os.environ.items() if key not in ours}
@@ -79,7 +79,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command of the product to its end, which may start a worker on a busy machine."""
+    """Run a command to its end. The timeout allows for a start of a worker on a busy machine."""
     return subprocess.run(
         arguments,
         stdin=subprocess.DEVNULL,
@@ -93,7 +93,7 @@ def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Completed
 
 
 class Instance:
-    """`agentscope-supervisor start PROJECT …`, from the outside. Use as a context manager."""
+    """`agentscope-supervisor start PROJECT …`, seen from outside. Use as a context manager."""
 
     def __init__(
         self,
@@ -111,11 +111,13 @@ class Instance:
         passed_on: Sequence[socket.socket] = (),
         command: Path = COMMAND,
     ) -> None:
-        """`directory`: for runtime files, state and log; two instances may share it. `as_pid_one`: in
-        namespaces of its own, as in a container; then it knows its workers by other pids than we do.
-        `port` None: where it listens is left to its file. `platform`: whether it speaks to the one that its
-        file names. `under`: a command that becomes the one after it, as `prlimit` does. `passed_on`: sockets
-        that it gets as systemd would pass them on. `command`: of another environment than this one."""
+        """`directory`: for runtime files, state and log; two instances may share it.
+
+        `as_pid_one`: run in its own namespaces, as in a container; the instance then knows its workers by
+        other pids. `port` None: use the port in the file. `platform`: whether to use the platform in the
+        file. `under`: a command that executes the one after it, such as `prlimit`. `passed_on`: sockets to
+        pass on as systemd does. `command`: the program, for one of another environment.
+        """
         self.project: Final = project
         self.runtime_dir: Final = directory / "run"
         self.name: Final = name
@@ -147,15 +149,15 @@ class Instance:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None and self.running:
-                assert self.stop() == 0, "an instance that is asked to stop exits with 0"
+                assert self.stop() == 0, "a stopped instance exits with 0"
         finally:
             self.destroy()
 
-    # -- life -------------------------------------------------------------------------------
+    # -- start and stop ---------------------------------------------------------------------
 
     def launch(self) -> Self:
-        """Start the process; returns at once."""
-        assert self.process is None, "an instance is started once"
+        """Start the process and return at once."""
+        assert self.process is None, "an instance can be started only once"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 self._command,
@@ -173,23 +175,23 @@ class Instance:
         return self
 
     def wait_listening(self, within: float = 15.0) -> None:
-        """Wait until the instance has published its address. Raises: AssertionError if it ends before."""
+        """Wait until the instance has published its address. Raises: AssertionError if it exits earlier."""
 
         def listening() -> bool:
             assert self.running, f"the instance ended with {self.status} before it listened"
             with contextlib.suppress(FileNotFoundError):
-                # not that of one that was killed
+                # an older file may be left by a killed instance
                 return bool(self.address["pid"] == (1 if self._as_pid_one else self.pid))
             return False
 
         wait_until(listening, within, "the instance listens")
 
     def wait_ready(self, within: float = READY_WITHIN) -> None:
-        """Wait for 200 at /readiness, and for all workers."""
+        """Wait until /readiness answers 200 and all workers are ready."""
 
         def ready() -> bool:
             assert self.running, f"the instance ended with {self.status} before it was ready"
-            with contextlib.suppress(urllib.error.URLError):  # not ready, or not even listening
+            with contextlib.suppress(urllib.error.URLError):  # not ready or not listening yet
                 self.fetch("/readiness")
                 return len(self.ready_workers()) == self.workers_asked
             return False
@@ -198,13 +200,13 @@ class Instance:
         wait_until(ready, within, f"{self.workers_asked} workers are ready")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the supervisor alone."""
+        """Send a signal to the supervisor only."""
         assert self.process is not None
         if self.process.poll() is None:
             os.kill(self.pid, number)
 
     def wait_exit(self, within: float) -> int:
-        """The exit status of the supervisor. Raises: AssertionError when it does not end."""
+        """Return the exit status of the supervisor. Raises: AssertionError if it does not exit in time."""
         assert self.process is not None
         try:
             return self.process.wait(within)
@@ -212,12 +214,12 @@ class Instance:
             raise AssertionError(f"the supervisor has not ended within {within:g} s") from None
 
     def stop(self, within: float = STOP_WITHIN) -> int:
-        """SIGTERM; returns the exit status once it has ended."""
+        """Send SIGTERM and return the exit status."""
         self.signal(signal.SIGTERM)
         return self.wait_exit(within)
 
     def destroy(self) -> None:
-        """End whatever is left. Raises: AssertionError if the supervisor is gone and a worker is not."""
+        """Kill all remaining processes. Raises: AssertionError if a worker outlives the supervisor."""
         if self.process is None:
             return
         if self.running:
@@ -236,7 +238,7 @@ class Instance:
         return ["--runtime-dir", str(self.runtime_dir), "--name", self.name]
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run one of the operator's commands on this instance to its end."""
+        """Run an operator's command on this instance to its end."""
         return subprocess.run(
             [str(COMMAND), *arguments, *self.found_by],
             stdin=subprocess.DEVNULL,
@@ -248,7 +250,7 @@ class Instance:
         )
 
     def wait_generation(self, slot: int, generation: int) -> None:
-        """Wait until this process of a slot takes turns."""
+        """Wait until the slot's worker of this generation is ready."""
         wanted = (slot, generation)
         wait_until(
             lambda: wanted in [(worker.slot, worker.generation) for worker in self.ready_workers()],
@@ -256,21 +258,21 @@ class Instance:
             f"worker {slot}.{generation} is ready",
         )
 
-    # -- what can be seen --------------------------------------------------------------------
+    # -- observations ------------------------------------------------------------------------
 
     @property
     def running(self) -> bool:
-        """Whether the supervisor's process is there."""
+        """Whether the supervisor's process exists."""
         return self.process is not None and self.process.poll() is None
 
     @property
     def status(self) -> int | None:
-        """The exit status, None while it runs."""
+        """The exit status; None while the instance runs."""
         return None if self.process is None else self.process.poll()
 
     @property
     def pid(self) -> int:
-        """Of the supervisor, as we see it."""
+        """The pid of the supervisor, in the namespace of the tests."""
         assert self.process is not None
         if self._as_pid_one:
             (supervisor,) = psutil.Process(self.process.pid).children()
@@ -279,7 +281,7 @@ class Instance:
 
     @property
     def directory(self) -> Path:
-        """What the instance keeps below its runtime directory."""
+        """The directory of the instance below its runtime directory."""
         return self.runtime_dir / "agentscope-supervisor" / self.name
 
     @property
@@ -294,13 +296,16 @@ class Instance:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port of the instance."""
         return int(self.address["port"])
 
     @property
     def log(self) -> str:
-        """All that the instance has printed, once nothing more has come for a moment: what workers print
-        passes a pipe and the log's own thread, and may come after the answer to which it belongs."""
+        """The complete output of the instance, once no line has arrived for LOG_QUIET seconds.
+
+        Output of workers passes through a pipe and the log thread, and may arrive after the answer that it
+        belongs to.
+        """
         size, until = -1, time.monotonic() + LOG_SETTLES_WITHIN
         while self._log.exists() and self._log.stat().st_size != size and time.monotonic() < until:
             size = self._log.stat().st_size
@@ -313,13 +318,13 @@ class Instance:
         return "\n".join(self.log.splitlines()[-SHOWN_LINES:])
 
     def fetch(self, path: str) -> dict[str, Any]:
-        """The JSON object at `path`. Raises: urllib.error.HTTPError for 4xx and 5xx."""
+        """Return the JSON object at `path`. Raises: urllib.error.HTTPError for 4xx and 5xx."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as response:
             value: dict[str, Any] = json.load(response)
         return value
 
     def health(self) -> dict[str, Any]:
-        """The body of /health, whatever its status."""
+        """Return the body of /health, whatever its status."""
         try:
             return self.fetch("/health")
         except urllib.error.HTTPError as error:
@@ -328,26 +333,28 @@ class Instance:
             return value
 
     def workers(self) -> list[Worker]:
-        """The workers that /health names."""
+        """Return the workers in /health."""
         entries = self.health()["workers"]
         return [Worker(e["slot"], e["generation"], e["pid"], e["state"]) for e in entries]
 
     def ready_workers(self) -> list[Worker]:
-        """Those that take turns, by slot."""
+        """Return the ready workers, ordered by slot."""
         ready = [worker for worker in self.workers() if worker.state == "ready"]
         return sorted(ready, key=lambda worker: worker.slot)
 
     def generations(self) -> list[int]:
-        """Those of the ready workers, as /health has them."""
+        """Return the generations of the ready workers, ordered by slot."""
         return [worker.generation for worker in self.ready_workers()]
 
     def worker_in(self, slot: int) -> Worker:
-        """The ready worker of a slot, which has one."""
+        """Return the ready worker of a slot, which must have one."""
         return next(worker for worker in self.ready_workers() if worker.slot == slot)
 
     def zygotes(self) -> list[psutil.Process]:
-        """What workers are forked from: one, but while another takes its place. All workers must be ready:
-        until a worker is known, it looks the same."""
+        """Return the zygotes: one, or two while one replaces the other.
+
+        All workers must be ready: a worker that /health does not list yet looks like a zygote.
+        """
         workers = {worker.pid for worker in self.workers()}
         found = []
         for process in self.processes():
@@ -357,7 +364,7 @@ class Instance:
         return found
 
     def processes(self) -> list[psutil.Process]:
-        """Living processes of this instance but for the supervisor, wherever they hang in the tree."""
+        """Return the living processes of this instance, except the supervisor, anywhere in the tree."""
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def _is_ours(self, process: psutil.Process) -> bool:
@@ -372,9 +379,9 @@ class Instance:
 
 
 def free_port() -> int:
-    """A TCP port that nothing listened on a moment ago, and that the kernel gives to nobody who asks for any.
+    """Return a TCP port on which nothing listened a moment ago, outside the ephemeral range.
 
-    By chance, because other tests may run at the same time and choose theirs.
+    The port is random, because other tests may choose theirs at the same time.
     """
     while True:
         port = random.choice(_PORTS)

@@ -1,4 +1,4 @@
-"""A real MCP server in a process of its own, which a test starts, kills and starts again on its port."""
+"""A real MCP server in its own process, which a test can start, kill and restart on the same port."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ STOP_WITHIN: Final = 10.0  # seconds
 
 
 class McpProcess:
-    """`python -m tests.fakes.mcp_server`. Use as a context manager; it is not started by that."""
+    """`python -m tests.fakes.mcp_server`. Use as a context manager, which does not start it."""
 
     def __init__(self, transport: str, name: str = "fake", *, token: str = "", delay: float = 0.0) -> None:
         self.transport: Final = transport
@@ -37,7 +37,7 @@ class McpProcess:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Its entry in `mcp_servers`."""
+        """The server's entry in `mcp_servers`."""
         return {"url": self.url, "transport": self.transport}
 
     @property
@@ -46,8 +46,8 @@ class McpProcess:
         return self._process.pid
 
     def launch(self) -> Self:
-        """Start the process; returns at once."""
-        assert self._process is None, "it runs already"
+        """Start the process and return at once."""
+        assert self._process is None, "the server is already running"
         options = {"transport": self.transport, "port": self.port, "name": self.name, "token": self._token}
         options |= {"delay": self._delay, "tools": ",".join(self.tools)}
         command = [sys.executable, "-m", "tests.fakes.mcp_server"]
@@ -58,7 +58,7 @@ class McpProcess:
         return self
 
     def start(self) -> Self:
-        """Start it, and wait until it listens."""
+        """Start the process, and wait until it listens."""
         self.launch()
         assert self._process is not None
         assert self._process.stdout is not None
@@ -66,14 +66,14 @@ class McpProcess:
         return self
 
     def kill(self) -> None:
-        """SIGKILL, if it runs."""
+        """Send SIGKILL if the process runs."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
             self._process = None
 
     def stop(self) -> str:
-        """SIGTERM; returns what it has printed to standard error."""
+        """Send SIGTERM; return what the process has printed to stderr."""
         assert self._process is not None
         self._process.terminate()
         _, errors = self._process.communicate(timeout=STOP_WITHIN)
@@ -81,16 +81,16 @@ class McpProcess:
         return errors
 
     def offer(self, tools: Sequence[str]) -> None:
-        """Change its tools while it runs."""
+        """Change the tools of the running server."""
         self.tools = tools
         self._fetch("/tools", json.dumps(tools).encode())
 
     def asked(self, what: str) -> int:
-        """How often a tool was called since the last start, or `list_tools` asked."""
+        """Return how often a tool, or `list_tools`, was called since the last start."""
         return int(self._fetch("/stats")["asked"].get(what, 0))
 
     def running(self, tool: str) -> int:
-        """How many calls of a tool are being answered."""
+        """Return the number of calls of a tool that are in progress."""
         return int(self._fetch("/stats")["running"].get(tool, 0))
 
     def _fetch(self, path: str, body: bytes | None = None) -> Any:

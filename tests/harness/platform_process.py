@@ -1,4 +1,4 @@
-"""The reference platform in a process of its own, which a test starts, has lie, and ends."""
+"""The reference platform in its own process, which a test can start, stop, and make give wrong answers."""
 
 import json
 import os
@@ -11,10 +11,10 @@ from tests.harness.instance import free_port
 
 
 class PlatformProcess:
-    """`python -m reference_platform`. Use as a context manager; it is not started by that."""
+    """`python -m reference_platform`. Use as a context manager, which does not start it."""
 
     def __init__(self, *, bait: str = "", token: str = "") -> None:
-        """`bait`: where its redirects lead, if not to its own choice. `token`: what instances must send."""
+        """`bait`: target of redirects. `token`: the token that instances must send."""
         self.port: Final = free_port()
         self.command: Final = [sys.executable, "-m", "reference_platform", "--port", str(self.port)]
         if bait:
@@ -30,12 +30,12 @@ class PlatformProcess:
 
     @property
     def endpoint(self) -> str:
-        """What an instance has as `platform.endpoint`."""
+        """The value of `platform.endpoint` for an instance."""
         return f"http://127.0.0.1:{self.port}/api"
 
     def start(self) -> Self:
-        """Start it, and wait until it listens."""
-        assert self._process is None, "it runs already"
+        """Start the process, and wait until it listens."""
+        assert self._process is None, "the platform is already running"
         self._process = subprocess.Popen(
             self.command,
             stdin=subprocess.DEVNULL,
@@ -48,29 +48,29 @@ class PlatformProcess:
         return self
 
     def kill(self) -> None:
-        """SIGKILL, if it runs; from then on connections are refused."""
+        """Send SIGKILL if the process runs; connections are refused from then on."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
             self._process = None
 
     def lie(self, name: str | None, only: str | None = None) -> None:
-        """From now on answer with this lie; None: the truth."""
+        """Give this wrong answer from now on; None: right answers."""
         self._fetch("/lie", {"lie": name, "only": only})
 
     def ask(self, instance_id: str, action: str) -> str:
-        """Press a button of the page; returns the version of the ask."""
+        """Press a button of the page; return the version of the request."""
         version: str = self._fetch("/ask", {"id": instance_id, "action": action})["version"]
         return version
 
     @property
     def seen(self) -> dict[str, int]:
-        """Requests of each exchange since the start, lied to or not."""
+        """Number of requests of each exchange since the start, including those that got a wrong answer."""
         seen: dict[str, int] = self._fetch("/state")["seen"]
         return seen
 
     def instance(self, instance_id: str) -> dict[str, Any]:
-        """What the page shows of an instance; empty before it has come."""
+        """Return what the page shows about an instance; empty before its first request."""
         found = self._fetch("/state")["instances"]
         return next((each for each in found if each["id"] == instance_id), {})
 

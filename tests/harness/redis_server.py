@@ -1,6 +1,6 @@
-"""A real Redis for tests: on a free port of this machine, without persistence, gone with its test.
+"""A real Redis for tests: on a free port, without persistence, stopped at the end of the test.
 
-`make redis` installs the program; a test that needs it fails, and says so, where it is missing.
+`make redis` installs the program. A test that needs it fails, and says so, if it is missing.
 """
 
 import shutil
@@ -17,14 +17,14 @@ MISSING: Final = (
     "these tests need redis-server, and it is not on PATH; run `make redis` as root, or install it with "
     "your system's packages (apt-get install redis-server, brew install redis)"
 )
-UP_WITHIN: Final = 10.0  # seconds; a hundredth on an idle machine
+UP_WITHIN: Final = 10.0  # seconds; 0.01 s on an idle machine
 
 
 class RedisServer:
-    """One server; `start` after `kill` gives an empty one at the same address."""
+    """One server; `start` after `kill` starts an empty one at the same address."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        """`folder`: its working directory. `arguments`: more of its options."""
+        """`folder`: its working directory. `arguments`: further options."""
         self.port: Final = free_port()
         self._folder: Final = folder
         self._arguments: Final = arguments
@@ -49,14 +49,14 @@ class RedisServer:
         return self
 
     def kill(self) -> None:
-        """SIGKILL; nothing happens if it does not run."""
+        """Send SIGKILL if the server runs."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def pause(self) -> None:
-        """From now on it accepts connections and answers nothing."""
+        """Stop answering: connections are still accepted."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -68,7 +68,7 @@ class RedisServer:
 
     def _answers(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, "redis-server ended at its start"
+        assert self._process.poll() is None, "redis-server exited at its start"
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 connection.sendall(b"PING\r\n")

@@ -1,7 +1,7 @@
-"""A command in a terminal of its own, as a person has it: keys go in, pictures come out.
+"""A command in a terminal of its own: a test sends keys and reads the screen.
 
-It knows just enough of terminals to tell what is on the screen of a program that draws all of it anew each
-time, and whether the terminal is left as it was.
+Understands only as much of terminals as it takes to find the last screen of a program that redraws
+everything, and to see whether the terminal was restored.
 """
 
 import fcntl
@@ -20,12 +20,12 @@ from tests.harness.instance import environment
 from tests.harness.waiting import wait_until
 
 _CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_HOME: Final = "\x1b[H"  # where each picture begins
-_ENTERED, _LEFT = "\x1b[?1049h", "\x1b[?1049l"  # the screen beside the one with the shell's lines
+_HOME: Final = "\x1b[H"  # the start of each redraw
+_ENTERED, _LEFT = "\x1b[?1049h", "\x1b[?1049l"  # enter and leave the alternate screen
 
 
 class Terminal:
-    """One command on a new terminal; it is killed at the end, if it still runs."""
+    """One command on a new terminal; it is killed at the end if it still runs."""
 
     def __init__(
         self, command: Sequence[str | Path], *, rows: int = 24, columns: int = 80, **variables: str
@@ -39,7 +39,7 @@ class Terminal:
             stdin=self._theirs,
             stdout=self._theirs,
             stderr=self._theirs,
-            # Of a terminal that has colours, whatever the one of the tests has.
+            # A terminal with colours, whatever terminal the tests run in.
             env=environment(TERM="xterm-256color", **variables),
             start_new_session=True,
             preexec_fn=_take_the_terminal,
@@ -54,7 +54,7 @@ class Terminal:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        os.close(self._theirs)  # with the last of them gone, the read ends
+        os.close(self._theirs)  # when the last descriptor is closed, the read ends
         self._reader.join()
         os.close(self._ours)
 
@@ -66,17 +66,17 @@ class Terminal:
 
     @property
     def said(self) -> str:
-        """All that was printed, with what steers the terminal."""
+        """The complete output, including control sequences."""
         return self._said.decode("utf-8", "replace")
 
     @property
     def text(self) -> str:
-        """All that was printed, without."""
+        """The complete output without control sequences."""
         return _CONTROL.sub("", self.said)
 
     @property
     def screen(self) -> list[str]:
-        """The lines of the last picture."""
+        """The lines of the last redraw."""
         return [line.rstrip() for line in _CONTROL.sub("", self.said.rsplit(_HOME, 1)[-1]).splitlines()]
 
     def wait_for(self, words: str, within: float = 30.0) -> None:
@@ -84,12 +84,12 @@ class Terminal:
         wait_until(lambda: any(words in line for line in self.screen), within, f"{words!r} is on the screen")
 
     def wait_exit(self, within: float = 30.0) -> int:
-        """The exit status."""
+        """Wait for the exit; return the status."""
         wait_until(lambda: self._process.poll() is not None, within, "the command ends")
         return self._process.returncode
 
     def check_restored(self) -> None:
-        """The terminal echoes and shows its cursor and the shell's own lines again."""
+        """Check that the terminal echoes and shows its cursor and the main screen again."""
         assert termios.tcgetattr(self._theirs) == self._modes
         wait_until(lambda: self.said.count(_ENTERED) == self.said.count(_LEFT), 10, "the screen is left")
         assert self.said.rfind("\x1b[?25h") >= self.said.rfind("\x1b[?25l"), "the cursor is shown"
@@ -98,11 +98,11 @@ class Terminal:
         while True:
             try:
                 data = os.read(self._ours, 65536)
-            except OSError:  # nobody has the terminal any more
+            except OSError:  # no process has the terminal open
                 return
             self._said += data
 
 
 def _take_the_terminal() -> None:
-    """In the child: Ctrl-C at this terminal is for it."""
+    """Runs in the child: make this terminal its controlling terminal, so that Ctrl-C reaches it."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -1,8 +1,8 @@
 """Clients in a network that disappears: `unshare -Urn python -m tests.harness.vanishing`.
 
-Needs a network namespace of its own, as it takes the loopback down. The time limits of the listening socket
-are shortened; everything else is as it runs. Prints, as JSON, after how many seconds the request of each
-client was cancelled.
+Needs its own network namespace, because it takes the loopback interface down. The timeouts of the listening
+socket are shortened; everything else is unchanged. Prints, as JSON, after how many seconds the request of
+each client was cancelled.
 """
 
 import asyncio

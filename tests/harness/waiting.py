@@ -1,7 +1,7 @@
-"""Waiting for what another process does: a condition and a deadline, never a fixed time.
+"""Waiting for another process: a condition and a deadline, never a fixed time.
 
-A deadline is there to fail a test, not to pace it: it is several times what is expected, and costs nothing
-where the condition comes in time. Used by everything in `tests.harness` and by the tests themselves.
+A deadline fails a test and does not pace it: it is several times the expected duration, and costs nothing if
+the condition is met in time. The whole harness and the tests use these functions.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-LOOK_EVERY: Final = 0.01  # seconds; nothing here is measured finer
+LOOK_EVERY: Final = 0.01  # seconds; no test measures more finely
 
 
 def wait_until(condition: Callable[[], T], within: float, what: str) -> T:
-    """The first true value of `condition`; blocks the calling thread.
+    """Return the first true value of `condition`; blocks the calling thread.
 
-    `within`: seconds. Raises: AssertionError, naming `what`, when it stays false.
+    `within`: seconds. Raises: AssertionError, which names `what`, if the condition stays false.
     """
     deadline = time.monotonic() + within
     while not (value := condition()):
@@ -27,7 +27,7 @@ def wait_until(condition: Callable[[], T], within: float, what: str) -> T:
 
 
 async def eventually(condition: Callable[[], T], within: float, what: str) -> T:
-    """As `wait_until`, while the loop of the test goes on."""
+    """The same as `wait_until`, while the event loop of the test runs."""
     deadline = time.monotonic() + within
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
@@ -36,7 +36,7 @@ async def eventually(condition: Callable[[], T], within: float, what: str) -> T:
 
 
 async def eventually_so(condition: Callable[[], Awaitable[T]], within: float, what: str) -> T:
-    """As `eventually`, for a condition that has to be asked for."""
+    """The same as `eventually`, for an asynchronous condition."""
     deadline = time.monotonic() + within
     while not (value := await condition()):
         assert time.monotonic() < deadline, f"not within {within:g} s: {what}"

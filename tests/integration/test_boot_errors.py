@@ -1,6 +1,6 @@
-"""Projects that cannot work: status 78 within five seconds, one message that says where, nothing retried.
+"""Projects that cannot start: exit status 78 within 5 s, one message that names the place, and no retry.
 
-And those that may work at the next try: on_startup is tried again, until `start_deadline`.
+Also failures that may pass: on_startup is retried until `start_deadline`.
 """
 
 import re
@@ -19,7 +19,7 @@ from tests.harness.projects import hooks, written
 
 pytestmark = pytest.mark.supervisor_only
 
-TOLD_WITHIN: Final = 15.0  # seconds; alone on two cores it takes 1.5
+REPORTED_WITHIN: Final = 15.0  # seconds; 1.5 s on two idle cores
 CANNOT_WORK: Final = 78
 TRY_LATER: Final = 75
 
@@ -34,7 +34,7 @@ GOOD_APP: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A command that has ended: its status and all that it printed."""
+    """A command that has exited: its status, its output and its duration."""
 
     status: int
     output: str
@@ -63,16 +63,16 @@ def start(project: Path, tmp_path: Path, **variables: str) -> Ended:
 
 
 def counting_python(tmp_path: Path) -> tuple[Path, Callable[[], int]]:
-    """An interpreter for the workers, and how often a worker was started with it."""
+    """Return an interpreter for workers, and a function that counts the workers started with it."""
     interpreter, count = tmp_path / "python", tmp_path / "starts"
-    # A worker is run with -P; what only asks which Python it is, is not.
+    # A worker is started with -P; the command that only queries the version is not.
     script = f'#!/bin/sh\n[ "$1" = -P ] && echo start >> "{count}"\nexec "{sys.executable}" "$@"\n'
     interpreter.write_text(script, "utf-8")
     interpreter.chmod(0o755)
     return interpreter, lambda: len(count.read_text("utf-8").splitlines()) if count.exists() else 0
 
 
-# -- the App ---------------------------------------------------------------------------------------
+# -- the app ---------------------------------------------------------------------------------------
 
 BROKEN_APPS: Final[dict[str, tuple[str | None, list[str]]]] = {
     "missing": (None, ["app.py", "App"]),
@@ -94,26 +94,24 @@ BROKEN_APPS: Final[dict[str, tuple[str | None, list[str]]]] = {
 
 @pytest.mark.parametrize("name", BROKEN_APPS)
 @pytest.mark.fault("F20")
-def test_f20_app_that_cannot_be_loaded(tmp_path: Path, name: str) -> None:
+def test_f20_an_app_that_cannot_be_loaded_ends_the_start(tmp_path: Path, name: str) -> None:
     source, words = BROKEN_APPS[name]
     interpreter, starts = counting_python(tmp_path)
     project = written(tmp_path / "project", source, f"supervisor: {{python: {interpreter}, workers: 2}}")
     ended = start(project, tmp_path)
     assert ended.status == CANNOT_WORK
-    assert ended.seconds < TOLD_WITHIN
+    assert ended.seconds < REPORTED_WITHIN
     for word in words:
         assert word in ended.output
-    # The one interpreter is the zygote.
-    assert (starts(), ended.output.count("worker starts")) == (1, 1), (
-        "nothing is tried twice, in no other slot"
-    )
+    # The only interpreter that starts is the zygote.
+    assert (starts(), ended.output.count("worker starts")) == (1, 1), "no start is retried, in any slot"
     assert ended.output.count("Traceback") <= 1
-    assert "agentscope_worker" not in ended.output.lower(), "only the author's own frames are shown"
+    assert "agentscope_worker" not in ended.output.lower(), "the traceback contains only frames of the app"
     assert ended.output.count("the app cannot start") <= 1
 
 
 @pytest.mark.parametrize("name", ["missing", "syntax error", "raises on import"])
-def test_check_says_the_same_of_the_app(tmp_path: Path, name: str) -> None:
+def test_check_reports_the_same_errors_of_the_app(tmp_path: Path, name: str) -> None:
     source, words = BROKEN_APPS[name]
     ended = command("check", written(tmp_path / "project", source))
     assert ended.status == CANNOT_WORK
@@ -121,7 +119,7 @@ def test_check_says_the_same_of_the_app(tmp_path: Path, name: str) -> None:
         assert word in ended.output
 
 
-def test_a_message_is_told_once(tmp_path: Path) -> None:
+def test_an_error_is_printed_once(tmp_path: Path) -> None:
     project = written(tmp_path / "project", 'raise RuntimeError("a" + "b" + "c")\n')
     ended = start(project, tmp_path)
     said = [line for line in ended.output.splitlines() if "app.py, line 1" in line and "abc" in line]
@@ -164,26 +162,26 @@ BROKEN_CONFIGS: Final[dict[str, tuple[str, list[str]]]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN_CONFIGS)
-def test_configuration_that_cannot_be_used(tmp_path: Path, name: str) -> None:
+def test_an_invalid_configuration_ends_the_start(tmp_path: Path, name: str) -> None:
     text, words = BROKEN_CONFIGS[name]
     interpreter, starts = counting_python(tmp_path)
     project = written(tmp_path / "project", GOOD_APP)
     (project / "agentapp.yaml").write_text(text, "utf-8")
     ended = start(project, tmp_path, PATH=f"{interpreter.parent}:/usr/bin:/bin")
     assert ended.status == CANNOT_WORK
-    assert ended.seconds < TOLD_WITHIN
+    assert ended.seconds < REPORTED_WITHIN
     for word in words:
         assert word in ended.output, word
     assert "Traceback" not in ended.output
     assert starts() == 0
-    assert not list((tmp_path).glob("run/*/*/instance.json")), "it never listened"
+    assert not list((tmp_path).glob("run/*/*/instance.json")), "the instance never listened"
     checked = command("check", project)
     assert checked.status == CANNOT_WORK
     for word in words:
         assert word in checked.output, word
 
 
-def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     text = """
         server:
           prot: 1
@@ -202,7 +200,7 @@ def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
         assert word in ended.output
 
 
-def test_secrets_are_not_in_errors(tmp_path: Path) -> None:
+def test_errors_contain_no_secrets(tmp_path: Path) -> None:
     text = "models: {main: {provider: nobody, model: x, api_key: '${KEY}'}}\nserver: {auth_token: ['${KEY}']}"
     ended = start(written(tmp_path / "project", GOOD_APP, text), tmp_path, KEY="hush-hush")
     assert ended.status == CANNOT_WORK
@@ -210,7 +208,7 @@ def test_secrets_are_not_in_errors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("project", ["nowhere", "a-file", "empty-folder"])
-def test_what_is_no_project(tmp_path: Path, project: str) -> None:
+def test_a_path_that_is_not_a_project_is_refused(tmp_path: Path, project: str) -> None:
     (tmp_path / "a-file").touch()
     (tmp_path / "empty-folder").mkdir()
     ended = start(tmp_path / project, tmp_path)
@@ -219,7 +217,7 @@ def test_what_is_no_project(tmp_path: Path, project: str) -> None:
     assert "Traceback" not in ended.output
 
 
-def test_another_configuration_file_by_option(tmp_path: Path) -> None:
+def test_the_option_config_selects_another_file(tmp_path: Path) -> None:
     project = written(tmp_path / "project", GOOD_APP, "nonsense: 1")
     (project / "other.yaml").write_text("", "utf-8")
     assert command("check", project, "--config", "other.yaml").status == 0
@@ -232,7 +230,7 @@ def test_another_configuration_file_by_option(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("F23")
-def test_f23_on_startup_that_raises_twice_and_then_works(
+def test_f23_on_startup_is_retried_until_it_succeeds(
     start_instance: Callable[..., Instance], make_project: Callable[..., Path], tmp_path: Path
 ) -> None:
     project, tries = make_project(), tmp_path / "tries"
@@ -244,7 +242,7 @@ def test_f23_on_startup_that_raises_twice_and_then_works(
 
 
 @pytest.mark.fault("F23")
-def test_f23_on_startup_that_always_raises_ends_at_the_start_deadline(
+def test_f23_on_startup_that_always_raises_fails_at_the_start_deadline(
     make_project: Callable[..., Path], tmp_path: Path
 ) -> None:
     project, tries = make_project(supervisor={"start_deadline": 6, "workers": 2}), tmp_path / "tries"
@@ -252,19 +250,19 @@ def test_f23_on_startup_that_always_raises_ends_at_the_start_deadline(
     ended = start(project, tmp_path)
     assert ended.status == TRY_LATER
     assert "database is away" in ended.output
-    assert len(tries.read_text("utf-8").splitlines()) >= 2, "it was tried again"
+    assert len(tries.read_text("utf-8").splitlines()) >= 2, "on_startup was retried"
     assert ended.seconds < 30
 
 
 @pytest.mark.fault("F22")
-def test_f22_on_startup_that_hangs_is_ended_by_start_timeout(
+def test_f22_a_hanging_on_startup_is_ended_by_start_timeout(
     make_project: Callable[..., Path], tmp_path: Path
 ) -> None:
-    # Long enough for a busy machine to get as far as on_startup.
+    # Long enough to reach on_startup on a busy machine.
     project = make_project(supervisor={"start_timeout": 12, "start_deadline": 12})
     hooks(project, startup=[{"block": 600}])
     ended = start(project, tmp_path)
     assert ended.status == TRY_LATER
     assert ended.seconds < 60
     assert "not ready within supervisor.start_timeout: 12 s" in ended.output
-    assert re.search(r'app\.py", line \d+ in perform', ended.output), "its stacks say where it hangs"
+    assert re.search(r'app\.py", line \d+ in perform', ended.output), "the stacks show where it hangs"
