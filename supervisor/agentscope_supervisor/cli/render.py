@@ -84,7 +84,7 @@ def _head(instance: Json) -> Iterator[RenderableType]:
     )
     if instance["latency"]["turn"]["p50"] is not None:
         turn, first = instance["latency"]["turn"], instance["latency"]["first_event"]
-        yield _line(f"recent turns: {_quantiles(turn)}; to the first event: {_quantiles(first)}")
+        yield _line(f"latency: {_quantiles(turn)}; first event: {_quantiles(first)}")
     processes = [instance, *instance["workers"], *instance["zygotes"]]
     held = sum(process["memory_mb"] or 0.0 for process in processes)
     supervisor = f"pid {instance['pid']}, {megabytes(instance)} MB, version {instance['version']}"

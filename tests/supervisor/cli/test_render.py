@@ -43,7 +43,7 @@ def test_status_shows_the_summary_and_a_row_for_each_slot() -> None:
     lines = shown(INSTANCE, 120)
     assert lines[0] == "shop: degraded, up 2 h 0 min, http://localhost:8080"
     assert "turns: 1 running, 0 waiting, 9 accepted; active sessions: 3 in 5 min" in lines
-    assert "recent turns: 1.3 s (p50), 61 s (p95); to the first event: 20 ms (p50), - (p95)" in lines
+    assert "latency: 1.3 s (p50), 61 s (p95); first event: 20 ms (p50), - (p95)" in lines
     assert "memory: 102 MB; supervisor: pid 7, 40 MB, version 1.0" in lines
     assert "platform i-1: failing: heartbeat (4 failures)" in lines
     assert "worker exits: 4 oom, 1 signal" in lines
