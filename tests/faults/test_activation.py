@@ -80,7 +80,7 @@ def test_a_unix_socket_is_served_and_published(
         instance = new_instance(make_project(), workers=1, passed_on=[sock]).launch()
         instance.wait_listening()
         assert (instance.address["host"], instance.address["port"]) == (f"unix:{path}", 0)
-        wait_until(lambda: "instance is ready" in instance.log, 30, "it is ready")
+        wait_until(lambda: "instance is ready" in instance.log, 30, "the instance is ready")
         where = ["--name", instance.name, "--runtime-dir", str(instance.runtime_dir)]
         said = subprocess.run(
             [COMMAND, "invoke", str(instance.project), "-s", "me", "hello", *where],

@@ -86,8 +86,8 @@ async def test_the_manager_is_notified_of_start_reload_and_stop(
     ready = manager.wait("the instance is ready", READY="1")
     assert ready["STATUS"] == "1 of 2 workers, 0 turns", "the first worker is enough"
     manager.wait("both workers are ready", STATUS="2 of 2 workers, 0 turns")
-    hidden = [{"shell": 'test -z "$NOTIFY_SOCKET$WATCHDOG_USEC$LISTEN_FDS"'}, {"say": "not told"}]
-    assert await texts(instance.port, new_session(), hidden) == ["not told"]
+    hidden = [{"shell": 'test -z "$NOTIFY_SOCKET$WATCHDOG_USEC$LISTEN_FDS"'}, {"say": "hidden"}]
+    assert await texts(instance.port, new_session(), hidden) == ["hidden"]
     async with Stream(instance.port, new_session(), [{"say": "x"}, {"sleep": 60}]) as stream:
         await stream.until(events=1)
         manager.wait("a turn runs", STATUS="2 of 2 workers, 1 turn")
@@ -160,7 +160,7 @@ async def test_f84_the_instance_runs_without_a_manager(
     manager.close()
     assert await texts(instance.port, new_session(), "it serves") == ["it serves"]
     instance.signal(signal.SIGHUP)
-    await eventually(lambda: "rollout done" in instance.log, 20, "it reloads")
+    await eventually(lambda: "rollout done" in instance.log, 20, "the reload is done")
     assert await texts(instance.port, new_session(), "still") == ["still"]
     assert instance.stop() == 0
     assert instance.log.count("the service manager cannot be told") == 1, "once is enough"

@@ -90,8 +90,8 @@ class Balancer:
         checked = subprocess.run(
             [*command, self._check], capture_output=True, text=True, timeout=60, check=False
         )
-        told = checked.stdout + checked.stderr
-        return told if checked.returncode or re.search(r"warn|alert|emerg", told, re.IGNORECASE) else ""
+        output = checked.stdout + checked.stderr
+        return output if checked.returncode or re.search(r"warn|alert|emerg", output, re.IGNORECASE) else ""
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as output:

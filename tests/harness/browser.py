@@ -62,7 +62,7 @@ class Chromium:
             start_new_session=True,  # so that all its processes can be killed
         )
         try:
-            wait_until(lambda: len(self._told()) == 2, STARTS_WITHIN, "Chromium tells where it listens")
+            wait_until(lambda: len(self._address()) == 2, STARTS_WITHIN, "Chromium has written its address")
         except BaseException:
             self.__exit__()
             raise
@@ -77,10 +77,10 @@ class Chromium:
     @property
     def url(self) -> str:
         """The URL of the websocket."""
-        port, path = self._told()
+        port, path = self._address()
         return f"ws://127.0.0.1:{port}{path}"
 
-    def _told(self) -> list[str]:
+    def _address(self) -> list[str]:
         assert self._process.poll() is None, f"Chromium ended with {self._process.returncode}"
         with contextlib.suppress(FileNotFoundError):
             return Path(self._profile, "DevToolsActivePort").read_text().splitlines()
@@ -138,8 +138,8 @@ class Page:
     async def goto(self, url: str) -> Self:
         """Open a page and wait until it has loaded."""
         self._loaded.clear()
-        told = await self._do("Page.navigate", url=url)
-        assert "errorText" not in told, f"{url}: {told['errorText']}"
+        reply = await self._do("Page.navigate", url=url)
+        assert "errorText" not in reply, f"{url}: {reply['errorText']}"
         async with asyncio.timeout(ANSWERS_WITHIN):
             await self._loaded.wait()
         return self
@@ -167,11 +167,11 @@ class Page:
 
         Raises: AssertionError if it throws.
         """
-        told = await self._do(
+        reply = await self._do(
             "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True, userGesture=True
         )
-        assert "exceptionDetails" not in told, told["exceptionDetails"]
-        return told["result"].get("value")
+        assert "exceptionDetails" not in reply, reply["exceptionDetails"]
+        return reply["result"].get("value")
 
     async def sees(self, script: str, within: float = ANSWERS_WITHIN) -> None:
         """Wait until an expression is true. Raises: AssertionError if it stays false."""
@@ -194,8 +194,8 @@ class Page:
 
     async def screenshot(self) -> bytes:
         """Return the content of the window as a PNG."""
-        told = await self._do("Page.captureScreenshot", format="png")
-        return base64.b64decode(told["data"])
+        reply = await self._do("Page.captureScreenshot", format="png")
+        return base64.b64decode(reply["data"])
 
     # -- the protocol ---------------------------------------------------------------------------
 
@@ -211,26 +211,26 @@ class Page:
 
     async def _read(self) -> None:
         async for message in self._socket:
-            told = json.loads(message.data)
-            answer = self._answers.pop(told.get("id", 0), None)
+            reply = json.loads(message.data)
+            answer = self._answers.pop(reply.get("id", 0), None)
             if answer is not None and not answer.done():
-                if "error" in told:
-                    answer.set_exception(AssertionError(f"Chromium: {told['error']['message']}"))
+                if "error" in reply:
+                    answer.set_exception(AssertionError(f"Chromium: {reply['error']['message']}"))
                 else:
-                    answer.set_result(told["result"])
-            elif told.get("method") == "Page.loadEventFired":
+                    answer.set_result(reply["result"])
+            elif reply.get("method") == "Page.loadEventFired":
                 self._loaded.set()
             else:
-                self._note(told.get("method"), told.get("params", {}))
+                self._note(reply.get("method"), reply.get("params", {}))
 
-    def _note(self, event: str | None, told: dict[str, Any]) -> None:
+    def _note(self, event: str | None, reply: dict[str, Any]) -> None:
         match event:
             case "Runtime.exceptionThrown":
-                details = told["exceptionDetails"]
+                details = reply["exceptionDetails"]
                 self.problems.append(details.get("exception", {}).get("description", details["text"]))
-            case "Runtime.consoleAPICalled" if told["type"] == "error":
-                self.problems.append(" ".join(str(each.get("value")) for each in told["args"]))
+            case "Runtime.consoleAPICalled" if reply["type"] == "error":
+                self.problems.append(" ".join(str(each.get("value")) for each in reply["args"]))
             case "Log.entryAdded" if (
-                told["entry"]["level"] == "error" and told["entry"]["source"] != "network"
+                reply["entry"]["level"] == "error" and reply["entry"]["source"] != "network"
             ):
-                self.problems.append(told["entry"]["text"])
+                self.problems.append(reply["entry"]["text"])

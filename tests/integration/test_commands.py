@@ -204,7 +204,9 @@ def developer(make_project: Callable[..., Path], tmp_path: Path) -> Iterator[tup
             env=environment(XDG_RUNTIME_DIR=str(tmp_path)),
         )
     try:
-        wait_until(lambda: process.poll() is not None or "is ready" in log.read_text(), 30, "it is ready")
+        wait_until(
+            lambda: process.poll() is not None or "is ready" in log.read_text(), 30, "the instance is ready"
+        )
         yield port, log
         process.send_signal(signal.SIGINT)
         assert process.wait(15) == 0

@@ -522,10 +522,10 @@ async def test_the_stream_ends_cleanly_with_the_instance(start_instance: StartIn
         connection = await watching(stack, instance)
         head = await connection.head()
         stopping = asyncio.create_task(asyncio.to_thread(instance.stop))
-        told = b"".join([piece async for piece in connection.body(head)])
-        assert b"event: status\n" in told
-        assert b"event: deaths\n" in told
-        assert b"event: log\n" in told
+        received = b"".join([piece async for piece in connection.body(head)])
+        assert b"event: status\n" in received
+        assert b"event: deaths\n" in received
+        assert b"event: log\n" in received
         assert await stopping == 0
 
 
@@ -543,7 +543,7 @@ async def test_a_stalled_page_is_disconnected_and_frees_its_place(
     async with asyncio.timeout(60), Connection(port, receive_buffer=4096) as asleep:
         await asleep.send(request("GET", "/console/live", None, ours))
         await eventually(lambda: console._watchers == 1, 30.0, "the page is served")
-        await eventually(lambda: console._watchers == 0, 30.0, "it is given up")
+        await eventually(lambda: console._watchers == 0, 30.0, "the page is disconnected")
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             async for _ in asleep.body(await asleep.head()):
                 pass
@@ -552,8 +552,8 @@ async def test_a_stalled_page_is_disconnected_and_frees_its_place(
             await awake.send(request("GET", "/console/live", None, ours))
             head = await awake.head()
             console.close()
-            told = sum([len(piece) async for piece in awake.body(head)])
-            assert told > MUCH
+            received = sum([len(piece) async for piece in awake.body(head)])
+            assert received > MUCH
     listening.close()
     await server.shutdown(0.1)
 
@@ -565,7 +565,7 @@ class Busy:
     """Handlers that return large answers."""
 
     async def status(self) -> dict[str, Any]:
-        return {"deaths": {}, "told": "x" * MUCH}
+        return {"deaths": {}, "padding": "x" * MUCH}
 
     def sessions(self) -> list[dict[str, Any]]:
         return []

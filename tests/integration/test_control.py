@@ -121,7 +121,9 @@ async def test_events_are_followed(steered: Instance) -> None:
             seen.extend(json.loads(line) for line in follower.stdout.readlines())
             return any(e["message"] == "worker died" and e["worker"] == victim.label for e in seen)
 
-        await eventually(lambda: "maintenance ends" in _toggled(steered, follower, seen), 20, "it follows")
+        await eventually(
+            lambda: "maintenance ends" in _toggled(steered, follower, seen), 20, "the command follows the log"
+        )
         os.kill(victim.pid, signal.SIGKILL)
         await eventually(died, 10, "the exit is shown")
     finally:
@@ -140,7 +142,7 @@ def _toggled(instance: Instance, follower: subprocess.Popen[bytes], seen: list[d
 
 async def test_logs_contain_the_output_of_workers_and_events_do_not(steered: Instance) -> None:
     await texts(steered.port, new_session(), [{"print": "a word of the App"}, {"say": "done"}])
-    wait_until(lambda: "a word of the App" in steered.command("logs").stdout, 10, "it is in the log")
+    wait_until(lambda: "a word of the App" in steered.command("logs").stdout, 10, "the line is in the log")
     assert "a word of the App" not in (await run(steered, "events", "-n", "500")).stdout
     assert len((await run(steered, "logs", "-n", "2")).stdout.splitlines()) == 2
 
@@ -320,7 +322,7 @@ async def test_drain_returns_after_the_last_turn(steered: Instance, tmp_path: Pa
     async with Stream(steered.port, new_session(), [{"say": "1"}, {"wait_for": str(gate)}]) as stream:
         await stream.until(events=1)
         draining = asyncio.create_task(run(steered, "drain"))
-        await eventually(lambda: _unready(steered), 20, "it drains")
+        await eventually(lambda: _unready(steered), 20, "the instance drains")
         assert (await invoke(steered.port, new_session(), "x")).code == "DRAINING"
         assert not draining.done()
         gate.touch()

@@ -42,7 +42,7 @@ def project(tmp_path: Path) -> Path:
 def edited(project: Path, new_instance: Callable[..., Instance]) -> Instance:
     """An instance with `--reload`, whose app answers with a word of the module `words`."""
     instance = new_instance(project, workers=1, arguments=["--reload"]).start()
-    wait_until(lambda: "watching the project" in instance.log, 10, "it watches")
+    wait_until(lambda: "watching the project" in instance.log, 10, "the watch has started")
     return instance
 
 
@@ -167,7 +167,7 @@ async def test_a_change_during_a_rollout_takes_effect_after_it(
 ) -> None:
     gate = tmp_path / "gate"
     instance = new_instance(project, workers=1, arguments=["--reload"]).start()
-    wait_until(lambda: "watching the project" in instance.log, 10, "it watches")
+    wait_until(lambda: "watching the project" in instance.log, 10, "the watch has started")
     text = (project / "app.py").read_text()
     waiting = f"import time, pathlib\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\n"
     (project / "app.py").write_text(waiting + text)

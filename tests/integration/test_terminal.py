@@ -31,7 +31,7 @@ def top(instance: Instance, *options: str, rows: int = 24, columns: int = 80) ->
 def test_status_in_a_terminal_has_colours_and_fits(watched: Instance) -> None:
     with Terminal([COMMAND, "status", *watched.found_by], columns=60) as terminal:
         assert terminal.wait_exit() == 0
-        wait_until(lambda: "zygote" in terminal.text or "SLOT" in terminal.text, 10, "it is printed")
+        wait_until(lambda: "zygote" in terminal.text or "SLOT" in terminal.text, 10, "the table is printed")
         assert "\x1b[32mhealthy" in terminal.said
         assert max(map(len, terminal.text.splitlines())) <= 60
         terminal.check_restored()
@@ -40,7 +40,7 @@ def test_status_in_a_terminal_has_colours_and_fits(watched: Instance) -> None:
 def test_no_color_turns_colours_off(watched: Instance) -> None:
     with Terminal([COMMAND, "status", *watched.found_by], NO_COLOR="1") as terminal:
         assert terminal.wait_exit() == 0
-        wait_until(lambda: "SLOT" in terminal.text, 10, "it is printed")
+        wait_until(lambda: "SLOT" in terminal.text, 10, "the table is printed")
         assert "\x1b[32m" not in terminal.said
 
 

@@ -68,10 +68,10 @@ async function act(unauthorized, what) {
 }
 
 async function restart() {
-  const told = await (await post("console/restart", {})).json();
-  if (told.outcome === "refused") return say(`The restart was refused, the previous workers stay: ${told.reason}`, "bad");
-  edition = told.edition;
-  say(told.note ? `The workers are being replaced. ${told.note}` : "The workers are being replaced one by one.", "mid");
+  const answer = await (await post("console/restart", {})).json();
+  if (answer.outcome === "refused") return say(`The restart was refused, the previous workers stay: ${answer.reason}`, "bad");
+  edition = answer.edition;
+  say(answer.note ? `The workers are being replaced. ${answer.note}` : "The workers are being replaced one by one.", "mid");
 }
 
 /** Shows a notice above the page; an empty text hides it. */
@@ -88,37 +88,37 @@ function mark(text, kind) {
 
 // -- display ------------------------------------------------------------------------------------
 
-function status(told) {
-  document.title = `${told.name} · console`;
-  byId("name").textContent = told.name;
-  mark(told.status, STATES[told.status] ?? "");
-  const memory = told.memory_mb === null ? "" : ` · supervisor ${Math.round(told.memory_mb)} MB`;
-  byId("about").textContent = `up ${span(told.uptime)} · ${told.version}${memory}${told.unready ? ` · refuses turns: ${told.unready}` : ""}`;
-  isDraining = told.status === "draining";
+function status(state) {
+  document.title = `${state.name} · console`;
+  byId("name").textContent = state.name;
+  mark(state.status, STATES[state.status] ?? "");
+  const memory = state.memory_mb === null ? "" : ` · supervisor ${Math.round(state.memory_mb)} MB`;
+  byId("about").textContent = `up ${span(state.uptime)} · ${state.version}${memory}${state.unready ? ` · refuses turns: ${state.unready}` : ""}`;
+  isDraining = state.status === "draining";
   drain.textContent = isDraining ? "Accept turns again" : "Drain";
-  byId("workers").replaceChildren(...rows(told));
-  byId("turns").textContent = `${told.turns.open} open, ${told.turns.accepted} accepted since the start`;
-  byId("sessions").replaceChildren(...(told.sessions.length ? told.sessions.map(sessionLine) : [made("p", {class: "soft"}, "No open turns.")]));
-  if (told.trouble !== trouble) {  // also after a reload by another page, a command or --reload
-    trouble = told.trouble;
+  byId("workers").replaceChildren(...rows(state));
+  byId("turns").textContent = `${state.turns.open} open, ${state.turns.accepted} accepted since the start`;
+  byId("sessions").replaceChildren(...(state.sessions.length ? state.sessions.map(sessionLine) : [made("p", {class: "soft"}, "No open turns.")]));
+  if (state.trouble !== trouble) {  // also after a reload by another page, a command or --reload
+    trouble = state.trouble;
     say(trouble ? `The reload failed, the previous workers stay: ${trouble}` : "", "bad");
   }
-  rollout(told);
+  rollout(state);
 }
 
-function rollout(told) {
-  const last = told.rollout;
-  byId("rollout").textContent = told.rolling ? "being replaced …" : last ? `last restart ${clock(last.at)}: ${last.failure ? "failed" : "done"}` : "";
-  if (edition === null || told.rolling || !last || last.edition < edition) return;
+function rollout(state) {
+  const last = state.rollout;
+  byId("rollout").textContent = state.rolling ? "being replaced …" : last ? `last restart ${clock(last.at)}: ${last.failure ? "failed" : "done"}` : "";
+  if (edition === null || state.rolling || !last || last.edition < edition) return;
   if (last.failure) say(`The restart failed, the previous workers stay: ${last.failure}`, "bad");
   else say("All workers have been replaced.", "good");
   edition = null;
 }
 
-function rows(told) {
+function rows(state) {
   const found = [];
-  for (const slot of told.slots) {
-    const workers = told.workers.filter(worker => worker.slot === slot.slot);
+  for (const slot of state.slots) {
+    const workers = state.workers.filter(worker => worker.slot === slot.slot);
     const notes = [];
     if (slot.breaker_open) notes.push("restarts paused after repeated failures");
     if (slot.starts_in !== null) notes.push(`starts in ${span(slot.starts_in)}`);
@@ -126,7 +126,7 @@ function rows(told) {
     if (!workers.length) workers.push({worker: String(slot.slot), state: "down", seconds: null, turns: 0, memory_mb: null, pid: null});
     workers.forEach((worker, at) => found.push(row(worker, at ? "" : notes.join("; "))));
   }
-  for (const worker of told.workers) if (worker.slot >= told.slots.length) found.push(row(worker, "leaving"));
+  for (const worker of state.workers) if (worker.slot >= state.slots.length) found.push(row(worker, "leaving"));
   return found;
 }
 
@@ -143,18 +143,18 @@ function sessionLine(session) {
   return made("p", {}, made("button", {type: "button", class: "link", title: "Open in the chat", onclick: () => talkIn(session.session_id)}, session.session_id), ` ${more.join(" · ")}`);
 }
 
-function deaths(told) {
+function deaths(exits) {
   const list = byId("deaths"), open = new Set([...list.querySelectorAll("details[open]")].map(each => each.dataset.key));
-  list.replaceChildren(...(told.length ? told.reverse().map(each => death(each, open)) : [made("p", {class: "soft"}, "No worker has exited yet.")]));
+  list.replaceChildren(...(exits.length ? exits.reverse().map(each => death(each, open)) : [made("p", {class: "soft"}, "No worker has exited yet.")]));
 }
 
 function death(it, open) {
   const why = `${WHY[it.cause] ?? it.cause}${it.detail ? `: ${it.detail}` : ""}`, key = `${it.worker} ${it.at}`;
   const lost = it.turns ? `, ${it.turns} turn${it.turns === 1 ? "" : "s"} lost` : "";
-  const told = [`${it.ended}, pid ${it.pid ?? "none"}, ran for ${span(it.lived)}, ${it.ready === null ? "never ready" : `ready for ${span(it.ready)}`}${lost}`];
+  const summary = [`${it.ended}, pid ${it.pid ?? "none"}, ran for ${span(it.lived)}, ${it.ready === null ? "never ready" : `ready for ${span(it.ready)}`}${lost}`];
   const details = made("details", {"data-key": key},
     made("summary", {class: WANTED.includes(it.cause) ? "soft" : "bad"}, `${clock(it.at)}  worker ${it.worker}  ${why}`),
-    made("p", {class: "soft"}, ...told),
+    made("p", {class: "soft"}, ...summary),
     ...dump("Last output", it.output), ...dump("Stacks", it.stacks));
   details.open = open.has(key);
   return details;
@@ -164,9 +164,9 @@ function dump(title, lines) {
   return lines.length ? [made("p", {class: "soft"}, title), made("pre", {tabindex: "0"}, lines.join("\n"))] : [];
 }
 
-function lines(told) {
+function lines(entries) {
   atEnd(log, () => {
-    log.append(...told.map(line));
+    log.append(...entries.map(line));
     while (log.children.length > KEPT_LINES) log.firstElementChild.remove();
   });
 }

@@ -43,8 +43,8 @@ export async function ask(path, options = {}) {
     throw new Failed(0, "NO_ANSWER", "");
   }
   if (response.ok) return response;
-  const told = await response.json().catch(() => null);
-  throw new Failed(response.status, told?.error?.code ?? `HTTP ${response.status}`, told?.error?.message ?? response.statusText);
+  const body = await response.json().catch(() => null);
+  throw new Failed(response.status, body?.error?.code ?? `HTTP ${response.status}`, body?.error?.message ?? response.statusText);
 }
 
 export function post(path, body, options = {}) {
