@@ -120,7 +120,7 @@ def fail(status: int, message: str) -> NoReturn:
     sys.exit(status)
 
 
-# -- inside ---------------------------------------------------------------------------------
+# -- internals ------------------------------------------------------------------------------
 
 
 def _installed(project: Project, name: str | None, state_dir: Path | None) -> tuple[Project, str]:

@@ -35,9 +35,7 @@ MAX_CONNECTIONS: Final = 64  # concurrent commands; a command that waits keeps i
 MAX_FOLLOWERS: Final = 8  # clients that follow a log; each may buffer what `system.log_buffer` allows
 MAX_BODY: Final = 64 * 1024  # bytes; the longest real request has about a hundred
 MAX_LINE: Final = 8 * 1024  # bytes of a request line or of one header
-REQUEST_WITHIN: Final = (
-    5.0  # seconds for the request head, and again for the body; our client sends each at once
-)
+REQUEST_WITHIN: Final = 5.0  # seconds for the request head, and again for the body
 
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # macOS sys/un.h; struct xucred starts with a version and the uid
 

@@ -34,9 +34,7 @@ from agentscope_supervisor.system.instance_dir import make_directory
 
 _CHUNK: Final = 64 * 1024  # bytes of a file in memory at a time
 _MAX_REST: Final = 64 * 1024  # bytes after the last file: tar pads its last record of 10 KB with zeros
-_MAX_HEADER: Final = (
-    1024 * 1024
-)  # bytes per read of tarfile, which itself does not limit the size of a header
+_MAX_HEADER: Final = 1024 * 1024  # bytes that tarfile may read at once; it does not limit headers itself
 
 
 class ArchiveError(Exception):
@@ -94,7 +92,7 @@ def install(archive: Path, root: Path) -> Path:
     return folder
 
 
-# -- inside ---------------------------------------------------------------------------------
+# -- internals ------------------------------------------------------------------------------
 
 
 class _Bounded(gzip.GzipFile):
