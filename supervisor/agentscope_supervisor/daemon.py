@@ -39,7 +39,7 @@ from agentscope_supervisor.system.instance_dir import Address
 from agentscope_supervisor.system.log_buffer import LogBuffer
 from agentscope_supervisor.system.process_memory import ProcessMemory
 from agentscope_supervisor.system.sdnotify import Notifier
-from agentscope_supervisor.telemetry.metrics import Look, Metrics
+from agentscope_supervisor.telemetry.metrics import Gauges, Metrics
 from agentscope_supervisor.turns.service import MAINTENANCE, TurnService
 from agentscope_supervisor.turns.session_table import SessionTable
 from agentscope_supervisor.web.app import FrontDoor
@@ -70,7 +70,7 @@ class Daemon:
         self._project: Final = project
         self._settings: Final = settings
         self._post: Final = EventQueue().post
-        self._memory: Final = ProcessMemory(lambda: [os.getpid(), *self._workforce.marks()])
+        self._memory: Final = ProcessMemory(lambda: [os.getpid(), *self._pool.marks()])
         states = [state.name.lower() for state in ProcessState if state < ProcessState.GONE]
         self._metrics: Final = Metrics(self, self._memory, states, Cause) if settings.server.metrics else None
         self._store: Final = Store(store, limits(settings.sessions))
@@ -80,15 +80,15 @@ class Daemon:
         )
         self._ledger: Final = self._turns.ledger
         self._table: Final = SessionTable(self._ledger, self._turns.open)
-        self._staffing: Final = Controller(
+        self._controller: Final = Controller(
             project, settings, self._turns, self._post, self._metrics, self._ready, self._rollout_ended
         )
-        self._turns.hands = self._staffing
-        self._fleet: Final = self._staffing.fleet
-        self._workforce: Final = self._staffing.workforce
-        self._orphans: Final = Reaper(self._workforce.marks)
+        self._turns.hands = self._controller
+        self._fleet: Final = self._controller.fleet
+        self._pool: Final = self._controller.pool
+        self._reaper: Final = Reaper(self._pool.marks)
         self._heartbeat: Heartbeat | None = None
-        self._pulse: HangWatch
+        self._hang_watch: HangWatch
         self._started_at: Final = self._loop.time()
         self._trouble = ""  # why the last reload came to nothing
         self._manager: Final = Notifier(os.environ, os.getpid(), self._described)
@@ -97,7 +97,7 @@ class Daemon:
     @property
     def failure(self) -> str:
         """Why the instance could not start, as its worker told it; for a person."""
-        return self._staffing.failure
+        return self._controller.failure
 
     async def run(
         self, sock: socket.socket, control_sock: socket.socket, address: Address, *, passed_on: bool = False
@@ -112,24 +112,24 @@ class Daemon:
                 signal.SIGTERM: self._stop_signal,
                 signal.SIGINT: self._stop_signal,
                 signal.SIGHUP: partial(self.reload, even_unchanged=True),
-                signal.SIGQUIT: self._workforce.dump_stacks,
+                signal.SIGQUIT: self._pool.dump_stacks,
                 signal.SIGTTIN: lambda: self.scale(min(self._fleet.size + 1, MAX_WORKERS)),
                 signal.SIGTTOU: lambda: self.scale(max(self._fleet.size - 1, 1)),
             }
         )
-        self._pulse = HangWatch(self._settings.supervisor.unresponsive_timeout, self._workforce, self._post)
+        self._hang_watch = HangWatch(self._settings.supervisor.unresponsive_timeout, self._pool, self._post)
         memory_watch = MemoryWatch(
             self._memory,
-            self._staffing.measurable,
-            lambda *seen: self._post(partial(self._staffing.weigh, *seen)),
+            self._controller.memory_limited,
+            lambda *seen: self._post(partial(self._controller.memory_measured, *seen)),
         )
         traced = self._settings.tracing
         tracing = Tracing(traced.endpoint, self._project.folder.name) if traced is not None else None
-        journal = LogBuffer()
-        logging.getLogger().addHandler(journal)
+        log_buffer = LogBuffer()
+        logging.getLogger().addHandler(log_buffer)
         desk = self._operators_desk(address)
         has_console = self._settings.server.console == "on"
-        console = Console(self._settings.server, desk, journal) if has_console else None
+        console = Console(self._settings.server, desk, log_buffer) if has_console else None
         door = FrontDoor(self._settings.server, self, self._recorder, tracing, self._metrics, console)
         self._store.start()
         await door.listen(sock)
@@ -141,18 +141,18 @@ class Daemon:
                 self._settings.platform, self, self._memory, self._post, leaves=leaves
             )
             self._heartbeat.start()
-        control = ControlServer(desk, journal)
+        control = ControlServer(desk, log_buffer)
         await control.listen(control_sock)
         watcher = self._watcher() if self._project.watched else None
         if watcher is not None:
             watcher.start()
-        self._post(self._staffing.start)
+        self._post(self._controller.start)
         try:
-            return await self._staffing.finished
+            return await self._controller.finished
         finally:
             if watcher is not None:
                 await watcher.close()
-            self._pulse.stop()
+            self._hang_watch.stop()
             await memory_watch.stop()
             if self._metrics is not None:
                 self._metrics.close()
@@ -160,11 +160,11 @@ class Daemon:
             if self._heartbeat is not None:
                 await self._heartbeat.close()
             await control.close()
-            logging.getLogger().removeHandler(journal)
+            logging.getLogger().removeHandler(log_buffer)
             if console is not None:
                 console.close()
             await door.close()
-            await self._orphans.stop()
+            await self._reaper.stop()
             self._manager.update()
             self._manager.close()
             self._recorder.close()
@@ -201,10 +201,10 @@ class Daemon:
                     "state": process.state.name.lower(),
                     "turns": self._ledger.on_process(process.number),
                 }
-                for process in self._workforce
+                for process in self._pool
             ],
             "turns": {"open": len(self._ledger), "accepted": self._ledger.total},
-            "orphans": self._orphans.counted(),
+            "orphans": self._reaper.counts(),
             "store": {
                 "status": "degraded" if self._store.failure else "ok",
                 "reason": self._store.failure or None,
@@ -248,14 +248,14 @@ class Daemon:
 
     # -- Source: what metrics look at ---------------------------------------------------------
 
-    def look(self) -> Look:
+    def gauges(self) -> Gauges:
         running = self._ledger.running()
         heartbeat = self._heartbeat
-        return Look(
+        return Gauges(
             running=running,
             waiting=len(self._ledger) - running,
             active_sessions=self._turns.active_sessions(),
-            workers=Counter(process.state.name.lower() for process in self._workforce),
+            workers=Counter(process.state.name.lower() for process in self._pool),
             rolling=self._fleet.rolling,
             platform_failures=heartbeat.failures if heartbeat is not None else {},
         )
@@ -285,18 +285,18 @@ class Daemon:
             "total_requests": self._ledger.total,
             "in_flight": len(self._ledger),
             "workers": self._fleet.serving(),
-            "restarts": self._staffing.restarts,
+            "restarts": self._controller.restarts,
             "generation": max(slot.generation for slot in self._fleet.slots),
         }
         return VitalSigns(_PLATFORM_STATUS.get(status, status), metrics)
 
     def check(self) -> ReloadRefused | None:
-        return self._staffing.check()
+        return self._controller.check()
 
     def reload(self, *, even_unchanged: bool, code_only: bool = False) -> Rolling | Unchanged | ReloadRefused:
         if not self._fleet.stopping:
             self._manager.reloading()
-        told = self._staffing.reload(even_unchanged=even_unchanged, code_only=code_only)
+        told = self._controller.reload(even_unchanged=even_unchanged, code_only=code_only)
         if isinstance(told, ReloadRefused):
             self._trouble = told.reason
         if not isinstance(told, Rolling):
@@ -306,25 +306,25 @@ class Daemon:
     def roll(self) -> Rolling | ReloadRefused:
         if not self._fleet.stopping:
             self._manager.reloading()
-        return self._staffing.roll()
+        return self._controller.roll()
 
     def depart(self, reason: str) -> None:
-        if not self._workforce.stopping:
+        if not self._pool.stopping:
             log.info("leaving", extra={"reason": reason})
             self._stop()
 
     def scale(self, slots: int) -> None:
-        self._post(partial(self._staffing.scale, slots))
+        self._post(partial(self._controller.scale, slots))
 
     def reset(self, slot: int) -> None:
-        self._post(partial(self._staffing.reset, slot))
+        self._post(partial(self._controller.reset, slot))
 
-    def kill(self, process: Process, verdict: ExitReason) -> None:
-        self._post(partial(self._staffing.kill, process, verdict))
+    def kill(self, process: Process, reason: ExitReason) -> None:
+        self._post(partial(self._controller.kill, process, reason))
 
     def stop(self, *, at_once: bool) -> None:
         """End the instance. `at_once`: do not wait for turns."""
-        if not self._workforce.stopping:
+        if not self._pool.stopping:
             self._post(self._stop)
         if at_once:
             self._post(self._stop_at_once)
@@ -344,9 +344,9 @@ class Daemon:
             self,
             self._fleet,
             self._ledger,
-            self._workforce,
+            self._pool,
             self._memory,
-            self._staffing.rollouts,
+            self._controller.revisions,
             self._table,
             address,
         )
@@ -370,27 +370,27 @@ class Daemon:
     def _ready(self) -> None:
         self._manager.ready()
 
-    def _rollout_ended(self, edition: int, failure: str) -> None:
+    def _rollout_ended(self, revision: int, failure: str) -> None:
         if self._heartbeat is not None:
             # Later: a rollout may be over before the one who asked for it knows its edition.
-            self._post(partial(self._heartbeat.rollout_ended, edition, failure))
-        if failure or edition == self._staffing.rollouts.newest:
+            self._post(partial(self._heartbeat.rollout_ended, revision, failure))
+        if failure or revision == self._controller.revisions.newest:
             self._trouble = failure
         if not failure:
-            self._pulse.take_over(self._staffing.settings.supervisor.unresponsive_timeout)
+            self._hang_watch.set_timeout(self._controller.settings.supervisor.unresponsive_timeout)
         self._manager.reloaded()
 
     def _stop_signal(self) -> None:
-        self.stop(at_once=self._workforce.stopping)
+        self.stop(at_once=self._pool.stopping)
 
     def _stop(self) -> None:
         log.info("stopping", extra={"turns": len(self._ledger)})
         self._leave_door()
-        self._staffing.stop()
-        limits = self._staffing.settings.supervisor
+        self._controller.stop()
+        limits = self._controller.settings.supervisor
         self._manager.stopping(limits.drain_timeout + limits.stop_timeout + END_MARGIN)
 
     def _stop_at_once(self) -> None:
         log.warning("stopping at once", extra={"turns": len(self._ledger)})
-        self._orphans.hurry()
-        self._staffing.stop_at_once()
+        self._reaper.hurry()
+        self._controller.stop_at_once()

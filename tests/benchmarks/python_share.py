@@ -98,8 +98,8 @@ class Instance:
     def leave(self, turn: Turn) -> None:
         self.turns.leave(turn)
 
-    def hand(self, _number: int, turn: Turn, asked: TurnRequest, answer: Answer) -> None:
-        self.link.hand(turn, asked, answer)
+    def dispatch(self, _number: int, turn: Turn, asked: TurnRequest, answer: Answer) -> None:
+        self.link.dispatch(turn, asked, answer)
 
     def drained(self, number: int) -> None: ...
 

@@ -142,7 +142,7 @@ class Worker:
 
     def becomes_ready(self) -> None:
         self.is_ready = True
-        self.link.reports.noticed(self.link.process, "ready", self._machine.ready)
+        self.link.listener.noticed(self.link.process, "ready", self._machine.ready)
 
     def reads(self) -> None:
         """It takes what lies in its socket."""
@@ -154,10 +154,10 @@ class Worker:
         """A turn ends; `code` None: well."""
         del self.turns[turn]
         if code is None:
-            self.link.reports.ended(turn, b"[]")
+            self.link.listener.ended(turn, b"[]")
         else:
             self._machine.failed(self, turn, code)
-            self.link.reports.failed(turn, code, "")
+            self.link.listener.failed(turn, code, "")
 
     def dies(self, status: int) -> None:
         """In truth; nobody has been told."""
@@ -173,11 +173,11 @@ class Worker:
 class Link:
     """`worker_link.WorkerLink` without a socket, and in the same order: the loss first, then each turn."""
 
-    def __init__(self, process: int, label: str, greeting: object, page: Worker, reports: Any) -> None:
+    def __init__(self, process: int, label: str, greeting: object, page: Worker, listener: Any) -> None:
         self.process: Final = process
         self._label: Final = label
         self.slot: Final = int(label.split(".")[0])
-        self.reports: Final = reports
+        self.listener: Final = listener
         self.worker: Final = page
         self.closed = self.violated = False
         page.link = self
@@ -189,10 +189,10 @@ class Link:
     async def connect(self, sock: object) -> None:
         pass
 
-    def hand(self, turn: Turn, invocation: object, answer: Answer) -> None:
+    def dispatch(self, turn: Turn, invocation: object, answer: Answer) -> None:
         if self.closed:
             raise LocalProtocolError("the link is closed")
-        self.worker._machine.may_hand(turn, self.worker)
+        self.worker._machine.may_dispatch(turn, self.worker)
         answer.take(self._label, lambda _: None, self.worker._machine.loop.now)
         self.worker.turns[turn] = False
         (self.worker.sessions.add if turn.purpose is Purpose.CLIENT else self.worker.sessions.discard)(
@@ -214,13 +214,13 @@ class Link:
             return
         alive, turns = self.worker.alive, self.worker.turns
         self.closed, self.violated = True, alive
-        self.reports.link_lost(self.process, "gone", len(turns))
+        self.listener.link_lost(self.process, "gone", len(turns))
         for turn, begun in list(turns.items()):
             code = Code.LINK_LOST if begun or alive else Code.UNSENT
             self.worker._machine.failed(self.worker, turn, code)
             if alive:
                 self.worker._machine.begun.add(turn)
-            self.reports.failed(turn, code, "")
+            self.listener.failed(turn, code, "")
         if not alive:
             turns.clear()
 
@@ -239,21 +239,21 @@ class Door:
 
 
 class Launcher:
-    """`nursery.Launcher`: what it starts is there at once, or `Machine.births` says later."""
+    """`launcher.Launcher`: what it starts is there at once, or `Machine.births` says later."""
 
     def __init__(self, machine: "Machine") -> None:
         self._machine: Final = machine
 
-    def start(self, order: LaunchRequest) -> None:
+    def start(self, request: LaunchRequest) -> None:
         assert not self._machine.asked_at, "started after the stop"
-        self._machine.orders[order.process] = order
+        self._machine.requests[request.process] = request
         if self._machine.births == "at once":
-            self._machine.bear(order.process)
+            self._machine.bear(request.process)
 
-    def abandon(self, process: int) -> bool:
+    def cancel(self, process: int) -> bool:
         if self._machine.births == "under way":
             return False
-        return self._machine.orders.pop(process, None) is not None
+        return self._machine.requests.pop(process, None) is not None
 
     def marks(self) -> dict[int, str]:
         return {}
@@ -319,7 +319,7 @@ class Machine:
         self.workers: list[Worker] = []  # all that ever were
         self.by_number: dict[int, Worker] = {}
         self.begun: set[Turn] = set()  # turns that an App may have seen
-        self.orders: dict[int, LaunchRequest] = {}  # of processes that are not there yet
+        self.requests: dict[int, LaunchRequest] = {}  # of processes that are not there yet
         self.births = "at once"  # or "waiting", or "under way" and no more to be called off
         self.forks_fail = False
         self.ready = ""  # what workers say with that word
@@ -356,12 +356,12 @@ class Machine:
 
     def bear(self, process: int) -> None:
         """A process that was ordered is there, or could not be started."""
-        order = self.orders.pop(process)
+        request = self.requests.pop(process)
         if self.forks_fail:
-            order.failed(OSError("cannot fork"))
+            request.failed(OSError("cannot fork"))
             return
-        self.workers.append(Worker(self, order.on_exit))
-        order.born(self.workers[-1])  # type: ignore[arg-type]
+        self.workers.append(Worker(self, request.on_exit))
+        request.on_started(self.workers[-1])  # type: ignore[arg-type]
 
     def _seen(self, pid: int) -> SimpleNamespace:
         worker = self.workers[pid - 1]
@@ -419,10 +419,10 @@ class Machine:
 
     # -- what it may be asked for ---------------------------------------------------------------
 
-    def may_hand(self, turn: Turn, worker: Worker) -> None:
+    def may_dispatch(self, turn: Turn, worker: Worker) -> None:
         """Once, unless it never left; to a ready process; never beside another turn of its session."""
         assert turn not in self.begun, "a turn that an App may have seen is handed over again"
-        process = self.daemon._workforce[worker.link.process]
+        process = self.daemon._pool[worker.link.process]
         if turn.purpose is Purpose.TELL:
             assert process.state.name in ("READY", "DRAINING")
             assert turn.session_id in worker.sessions, "it is told twice, or of what it never had"
@@ -444,7 +444,7 @@ class Machine:
             assert self.asked_at, "a turn is cut although nothing presses"
             assert self.loop.now - self.asked_at[0] >= self.supervisor.drain_timeout - ROUNDING
         elif self.ready and not self.asked_at:
-            drains_for = self.loop.now - self.daemon._workforce[worker.link.process].since
+            drains_for = self.loop.now - self.daemon._pool[worker.link.process].since
             held = {turn.session_id for turn in worker.turns}
             assert worker.sessions <= held or drains_for >= FAREWELL_WITHIN - ROUNDING, "it was not told"
 

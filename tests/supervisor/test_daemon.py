@@ -220,7 +220,7 @@ class World(RuleBasedStateMachine):
         self.a_start_of(data.draw(st.sampled_from(self.starting())), fails_with=status)
 
     def a_start_of(self, worker: Worker, fails_with: int) -> None:
-        self.machine.do(lambda: worker.link.reports.noticed(worker.link.process, "failed", worn("no")))
+        self.machine.do(lambda: worker.link.listener.noticed(worker.link.process, "failed", worn("no")))
         worker.dies(fails_with)
         self.reported(worker, "link first")
 
@@ -328,7 +328,7 @@ class World(RuleBasedStateMachine):
     @rule(data=st.data())
     def one_says_that_it_is_worn(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(self.workers(lambda w: w.is_ready and not w.link.closed)))
-        self.machine.do(lambda: worker.link.reports.noticed(worker.link.process, "worn", worn("full")))
+        self.machine.do(lambda: worker.link.listener.noticed(worker.link.process, "worn", worn("full")))
 
     @precondition(lambda self: not self.over and self.terminated())
     @rule(told=st.sampled_from(["link first", "exit first", "exit only", "not yet"]))
@@ -367,11 +367,11 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: not self.over)
     @rule()
     def a_broken_file_is_not_taken(self) -> None:
-        edition, chosen = self.daemon._fleet.edition, self.machine.settings
+        revision, chosen = self.daemon._fleet.revision, self.machine.settings
         self.machine.settings = None
         self.machine.signal(signal.SIGHUP)
         self.machine.settings = chosen
-        assert self.daemon._fleet.edition == edition
+        assert self.daemon._fleet.revision == revision
 
     @precondition(lambda self: not self.over)
     @rule(fail=st.sampled_from([True, False, False]))
@@ -443,21 +443,23 @@ class World(RuleBasedStateMachine):
     def processes_are_few_and_known(self) -> None:
         fleet = self.daemon._fleet
         alive = {w.link.process for w in self.machine.workers if w.alive}
-        known = {process.number for process in self.daemon._workforce}
+        known = {process.number for process in self.daemon._pool}
         assert alive <= known, "a process was forgotten before the kernel reported its end"
         assert len(known - fleet.leaving) <= self.size + 1
         assert fleet.size == self.size
         if not self.over:
-            assert self.daemon._staffing.wear._processes.keys() == known == fleet._editions.keys()
-        assert fleet.leaving | fleet.ready_since.keys() | fleet._worn | self.daemon._turns._blamed <= known
-        wanted = {fleet.edition, fleet._good_edition}
-        assert wanted <= self.daemon._staffing.rollouts._snapshots.keys()
+            assert self.daemon._controller.recycling._processes.keys() == known == fleet._revisions.keys()
+        assert (
+            fleet.leaving | fleet.ready_since.keys() | fleet._to_replace | self.daemon._turns._blamed <= known
+        )
+        wanted = {fleet.revision, fleet._good_revision}
+        assert wanted <= self.daemon._controller.revisions._snapshots.keys()
 
     @invariant()
     def turns_go_where_they_can_run(self) -> None:
         fleet, book = self.daemon._fleet, self.daemon._ledger
         assert fleet.routed == book.slots
-        ready = {p.number for p in self.daemon._workforce if p.state is ProcessState.READY}
+        ready = {p.number for p in self.daemon._pool if p.state is ProcessState.READY}
         for number, slot in self.currents().items():
             assert book.assigned(slot) == (number if number in ready else None)
         if not self.over:
@@ -517,10 +519,12 @@ class World(RuleBasedStateMachine):
         assert not daemon._turns._leaving
         assert not any([daemon._turns.residents._telling, daemon._turns.residents._leaving])
         assert not any([daemon._ledger._on_process, daemon._ledger._by_principal, daemon._ledger._held])
-        assert not any([list(daemon._workforce), daemon._staffing.wear._processes, daemon._fleet._editions])
+        assert not any(
+            [list(daemon._pool), daemon._controller.recycling._processes, daemon._fleet._revisions]
+        )
 
     def comes_to_rest(self) -> None:
-        """Once nothing fails any more, one more reload brings every slot to the newest edition."""
+        """Once nothing fails any more, one more reload brings every slot to the newest revision."""
         for asked in (False, True):
             if asked:
                 self.machine.signal(signal.SIGHUP)
@@ -531,8 +535,8 @@ class World(RuleBasedStateMachine):
             if self.over:
                 return
             assert self.rests()
-        assert {self.daemon._fleet._editions[number] for number in self.currents()} == {
-            self.daemon._fleet.edition
+        assert {self.daemon._fleet._revisions[number] for number in self.currents()} == {
+            self.daemon._fleet.revision
         }
 
     def rests(self) -> bool:
@@ -610,7 +614,7 @@ def replaced_under_a_turn(world: World) -> Worker:
     world.all_starts_succeed()
     world.machine.pass_time(2.1)
     (old, _), *_ = world.running()
-    assert old.link.process in world.daemon._staffing.fleet.leaving
+    assert old.link.process in world.daemon._controller.fleet.leaving
     return old
 
 

@@ -46,7 +46,7 @@ class InstanceActions(Protocol):
 
     def reset(self, slot: int) -> None: ...
 
-    def kill(self, process: Process, verdict: ExitReason) -> None: ...
+    def kill(self, process: Process, reason: ExitReason) -> None: ...
 
     def stop(self, *, at_once: bool) -> None: ...
 
@@ -92,7 +92,7 @@ class Handlers:
         held = await self._memory.look()
         health, unready = self._actions.health(), self._actions.unready()
         outlook = self._actions.outlook()
-        deaths = self._pool.deaths
+        deaths = self._pool.exit_records
         last = self._revisions.last
         return {
             "name": self._address.name,
@@ -109,7 +109,7 @@ class Handlers:
             "latency": outlook["latency"],
             "platform": outlook["platform"],
             "store": health["store"]["reason"],
-            "edition": self._fleet.edition,
+            "edition": self._fleet.revision,
             "rolling": self._fleet.rolling,
             "rollout": _rollout(last) if last is not None else None,
             "trouble": outlook["trouble"],
@@ -125,13 +125,13 @@ class Handlers:
 
     def _slot(self, index: int) -> dict[str, Any]:
         slot, now = self._fleet.slots[index], self._loop.time()
-        last = self._pool.deaths.last_of(index)
+        last = self._pool.exit_records.last_of(index)
         return {
             "slot": index,
-            "restarts": self._pool.deaths.failures(index),
+            "restarts": self._pool.exit_records.failures(index),
             "breaker_open": slot.history.breaker_open,
             "starts_in": round(max(0.0, slot.start_at - now), 1) if slot.start_at is not None else None,
-            "last_death": {"at": _clock(last.at), "cause": last.verdict.cause, "detail": last.verdict.detail}
+            "last_death": {"at": _clock(last.at), "cause": last.reason.cause, "detail": last.reason.detail}
             if last is not None
             else None,
         }
@@ -154,7 +154,7 @@ class Handlers:
 
     def deaths(self) -> list[dict[str, Any]]:
         """Return the exits of workers that are still remembered, oldest first."""
-        return [_death(death) for death in self._pool.deaths]
+        return [_death(death) for death in self._pool.exit_records]
 
     def sessions(self) -> list[dict[str, Any]]:
         """Return the sessions with open turns."""
@@ -220,7 +220,7 @@ def _clock(at: float) -> str:
 
 
 def _rollout(outcome: Outcome) -> dict[str, Any]:
-    return {"edition": outcome.edition, "failure": outcome.failure, "at": _clock(outcome.at)}
+    return {"edition": outcome.revision, "failure": outcome.failure, "at": _clock(outcome.at)}
 
 
 def _death(death: ExitRecord) -> dict[str, Any]:
@@ -230,8 +230,8 @@ def _death(death: ExitRecord) -> dict[str, Any]:
         "slot": death.slot,
         "generation": death.generation,
         "pid": death.pid,
-        "cause": death.verdict.cause,
-        "detail": death.verdict.detail,
+        "cause": death.reason.cause,
+        "detail": death.reason.detail,
         "ended": death.ended,
         "lived": round(death.lived, 1),
         "ready": round(death.ready, 1) if death.ready is not None else None,

@@ -227,11 +227,11 @@ class ControlServer:
         if isinstance(started, ReloadRefused):
             return {"outcome": "refused", "reason": started.reason}
         if not wait:
-            return {"outcome": "started", **asdict(started)}
-        ended = await self._handlers.outcome(started.edition)
+            return {"outcome": "started", "edition": started.revision, "note": started.note}
+        ended = await self._handlers.outcome(started.revision)
         return {
             "outcome": "cut" if ended.cut else "failed" if ended.failure else "done",
-            "edition": ended.edition,
+            "edition": ended.revision,
             "reason": ended.failure,
             "note": started.note,
         }

@@ -27,14 +27,14 @@ class RestartHistory:
 
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     short_lives: int = 0  # in a row
-    probes: int = 0  # that died since the breaker opened; 0: it is closed
-    _deaths: list[float] = field(default_factory=list)  # within burst_window
+    probes: int = 0  # that exited since the breaker opened; 0: it is closed
+    _exits: list[float] = field(default_factory=list)  # within burst_window
 
     @property
     def breaker_open(self) -> bool:
         return self.probes > 0
 
-    def died(self, now: float, ready_for: float, chance: float) -> float:
+    def exited(self, now: float, ready_for: float, chance: float) -> float:
         """Note a death; returns the seconds until the next start.
 
         `ready_for`: seconds that the process was ready, 0 if never. `chance`: uniform in [0, 1).
@@ -42,11 +42,11 @@ class RestartHistory:
         policy = self.policy
         if ready_for >= policy.healthy_after:
             self.short_lives = self.probes = 0
-            self._deaths.clear()
+            self._exits.clear()
             return 0.0
         self.short_lives += 1
-        self._deaths = [at for at in self._deaths if now - at < policy.burst_window] + [now]
-        if self.breaker_open or len(self._deaths) >= policy.burst:
+        self._exits = [at for at in self._exits if now - at < policy.burst_window] + [now]
+        if self.breaker_open or len(self._exits) >= policy.burst:
             self.probes += 1
             return _doubled(policy.first_rest, self.probes, policy.max_rest)
         delay = _doubled(policy.first_delay, self.short_lives, policy.max_delay)

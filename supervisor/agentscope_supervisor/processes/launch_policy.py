@@ -4,18 +4,18 @@ The image is that process, at most one at a time: a "zygote". What there is of i
 is to be started does then:
 
     ABSENT     none was started yet, or none can be              starts by itself
-    WARMING    it imports: the first one of its edition          waits for it, until `patience` is over
-               a later one, its forerunner having died           starts by itself
+    WARMING    it imports: the first one of its revision          waits for it, until `wait_timeout` is over
+               a later one, its forerunner having exited           starts by itself
     READY      it forks on request                               is forked
-    RESTING    it has died; the next one starts after a while    starts by itself
+    RESTING    it has exited; the next one starts after a while    starts by itself
     REFUSED    no worker can be forked from it                   starts by itself
 
-The first worker of an edition waits because the image is ready about when it would be itself, and because it
+The first worker of a revision waits because the image is ready about when it would be itself, and because it
 then shares its memory. It never waits for an image that has failed before.
 
-A worker is never forked from an image that is older than its edition: each reload makes an edition, and what
+A worker is never forked from an image that is older than its revision: each reload makes a revision, and what
 has been installed since, another AgentScope or interpreter too, must be what its workers run. So the first
-worker of an edition begins a new image. One of an older edition, as a failed rollout starts them, is forked
+worker of a revision begins a new image. One of an older revision, as a failed rollout starts them, is forked
 from the newer image: by itself it would find the same things installed.
 """
 
@@ -29,7 +29,7 @@ HANGS_AFTER: Final = 120.0
 """Seconds after which an image that is still not ready never will be: a hung mount, a lock in an import."""
 
 
-class Image(Enum):
+class ZygoteState(Enum):
     """What there is to fork workers from."""
 
     ABSENT = auto()
@@ -40,14 +40,14 @@ class Image(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Begin:
-    """Start an image for workers of this edition."""
+class StartZygote:
+    """Start an image for workers of this revision."""
 
-    edition: int
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
-class Discard:
+class KillZygote:
     """End the image: it is out of date, or everything stops."""
 
 
@@ -65,44 +65,44 @@ class Execute:
     process: int
 
 
-Command = Begin | Discard | Fork | Execute
+Command = StartZygote | KillZygote | Fork | Execute
 
 
 @dataclass(slots=True)
-class Preload:
+class LaunchPolicy:
     """Owner of the image. Call one method for each thing that happened, and carry out what it returns.
 
-    Times are seconds of a monotonic clock. `possible`: whether an image may be started at all. `patience`:
+    Times are seconds of a monotonic clock. `possible`: whether an image may be started at all. `wait_timeout`:
     how long a worker waits for one. It takes two seconds, or on a busy machine as long as the imports of the
     worker itself would, so that only one that hangs is waited for in vain.
     """
 
     possible: bool
-    patience: float
-    state: Image = Image.ABSENT
-    edition: int = 0  # for which the image is
-    _history: RestartHistory = field(default_factory=RestartHistory)  # of this edition's images
-    _patient: bool = False  # workers wait for the image that is WARMING
+    wait_timeout: float
+    state: ZygoteState = ZygoteState.ABSENT
+    revision: int = 0  # for which the image is
+    _history: RestartHistory = field(default_factory=RestartHistory)  # of this revision's images
+    _workers_wait: bool = False  # workers wait for the image that is WARMING
     _waiting: list[int] = field(default_factory=list)  # processes
     _due: float | None = (
-        None  # the end of the patience with one that is WARMING; the next start while RESTING
+        None  # the end of the wait_timeout with one that is WARMING; the next start while RESTING
     )
     _ready_at: float | None = None
 
-    def spawn(self, process: int, edition: int, now: float) -> list[Command]:
+    def spawn(self, process: int, revision: int, now: float) -> list[Command]:
         """A process is to be started."""
         commands: list[Command] = []
-        if self.possible and edition > self.edition:
+        if self.possible and revision > self.revision:
             # Those who wait for the image that goes do not wait for the next one too.
             commands += self._release(Execute)
-            if self.state in (Image.WARMING, Image.READY):
-                commands.append(Discard())
-            self.edition, self._history, self._ready_at = edition, RestartHistory(), None
-            commands += self._begin(now, patient=True)
+            if self.state in (ZygoteState.WARMING, ZygoteState.READY):
+                commands.append(KillZygote())
+            self.revision, self._history, self._ready_at = revision, RestartHistory(), None
+            commands += self._start_zygote(now, workers_wait=True)
         match self.state:
-            case Image.READY:
+            case ZygoteState.READY:
                 commands.append(Fork(process))
-            case Image.WARMING if self._patient:
+            case ZygoteState.WARMING if self._workers_wait:
                 self._waiting.append(process)
             case _:
                 commands.append(Execute(process))
@@ -110,26 +110,26 @@ class Preload:
 
     def ready(self, now: float) -> list[Command]:
         """The image can be forked."""
-        if self.state is not Image.WARMING:
+        if self.state is not ZygoteState.WARMING:
             return []
-        self.state, self._ready_at, self._due = Image.READY, now, None
+        self.state, self._ready_at, self._due = ZygoteState.READY, now, None
         return self._release(Fork)
 
     def refused(self) -> list[Command]:
         """The image says that no worker can be forked from it, and ends."""
-        self.state, self._due = Image.REFUSED, None
+        self.state, self._due = ZygoteState.REFUSED, None
         return self._release(Execute)
 
-    def died(self, now: float, chance: float) -> list[Command]:
+    def exited(self, now: float, chance: float) -> list[Command]:
         """The image has ended. `chance`: uniform in [0, 1)."""
-        if self.state not in (Image.WARMING, Image.READY):
+        if self.state not in (ZygoteState.WARMING, ZygoteState.READY):
             return []
         ready_for = now - self._ready_at if self._ready_at is not None else 0.0
-        self.state, self._ready_at = Image.RESTING, None
-        self._due = now + self._history.died(now, ready_for, chance)
+        self.state, self._ready_at = ZygoteState.RESTING, None
+        self._due = now + self._history.exited(now, ready_for, chance)
         return self._release(Execute)
 
-    def abandon(self, process: int) -> bool:
+    def cancel(self, process: int) -> bool:
         """A process is not wanted any more. Returns whether it waited, and is never started now."""
         waited = process in self._waiting
         if waited:
@@ -140,28 +140,28 @@ class Preload:
         """Do what is due. To be called at `next_due`; earlier is harmless."""
         if self._due is None or now < self._due:
             return []
-        if self.state is Image.RESTING:
-            return self._begin(now, patient=False)
-        if self._patient:
-            self._patient, self._due = False, now + HANGS_AFTER
+        if self.state is ZygoteState.RESTING:
+            return self._start_zygote(now, workers_wait=False)
+        if self._workers_wait:
+            self._workers_wait, self._due = False, now + HANGS_AFTER
             return self._release(Execute)
-        return [Discard(), *self.died(now, chance)]
+        return [KillZygote(), *self.exited(now, chance)]
 
     def stop(self) -> list[Command]:
         """No worker will be started any more; whoever waits is to be abandoned."""
-        discards = self.state in (Image.WARMING, Image.READY)
-        self.possible, self.state, self._due = False, Image.ABSENT, None
-        return [Discard()] if discards else []
+        discards = self.state in (ZygoteState.WARMING, ZygoteState.READY)
+        self.possible, self.state, self._due = False, ZygoteState.ABSENT, None
+        return [KillZygote()] if discards else []
 
     @property
     def next_due(self) -> float | None:
         """When `tick` has something to do, or None."""
         return self._due
 
-    def _begin(self, now: float, *, patient: bool) -> list[Command]:
-        self.state, self._patient = Image.WARMING, patient
-        self._due = now + (self.patience if patient else HANGS_AFTER)
-        return [Begin(self.edition)]
+    def _start_zygote(self, now: float, *, workers_wait: bool) -> list[Command]:
+        self.state, self._workers_wait = ZygoteState.WARMING, workers_wait
+        self._due = now + (self.wait_timeout if workers_wait else HANGS_AFTER)
+        return [StartZygote(self.revision)]
 
     def _release(self, way: type[Fork] | type[Execute]) -> list[Command]:
         """Start those who wait."""

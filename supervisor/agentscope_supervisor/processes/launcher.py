@@ -1,7 +1,7 @@
 """Starting workers in the way that `launch_policy` decides: executes its commands and reports back.
 
-It holds the zygote and the orders of workers that are not there yet. It knows nothing of what a worker does;
-`workers.pool` gives the orders. Everything happens on the daemon's queue.
+It holds the zygote and the requests of workers that are not there yet. It knows nothing of what a worker does;
+`workers.pool` gives the requests. Everything happens on the daemon's queue.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from agentscope_supervisor.processes.output_pipe import OnLine
 from agentscope_supervisor.processes.reaper import MARK
 from agentscope_supervisor.processes.zygote import Zygote
 from agentscope_supervisor.system import kernel
-from agentscope_supervisor.system.log_setup import tell_output
+from agentscope_supervisor.system.log_setup import log_output
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +34,17 @@ which the same imports are most, must be possible in the whole of it."""
 
 @dataclass(frozen=True, slots=True)
 class LaunchRequest:
-    """A worker to be started. `process`: our number of it; `snapshot`: its settings; `edition`: the first
+    """A worker to be started. `process`: our number of it; `snapshot`: its settings; `revision`: the first
     that had them and the packages that are installed; `mark`: its descendants are known by it.
     """
 
     process: int
-    edition: int
+    revision: int
     snapshot: bytes
     mark: str
     on_line: OnLine
     on_exit: kernel.OnExit
-    born: Callable[[spawn.Child], None]
+    on_started: Callable[[spawn.Child], None]
     failed: Callable[[OSError], None]
 
 
@@ -69,26 +69,26 @@ class Launcher:
         can = wish is not False and has_pidfds and kernel.become_subreaper()
         if wish is not False and not can:
             self._tell_off("this system cannot make what another process forks a child of the supervisor")
-        self._preload: Final = launch_policy.Preload(can, settings.supervisor.start_timeout * WAITING)
-        self._orders: Final[dict[int, LaunchRequest]] = {}  # by process, of those that are not there yet
+        self._policy: Final = launch_policy.LaunchPolicy(can, settings.supervisor.start_timeout * WAITING)
+        self._requests: Final[dict[int, LaunchRequest]] = {}  # by process, of those that are not there yet
         self._parts: list[str] = []
         self._zygote: Zygote | None = None
         self._ending: Final[set[Zygote]] = set()  # killed, but not gone yet
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
 
-    def start(self, order: LaunchRequest) -> None:
-        """Start a worker; `born` or `failed` of the order is called, at once or later."""
-        if self._preload.possible and order.edition > self._preload.edition:
-            self._parts = parts_of(settings_module.restore(order.snapshot))
-        self._orders[order.process] = order
-        self._carry_out(self._preload.spawn(order.process, order.edition, self._loop.time()))
+    def start(self, request: LaunchRequest) -> None:
+        """Start a worker; `on_started` or `failed` of the request is called, at once or later."""
+        if self._policy.possible and request.revision > self._policy.revision:
+            self._parts = parts_of(settings_module.restore(request.snapshot))
+        self._requests[request.process] = request
+        self._carry_out(self._policy.spawn(request.process, request.revision, self._loop.time()))
 
-    def abandon(self, process: int) -> bool:
+    def cancel(self, process: int) -> bool:
         """A worker is not wanted any more. Returns whether it was not begun, and never is."""
-        waited = self._preload.abandon(process)
+        waited = self._policy.cancel(process)
         if waited:
-            del self._orders[process]
+            del self._requests[process]
         return waited
 
     def marks(self) -> dict[int, str]:
@@ -98,85 +98,85 @@ class Launcher:
     def stop(self) -> None:
         """Start no worker any more, and end the zygote."""
         self._stopping = True
-        self._carry_out(self._preload.stop())
+        self._carry_out(self._policy.stop())
 
     # -- commands ---------------------------------------------------------------------------
 
     def _carry_out(self, commands: Iterable[launch_policy.Command]) -> None:
         for command in commands:
             match command:
-                case launch_policy.Begin():
-                    self._begin()
-                case launch_policy.Discard():
+                case launch_policy.StartZygote():
+                    self._start_zygote()
+                case launch_policy.KillZygote():
                     zygote, self._zygote = self._zygote, None
                     if zygote is not None:
                         self._ending.add(zygote)
                         zygote.kill()
                 case launch_policy.Fork(process):
-                    self._fork(self._orders[process])
+                    self._fork(self._requests[process])
                 case launch_policy.Execute(process):
-                    self._execute(self._orders.pop(process))
+                    self._execute(self._requests.pop(process))
         self._arm()
 
-    def _execute(self, order: LaunchRequest) -> None:
+    def _execute(self, request: LaunchRequest) -> None:
         try:
-            child = spawn.spawn(self._command, self._project, order.mark, order.on_line, order.on_exit)
+            child = spawn.spawn(self._command, self._project, request.mark, request.on_line, request.on_exit)
         except OSError as error:
-            order.failed(error)
+            request.failed(error)
             return
-        order.born(child)
+        request.on_started(child)
 
-    def _fork(self, order: LaunchRequest) -> None:
+    def _fork(self, request: LaunchRequest) -> None:
         assert self._zygote is not None, "workers are forked from a zygote that is ready"
         try:
-            wires = spawn.WorkerChannels()
+            channels = spawn.WorkerChannels()
         except OSError as error:
-            del self._orders[order.process]
-            order.failed(error)
+            del self._requests[request.process]
+            request.failed(error)
             return
         zygote = self._zygote
 
         def answered(told: int | str) -> None:
-            del self._orders[order.process]
+            del self._requests[request.process]
             try:
                 if isinstance(told, str):
                     raise ChildProcessError(told)
-                kernel.on_exit_of_adopted(told, order.on_exit)
+                kernel.on_exit_of_adopted(told, request.on_exit)
             except OSError as error:
-                wires.close()
+                channels.close()
                 if self._stopping:  # which has ended the zygote
-                    order.failed(error)
+                    request.failed(error)
                     return
                 log.warning("worker cannot be forked", extra={"reason": str(error)})
                 zygote.kill()  # the next one may do better
-                self._execute(order)
+                self._execute(request)
                 return
-            order.born(wires.child(told, order.on_line))
+            request.on_started(channels.child(told, request.on_line))
 
         zygote.fork(
-            order.process,
+            request.process,
             self._project,
-            {MARK: order.mark},
-            wires.theirs,
+            {MARK: request.mark},
+            channels.theirs,
             lambda told: self._post(partial(answered, told)),
         )
-        wires.close_theirs()
+        channels.close_theirs()
 
     # -- the zygote -------------------------------------------------------------------------
 
-    def _begin(self) -> None:
+    def _start_zygote(self) -> None:
         began = self._loop.time()
 
         def ready() -> None:
             if zygote is self._zygote:
                 seconds = round(self._loop.time() - began, 2)
                 log.info("AgentScope is preloaded", extra={"pid": zygote.pid, "seconds": seconds})
-                self._carry_out(self._preload.ready(self._loop.time()))
+                self._carry_out(self._policy.ready(self._loop.time()))
 
         def refused(reason: str) -> None:
             if zygote is self._zygote:
                 self._tell_off(reason)
-                self._carry_out(self._preload.refused())
+                self._carry_out(self._policy.refused())
 
         def ended(status: int) -> None:
             self._ending.discard(zygote)
@@ -189,7 +189,7 @@ class Launcher:
                 [*self._command, "--preload"],
                 self._project,
                 self._parts,
-                partial(tell_output, ZYGOTE),
+                partial(log_output, ZYGOTE),
                 lambda: self._post(ready),
                 lambda reason: self._post(partial(refused, reason)),
                 lambda status: self._post(partial(ended, status)),
@@ -199,8 +199,8 @@ class Launcher:
             self._post(partial(self._ended, None))
 
     def _ended(self, status: int | None) -> None:
-        commands = self._preload.died(self._loop.time(), random.random())
-        due = self._preload.next_due
+        commands = self._policy.exited(self._loop.time(), random.random())
+        due = self._policy.next_due
         if due is not None and status is not None:
             wait = round(due - self._loop.time(), 1)
             log.warning("zygote died; its workers go on", extra={"status": status, "next_in_seconds": wait})
@@ -213,12 +213,12 @@ class Launcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due = self._preload.next_due
+        due = self._policy.next_due
         if due is not None:
             self._timer = self._loop.call_at(due, self._post, self._tick)
 
     def _tick(self) -> None:
-        self._carry_out(self._preload.tick(self._loop.time(), random.random()))
+        self._carry_out(self._policy.tick(self._loop.time(), random.random()))
 
 
 def parts_of(settings: Settings) -> list[str]:

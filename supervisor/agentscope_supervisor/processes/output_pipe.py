@@ -53,7 +53,7 @@ class OutputPipe:
         self._on_line = on_line
         self._rest = b""  # the line that is not complete yet
         self._kept = bytearray()
-        self._allowance: Final = TokenBucket(RATE, BURST)
+        self._bucket: Final = TokenBucket(RATE, BURST)
         self._dropped = 0  # lines since the last report
         self._loop = asyncio.get_running_loop()
         kernel.widen_pipe(fd, PIPE)
@@ -67,7 +67,7 @@ class OutputPipe:
         return [part for line in lines for part in _shown(line[-MAX_LINE:])] if self._kept else []
 
     def close(self) -> None:
-        """Read what is left, and stop. Bounded: what the worker started may go on printing into the pipe."""
+        """Read what is available, and stop. Bounded: what the worker started may go on printing into the pipe."""
         self._drain()
         self._finish()
 
@@ -102,7 +102,7 @@ class OutputPipe:
         if len(self._kept) > 2 * KEPT:
             del self._kept[:-KEPT]
         # No more lines are looked at than can pass: `rest` is all that follows them.
-        passing = max(0, int(self._allowance.left(self._loop.time())) // LINE_COST + 1)
+        passing = max(0, int(self._bucket.available(self._loop.time())) // LINE_COST + 1)
         *lines, rest = (self._rest + data).split(b"\n", passing)
         for line in lines:
             self._emit(line)
@@ -117,9 +117,9 @@ class OutputPipe:
 
     def _emit(self, line: bytes) -> None:
         for at in range(0, max(len(line), 1), MAX_LINE):
-            if self._allowance.left(self._loop.time()) > 0:
+            if self._bucket.available(self._loop.time()) > 0:
                 piece = line[at : at + MAX_LINE]
-                self._allowance.spend(len(piece) + LINE_COST)
+                self._bucket.take(len(piece) + LINE_COST)
                 read = _read(piece)
                 if is_stack_line(read.message):
                     self.stacks.append(read.message)

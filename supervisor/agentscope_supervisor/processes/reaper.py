@@ -55,7 +55,7 @@ class Reaper:
     def __init__(self, workers: Callable[[], Mapping[int, str]]) -> None:
         self._workers: Final = workers
         self._loop: Final = asyncio.get_running_loop()
-        self._adoption: Final = ReaperPolicy()
+        self._policy: Final = ReaperPolicy()
         self._pids: set[int] = set()  # of the look before
         self._timer: asyncio.TimerHandle | None = None
         self._reaped = 0
@@ -74,13 +74,13 @@ class Reaper:
                 break
             await asyncio.sleep(LOOK_LAST_EVERY)
 
-    def counted(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """How many have been reaped, asked to end, and killed."""
         return {"reaped": self._reaped, "terminated": self._terminated, "killed": self._killed}
 
     def hurry(self) -> None:
         """From now on nothing is given time to end by itself."""
-        self._adoption.end_within = 0.0
+        self._policy.end_within = 0.0
 
     def _look(self) -> None:
         self._timer = self._loop.call_later(LOOK_EVERY, self._look)
@@ -92,14 +92,14 @@ class Reaper:
             self._act_on_children()
         except Exception:  # of the next look it may be true no more
             log.exception("looking for orphans failed")
-        return self._adoption.ending
+        return self._policy.ending
 
     def _act_on_children(self) -> None:
         workers = self._workers()
         pids = kernel.children() | self._pids
         adopted = [found for pid in pids - workers.keys() if (found := _seen(pid))]
         self._pids = {child.pid for child in adopted}
-        for command in self._adoption.look(adopted, workers, self._loop.time()):
+        for command in self._policy.look(adopted, workers, self._loop.time()):
             self._do(command)
 
     def _do(self, command: Command) -> None:

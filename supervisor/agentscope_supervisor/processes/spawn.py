@@ -104,10 +104,10 @@ def spawn(command: Sequence[str], project: Path, mark: str, on_line: OnLine, on_
     Raises: OSError if the process cannot be started; nothing is left open then.
     """
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs_only:
-        wires = WorkerChannels()
-        undo.callback(wires.close)
-        theirs_only.callback(wires.close_theirs)
-        link, page, output = wires.theirs
+        channels = WorkerChannels()
+        undo.callback(channels.close)
+        theirs_only.callback(channels.close_theirs)
+        link, page, output = channels.theirs
         popen = execute(
             [*command, str(os.getpid()), str(link), str(page)], project, output, (link, page), {MARK: mark}
         )
@@ -115,7 +115,7 @@ def spawn(command: Sequence[str], project: Path, mark: str, on_line: OnLine, on_
         undo.callback(popen.kill)
         kernel.on_exit(popen, on_exit)
         undo.pop_all()
-    return wires.child(popen.pid, on_line)
+    return channels.child(popen.pid, on_line)
 
 
 def execute(

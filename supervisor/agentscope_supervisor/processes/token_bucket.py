@@ -21,13 +21,13 @@ class TokenBucket:
     def __post_init__(self) -> None:
         self._left = self.burst
 
-    def left(self, now: float) -> float:
+    def available(self, now: float) -> float:
         """What may be spent now; 0 or less: nothing."""
         if self._at is not None:
             self._left = min(self.burst, self._left + (now - self._at) * self.rate)
         self._at = now
         return self._left
 
-    def spend(self, units: float) -> None:
+    def take(self, units: float) -> None:
         """Take away what has passed."""
         self._left -= units

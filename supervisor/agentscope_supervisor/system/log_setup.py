@@ -34,7 +34,7 @@ _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "
 _LABEL: Final = re.compile(r"(\d+)\.(\d+)")  # of a worker, "<slot>.<generation>"
 
 
-def tell_output(worker: str, line: LogLine) -> None:
+def log_output(worker: str, line: LogLine) -> None:
     """Log a line of a worker's log, or one that it printed, under the worker's label."""
     log, level = logging.getLogger(WORKER), LEVEL_NUMBERS[line.level]
     if log.isEnabledFor(level):

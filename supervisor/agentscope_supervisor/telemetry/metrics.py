@@ -30,7 +30,7 @@ _LAG: Final[Sequence[float]] = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Gauges:
     """The instance now."""
 
     running: int  # turns that a worker has
@@ -41,10 +41,10 @@ class Look:
     platform_failures: Mapping[tuple[str, str], int]  # by exchange and kind
 
 
-class Source(Protocol):
+class GaugeSource(Protocol):
     """Who is looked at."""
 
-    def look(self) -> Look:
+    def gauges(self) -> Gauges:
         """The instance now; returns at once."""
 
 
@@ -79,7 +79,7 @@ class Metrics:
     """
 
     def __init__(
-        self, source: Source, memory: ProcessMemory, states: Sequence[str], causes: Iterable[str]
+        self, source: GaugeSource, memory: ProcessMemory, states: Sequence[str], causes: Iterable[str]
     ) -> None:
         self._source: Final = source
         self._loop: Final = asyncio.get_running_loop()
@@ -88,7 +88,7 @@ class Metrics:
         self._requests: Final[Counter[tuple[str, int]]] = Counter()
         # From 0: a rate is known only of what was seen before.
         self._turns: Final = Counter[str]({"OK": 0})
-        self._deaths: Final = Counter[str](dict.fromkeys(causes, 0))
+        self._exits: Final = Counter[str](dict.fromkeys(causes, 0))
         self._rollouts: Final = Counter({"done": 0, "failed": 0})
         self._duration: Final = Histogram(_TURN)
         self._first: Final = Histogram(_FIRST)
@@ -125,25 +125,25 @@ class Metrics:
         self._events += answer.events
         self._bytes += answer.bytes
 
-    def started(self) -> None:
-        """A worker process was started."""
+    def worker_started(self) -> None:
+        """A worker process was worker_started."""
         self._starts += 1
 
-    def died(self, cause: str) -> None:
+    def worker_exited(self, cause: str) -> None:
         """A worker process has ended."""
-        self._deaths[cause] += 1
+        self._exits[cause] += 1
 
-    def rolled(self, *, well: bool) -> None:
+    def rollout_ended(self, *, succeeded: bool) -> None:
         """A rollout has ended."""
-        self._rollouts["done" if well else "failed"] += 1
+        self._rollouts["done" if succeeded else "failed"] += 1
 
     # -- how it is told -----------------------------------------------------------------------
 
     def _collect(self) -> Iterator[Counted | Spread]:
-        look = self._source.look()
+        gauges = self._source.gauges()
         yield _gauge("build_info", "The version that runs.", [((__version__,), 1)], "version")
         yield _gauge(
-            "start_time_seconds", "When the instance was started, since 1970.", [((), self._started)]
+            "start_time_seconds", "When the instance was worker_started, since 1970.", [((), self._started)]
         )
         requests = (((route, str(status)), count) for (route, status), count in self._requests.items())
         yield _counter("http_requests", "Answers to requests.", requests, "route", "status")
@@ -153,20 +153,20 @@ class Metrics:
             "turn_first_event_seconds", "From acceptance to the first event of a stream.", self._first
         )
         yield Spread("turn_wait_seconds", "From acceptance until a worker had it.", self._wait)
-        now = {"running": look.running, "waiting": look.waiting}
+        now = {"running": gauges.running, "waiting": gauges.waiting}
         yield _gauge("turns_open", "Turns that have not ended.", _one(now), "state")
         yield _counter("events", "Events of streams, from workers.", [((), self._events)])
         yield _counter("event_bytes", "Bytes of these events.", [((), self._bytes)])
-        yield _gauge("sessions_active", "Sessions with a turn in 300 s.", [((), look.active_sessions)])
-        states = {state: look.workers.get(state, 0) for state in self._states}
+        yield _gauge("sessions_active", "Sessions with a turn in 300 s.", [((), gauges.active_sessions)])
+        states = {state: gauges.workers.get(state, 0) for state in self._states}
         yield _gauge("workers", "Worker processes.", _one(states), "state")
-        yield _counter("worker_starts", "Worker processes started.", [((), self._starts)])
-        yield _counter("worker_deaths", "Worker processes that ended.", _one(self._deaths), "cause")
+        yield _counter("worker_starts", "Worker processes worker_started.", [((), self._starts)])
+        yield _counter("worker_deaths", "Worker processes that ended.", _one(self._exits), "cause")
         yield _counter("rollouts", "Replacements of workers that have ended.", _one(self._rollouts), "result")
-        yield _gauge("rollout_running", "1 while workers are being replaced.", [((), look.rolling)])
+        yield _gauge("rollout_running", "1 while workers are being replaced.", [((), gauges.rolling)])
         yield Spread("event_loop_lag_seconds", "How late the supervisor's loop was.", self._lag)
         yield _gauge("memory_bytes", "ProcessMemory (PSS).", _one(_sizes(self._held)), "process")
-        failures = look.platform_failures.items()
+        failures = gauges.platform_failures.items()
         yield _counter("platform_failures", "Exchanges that failed.", failures, "exchange", "kind")
 
     def _arm(self) -> asyncio.TimerHandle:

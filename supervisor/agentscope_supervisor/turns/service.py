@@ -58,7 +58,7 @@ SWEEP_EVERY: Final = 0.5  # seconds between two looks for turns that have taken 
 class Hands(Protocol):
     """The processes that run turns, by number."""
 
-    def hand(self, number: int, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
+    def dispatch(self, number: int, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
         """Give a turn to a process that is ready. Raises: LocalProtocolError if it cannot be sent."""
 
     def cancel(self, number: int, turn: Turn, reason: CancelReason) -> None:
@@ -67,7 +67,7 @@ class Hands(Protocol):
     def drained(self, number: int) -> None:
         """The last turn of this process has ended."""
 
-    def distrust(self, number: int) -> None:
+    def replace(self, number: int) -> None:
         """A turn of this process ignores its cancellation."""
 
     def is_leaving(self, number: int) -> bool:
@@ -272,7 +272,7 @@ class TurnService:
                         "turn ignores its cancellation; its worker is replaced",
                         extra={"slot": turn.slot, **self._about(turn)},
                     )
-                    self.hands.distrust(number)
+                    self.hands.replace(number)
 
     def _hand(self, number: int, turn: Turn) -> None:
         now = self._loop.time()
@@ -282,7 +282,7 @@ class TurnService:
             self._sweep_soon()
         request, answer = self.open[turn.number]
         try:
-            self.hands.hand(number, turn, request, answer)
+            self.hands.dispatch(number, turn, request, answer)
             if turn.purpose is _CLIENT and answer.worker is not None:
                 self.residents.used(turn.session_id, number, answer.worker, now)
             if log.isEnabledFor(logging.DEBUG):

@@ -173,7 +173,7 @@ class Console:
         if isinstance(begun, ReloadRefused):
             return json_response({"outcome": "refused", "reason": begun.reason}, 200, headers)
         return json_response(
-            {"outcome": "started", "edition": begun.edition, "note": begun.note}, 200, headers
+            {"outcome": "started", "edition": begun.revision, "note": begun.note}, 200, headers
         )
 
     async def maintain(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:

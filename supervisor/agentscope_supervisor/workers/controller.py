@@ -1,6 +1,6 @@
 """Which processes an instance has: what `fleet` decides of them, carried out on `pool`.
 
-From here processes are started, replaced, retired and killed, and the settings of a reload become an edition
+From here processes are started, replaced, retire_reason and killed, and the settings of a reload become a revision
 that is rolled out. It is told what happens to processes, and passes on to `turns.service` what that means for
 theirs.
 """
@@ -52,12 +52,12 @@ class Controller:
         became_ready: Callable[[], None],
         rollout_ended: Callable[[int, str], None],
     ) -> None:
-        """`became_ready`: called when the first process takes turns; `rollout_ended`: with an edition, and
+        """`became_ready`: called when the first process takes turns; `rollout_ended`: with a revision, and
         why it failed if it did."""
         self._project: Final = project
         self._at_start: Final = settings
         self.settings = settings
-        """What holds now: those of the last edition that was rolled out whole."""
+        """What holds now: those of the last revision that was rolled out whole."""
         self._turns: Final = turns
         self._post: Final = post
         self._metrics: Final = metrics
@@ -66,9 +66,9 @@ class Controller:
         self._loop: Final = asyncio.get_running_loop()
         supervisor = settings.supervisor
         self.fleet: Final = Fleet(worker_count(settings), supervisor.start_deadline, supervisor.soak)
-        self.workforce: Final = Pool(settings, project.folder, self, post)
-        self.rollouts: Final = Revisions(settings_module.dump(settings))
-        self.wear: Final = Recycling(supervisor.max_turns, supervisor.max_memory_mb)
+        self.pool: Final = Pool(settings, project.folder, self, post)
+        self.revisions: Final = Revisions(settings_module.dump(settings))
+        self.recycling: Final = Recycling(supervisor.max_turns, supervisor.max_memory_mb)
         self.restarts = 0  # deaths of workers that nobody asked to end
         self.failure = ""
         """Why the instance could not start, as its worker told it; for a person."""
@@ -84,16 +84,16 @@ class Controller:
 
     def stop(self) -> None:
         """Let everything end, each process when its turns have."""
-        self.workforce.stop()
-        self.rollouts.stopped()
+        self.pool.stop()
+        self.revisions.stopped()
         self._turns.drain()
         self._carry_out(self.fleet.stop("the instance stops"))
 
     def stop_at_once(self) -> None:
         """End what is left."""
-        for process in list(self.workforce):
+        for process in list(self.pool):
             self._turns.cut(process.number)
-            self.workforce.condemn(process, ExitReason(Cause.ASKED, "the instance stops at once"))
+            self.pool.kill(process, ExitReason(Cause.ASKED, "the instance stops at once"))
 
     def scale(self, slots: int) -> None:
         """Have this many slots, at least one; those that are taken away end the turns they have."""
@@ -105,10 +105,10 @@ class Controller:
         log.info("slot is reset", extra={"slot": slot})
         self._carry_out(self.fleet.reset(slot, self._loop.time()))
 
-    def kill(self, process: Process, verdict: ExitReason) -> None:
+    def kill(self, process: Process, reason: ExitReason) -> None:
         """End a process at once; the fleet starts the next one as after any death."""
-        log.warning("worker is killed", extra={"worker": process.label, "cause": verdict})
-        self.workforce.condemn(process, verdict)
+        log.warning("worker is killed", extra={"worker": process.label, "cause": reason})
+        self.pool.kill(process, reason)
 
     def check(self) -> ReloadRefused | None:
         """Whether a new start would find a file that can serve."""
@@ -124,8 +124,8 @@ class Controller:
         if isinstance(settings, ReloadRefused):
             return settings
         snapshot = settings_module.dump(settings)
-        if snapshot == self.rollouts.snapshot(self.fleet.edition) and not even_unchanged:
-            return Rolling(self.fleet.edition, "") if self.fleet.rolling_out else Unchanged()
+        if snapshot == self.revisions.snapshot(self.fleet.revision) and not even_unchanged:
+            return Rolling(self.fleet.revision, "") if self.fleet.rolling_out else Unchanged()
         stale, note = ", ".join(needs_restart(self._at_start, settings)), ""
         if stale:
             note = f"these changes need a restart of the instance: {stale}"
@@ -136,25 +136,25 @@ class Controller:
         """Replace all workers, without a look at the file."""
         if self.fleet.stopping:
             return STOPPING
-        return self._roll_to(self.rollouts.snapshot(self.fleet.edition), "")
+        return self._roll_to(self.revisions.snapshot(self.fleet.revision), "")
 
     # -- Hands: what turns ask of processes -------------------------------------------------------
 
-    def hand(self, number: int, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
-        self.workforce.hand(number, turn, invocation, answer)
-        if turn.purpose is Purpose.TELL:  # on its way out, or for nobody: no wear
+    def dispatch(self, number: int, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
+        self.pool.dispatch(number, turn, invocation, answer)
+        if turn.purpose is Purpose.TELL:  # on its way out, or for nobody: no recycling
             return
-        worn = self.wear.turn(number, self._loop.time())
-        if worn is not None:
-            self._post(partial(self._replace, number, ExitReason(Cause.TURN_LIMIT, worn)))
+        recycle_requested = self.recycling.turn(number, self._loop.time())
+        if recycle_requested is not None:
+            self._post(partial(self._replace, number, ExitReason(Cause.TURN_LIMIT, recycle_requested)))
 
     def cancel(self, number: int, turn: Turn, reason: CancelReason) -> None:
-        self.workforce.cancel(number, turn, reason)
+        self.pool.cancel(number, turn, reason)
 
     def drained(self, number: int) -> None:
-        self.workforce.step_number(number, lifecycle.Drained())
+        self.pool.step_number(number, lifecycle.Drained())
 
-    def distrust(self, number: int) -> None:
+    def replace(self, number: int) -> None:
         self._carry_out(self.fleet.replace(number, self._loop.time()))
 
     def is_leaving(self, number: int) -> bool:
@@ -164,7 +164,7 @@ class Controller:
 
     def became_ready(self, process: Process) -> None:
         first = not self.fleet.ever_ready
-        if StreamKind.IDLE in process.forms:
+        if StreamKind.IDLE in process.stream_kinds:
             self._turns.joined(process.number)
         self._carry_out(self.fleet.ready(process.number, self._loop.time()))
         if first and self.fleet.ever_ready:
@@ -179,7 +179,7 @@ class Controller:
         else:
             self._turns.gone(process.number)
 
-    def out_of_time(self, process: Process) -> None:
+    def drain_timed_out(self, process: Process) -> None:
         self._turns.cut(process.number)
 
     def is_idle(self, process: Process) -> bool:
@@ -188,15 +188,15 @@ class Controller:
     def exited(self, process: Process, death: ExitRecord) -> None:
         assert process.status is not None, "it has ended"
         asked, blamed = self.is_leaving(process.number), self._turns.is_blamed(process.number)
-        self.wear.gone(process.number)
+        self.recycling.exited(process.number)
         self._turns.gone(process.number)
-        commands = self.fleet.gone(
+        commands = self.fleet.exited(
             process.number, process.status, self._loop.time(), random.random(), blamed=blamed
         )
         self.restarts += not asked
         if self._metrics is not None:
-            self._metrics.died(death.verdict.cause)
-        told = {"worker": process.label, "status": death.ended, "cause": death.verdict, "turns": death.turns}
+            self._metrics.worker_exited(death.reason.cause)
+        told = {"worker": process.label, "status": death.ended, "cause": death.reason, "turns": death.turns}
         if asked:
             log.info("worker ended", extra=told)
         elif not process.failure:
@@ -207,8 +207,8 @@ class Controller:
             log.error("worker did not start: %s", process.failure, extra=told)
         self._carry_out(_explained(commands, death))
 
-    def worn(self, process: Process, why: str) -> None:
-        asked = self.wear.said(process.number, why, self._loop.time())
+    def recycle_requested(self, process: Process, why: str) -> None:
+        asked = self.recycling.requested(process.number, why, self._loop.time())
         if asked is not None:
             self._replace(process.number, ExitReason(Cause.ASKED, asked))
 
@@ -220,42 +220,42 @@ class Controller:
 
     # -- memory -------------------------------------------------------------------------------------
 
-    def measurable(self) -> dict[int, int]:
+    def memory_limited(self) -> dict[int, int]:
         """Number and pid of the processes that may be replaced for their memory; none without a limit."""
-        if self.wear.max_memory_mb is None:
+        if self.recycling.max_memory_mb is None:
             return {}
-        ready = [each for each in self.workforce if each.state is lifecycle.ProcessState.READY]
+        ready = [each for each in self.pool if each.state is lifecycle.ProcessState.READY]
         return {each.number: each.child.pid for each in ready if each.child is not None}
 
-    def weigh(self, number: int, megabytes: float) -> None:
+    def memory_measured(self, number: int, megabytes: float) -> None:
         """A process holds so much."""
-        worn = self.wear.memory(number, megabytes, self._loop.time())
-        if worn is not None:
-            self._replace(number, ExitReason(Cause.MEMORY_LIMIT, worn))
+        recycle_requested = self.recycling.memory(number, megabytes, self._loop.time())
+        if recycle_requested is not None:
+            self._replace(number, ExitReason(Cause.MEMORY_LIMIT, recycle_requested))
 
     # -- carrying out -------------------------------------------------------------------------------
 
     def _carry_out(self, commands: Iterable[fleet.Command]) -> None:
         for command in commands:
             match command:
-                case fleet.Spawn(edition=edition):
-                    self.wear.started(command.process, random.random())
-                    self.workforce.start(
-                        command, self.rollouts.snapshot(edition), self.rollouts.image(edition)
+                case fleet.Spawn(revision=revision):
+                    self.recycling.started(command.process, random.random())
+                    self.pool.start(
+                        command, self.revisions.snapshot(revision), self.revisions.preload_revision(revision)
                     )
                     if self._metrics is not None:
-                        self._metrics.started()
+                        self._metrics.worker_started()
                 case fleet.Retire(number, reason):
-                    process = self.workforce[number]
+                    process = self.pool[number]
                     log.info("worker retires", extra={"worker": process.label, "reason": reason})
-                    self.workforce.retire(process, ExitReason(Cause.ASKED, reason))
+                    self.pool.retire(process, ExitReason(Cause.ASKED, reason))
                 case fleet.Assign(slot, assigned):
                     self._turns.assign(slot, assigned)
                 case fleet.Resize(slots):
                     log.info("sessions are shared out anew", extra={"slots": slots})
                     self._turns.resize(slots)
-                case fleet.RolloutEnded(edition, failure, asked=True):
-                    self._end_rollout(edition, failure)
+                case fleet.RolloutEnded(revision, failure, asked=True):
+                    self._end_rollout(revision, failure)
                 case fleet.RolloutEnded(_, failure):
                     if failure:
                         log.error("replacement failed, the old worker goes on", extra={"reason": failure})
@@ -265,38 +265,41 @@ class Controller:
         self._arm_timer()
 
     def _replace(self, number: int, why: ExitReason) -> None:
-        """Replace a process that is worn."""
-        process = self.workforce.get(number)
+        """Replace a process that is recycle_requested."""
+        process = self.pool.get(number)
         if process is None or process.state is not lifecycle.ProcessState.READY:
             return
-        process.retired = why
+        process.retire_reason = why
         log.info("worker is to be replaced", extra={"worker": process.label, "reason": why.detail})
         self._carry_out(self.fleet.replace(number, self._loop.time()))
 
     def _roll_to(self, snapshot: bytes, note: str, *, code_only: bool = False) -> Rolling:
-        edition = self.rollouts.begin(snapshot, code_only=code_only)
-        log.info("replacing all workers", extra={"edition": edition})
-        self._post(lambda: self._carry_out(self.fleet.roll(edition, self._loop.time())))
-        return Rolling(edition, note)
+        revision = self.revisions.begin(snapshot, code_only=code_only)
+        log.info("replacing all workers", extra={"edition": revision})
+        self._post(lambda: self._carry_out(self.fleet.roll(revision, self._loop.time())))
+        return Rolling(revision, note)
 
-    def _end_rollout(self, edition: int, failure: str) -> None:
+    def _end_rollout(self, revision: int, failure: str) -> None:
         if self._metrics is not None:
-            self._metrics.rolled(well=not failure)
-        self.rollouts.ended(edition, failure, self.fleet.edition)
+            self._metrics.rollout_ended(succeeded=not failure)
+        self.revisions.ended(revision, failure, self.fleet.revision)
         if failure:
-            log.error("rollout failed, the old workers go on", extra={"edition": edition, "reason": failure})
+            log.error("rollout failed, the old workers go on", extra={"edition": revision, "reason": failure})
         else:
-            log.info("rollout done", extra={"edition": edition})
-            self._take_over(settings_module.restore(self.rollouts.snapshot(edition)))
-        self._rollout_ended(edition, failure)
+            log.info("rollout done", extra={"edition": revision})
+            self._take_over(settings_module.restore(self.revisions.snapshot(revision)))
+        self._rollout_ended(revision, failure)
 
     def _take_over(self, settings: Settings) -> None:
         """These settings are in service: what `reloadable_keys` names holds from now on."""
         before, self.settings = worker_count(self.settings), settings
         supervisor = settings.supervisor
         self.fleet.soak = supervisor.soak
-        self.wear.max_turns, self.wear.max_memory_mb = supervisor.max_turns, supervisor.max_memory_mb
-        self.workforce.settings = settings
+        self.recycling.max_turns, self.recycling.max_memory_mb = (
+            supervisor.max_turns,
+            supervisor.max_memory_mb,
+        )
+        self.pool.settings = settings
         self._turns.take_over(settings)
         if worker_count(settings) != before:
             self._post(partial(self.scale, worker_count(settings)))
@@ -331,6 +334,6 @@ def _explained(commands: list[fleet.Command], death: ExitRecord) -> Iterator[fle
     """These commands; a rollout that this death has ended is told with its reason."""
     for command in commands:
         if isinstance(command, fleet.RolloutEnded) and command.failure:
-            yield replace(command, failure=f"{command.failure}: {death.verdict}")
+            yield replace(command, failure=f"{command.failure}: {death.reason}")
         else:
             yield command

@@ -55,8 +55,8 @@ class ExitEvidence:
     status: int
     ended: str  # the same for people: `exit 1`, `SIGKILL`
     was_ready: bool
-    retired: ExitReason | None  # why it was asked to go, if it was
-    condemned: ExitReason | None  # why we killed it, if we did
+    retire_reason: ExitReason | None  # why it was asked to go, if it was
+    kill_reason: ExitReason | None  # why we killed it, if we did
     failure: str  # what it told of its failed start
     oom: bool  # the kernel has killed somebody of our control group for memory since the last look
 
@@ -64,13 +64,13 @@ class ExitEvidence:
 def classify(evidence: ExitEvidence) -> ExitReason:
     """Why a process ended."""
     if evidence.status == -_SIGKILL:
-        if evidence.condemned is not None:
-            return evidence.condemned
+        if evidence.kill_reason is not None:
+            return evidence.kill_reason
         if evidence.oom:
             return ExitReason(Cause.OOM, "killed by the kernel, the control group had no memory left")
     # SIGTERM meets one that has not yet, or no longer, a handler for it: it does what it was asked.
-    if evidence.retired is not None and evidence.status in (0, -_SIGTERM):
-        return evidence.retired
+    if evidence.retire_reason is not None and evidence.status in (0, -_SIGTERM):
+        return evidence.retire_reason
     if evidence.status < 0:
         return ExitReason(Cause.SIGNAL, evidence.ended)
     if not evidence.was_ready:
@@ -90,7 +90,7 @@ class ExitRecord:
     lived: float  # seconds from its start
     ready: float | None  # seconds from its readiness; None: it never was
     ended: str  # `exit 1`, `SIGKILL`
-    verdict: ExitReason
+    reason: ExitReason
     turns: int  # that ended with it
     output: tuple[str, ...]  # its last lines
     stacks: tuple[str, ...]  # lines of the last dump of its stacks; empty: there was none
@@ -113,10 +113,10 @@ class ExitRecords:
         self.counts: Final[dict[Cause, int]] = dict.fromkeys(Cause, 0)
         self._failures: Final[dict[int, int]] = {}  # by slot
 
-    def note(self, death: ExitRecord) -> None:
+    def add(self, death: ExitRecord) -> None:
         self._kept.append(death)
-        self.counts[death.verdict.cause] += 1
-        if death.verdict.cause not in AS_WANTED:
+        self.counts[death.reason.cause] += 1
+        if death.reason.cause not in AS_WANTED:
             self._failures[death.slot] = self.failures(death.slot) + 1
 
     def __iter__(self) -> Iterator[ExitRecord]:

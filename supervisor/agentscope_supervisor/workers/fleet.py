@@ -9,7 +9,7 @@ fleet, so that a rollout needs room for one extra process.
 
 A rollout goes from slot to slot. The first of its processes is watched for longer than the others, and the
 unexpected end of any of them before the rollout is over takes it back: what was replaced goes back to the
-last edition that is known to be good. A slot that has no process when its turn comes tries the new edition
+last revision that is known to be good. A slot that has no process when its turn comes tries the new revision
 at once, and counts as done when that is ready.
 
 Slots that are added get their share of the sessions when they can serve it, in the order of their numbers;
@@ -41,7 +41,7 @@ class Spawn:
     process: int
     slot: int
     generation: int  # of the slot, counted from 1
-    edition: int  # of the settings
+    revision: int  # of the settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +69,10 @@ class Resize:
 
 @dataclass(frozen=True, slots=True)
 class RolloutEnded:
-    """`failure` is empty if every process is of this edition now. `asked`: by `roll`; else what ended was
+    """`failure` is empty if every process is of this revision now. `asked`: by `roll`; else what ended was
     the replacement of single processes, or the way back from a rollout that had failed."""
 
-    edition: int
+    revision: int
     failure: str
     asked: bool = True
 
@@ -108,21 +108,21 @@ class Fleet:
     start_deadline: float
     soak: float
     policy: RestartPolicy = field(default_factory=RestartPolicy)
-    edition: int = 1
+    revision: int = 1
     slots: list[Slot] = field(init=False)  # never shrinks, so that no generation comes twice
     routed: int = field(init=False)  # slots that the sessions are shared out over
     leaving: set[int] = field(default_factory=set)
     ready_since: dict[int, float] = field(default_factory=dict)
     ever_ready: bool = False
     stopping: bool = False
-    _editions: dict[int, int] = field(default_factory=dict)  # of each process
+    _revisions: dict[int, int] = field(default_factory=dict)  # of each process
     _rollout: deque[int] | None = None  # slots still to replace; None: no rollout
-    _worn: set[int] = field(default_factory=set)  # processes to be replaced although of this edition
+    _to_replace: set[int] = field(default_factory=set)  # processes to be replaced although of this revision
     _asked: bool = False  # the rollout is one that `roll` began
     _canary: int | None = None  # the first process of a rollout, until it has been watched enough
     _advance_at: float | None = None  # when it has
     finished: bool = False  # the last command was Finished
-    _good_edition: int = 1
+    _good_revision: int = 1
     _last_process: int = 0
     _give_up_at: float = 0.0
 
@@ -172,13 +172,13 @@ class Fleet:
         return commands + self.tick(now)
 
     def unready(self, process: int) -> None:
-        """A process that was ready is on its way out, by whatever cause; `gone` will follow."""
+        """A process that was ready is on its way out, by whatever cause; `exited` will follow."""
         for slot in self.slots:
             if slot.incoming == process:
                 slot.swap_at = None
                 del self.ready_since[process]
 
-    def gone(
+    def exited(
         self, process: int, status: int, now: float, chance: float, *, blamed: bool = False
     ) -> list[Command]:
         """A process was reaped. `status`: exit code, or minus the signal. `chance`: uniform in [0, 1).
@@ -187,9 +187,9 @@ class Fleet:
         at once, and the slot's breaker does not count this death.
         """
         since = self.ready_since.pop(process, None)
-        edition = self._editions.pop(process)
+        revision = self._revisions.pop(process)
         self.leaving.discard(process)
-        self._worn.discard(process)
+        self._to_replace.discard(process)
         if process == self._canary and self._rollout is not None:
             self._canary = self._advance_at = None
             self._rollout.appendleft(0)  # the next one there is watched in its place
@@ -198,22 +198,22 @@ class Fleet:
             if slot.incoming == process:
                 slot.incoming = slot.swap_at = None
                 if slot.current is None:
-                    slot.start_at = now + slot.history.died(now, 0.0, chance)
-                if edition == self.edition:
-                    self._roll_back(_told(index, status), now, commands)
-                else:  # a newer edition was asked for meanwhile
+                    slot.start_at = now + slot.history.exited(now, 0.0, chance)
+                if revision == self.revision:
+                    self._roll_back(_ended_with(index, status), now, commands)
+                else:  # a newer revision was asked for meanwhile
                     self._advance(now, commands)
             elif slot.current == process:
                 slot.current = None
                 commands.append(Assign(index, None))
                 ready_for = now - since if since is not None else 0.0
-                delay = 0.0 if blamed else slot.history.died(now, ready_for, chance)
+                delay = 0.0 if blamed else slot.history.exited(now, ready_for, chance)
                 if slot.incoming is not None:  # it is all there is: no time to soak
                     slot.swap_at = now if slot.incoming in self.ready_since else None
-                elif not self._gives_up(status, now + delay, edition):
+                elif not self._gives_up(status, now + delay, revision):
                     slot.start_at = now + delay
-                if self._tries(edition) and not blamed:
-                    self._roll_back(_told(index, status), now, commands)
+                if self._tries(revision) and not blamed:
+                    self._roll_back(_ended_with(index, status), now, commands)
                 else:
                     self._advance(now, commands)
         if self._is_empty() and not self.finished:
@@ -221,14 +221,14 @@ class Fleet:
             commands.append(Finished(self._status_of_end(status)))
         return commands + self.tick(now)
 
-    def roll(self, edition: int, now: float) -> list[Command]:
-        """Replace every process by one of this edition, one at a time.
+    def roll(self, revision: int, now: float) -> list[Command]:
+        """Replace every process by one of this revision, one at a time.
 
-        A rollout under way goes on with the newer edition, from the first slot.
+        A rollout under way goes on with the newer revision, from the first slot.
         """
         if self.stopping:
             return []
-        self.edition = edition
+        self.revision = revision
         self._rollout, self._asked = deque(range(self.size)), True
         self._canary = self._advance_at = None
         commands: list[Command] = []
@@ -240,8 +240,8 @@ class Fleet:
         has left its slot, or is about to."""
         commands: list[Command] = []
         for index, slot in enumerate(self.slots):
-            if slot.current == process and slot.incoming is None and process not in self._worn:
-                self._worn.add(process)
+            if slot.current == process and slot.incoming is None and process not in self._to_replace:
+                self._to_replace.add(process)
                 self._asked = self._asked and self._rollout is not None
                 self._rollout = deque([*(self._rollout or ()), index])
                 self._advance(now, commands)
@@ -280,7 +280,7 @@ class Fleet:
         return self.tick(now)
 
     def stop(self, reason: str) -> list[Command]:
-        """Retire everything; Finished follows when the last process is gone."""
+        """Retire everything; Finished follows when the last process is exited."""
         if self.stopping:
             return []
         self.stopping = True
@@ -324,8 +324,8 @@ class Fleet:
         slot = self.slots[index]
         slot.generation += 1
         self._last_process += 1
-        self._editions[self._last_process] = self.edition
-        commands.append(Spawn(self._last_process, index, slot.generation, self.edition))
+        self._revisions[self._last_process] = self.revision
+        commands.append(Spawn(self._last_process, index, slot.generation, self.revision))
         return self._last_process
 
     def _retire(self, process: int | None, reason: str, commands: list[Command]) -> None:
@@ -360,36 +360,38 @@ class Fleet:
             if self._is_old(slot.current):
                 slot.incoming = self._spawn(index, commands)
                 return
-            if index < self.size and self._tries(self.edition):
+            if index < self.size and self._tries(self.revision):
                 if slot.current not in self.ready_since:
                     if slot.start_at is not None:
                         slot.start_at = now
-                    return  # until its process, which is of this edition, is ready or gone
+                    return  # until its process, which is of this revision, is ready or exited
                 if index == 0:  # where a rollout begins
                     self._canary = slot.current
             self._rollout.popleft()
         if self._canary is not None:
             self._advance_at = self.ready_since[self._canary] + self.soak * CANARY_SOAKS
             return
-        self._rollout, self._good_edition = None, self.edition
-        commands.append(RolloutEnded(self.edition, "", self._asked))
+        self._rollout, self._good_revision = None, self.revision
+        commands.append(RolloutEnded(self.revision, "", self._asked))
 
     def _is_old(self, process: int | None) -> bool:
-        return process is not None and (self._editions[process] != self.edition or process in self._worn)
+        return process is not None and (
+            self._revisions[process] != self.revision or process in self._to_replace
+        )
 
-    def _tries(self, edition: int) -> bool:
-        """Whether a rollout is under way that brings this edition, not known to be good yet."""
-        return self._rollout is not None and edition == self.edition != self._good_edition
+    def _tries(self, revision: int) -> bool:
+        """Whether a rollout is under way that brings this revision, not known to be good yet."""
+        return self._rollout is not None and revision == self.revision != self._good_revision
 
     def _roll_back(self, failure: str, now: float, commands: list[Command]) -> None:
-        """The rollout ends here; what it has already replaced goes back to the last good edition."""
-        commands.append(RolloutEnded(self.edition, failure, self._asked))
+        """The rollout ends here; what it has already replaced goes back to the last good revision."""
+        commands.append(RolloutEnded(self.revision, failure, self._asked))
         self._asked = False
         self._rollout = self._canary = self._advance_at = None
-        self._worn.clear()
-        if self.edition == self._good_edition:
+        self._to_replace.clear()
+        if self.revision == self._good_revision:
             return
-        self.edition = self._good_edition
+        self.revision = self._good_revision
         for slot in self.slots:
             if slot.incoming is not None:
                 self._retire(slot.incoming, "rolled back", commands)
@@ -401,9 +403,9 @@ class Fleet:
             self._rollout = deque(replaced)
             self._advance(now, commands)
 
-    def _gives_up(self, status: int, next_start: float, edition: int) -> bool:
+    def _gives_up(self, status: int, next_start: float, revision: int) -> bool:
         """Whether the first start has failed for good."""
-        if self.ever_ready or edition != self.edition:
+        if self.ever_ready or revision != self.revision:
             return False
         return status == EX_CONFIG or next_start >= self._give_up_at
 
@@ -417,5 +419,5 @@ class Fleet:
         return EX_CONFIG if status == EX_CONFIG else EX_TEMPFAIL
 
 
-def _told(index: int, status: int) -> str:
+def _ended_with(index: int, status: int) -> str:
     return f"the new process of slot {index} ended with status {status}"

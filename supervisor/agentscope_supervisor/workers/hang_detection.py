@@ -59,7 +59,7 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class ProcessSample:
     """What the kernel says of a process.
 
     `state` as in ps (R, S, D, T, …); `cpu` its share of one CPU since the last look; `spent` the seconds of
@@ -108,16 +108,16 @@ class _Watched:
     suspect_since: float | None = None
 
 
-def diagnose(thread_old: bool, body: Body) -> Kind:
+def diagnose(thread_old: bool, sample: ProcessSample) -> Kind:
     """Why a loop does not turn."""
-    if body.state in "Tt":
+    if sample.state in "Tt":
         return Kind.STOPPED
     if not thread_old:
-        return Kind.PYTHON_LOOP if body.state == "R" else Kind.BLOCKING_CALL
-    if body.state == "R":
-        had_its_chance = body.cpu >= STARVED_SHARE or body.spent >= SPENT_ENOUGH
+        return Kind.PYTHON_LOOP if sample.state == "R" else Kind.BLOCKING_CALL
+    if sample.state == "R":
+        had_its_chance = sample.cpu >= STARVED_SHARE or sample.spent >= SPENT_ENOUGH
         return Kind.LOCK_HELD if had_its_chance else Kind.STARVED
-    return Kind.DISK_WAIT if body.state == "D" else Kind.DEADLOCK
+    return Kind.DISK_WAIT if sample.state == "D" else Kind.DEADLOCK
 
 
 @dataclass(slots=True)
@@ -134,7 +134,7 @@ class HangDetector:
     ) -> tuple[list[Recovered], list[int]]:
         """Note the counters of all ready workers.
 
-        Returns who has recovered, and those whose bodies `judge` needs to know. `interval`: seconds that
+        Returns who has recovered, and those whose samples `judge` needs to know. `interval`: seconds that
         should have passed since the last look.
         """
         if self._last_look is not None:
@@ -162,13 +162,13 @@ class HangDetector:
         ]
         return recovered, old
 
-    def judge(self, bodies: Mapping[int, Body], now: float) -> list[Command]:
+    def judge(self, samples: Mapping[int, ProcessSample], now: float) -> list[Command]:
         """What to do about those that `look` named, with what the kernel says of each."""
         commands: list[Command] = []
-        for process, body in bodies.items():
+        for process, sample in samples.items():
             watched = self._watched[process]
             age = now - watched.loop_at
-            kind = diagnose(now - watched.thread_at >= SUSPECT_AFTER, body)
+            kind = diagnose(now - watched.thread_at >= SUSPECT_AFTER, sample)
             is_over = age >= self.unresponsive_timeout * PATIENCE.get(kind, 1)
             if kind is Kind.STARVED and not is_over:
                 continue

@@ -12,7 +12,13 @@ from typing import Final, NamedTuple
 from agentscope_supervisor.system.event_queue import Post
 from agentscope_supervisor.workers import hang_detection
 from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason
-from agentscope_supervisor.workers.hang_detection import Body, Counters, HangDetector, RequestKill, Suspect
+from agentscope_supervisor.workers.hang_detection import (
+    Counters,
+    HangDetector,
+    ProcessSample,
+    RequestKill,
+    Suspect,
+)
 from agentscope_supervisor.workers.lifecycle import ProcessState
 from agentscope_supervisor.workers.pool import Pool, Process
 
@@ -27,17 +33,17 @@ _STATES: Final = {"running": "R", "disk-sleep": "D", "stopped": "T", "tracing-st
 class HangWatch:
     """Looks until `stop`; everything it does happens on the daemon's queue."""
 
-    def __init__(self, unresponsive_timeout: float, workforce: Pool, post: Post) -> None:
-        self._vitals: Final = HangDetector(unresponsive_timeout)
-        self._workforce: Final = workforce
+    def __init__(self, unresponsive_timeout: float, pool: Pool, post: Post) -> None:
+        self._detector: Final = HangDetector(unresponsive_timeout)
+        self._pool: Final = pool
         self._post: Final = post
         self._loop: Final = asyncio.get_running_loop()
         self._cpu: dict[int, _Use] = {}  # of late processes
         self._timer = self._arm()
 
-    def take_over(self, unresponsive_timeout: float) -> None:
+    def set_timeout(self, unresponsive_timeout: float) -> None:
         """This holds from now on."""
-        self._vitals.unresponsive_timeout = unresponsive_timeout
+        self._detector.unresponsive_timeout = unresponsive_timeout
 
     def stop(self) -> None:
         self._timer.cancel()
@@ -48,25 +54,23 @@ class HangWatch:
     def _look(self) -> None:
         self._timer = self._arm()
         now = self._loop.time()
-        ready = {
-            p.number: p for p in self._workforce if p.state in (ProcessState.READY, ProcessState.DRAINING)
-        }
+        ready = {p.number: p for p in self._pool if p.state in (ProcessState.READY, ProcessState.DRAINING)}
         for process in ready.values():
             if process.link is not None:
                 process.link.look()
         pages = {number: _counters(process) for number, process in ready.items()}
-        recovered, late = self._vitals.look(pages, now, LOOK_EVERY)
+        recovered, late = self._detector.look(pages, now, LOOK_EVERY)
         for event in recovered:
             label = ready[event.process].label
             log.warning("worker's loop turns again", extra={"worker": label, "seconds": round(event.age, 1)})
-        bodies = {}
+        samples = {}
         for number in late:
-            body = self._body(ready[number], now)
-            if body is not None:
-                bodies[number] = body
+            sample = self._sample(ready[number], now)
+            if sample is not None:
+                samples[number] = sample
         for gone in self._cpu.keys() - set(late):
             del self._cpu[gone]
-        for command in self._vitals.judge(bodies, now):
+        for command in self._detector.judge(samples, now):
             self._act(command, ready[command.process])
 
     def _act(self, command: hang_detection.Command, process: Process) -> None:
@@ -78,9 +82,9 @@ class HangWatch:
                     process.child.dump_stacks()
             case RequestKill():
                 log.error("worker's loop does not turn; it is killed", extra=told)
-                self._workforce.condemn(process, ExitReason(Cause.UNRESPONSIVE, command.kind))
+                self._pool.kill(process, ExitReason(Cause.UNRESPONSIVE, command.kind))
 
-    def _body(self, process: Process, now: float) -> Body | None:
+    def _sample(self, process: Process, now: float) -> ProcessSample | None:
         """What the kernel says of a process; None at the first look, or if it has just ended."""
         import psutil  # 3 MB that a healthy instance never needs
 
@@ -97,7 +101,7 @@ class HangWatch:
             return None
         self._cpu[process.number] = _Use(before.at_first, used, now)
         share = (used - before.used) / (now - before.at)
-        return Body(_STATES.get(status, "S"), share, used - before.at_first)
+        return ProcessSample(_STATES.get(status, "S"), share, used - before.at_first)
 
 
 class _Use(NamedTuple):

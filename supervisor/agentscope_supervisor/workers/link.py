@@ -1,7 +1,7 @@
 """The supervisor's end of the link to one worker: which stream is which turn, and whose answer.
 
 It carries: turns out, bytes of answers in. It decides nothing; what happened goes to `pool` through the
-callbacks of `Reports`. Data is the hot path: from the socket to the client's answer in one call.
+callbacks of `LinkListener`. Data is the hot path: from the socket to the client's answer in one call.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ loop on two cores this is what keeps the supervisor busy (0.95 of a core, where 
 all); smaller pieces cost more writes than they gain."""
 
 
-class Reports(Protocol):
+class LinkListener(Protocol):
     """Who is told what happened on a link. Nothing here may raise."""
 
     def noticed(self, process: int, word: str, detail: str) -> None: ...
@@ -53,12 +53,12 @@ class WorkerLink:
         label: str,
         greeting: Mapping[str, str | int | bytes],
         page: LifePage,
-        reports: Reports,
+        listener: LinkListener,
     ) -> None:
         self._process: Final = process
         self._label: Final = label
         self._page: Final = page
-        self._reports: Final = reports
+        self._listener: Final = listener
         self._requester: Final = Requester(greeting)
         self._link: Final[Link[Requester]] = Link(self._requester, self._on_event, self._on_lost)
         self._loop: Final = asyncio.get_running_loop()
@@ -72,7 +72,7 @@ class WorkerLink:
         """Take over a connected socket; to be called once, first."""
         await self._loop.create_connection(lambda: self._link, sock=sock)
 
-    def hand(self, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
+    def dispatch(self, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
         """Send a turn to the worker. Raises: LocalProtocolError if the link is closed."""
         stream = self._requester.open(
             turn.session_id, turn.run_id, invocation.body, invocation.form, invocation.headers
@@ -129,17 +129,17 @@ class WorkerLink:
             return
         match event:
             case End(stream, payload):
-                self._reports.ended(self._over(stream), payload)
+                self._listener.ended(self._over(stream), payload)
             case Fail(stream, code, message):
-                self._reports.failed(self._over(stream), code, message)
+                self._listener.failed(self._over(stream), code, message)
             case Notice(word, detail):
-                self._reports.noticed(self._process, word, detail)
+                self._listener.noticed(self._process, word, detail)
 
     def _on_lost(self, reason: str, unfinished: Sequence[Event]) -> None:
         events = [self._unsent(event) for event in unfinished]
         lost = sum(isinstance(event, Fail) and event.code is Code.LINK_LOST for event in events)
         # First, so that a turn that never left is not handed to this process again.
-        self._reports.link_lost(self._process, reason, lost)
+        self._listener.link_lost(self._process, reason, lost)
         for event in events:
             self._on_event(event)
 

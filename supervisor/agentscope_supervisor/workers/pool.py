@@ -2,7 +2,7 @@
 
 `fleet` says which processes should exist and `lifecycle` what a process may do next; this carries both out.
 Decides nothing itself. What happens is posted to the instance's queue and comes back through
-`Overseer`, in one place and in order.
+`PoolListener`, in one place and in request.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from agentscope_supervisor.processes.launcher import Launcher, LaunchRequest
 from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.system import kernel
 from agentscope_supervisor.system.event_queue import Post
-from agentscope_supervisor.system.log_setup import tell_output
+from agentscope_supervisor.system.log_setup import log_output
 from agentscope_supervisor.workers import exit_reasons, fleet, lifecycle
 from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason, ExitRecord, ExitRecords
 from agentscope_supervisor.workers.lifecycle import Command, ProcessState
@@ -38,7 +38,7 @@ from agentscope_supervisor.workers.link import WorkerLink
 
 log = logging.getLogger(__name__)
 
-LAST_WORDS: Final = 0.05
+LINK_END_WAIT: Final = 0.05
 """Seconds between the exit of a worker and the end of its link: what it wrote last is still in the socket.
 Its end is normally seen at once; this is for a link that a grandchild holds open."""
 
@@ -60,10 +60,10 @@ class Process:
     link: WorkerLink | None = None
     timer: asyncio.TimerHandle | None = None
     ready_at: float | None = None  # monotonic; None: never
-    forms: frozenset[int] = frozenset()  # that it takes; known when it is ready
+    stream_kinds: frozenset[int] = frozenset()  # that it takes; known when it is ready
     failure: str = ""  # what it said, or printed last, when its start failed
-    retired: ExitReason | None = None  # why it was asked to go, if it was
-    condemned: ExitReason | None = None  # why it is killed, if we decided that
+    retire_reason: ExitReason | None = None  # why it was asked to go, if it was
+    kill_reason: ExitReason | None = None  # why it is killed, if we decided that
     turns_lost: int = 0  # that had begun when its link ended
     status: int | None = None  # exit code, or minus the signal, once it has ended
 
@@ -83,18 +83,18 @@ class Process:
         return reaper.mark_of(self.number, self.label)
 
 
-class Overseer(Protocol):
+class PoolListener(Protocol):
     """Who is told what happens to processes, from the queue; and what is asked of the turns."""
 
     def became_ready(self, process: Process) -> None: ...
 
     def left_ready(self, process: Process) -> None: ...
 
-    def out_of_time(self, process: Process) -> None: ...
+    def drain_timed_out(self, process: Process) -> None: ...
 
     def is_idle(self, process: Process) -> bool: ...
 
-    def worn(self, process: Process, why: str) -> None: ...
+    def recycle_requested(self, process: Process, why: str) -> None: ...
 
     def exited(self, process: Process, death: ExitRecord) -> None:
         """The last that is heard of a process: its turns have been failed before."""
@@ -107,21 +107,21 @@ class Overseer(Protocol):
 class Pool:
     """All worker processes of the instance, by number."""
 
-    def __init__(self, settings: Settings, project: Path, overseer: Overseer, post: Post) -> None:
+    def __init__(self, settings: Settings, project: Path, listener: PoolListener, post: Post) -> None:
         self.settings = settings  # of which the deadlines are
         self._project: Final = project
-        self._overseer: Final = overseer
+        self._listener: Final = listener
         self._post: Final = post
         self._loop: Final = asyncio.get_running_loop()
         self._processes: dict[int, Process] = {}
         self._connecting: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._oom_kills = kernel.oom_kills()
-        self.deaths: Final = ExitRecords()
+        self.exit_records: Final = ExitRecords()
         # What workers know each other by where they share a store with those of other instances.
         self._instance: Final = secrets.token_hex(8)
         command = worker_command(settings, project)
-        self._nursery: Final = Launcher(settings, command, project, post)
+        self._launcher: Final = Launcher(settings, command, project, post)
 
     def __iter__(self) -> Iterator[Process]:
         return iter(self._processes.values())
@@ -136,17 +136,17 @@ class Pool:
     def marks(self) -> dict[int, str]:
         """The pid and the mark of each process whose end has not been seen through, the zygote's too."""
         marks = {process.child.pid: process.mark for process in self if process.child is not None}
-        return marks | self._nursery.marks()
+        return marks | self._launcher.marks()
 
-    def hand(self, number: int, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
+    def dispatch(self, number: int, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
         """Give a turn to a process that is ready. Raises: LocalProtocolError if it cannot be sent."""
         process = self._processes.get(number)
         if process is None:  # there was a session to be told of
             raise LocalProtocolError("the process is gone")
         assert process.link is not None, "turns go to processes that are ready"
-        if invocation.form not in process.forms:
+        if invocation.form not in process.stream_kinds:
             raise LocalProtocolError(f"this worker's package is too old for {invocation.form.name}")
-        process.link.hand(turn, invocation, answer)
+        process.link.dispatch(turn, invocation, answer)
 
     def cancel(self, number: int, turn: Turn, reason: CancelReason) -> None:
         """Ask a process to end a turn; nothing happens if it is gone."""
@@ -162,20 +162,22 @@ class Pool:
         process = Process(command.process, command.slot, command.generation, now, now)
         self._processes[process.number] = process
         log.info("worker starts", extra={"worker": process.label})
-        self._nursery.start(
+        self._launcher.start(
             LaunchRequest(
                 process.number,
                 image,
                 snapshot,
                 process.mark,
-                partial(tell_output, process.label),
+                partial(log_output, process.label),
                 lambda status: self._post(lambda: self._exited(process, status)),
-                lambda child: self._born(process, child, snapshot),
-                lambda error: self._unborn(process, f"the worker process cannot be started: {error}"),
+                lambda child: self._on_started(process, child, snapshot),
+                lambda error: self._on_start_failed(
+                    process, f"the worker process cannot be started: {error}"
+                ),
             )
         )
 
-    def _born(self, process: Process, child: spawn.Child, snapshot: bytes) -> None:
+    def _on_started(self, process: Process, child: spawn.Child, snapshot: bytes) -> None:
         """The process of a worker is there. Its time runs from now on: it may have waited for a zygote."""
         process.child = child
         if process.state is not ProcessState.STARTING:
@@ -194,9 +196,9 @@ class Pool:
         task.add_done_callback(self._connecting.discard)
         self._arm(process)
         patience = max(0.0, self.settings.supervisor.start_timeout - STACKS_BEFORE)
-        self._loop.call_later(patience, self._ask_what_it_waits_for, process)
+        self._loop.call_later(patience, self._dump_slow_start, process)
 
-    def _unborn(self, process: Process, failure: str) -> None:
+    def _on_start_failed(self, process: Process, failure: str) -> None:
         """There will be no process of this worker."""
         process.failure = failure
         self._post(lambda: self._exited(process, fleet.EX_TEMPFAIL))
@@ -209,10 +211,10 @@ class Pool:
             process.since = self._loop.time()
             self._arm(process)
             if before is ProcessState.READY:
-                self._overseer.left_ready(process)
+                self._listener.left_ready(process)
         for command in commands:
             self._do(process, command)
-        if process.state is ProcessState.DRAINING and self._overseer.is_idle(process):
+        if process.state is ProcessState.DRAINING and self._listener.is_idle(process):
             self.step(process, lifecycle.Drained())
 
     def step_number(self, number: int, event: lifecycle.Event) -> None:
@@ -221,17 +223,17 @@ class Pool:
         if process is not None:
             self.step(process, event)
 
-    def retire(self, process: Process, verdict: ExitReason) -> None:
-        """Let a process go once its turns have ended; at once if it was not ready yet. What has worn it out
+    def retire(self, process: Process, reason: ExitReason) -> None:
+        """Let a process go once its turns have ended; at once if it was not ready yet. What has recycle_requested it out
         is its reason, if anything has."""
-        process.retired = process.retired or verdict
+        process.retire_reason = process.retire_reason or reason
         if process.state is ProcessState.STARTING:
-            process.condemned = verdict
+            process.kill_reason = reason
         self.step(process, lifecycle.Retired())
 
-    def condemn(self, process: Process, verdict: ExitReason) -> None:
+    def kill(self, process: Process, reason: ExitReason) -> None:
         """Kill a process; the first reason is the one that its record tells."""
-        process.condemned = process.condemned or verdict
+        process.kill_reason = process.kill_reason or reason
         self.step(process, lifecycle.KillRequested())
 
     @property
@@ -242,7 +244,7 @@ class Pool:
     def stop(self) -> None:
         """From now on draining has a deadline, for those too that drain already."""
         self._stopping = True
-        self._nursery.stop()
+        self._launcher.stop()
         for process in self._processes.values():
             if process.state is ProcessState.DRAINING:
                 self._arm(process)
@@ -259,19 +261,19 @@ class Pool:
     def noticed(self, number: int, word: str, detail: str) -> None:
         match word:
             case "ready":
-                self._post(lambda: self._became_ready(number, _forms(detail)))
+                self._post(lambda: self._became_ready(number, _stream_kinds(detail)))
             case "failed":
                 self._processes[number].failure = _told(detail)
             case "worn":
-                self._post(lambda: self._worn(number, _told(detail)))
+                self._post(lambda: self._recycle_requested(number, _told(detail)))
             case _:
                 pass  # of a newer worker
 
     def ended(self, turn: Turn, whole: bytes) -> None:
-        self._post(lambda: self._overseer.ended(turn, whole))
+        self._post(lambda: self._listener.ended(turn, whole))
 
     def failed(self, turn: Turn, code: Code, message: str) -> None:
-        self._post(lambda: self._overseer.failed(turn, code, message))
+        self._post(lambda: self._listener.failed(turn, code, message))
 
     def link_lost(self, number: int, reason: str, lost_turns: int) -> None:
         self._processes[number].turns_lost = lost_turns
@@ -280,49 +282,49 @@ class Pool:
             process = self._processes.get(number)
             if process is not None:
                 assert process.link is not None, "it was lost"
-                if process.link.violated and process.condemned is None:
-                    process.condemned = ExitReason(Cause.PROTOCOL_ERROR, reason)
+                if process.link.violated and process.kill_reason is None:
+                    process.kill_reason = ExitReason(Cause.PROTOCOL_ERROR, reason)
                 if process.state in (ProcessState.READY, ProcessState.DRAINING):
                     log.warning("link lost", extra={"worker": process.label, "reason": reason})
                 elif not process.failure and reason.startswith(BROKE_THE_RULES):
                     process.failure = reason
                 self.step(process, lifecycle.LinkLost())
                 # Not yet: the link is about to report the turns that were lost with it.
-                self._loop.call_soon(self._post, lambda: self._bury(process))
+                self._loop.call_soon(self._post, lambda: self._finish_exit(process))
 
         self._post(lost)
 
     # -- inside -----------------------------------------------------------------------------
 
-    def _ask_what_it_waits_for(self, process: Process) -> None:
+    def _dump_slow_start(self, process: Process) -> None:
         if process.state is ProcessState.STARTING and process.child is not None:
             log.warning("worker is not ready yet; its stacks follow", extra={"worker": process.label})
             process.child.dump_stacks()
 
-    def _became_ready(self, number: int, forms: frozenset[int]) -> None:
+    def _became_ready(self, number: int, stream_kinds: frozenset[int]) -> None:
         process = self._processes.get(number)
         if process is not None and process.state is ProcessState.STARTING:
             seconds = round(self._loop.time() - process.since, 2)
             log.info("worker is ready", extra={"worker": process.label, "seconds": seconds})
             process.ready_at = self._loop.time()
-            process.forms = forms
+            process.stream_kinds = stream_kinds
             self.step(process, lifecycle.Ready())
-            self._overseer.became_ready(process)
+            self._listener.became_ready(process)
 
-    def _worn(self, number: int, why: str) -> None:
+    def _recycle_requested(self, number: int, why: str) -> None:
         process = self._processes.get(number)
         if process is not None and process.state is ProcessState.READY:
-            self._overseer.worn(process, why)
+            self._listener.recycle_requested(process, why)
 
     def _exited(self, process: Process, status: int) -> None:
         """The kernel reported the end: what the worker said last may still be in the socket."""
         process.status = status
         if process.link is None or process.link.closed:
-            self._bury(process)
+            self._finish_exit(process)
         else:
-            self._loop.call_later(LAST_WORDS, self._post, lambda: self._bury(process))
+            self._loop.call_later(LINK_END_WAIT, self._post, lambda: self._finish_exit(process))
 
-    def _bury(self, process: Process) -> None:
+    def _finish_exit(self, process: Process) -> None:
         """The process has ended and all that it said is read."""
         if process.number not in self._processes or process.status is None:
             return
@@ -335,8 +337,8 @@ class Pool:
             told = f"the worker ended at its start with {status_name(process.status)}"
             process.failure = "\n".join([told, *lines])
         death = self._record(process, process.status)
-        self.deaths.note(death)
-        self._post(lambda: self._overseer.exited(process, death))
+        self.exit_records.add(death)
+        self._post(lambda: self._listener.exited(process, death))
 
     def _record(self, process: Process, status: int) -> ExitRecord:
         before, self._oom_kills = self._oom_kills, kernel.oom_kills()
@@ -344,8 +346,8 @@ class Pool:
             status,
             status_name(status),
             process.ready_at is not None,
-            process.retired,
-            process.condemned,
+            process.retire_reason,
+            process.kill_reason,
             process.failure,
             oom=self._oom_kills > before,
         )
@@ -358,7 +360,7 @@ class Pool:
             lived=now - process.started_at,
             ready=now - process.ready_at if process.ready_at is not None else None,
             ended=evidence.ended,
-            verdict=exit_reasons.classify(evidence),
+            reason=exit_reasons.classify(evidence),
             turns=process.turns_lost,
             output=kept(output.last_lines if output is not None else (), KEPT_LINES),
             stacks=kept(output.stacks if output is not None else (), KEPT_STACK_LINES),
@@ -368,13 +370,13 @@ class Pool:
         child = process.child
         match command:
             case Command.CANCEL_TURNS:
-                self._overseer.out_of_time(process)
+                self._listener.drain_timed_out(process)
             case Command.TERMINATE if child is not None:
                 child.signal(signal.SIGTERM)
             case Command.KILL if child is not None:
                 child.kill()
-            case Command.KILL if self._nursery.abandon(process.number):
-                self._unborn(process, "the worker was not wanted any more")
+            case Command.KILL if self._launcher.cancel(process.number):
+                self._on_start_failed(process, "the worker was not wanted any more")
             case Command.CLOSE_LINK if process.link is not None:
                 process.link.worker_ended()
 
@@ -387,7 +389,7 @@ class Pool:
         if seconds is not None:
             expired = lifecycle.Expired(process.state)
             process.timer = self._loop.call_later(
-                seconds, lambda: self._post(lambda: self._expired(process, expired))
+                seconds, lambda: self._post(lambda: self._deadline_passed(process, expired))
             )
 
     def _deadline(self, state: ProcessState) -> float | None:
@@ -402,17 +404,17 @@ class Pool:
             case _:
                 return None
 
-    def _expired(self, process: Process, expired: lifecycle.Expired) -> None:
+    def _deadline_passed(self, process: Process, expired: lifecycle.Expired) -> None:
         if process.state is expired.armed_in:
             state = process.state.name.lower()
             log.warning("deadline passed", extra={"worker": process.label, "state": state})
             if process.state is ProcessState.STARTING:
                 seconds = self.settings.supervisor.start_timeout
                 process.failure = f"the worker was not ready within supervisor.start_timeout: {seconds:g} s"
-                process.condemned = ExitReason(Cause.BOOT_TIMEOUT, f"{seconds:g} s")
-            elif process.state is ProcessState.STOPPING and process.condemned is None:
+                process.kill_reason = ExitReason(Cause.BOOT_TIMEOUT, f"{seconds:g} s")
+            elif process.state is ProcessState.STOPPING and process.kill_reason is None:
                 seconds = self.settings.supervisor.stop_timeout
-                process.condemned = ExitReason(Cause.STOP_TIMEOUT, f"{seconds:g} s")
+                process.kill_reason = ExitReason(Cause.STOP_TIMEOUT, f"{seconds:g} s")
         self.step(process, expired)
 
 
@@ -432,8 +434,8 @@ def status_name(status: int) -> str:
         return f"signal {-status}"
 
 
-def _forms(detail: str) -> frozenset[int]:
-    """The forms of streams that a worker takes, as its `ready` notice says."""
+def _stream_kinds(detail: str) -> frozenset[int]:
+    """The stream_kinds of streams that a worker takes, as its `ready` notice says."""
     try:
         more = [int(form) for form in json.loads(detail or "{}").get("forms", ())]
     except (ValueError, TypeError, AttributeError, RecursionError):
@@ -442,7 +444,7 @@ def _forms(detail: str) -> frozenset[int]:
 
 
 def _told(detail: str) -> str:
-    """The message of a `failed` or `worn` notice, fit for JSON: it may quote a name of a file that is not
+    """The message of a `failed` or `recycle_requested` notice, fit for JSON: it may quote a name of a file that is not
     UTF-8, as a lone surrogate."""
     try:
         told: dict[str, Any] = json.loads(detail)

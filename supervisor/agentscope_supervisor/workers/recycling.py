@@ -9,56 +9,56 @@ from dataclasses import dataclass, field
 from typing import Final
 
 JITTER: Final = 0.1  # of max_turns: processes that started together do not all wear out together
-ASK_AGAIN_AFTER: Final = 60.0  # seconds; what could not be replaced a moment ago still cannot
+REQUEST_AGAIN_AFTER: Final = 60.0  # seconds; what could not be replaced a moment ago still cannot
 
 
 @dataclass(slots=True)
-class _Worn:
+class _Usage:
     share: float  # of max_turns
     turns: int = 0
-    asked_at: float | None = None
+    requested_at: float | None = None
 
 
 @dataclass(slots=True)
 class Recycling:
-    """How far the processes are worn. Each method returns why a process is to be replaced now, or None.
+    """How far the processes are usage. Each method returns why a process is to be replaced now, or None.
 
     `max_turns`, `max_memory_mb`: None, no limit.
     """
 
     max_turns: int | None
     max_memory_mb: float | None
-    _processes: dict[int, _Worn] = field(default_factory=dict)
+    _processes: dict[int, _Usage] = field(default_factory=dict)
 
     def started(self, process: int, chance: float) -> None:
         """`chance`: uniform in [0, 1)."""
-        self._processes[process] = _Worn(1 + JITTER * (2 * chance - 1))
+        self._processes[process] = _Usage(1 + JITTER * (2 * chance - 1))
 
-    def gone(self, process: int) -> None:
+    def exited(self, process: int) -> None:
         del self._processes[process]
 
     def turn(self, process: int, now: float) -> str | None:
         """It was handed a turn."""
-        worn = self._processes[process]
-        worn.turns += 1
-        if self.max_turns is None or worn.turns < self.max_turns * worn.share:
+        usage = self._processes[process]
+        usage.turns += 1
+        if self.max_turns is None or usage.turns < self.max_turns * usage.share:
             return None
-        return self._ask(process, f"it has had {worn.turns} turns, supervisor.max_turns", now)
+        return self._request(process, f"it has had {usage.turns} turns, supervisor.max_turns", now)
 
     def memory(self, process: int, megabytes: float, now: float) -> str | None:
         """It holds so much memory (proportional set size)."""
         if self.max_memory_mb is None or megabytes <= self.max_memory_mb or process not in self._processes:
             return None
         limit = f"supervisor.max_memory_mb: {self.max_memory_mb:g}"
-        return self._ask(process, f"it holds {megabytes:.0f} MB, over {limit}", now)
+        return self._request(process, f"it holds {megabytes:.0f} MB, over {limit}", now)
 
-    def said(self, process: int, why: str, now: float) -> str | None:
-        """It said itself that it is worn."""
-        return self._ask(process, why, now)
+    def requested(self, process: int, why: str, now: float) -> str | None:
+        """It requested itself that it is usage."""
+        return self._request(process, why, now)
 
-    def _ask(self, process: int, why: str, now: float) -> str | None:
-        worn = self._processes[process]
-        if worn.asked_at is not None and now - worn.asked_at < ASK_AGAIN_AFTER:
+    def _request(self, process: int, why: str, now: float) -> str | None:
+        usage = self._processes[process]
+        if usage.requested_at is not None and now - usage.requested_at < REQUEST_AGAIN_AFTER:
             return None
-        worn.asked_at = now
+        usage.requested_at = now
         return why

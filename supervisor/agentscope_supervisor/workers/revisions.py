@@ -1,6 +1,6 @@
-"""The editions of the settings, and how the rollout of each one ended; who asked for one may wait for it.
+"""The revisions of the settings, and how the rollout of each one ended; who asked for one may wait for it.
 
-Keeps the snapshot that the processes of an edition are started with, for as long as one may be started or
+Keeps the snapshot that the processes of a revision are started with, for as long as one may be started or
 the fleet may go back to it. When a rollout ends is decided by `fleet` and told by `controller`.
 """
 
@@ -12,9 +12,9 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Rolling:
-    """Workers are being replaced by ones of this edition. `note`: what that cannot change; may be empty."""
+    """Workers are being replaced by ones of this revision. `note`: what that cannot change; may be empty."""
 
-    edition: int
+    revision: int
     note: str
 
 
@@ -32,69 +32,72 @@ class ReloadRefused:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of a rollout. `failure`: why the old workers go on; empty: all are of this edition."""
+    """The end of a rollout. `failure`: why the old workers go on; empty: all are of this revision."""
 
-    edition: int
+    revision: int
     failure: str
     at: float  # wall clock, seconds since 1970; for people only
     cut: bool = False  # it came to no end of its own: the instance is stopping
 
 
 class Revisions:
-    """All editions of one instance. The first is in service from the start."""
+    """All revisions of one instance. The first is in service from the start."""
 
     def __init__(self, snapshot: bytes) -> None:
         self._snapshots: Final = {1: snapshot}
-        self._images: Final = {1: 1}
-        self._latest = snapshot, 1  # of the newest edition, with its image
+        self._preload_revisions: Final = {1: 1}
+        self._latest = snapshot, 1  # of the newest revision, with its preload_revision
         self._waiting: Final[dict[asyncio.Future[Outcome], int]] = {}
         self.newest = 1
         self.last: Outcome | None = None
 
     def begin(self, snapshot: bytes, *, code_only: bool = False) -> int:
-        """A new edition, of these settings; its number. `code_only`: nothing was installed since the last."""
-        before, image = self._latest
+        """A new revision, of these settings; its number. `code_only`: nothing was installed since the last."""
+        before, preload_revision = self._latest
         self.newest += 1
         if not code_only or snapshot != before:
-            image = self.newest
-        self._snapshots[self.newest], self._images[self.newest] = self._latest = snapshot, image
+            preload_revision = self.newest
+        self._snapshots[self.newest], self._preload_revisions[self.newest] = self._latest = (
+            snapshot,
+            preload_revision,
+        )
         return self.newest
 
-    def snapshot(self, edition: int) -> bytes:
-        return self._snapshots[edition]
+    def snapshot(self, revision: int) -> bytes:
+        return self._snapshots[revision]
 
-    def image(self, edition: int) -> int:
-        """The first edition of those that have the same settings and packages as this one: what is loaded
+    def preload_revision(self, revision: int) -> int:
+        """The first revision of those that have the same settings and packages as this one: what is loaded
         before a worker's own code is the same for them all."""
-        return self._images[edition]
+        return self._preload_revisions[revision]
 
-    def ended(self, edition: int, failure: str, wanted: int) -> None:
-        """The rollout of an edition has ended. `wanted`: the edition of processes that start from now on."""
-        self.last = Outcome(edition, failure, time.time())
+    def ended(self, revision: int, failure: str, wanted: int) -> None:
+        """The rollout of a revision has ended. `wanted`: the revision of processes that start from now on."""
+        self.last = Outcome(revision, failure, time.time())
         if not failure:
-            for older in [each for each in self._snapshots if each < edition]:
-                del self._snapshots[older], self._images[older]
+            for older in [each for each in self._snapshots if each < revision]:
+                del self._snapshots[older], self._preload_revisions[older]
         else:
-            for tried in [each for each in self._snapshots if each <= edition and each != wanted]:
-                del self._snapshots[tried], self._images[tried]
+            for tried in [each for each in self._snapshots if each <= revision and each != wanted]:
+                del self._snapshots[tried], self._preload_revisions[tried]
         self._answer(self.last)
 
     def stopped(self) -> None:
         """The instance stops: no rollout ends any more."""
         self._answer(Outcome(self.newest, "the instance is stopping", time.time(), cut=True))
 
-    async def outcome(self, edition: int) -> Outcome:
-        """Wait for the end of the rollout that brings this edition, or a newer one in its place."""
-        if self.last is not None and self.last.edition >= edition:
+    async def outcome(self, revision: int) -> Outcome:
+        """Wait for the end of the rollout that brings this revision, or a newer one in its place."""
+        if self.last is not None and self.last.revision >= revision:
             return self.last
         waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting[waiter] = edition
+        self._waiting[waiter] = revision
         try:
             return await waiter
         finally:
             self._waiting.pop(waiter, None)
 
     def _answer(self, outcome: Outcome) -> None:
-        for waiter, edition in self._waiting.items():
-            if edition <= outcome.edition and not waiter.done():
+        for waiter, revision in self._waiting.items():
+            if revision <= outcome.revision and not waiter.done():
                 waiter.set_result(outcome)

@@ -18,7 +18,7 @@ def wide(**changes: float) -> RestartHistory:
 
 def test_delays_double_from_half_a_second_up_to_thirty() -> None:
     history = wide()
-    assert [history.died(float(i), 0.0, MOST) for i in range(9)] == pytest.approx(
+    assert [history.exited(float(i), 0.0, MOST) for i in range(9)] == pytest.approx(
         [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
     )
 
@@ -28,40 +28,40 @@ def test_delays_double_from_half_a_second_up_to_thirty() -> None:
 def test_jitter_takes_away_up_to_a_half_and_adds_nothing(deaths: int, chance: float) -> None:
     full, history = min(30.0, 0.5 * 2 ** (deaths - 1)), wide()
     for i in range(deaths):
-        delay = history.died(float(i), 0.0, chance)
+        delay = history.exited(float(i), 0.0, chance)
     assert full / 2 <= delay <= full
 
 
 def test_jitter_spreads_over_the_whole_half() -> None:
-    assert wide().died(0.0, 0.0, HALF) == 0.25
-    assert wide().died(0.0, 0.0, 0.5) == 0.375
+    assert wide().exited(0.0, 0.0, HALF) == 0.25
+    assert wide().exited(0.0, 0.0, 0.5) == 0.375
 
 
 def test_the_breaker_opens_at_the_fifth_death_in_a_minute() -> None:
     history = RestartHistory()
-    delays = [history.died(at, 0.0, HALF) for at in (0.0, 10.0, 20.0, 30.0)]
+    delays = [history.exited(at, 0.0, HALF) for at in (0.0, 10.0, 20.0, 30.0)]
     assert max(delays) < 4
     assert not history.breaker_open
-    assert history.died(59.9, 0.0, HALF) == 30.0
+    assert history.exited(59.9, 0.0, HALF) == 30.0
     assert history.breaker_open
 
 
 def test_deaths_of_more_than_a_minute_ago_are_not_counted() -> None:
     history = RestartHistory()
     for at in (0.0, 10.0, 20.0, 30.0):
-        history.died(at, 0.0, HALF)
-    assert history.died(60.0, 0.0, HALF) == 4.0
+        history.exited(at, 0.0, HALF)
+    assert history.exited(60.0, 0.0, HALF) == 4.0
     assert not history.breaker_open
-    assert history.died(69.9, 0.0, HALF) == 30.0, "10 to 69.9: five within a minute"
+    assert history.exited(69.9, 0.0, HALF) == 30.0, "10 to 69.9: five within a minute"
 
 
 def test_probes_of_an_open_breaker_come_at_doubling_rests_up_to_five_minutes() -> None:
     history, at = RestartHistory(), 0.0
     for _ in range(4):
-        history.died(at, 0.0, HALF)
+        history.exited(at, 0.0, HALF)
     rests = []
     for _ in range(6):
-        rests.append(history.died(at, 0.0, HALF))
+        rests.append(history.exited(at, 0.0, HALF))
         at += rests[-1]
     assert rests == [30, 60, 120, 240, 300, 300]
 
@@ -69,18 +69,18 @@ def test_probes_of_an_open_breaker_come_at_doubling_rests_up_to_five_minutes() -
 def test_a_probe_that_lives_for_less_than_a_minute_leaves_the_breaker_open() -> None:
     history = RestartHistory()
     for _ in range(5):
-        history.died(0.0, 0.0, HALF)
-    assert history.died(90.0, 59.9, HALF) == 60.0
+        history.exited(0.0, 0.0, HALF)
+    assert history.exited(90.0, 59.9, HALF) == 60.0
     assert history.breaker_open
 
 
 def test_a_healthy_minute_forgives_everything() -> None:
     history = RestartHistory()
     for _ in range(7):
-        history.died(0.0, 0.0, HALF)
-    assert history.died(30.0, 60.0, HALF) == 0.0
+        history.exited(0.0, 0.0, HALF)
+    assert history.exited(30.0, 60.0, HALF) == 0.0
     assert not history.breaker_open
-    delays = [history.died(31.0, 0.0, HALF) for _ in range(5)]
+    delays = [history.exited(31.0, 0.0, HALF) for _ in range(5)]
     assert delays == [0.25, 0.5, 1, 2, 30]
 
 
@@ -91,7 +91,7 @@ def test_a_crash_loop_forks_at_most_eight_times_in_its_first_minute(chance: floa
     while at < 60:
         forks += 1
         at += lives_for
-        at += history.died(at, lives_for, chance)
+        at += history.exited(at, lives_for, chance)
     assert 5 <= forks <= 8
 
 
@@ -100,8 +100,8 @@ def test_a_slot_that_has_failed_for_a_week_is_still_probed() -> None:
     history, at = RestartHistory(), 0.0
     while at < 7 * DAY:
         at += 1.0
-        at += history.died(at, 0.0, HALF)
-    assert history.died(at, 0.0, HALF) == 300.0
+        at += history.exited(at, 0.0, HALF)
+    assert history.exited(at, 0.0, HALF) == 300.0
 
 
 def test_a_slot_that_has_lived_shortly_for_days_still_gets_its_delay() -> None:
@@ -109,6 +109,6 @@ def test_a_slot_that_has_lived_shortly_for_days_still_gets_its_delay() -> None:
     history, at = RestartHistory(), 0.0
     while at < 2 * DAY:
         at += 40.0
-        delay = history.died(at, 40.0, MOST)
+        delay = history.exited(at, 40.0, MOST)
         at += delay
     assert delay == pytest.approx(30.0)

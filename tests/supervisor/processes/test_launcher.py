@@ -1,4 +1,4 @@
-"""What a zygote is told to import, and what becomes of an order that it has when everything stops."""
+"""What a zygote is told to import, and what becomes of an request that it has when everything stops."""
 
 import asyncio
 import logging
@@ -53,20 +53,20 @@ async def test_a_fork_that_the_stop_cuts_short_starts_no_other_process(
     caplog.set_level(logging.INFO)
     loop = asyncio.get_running_loop()
     settings = load("supervisor: {preload: true}", source="agentapp.yaml", env={})
-    nursery = Launcher(settings, [sys.executable, "-c", SILENT_ZYGOTE], tmp_path, loop.call_soon)
-    born: list[Child] = []
+    launcher = Launcher(settings, [sys.executable, "-c", SILENT_ZYGOTE], tmp_path, loop.call_soon)
+    on_started: list[Child] = []
     failed: list[OSError] = []
-    nursery.start(
+    launcher.start(
         LaunchRequest(
             *(1, 1, dump(settings), "mark"),
             on_line=lambda line: None,
             on_exit=lambda status: None,
-            born=born.append,
+            on_started=on_started.append,
             failed=failed.append,
         )
     )
     await eventually(lambda: "asked to fork" in caplog.text, 30, "the fork is under way")
-    nursery.stop()
-    await eventually(lambda: born or failed, 30, "the order is answered")
-    assert (born, [str(error) for error in failed]) == ([], ["the zygote has ended"])
+    launcher.stop()
+    await eventually(lambda: on_started or failed, 30, "the request is answered")
+    assert (on_started, [str(error) for error in failed]) == ([], ["the zygote has ended"])
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -1,4 +1,4 @@
-"""A look for orphans that fails: no end of the looks, nor of the stop of the instance."""
+"""A look for reaper that fails: no end of the looks, nor of the stop of the instance."""
 
 import logging
 
@@ -17,7 +17,7 @@ async def test_a_look_that_fails_at_the_end_is_told_and_ends_nothing_else(
     monkeypatch.setattr(kernel, "become_subreaper", lambda: True)  # this process reaps for no test
     monkeypatch.setattr(kernel, "children", children)
     caplog.set_level(logging.ERROR)
-    orphans = Reaper(dict)
+    reaper = Reaper(dict)
     assert len(caplog.records) == 1
-    await orphans.stop()
+    await reaper.stop()
     assert [record.getMessage() for record in caplog.records] == ["looking for orphans failed"] * 2

@@ -8,45 +8,45 @@ from agentscope_supervisor.processes.token_bucket import TokenBucket
 RATE, BURST = 10.0, 50.0
 
 
-def spent(allowance: TokenBucket, now: float, units: float) -> bool:
+def spent(bucket: TokenBucket, now: float, units: float) -> bool:
     """Whether `units` pass now."""
-    if allowance.left(now) <= 0:
+    if bucket.available(now) <= 0:
         return False
-    allowance.spend(units)
+    bucket.take(units)
     return True
 
 
 def test_a_burst_passes_and_then_the_rate() -> None:
-    allowance = TokenBucket(RATE, BURST)
-    assert [spent(allowance, 0.0, 10) for _ in range(7)] == [True] * 5 + [False] * 2
-    assert not spent(allowance, 0.0, 1)
-    assert spent(allowance, 0.5, 5)
-    assert not spent(allowance, 0.5, 1)
+    bucket = TokenBucket(RATE, BURST)
+    assert [spent(bucket, 0.0, 10) for _ in range(7)] == [True] * 5 + [False] * 2
+    assert not spent(bucket, 0.0, 1)
+    assert spent(bucket, 0.5, 5)
+    assert not spent(bucket, 0.5, 1)
 
 
 def test_it_fills_up_to_the_burst_and_no_further() -> None:
-    allowance = TokenBucket(RATE, BURST)
-    allowance.left(0.0)
-    allowance.spend(BURST)
-    assert allowance.left(2.0) == 20
-    assert allowance.left(1e6) == BURST
+    bucket = TokenBucket(RATE, BURST)
+    bucket.available(0.0)
+    bucket.take(BURST)
+    assert bucket.available(2.0) == 20
+    assert bucket.available(1e6) == BURST
 
 
 def test_what_is_overdrawn_is_paid_first() -> None:
-    allowance = TokenBucket(RATE, BURST)
-    assert spent(allowance, 0.0, 150)
-    assert not spent(allowance, 9.0, 1)
-    assert allowance.left(11.0) == 10
+    bucket = TokenBucket(RATE, BURST)
+    assert spent(bucket, 0.0, 150)
+    assert not spent(bucket, 9.0, 1)
+    assert bucket.available(11.0) == 10
 
 
 def test_time_before_the_first_look_counts_for_nothing() -> None:
-    assert TokenBucket(RATE, BURST).left(1e9) == BURST
+    assert TokenBucket(RATE, BURST).available(1e9) == BURST
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.floats(0, 30)), max_size=50))
 def test_no_more_passes_than_burst_rate_and_one_overdraft(wishes: list[tuple[float, float]]) -> None:
-    allowance, now, passed = TokenBucket(RATE, BURST), 0.0, 0.0
+    bucket, now, passed = TokenBucket(RATE, BURST), 0.0, 0.0
     for pause, units in wishes:
         now += pause
-        passed += units if spent(allowance, now, units) else 0
+        passed += units if spent(bucket, now, units) else 0
         assert passed <= BURST + now * RATE + 30 + 1e-6

@@ -11,12 +11,12 @@ import pytest
 
 from agentscope_supervisor.system.log_buffer import KEPT, MAX_BEHIND, WORKER, LogBuffer
 
-events = logging.getLogger("test.journal")
+events = logging.getLogger("test.log_buffer")
 output = logging.getLogger(WORKER)
 
 
 @pytest.fixture
-async def journal() -> Any:
+async def log_buffer() -> Any:
     made = LogBuffer()
     for logger in (events, output):
         logger.addHandler(made)
@@ -44,58 +44,58 @@ async def taken(follower: Any, count: int) -> list[str]:
     return found
 
 
-async def test_the_last_lines_are_kept_with_and_without_output(journal: LogBuffer) -> None:
+async def test_the_last_lines_are_kept_with_and_without_output(log_buffer: LogBuffer) -> None:
     for number in range(3):
         events.info("event %d", number)
         output.info("line %d", number)
-    assert list(messages(journal.last(3, output=True))) == ["line 1", "event 2", "line 2"]
-    assert list(messages(journal.last(2, output=False))) == ["event 1", "event 2"]
-    assert journal.last(0, output=True) == []
+    assert list(messages(log_buffer.last(3, output=True))) == ["line 1", "event 2", "line 2"]
+    assert list(messages(log_buffer.last(2, output=False))) == ["event 1", "event 2"]
+    assert log_buffer.last(0, output=True) == []
 
 
-async def test_what_is_kept_is_bounded(journal: LogBuffer) -> None:
+async def test_what_is_kept_is_bounded(log_buffer: LogBuffer) -> None:
     for number in range(KEPT + 10):
         events.info("%d", number)
-    kept = list(messages(journal.last(10 * KEPT, output=True)))
+    kept = list(messages(log_buffer.last(10 * KEPT, output=True)))
     assert (len(kept), kept[0]) == (KEPT, "10")
 
 
-async def test_what_came_since_is_told_once_and_says_what_a_worker_printed(journal: LogBuffer) -> None:
+async def test_what_came_since_is_told_once_and_says_what_a_worker_printed(log_buffer: LogBuffer) -> None:
     events.info("one")
     output.info("two")
-    lines, at = journal.since(-200)
+    lines, at = log_buffer.since(-200)
     assert list(messages(lines)) == ["one", "two"]
     assert [json.loads(line).get("output", False) for line in lines] == [False, True]
-    assert journal.since(at) == ([], at)
+    assert log_buffer.since(at) == ([], at)
     events.info("three")
-    lines, at = journal.since(at)
-    assert (list(messages(lines)), at) == (["three"], journal.end)
-    assert list(messages(journal.since(1)[0])) == ["two", "three"]
+    lines, at = log_buffer.since(at)
+    assert (list(messages(lines)), at) == (["three"], log_buffer.end)
+    assert list(messages(log_buffer.since(1)[0])) == ["two", "three"]
 
 
-async def test_who_asks_too_late_is_told_how_many_lines_he_lost(journal: LogBuffer) -> None:
+async def test_who_asks_too_late_is_told_how_many_lines_he_lost(log_buffer: LogBuffer) -> None:
     events.info("before")
-    at = journal.end
+    at = log_buffer.end
     for number in range(KEPT + 7):
         events.info("%d", number)
-    lines, _ = journal.since(at)
+    lines, _ = log_buffer.since(at)
     found = list(messages(lines))
     assert (found[0], found[1], found[-1], len(found)) == ("lost 7", "7", str(KEPT + 6), KEPT + 1)
 
 
-async def test_a_traceback_is_kept_as_text(journal: LogBuffer) -> None:
+async def test_a_traceback_is_kept_as_text(log_buffer: LogBuffer) -> None:
     try:
         raise ValueError("here")
     except ValueError:
         events.exception("it failed")
-    (line,) = journal.last(1, output=False)
+    (line,) = log_buffer.last(1, output=False)
     assert "ValueError: here" in json.loads(line)["exception"]
     assert json.loads(line)["message"] == "it failed"
 
 
-async def test_a_follower_gets_what_comes_after_it_also_from_threads(journal: LogBuffer) -> None:
+async def test_a_follower_gets_what_comes_after_it_also_from_threads(log_buffer: LogBuffer) -> None:
     events.info("before")
-    follower = journal.follow(output=False)
+    follower = log_buffer.follow(output=False)
     first = asyncio.create_task(taken(follower, 1))
     await asyncio.sleep(0)
     output.info("no event")
@@ -108,8 +108,8 @@ async def test_a_follower_gets_what_comes_after_it_also_from_threads(journal: Lo
     await follower.aclose()
 
 
-async def test_a_follower_that_is_slow_loses_lines_and_is_told_so(journal: LogBuffer) -> None:
-    follower = journal.follow(output=True)
+async def test_a_follower_that_is_slow_loses_lines_and_is_told_so(log_buffer: LogBuffer) -> None:
+    follower = log_buffer.follow(output=True)
     first = asyncio.create_task(taken(follower, MAX_BEHIND + 1))
     await asyncio.sleep(0)
     for number in range(MAX_BEHIND + 7):
@@ -122,11 +122,11 @@ async def test_a_follower_that_is_slow_loses_lines_and_is_told_so(journal: LogBu
     await follower.aclose()
 
 
-async def test_who_has_gone_is_followed_by_nothing(journal: LogBuffer) -> None:
-    follower = journal.follow(output=True)
+async def test_who_has_gone_is_followed_by_nothing(log_buffer: LogBuffer) -> None:
+    follower = log_buffer.follow(output=True)
     first = asyncio.create_task(taken(follower, 1))
     await asyncio.sleep(0)
     events.info("one")
     await first
     await follower.aclose()
-    assert journal._followers == set()
+    assert log_buffer._followers == set()

@@ -17,8 +17,8 @@ from agentscope_supervisor.system.log_setup import (
     LogFormat,
     TextFormatter,
     drain,
+    log_output,
     set_up,
-    tell_output,
 )
 
 AT = 1_768_473_000.25  # 2026-01-15T10:30:00.250Z
@@ -183,7 +183,7 @@ def told(root: logging.Logger) -> list[str]:
 
 
 def test_what_a_worker_logged_keeps_its_level_and_its_turn(told: list[str]) -> None:
-    tell_output("0.1", LogLine("paid", "warning", {"logger": "app", "run": "r-1", "session": "ab"}))
+    log_output("0.1", LogLine("paid", "warning", {"logger": "app", "run": "r-1", "session": "ab"}))
     assert told[0] == "warning paid worker=0.1 logger=app run=r-1 session=ab"
     entry = json.loads(told[1])
     del entry["ts"]
@@ -195,14 +195,14 @@ def test_what_a_worker_logged_keeps_its_level_and_its_turn(told: list[str]) -> N
 
 def test_no_line_of_a_worker_looks_like_one_of_ours(told: list[str]) -> None:
     forged = "12:00:00.000 info    instance is ready"
-    tell_output("0.1", LogLine(f"a\n{forged}", "error", {}, f"Traceback\n{forged}"))
+    log_output("0.1", LogLine(f"a\n{forged}", "error", {}, f"Traceback\n{forged}"))
     assert told[0] == f"error   a worker=0.1\n    {forged}\n    Traceback\n    {forged}"
     assert json.loads(told[1])["exception"] == f"Traceback\n{forged}"
 
 
 def test_what_a_worker_logs_is_held_to_the_level_too(told: list[str], root: logging.Logger) -> None:
     root.setLevel(logging.ERROR)
-    tell_output("zygote", LogLine("preloaded"))
+    log_output("zygote", LogLine("preloaded"))
     assert told == []
-    tell_output("zygote", LogLine("not preloaded", "error"))
+    log_output("zygote", LogLine("not preloaded", "error"))
     assert told[0] == "error   not preloaded worker=zygote"

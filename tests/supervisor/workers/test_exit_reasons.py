@@ -23,28 +23,28 @@ def evidence(status: int, **known: Any) -> ExitEvidence:
     """Of a worker that was ready and died by itself, but for what is `known`."""
     name = f"exit {status}" if status >= 0 else signal.Signals(-status).name
     usual: dict[str, Any] = {
-        **{"was_ready": True, "retired": None, "condemned": None, "failure": "", "oom": False},
+        **{"was_ready": True, "retire_reason": None, "kill_reason": None, "failure": "", "oom": False},
         **known,
     }
     return ExitEvidence(status, name, **usual)
 
 
 def death(slot: int = 0, generation: int = 1, cause: Cause = Cause.SIGNAL) -> ExitRecord:
-    verdict = ExitReason(cause, "")
-    return ExitRecord(slot, generation, 7, 0.0, 2.0, 1.0, "SIGKILL", verdict, 0, (), ())
+    reason = ExitReason(cause, "")
+    return ExitRecord(slot, generation, 7, 0.0, 2.0, 1.0, "SIGKILL", reason, 0, (), ())
 
 
 @pytest.mark.parametrize(
-    "seen, verdict",
+    "seen, reason",
     [
         (evidence(3), ExitReason(Cause.EXIT_CODE, "exit 3")),
         (evidence(0), ExitReason(Cause.EXIT_CODE, "exit 0")),
         (evidence(-11), ExitReason(Cause.SIGNAL, "SIGSEGV")),
         (evidence(-9), ExitReason(Cause.SIGNAL, "SIGKILL")),
-        (evidence(-9, condemned=BLOCKED), BLOCKED),
-        (evidence(0, retired=REPLACED), REPLACED),
-        (evidence(-15, retired=REPLACED), REPLACED),
-        (evidence(-9, retired=REPLACED, condemned=REPLACED, was_ready=False), REPLACED),
+        (evidence(-9, kill_reason=BLOCKED), BLOCKED),
+        (evidence(0, retire_reason=REPLACED), REPLACED),
+        (evidence(-15, retire_reason=REPLACED), REPLACED),
+        (evidence(-9, retire_reason=REPLACED, kill_reason=REPLACED, was_ready=False), REPLACED),
         (
             evidence(78, was_ready=False, failure="app.py: no\nTraceback"),
             ExitReason(Cause.BOOT_FAILED, "app.py: no"),
@@ -52,27 +52,27 @@ def death(slot: int = 0, generation: int = 1, cause: Cause = Cause.SIGNAL) -> Ex
         (evidence(1, was_ready=False), ExitReason(Cause.BOOT_FAILED, "exit 1")),
     ],
 )
-def test_the_cause_is_what_explains_the_status(seen: ExitEvidence, verdict: ExitReason) -> None:
-    assert classify(seen) == verdict
+def test_the_cause_is_what_explains_the_status(seen: ExitEvidence, reason: ExitReason) -> None:
+    assert classify(seen) == reason
 
 
 def test_a_kill_that_nobody_of_us_sent_while_the_kernel_lacked_memory() -> None:
     assert classify(evidence(-9, oom=True)).cause is Cause.OOM
     assert classify(evidence(-9, oom=True, was_ready=False)).cause is Cause.OOM
-    assert classify(evidence(-9, oom=True, retired=REPLACED)).cause is Cause.OOM
-    assert classify(evidence(-9, oom=True, condemned=BLOCKED)) == BLOCKED
+    assert classify(evidence(-9, oom=True, retire_reason=REPLACED)).cause is Cause.OOM
+    assert classify(evidence(-9, oom=True, kill_reason=BLOCKED)) == BLOCKED
     assert classify(evidence(-11, oom=True)).cause is Cause.SIGNAL, "a tool was killed, and not the worker"
 
 
 def test_who_was_condemned_and_crashed_before_the_kill_has_crashed() -> None:
-    assert classify(evidence(-11, condemned=BLOCKED)) == ExitReason(Cause.SIGNAL, "SIGSEGV")
-    assert classify(evidence(2, condemned=BLOCKED)) == ExitReason(Cause.EXIT_CODE, "exit 2")
+    assert classify(evidence(-11, kill_reason=BLOCKED)) == ExitReason(Cause.SIGNAL, "SIGSEGV")
+    assert classify(evidence(2, kill_reason=BLOCKED)) == ExitReason(Cause.EXIT_CODE, "exit 2")
 
 
 def test_who_was_asked_and_fell_on_the_way_has_not_done_what_was_asked() -> None:
-    assert classify(evidence(-11, retired=REPLACED)) == ExitReason(Cause.SIGNAL, "SIGSEGV")
-    assert classify(evidence(1, retired=REPLACED)) == ExitReason(Cause.EXIT_CODE, "exit 1")
-    assert classify(evidence(-9, retired=REPLACED)) == ExitReason(Cause.SIGNAL, "SIGKILL")
+    assert classify(evidence(-11, retire_reason=REPLACED)) == ExitReason(Cause.SIGNAL, "SIGSEGV")
+    assert classify(evidence(1, retire_reason=REPLACED)) == ExitReason(Cause.EXIT_CODE, "exit 1")
+    assert classify(evidence(-9, retire_reason=REPLACED)) == ExitReason(Cause.SIGNAL, "SIGKILL")
 
 
 def test_a_signal_before_readiness_is_told_as_what_it_is() -> None:
@@ -85,30 +85,30 @@ def test_a_verdict_reads_as_cause_and_detail() -> None:
 
 
 def test_the_last_hundred_are_kept_and_all_are_counted() -> None:
-    deaths = ExitRecords()
+    records = ExitRecords()
     for generation in range(KEPT + 5):
-        deaths.note(death(slot=generation % 2, generation=generation))
-    deaths.note(death(cause=Cause.OOM))
-    assert len(deaths) == len(list(deaths)) == KEPT
-    assert next(iter(deaths)).generation == 6, "the oldest went first"
-    assert deaths.counts[Cause.SIGNAL] == KEPT + 5
-    assert deaths.counts[Cause.OOM] == 1
-    assert deaths.counts[Cause.ASKED] == 0
+        records.add(death(slot=generation % 2, generation=generation))
+    records.add(death(cause=Cause.OOM))
+    assert len(records) == len(list(records)) == KEPT
+    assert next(iter(records)).generation == 6, "the oldest went first"
+    assert records.counts[Cause.SIGNAL] == KEPT + 5
+    assert records.counts[Cause.OOM] == 1
+    assert records.counts[Cause.ASKED] == 0
 
 
 def test_the_last_death_of_a_slot() -> None:
-    deaths = ExitRecords()
+    records = ExitRecords()
     for slot, generation in ((0, 1), (1, 1), (0, 2)):
-        deaths.note(death(slot, generation))
-    last = deaths.last_of(0)
+        records.add(death(slot, generation))
+    last = records.last_of(0)
     assert last is not None
-    assert [deaths.failures(slot) for slot in range(3)] == [2, 1, 0]
+    assert [records.failures(slot) for slot in range(3)] == [2, 1, 0]
     assert (last.worker, last.generation) == ("0.2", 2)
-    assert deaths.last_of(2) is None
+    assert records.last_of(2) is None
 
 
 def test_a_death_that_was_wanted_is_no_failure_of_its_slot() -> None:
-    deaths = ExitRecords()
+    records = ExitRecords()
     for cause in (Cause.ASKED, Cause.MEMORY_LIMIT, Cause.TURN_LIMIT, Cause.STOP_TIMEOUT):
-        deaths.note(death(cause=cause))
-    assert deaths.failures(0) == 1
+        records.add(death(cause=cause))
+    assert records.failures(0) == 1

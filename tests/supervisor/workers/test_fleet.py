@@ -44,9 +44,9 @@ class World(RuleBasedStateMachine):
         self.told: set[int] = set()  # alive, and retired
         self.assigned: list[int | None] = []
         self.generations: list[int] = []
-        self.editions = count(2)
-        self.good = 1  # the last edition whose rollout ended well
-        self.mixed = False  # a way back failed: nobody promises one edition any more
+        self.revisions = count(2)
+        self.good = 1  # the last revision whose rollout ended well
+        self.mixed = False  # a way back failed: nobody promises one revision any more
         self.ever_ready = False
         self.rolling = False
         self.stopped = False
@@ -67,14 +67,14 @@ class World(RuleBasedStateMachine):
     # -- carrying out -----------------------------------------------------------------------
 
     def do(self, commands: Iterable[Command], dead: int | None = None) -> None:
-        """`dead`: the process that has just gone, which alone may take its slot's turns away."""
+        """`dead`: the process that has just exited, which alone may take its slot's turns away."""
         for command in commands:
             assert self.finished is None, "a command after the end"
             match command:
-                case Spawn(process, slot, generation, edition):
+                case Spawn(process, slot, generation, revision):
                     assert not self.stopped, "spawned after stop"
                     assert process not in self.spawned, "an id was used twice"
-                    assert edition == self.fleet.edition
+                    assert revision == self.fleet.revision
                     self.generations[slot] += 1
                     assert generation == self.generations[slot]
                     self.spawned[process] = command
@@ -106,9 +106,9 @@ class World(RuleBasedStateMachine):
                     if self.assigned[slot] is not None:
                         assert self.now - self.ready[process] >= SOAK, "it has not soaked"
                     self.assigned[slot] = process
-                case RolloutEnded(edition, failure):
-                    assert not failure or (dead is not None and self.spawned[dead].edition == edition)
-                    self.rollout_ended(edition, failure)
+                case RolloutEnded(revision, failure):
+                    assert not failure or (dead is not None and self.spawned[dead].revision == revision)
+                    self.rollout_ended(revision, failure)
                 case Finished(status):
                     assert not self.alive
                     assert self.fleet.next_due is None
@@ -117,21 +117,21 @@ class World(RuleBasedStateMachine):
     def is_watched(self, spawn: Spawn) -> None:
         """The second process of a rollout comes when the first one has been ready for long enough."""
         replaces = self.fleet.slots[spawn.slot].incoming == spawn.process and spawn.slot > 0
-        if replaces and self.rolling and spawn.edition != self.good and not self.excused:
+        if replaces and self.rolling and spawn.revision != self.good and not self.excused:
             canary = self.fleet.slots[0].current
             assert canary is not None
-            assert self.spawned[canary].edition == spawn.edition
+            assert self.spawned[canary].revision == spawn.revision
             assert self.now - self.ready[canary] >= CANARY
 
-    def rollout_ended(self, edition: int, failure: str) -> None:
+    def rollout_ended(self, revision: int, failure: str) -> None:
         assert self.rolling
         self.rolling = False
         if not failure:
-            self.good, self.mixed = edition, self.mixed and edition == self.good
-        elif edition == self.good:
-            self.mixed |= any(self.spawned[p].edition != edition for p in self.currents())
+            self.good, self.mixed = revision, self.mixed and revision == self.good
+        elif revision == self.good:
+            self.mixed |= any(self.spawned[p].revision != revision for p in self.currents())
         else:  # the way back is a rollout too, if there is anything to bring back
-            self.rolling = any(self.spawned[p].edition != self.good for p in self.currents())
+            self.rolling = any(self.spawned[p].revision != self.good for p in self.currents())
 
     def currents(self) -> list[int]:
         return [slot.current for slot in self.fleet.slots if slot.current is not None]
@@ -152,7 +152,7 @@ class World(RuleBasedStateMachine):
         self.told.discard(process)
         self.ready.pop(process, None)
         self.excused |= blamed
-        self.do(self.fleet.gone(process, status, self.now, chance, blamed=blamed), dead=process)
+        self.do(self.fleet.exited(process, status, self.now, chance, blamed=blamed), dead=process)
         assert self.finished == EX_CONFIG or not hopeless
         if self.finished is not None and not self.stopped:
             assert not self.ever_ready, "gave up although it had worked once"
@@ -228,11 +228,11 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.finished is None)
     @rule()
     def a_rollout_is_asked_for(self) -> None:
-        edition = next(self.editions)
+        revision = next(self.revisions)
         self.rolling = not self.stopped
         self.excused = False
-        self.do(self.fleet.roll(edition, self.now))
-        assert self.stopped or edition in (self.fleet.edition, self.good)
+        self.do(self.fleet.roll(revision, self.now))
+        assert self.stopped or revision in (self.fleet.revision, self.good)
 
     @precondition(lambda self: self.finished is None and self.alive)
     @rule(data=st.data())
@@ -330,20 +330,20 @@ class World(RuleBasedStateMachine):
             assert self.finished == EX_OK
 
     def comes_to_rest(self) -> None:
-        """Once nothing fails any more, each slot is served, by the edition that is known to be good."""
+        """Once nothing fails any more, each slot is served, by the revision that is known to be good."""
         self.all_goes_well_for_a_while()
         assert None not in self.assigned[: self.size]
         assert self.routed == self.size
-        assert self.fleet.edition == self.good
-        editions = {self.spawned[process].edition for process in self.alive - self.told}
-        assert self.mixed or editions == {self.good}
+        assert self.fleet.revision == self.good
+        revisions = {self.spawned[process].revision for process in self.alive - self.told}
+        assert self.mixed or revisions == {self.good}
 
 
 # -- examples ------------------------------------------------------------------------------------
 
 
 def serving(size: int) -> Fleet:
-    """A fleet at rest at time 1: process i + 1 serves slot i, of edition 1."""
+    """A fleet at rest at time 1: process i + 1 serves slot i, of revision 1."""
     fleet = Fleet(size, DEADLINE, SOAK)
     fleet.start(0.0)
     fleet.ready(1, 1.0)
@@ -353,7 +353,7 @@ def serving(size: int) -> Fleet:
 
 
 def half_way(fleet: Fleet) -> None:
-    """Bring two slots at rest to edition 2 until time 20, when slot 1 has its new process started."""
+    """Bring two slots at rest to revision 2 until time 20, when slot 1 has its new process started."""
     fleet.roll(2, 9.0)
     assert fleet.rolling_out
     fleet.ready(3, 10.0)
@@ -373,13 +373,13 @@ def test_one_slot_starts_first_and_the_others_when_it_is_ready() -> None:
 def test_an_app_that_cannot_be_configured_is_not_tried_again() -> None:
     fleet = Fleet(2, DEADLINE, SOAK)
     fleet.start(0.0)
-    assert fleet.gone(1, EX_CONFIG, 1.0, 0.0) == [Assign(0, None), Finished(EX_CONFIG)]
+    assert fleet.exited(1, EX_CONFIG, 1.0, 0.0) == [Assign(0, None), Finished(EX_CONFIG)]
 
 
 def test_a_first_start_that_fails_is_tried_again_until_the_deadline() -> None:
     fleet, now, process = Fleet(1, DEADLINE, SOAK), 0.0, 1
     fleet.start(now)
-    while (commands := fleet.gone(process, 1, now, 0.0)) == [Assign(0, None)]:
+    while (commands := fleet.exited(process, 1, now, 0.0)) == [Assign(0, None)]:
         assert fleet.next_due is not None
         now, process = fleet.next_due, process + 1
         assert fleet.tick(now) == [Spawn(process, 0, process, 1)]
@@ -390,10 +390,10 @@ def test_a_first_start_that_fails_is_tried_again_until_the_deadline() -> None:
 def test_a_start_that_would_come_at_the_deadline_is_too_late() -> None:
     fleet = Fleet(1, 10.0, SOAK)
     fleet.start(0.0)
-    assert fleet.gone(1, 1, 9.75, 0.0) == [Assign(0, None), Finished(EX_TEMPFAIL)]
+    assert fleet.exited(1, 1, 9.75, 0.0) == [Assign(0, None), Finished(EX_TEMPFAIL)]
     fleet = Fleet(1, 10.0, SOAK)
     fleet.start(0.0)
-    assert fleet.gone(1, 1, 9.74, 0.0) == [Assign(0, None)]
+    assert fleet.exited(1, 1, 9.74, 0.0) == [Assign(0, None)]
 
 
 def test_after_having_worked_once_it_never_gives_up() -> None:
@@ -401,7 +401,7 @@ def test_after_having_worked_once_it_never_gives_up() -> None:
     now, lives = 2.0, {0: 1, 1: 2}
     while now < 100_000.0:
         for slot in sorted(lives):
-            commands = fleet.gone(lives.pop(slot), EX_CONFIG, now, 0.0)
+            commands = fleet.exited(lives.pop(slot), EX_CONFIG, now, 0.0)
             assert commands[0] == Assign(slot, None)
         assert fleet.serving() == 0
         assert fleet.next_due is not None
@@ -412,13 +412,13 @@ def test_after_having_worked_once_it_never_gives_up() -> None:
 
 def test_a_process_that_dies_after_a_healthy_minute_is_replaced_at_once() -> None:
     fleet = serving(2)
-    assert fleet.gone(1, -9, 61.0, 0.0) == [Assign(0, None), Spawn(3, 0, 2, 1)]
+    assert fleet.exited(1, -9, 61.0, 0.0) == [Assign(0, None), Spawn(3, 0, 2, 1)]
     assert fleet.ready(3, 62.0) == [Assign(0, 3)]
 
 
 def test_a_process_that_dies_young_is_replaced_after_a_delay() -> None:
     fleet = serving(2)
-    assert fleet.gone(1, -9, 60.9, 0.0) == [Assign(0, None)]
+    assert fleet.exited(1, -9, 60.9, 0.0) == [Assign(0, None)]
     assert fleet.next_due == pytest.approx(61.15)
     assert fleet.tick(61.1) == []
     assert fleet.tick(61.15) == [Spawn(3, 0, 2, 1)]
@@ -431,27 +431,27 @@ def test_a_rollout_replaces_one_slot_at_a_time_and_the_new_soaks_before_the_old_
     assert fleet.next_due == 13.0
     assert fleet.tick(12.9) == []
     assert fleet.tick(13.0) == [Assign(0, 3), Retire(1, "replaced")]
-    assert fleet.gone(1, 0, 14.0, 0.0) == []
+    assert fleet.exited(1, 0, 14.0, 0.0) == []
     assert fleet.next_due == 11.0 + CANARY, "the first one is watched for longer"
     assert fleet.tick(21.0) == [Spawn(4, 1, 2, 2)]
     assert fleet.ready(4, 22.0) == []
     assert fleet.tick(24.0) == [Assign(1, 4), Retire(2, "replaced"), RolloutEnded(2, "")]
-    assert fleet.gone(2, 0, 25.0, 0.0) == []
+    assert fleet.exited(2, 0, 25.0, 0.0) == []
 
 
 def test_a_replacement_that_does_not_start_leaves_the_old_one_serving() -> None:
     fleet = serving(2)
     fleet.roll(2, 10.0)
     failure = "the new process of slot 0 ended with status 78"
-    assert fleet.gone(3, EX_CONFIG, 11.0, 0.0) == [RolloutEnded(2, failure)]
-    assert (fleet.edition, fleet.rolling, fleet.serving()) == (1, False, 2)
+    assert fleet.exited(3, EX_CONFIG, 11.0, 0.0) == [RolloutEnded(2, failure)]
+    assert (fleet.revision, fleet.rolling, fleet.serving()) == (1, False, 2)
 
 
 def test_a_replacement_that_dies_while_it_soaks_has_failed() -> None:
     fleet = serving(1)
     fleet.roll(2, 10.0)
     fleet.ready(2, 11.0)
-    assert fleet.gone(2, 0, 12.0, 0.0) == [RolloutEnded(2, "the new process of slot 0 ended with status 0")]
+    assert fleet.exited(2, 0, 12.0, 0.0) == [RolloutEnded(2, "the new process of slot 0 ended with status 0")]
     assert fleet.next_due is None
     assert fleet.serving() == 1
 
@@ -459,7 +459,7 @@ def test_a_replacement_that_dies_while_it_soaks_has_failed() -> None:
 def test_a_rollout_that_fails_half_way_takes_back_what_it_has_replaced() -> None:
     fleet = serving(2)
     half_way(fleet)
-    assert fleet.gone(4, 1, 21.0, 0.0) == [
+    assert fleet.exited(4, 1, 21.0, 0.0) == [
         RolloutEnded(2, "the new process of slot 1 ended with status 1"),
         Spawn(5, 0, 3, 1),
     ]
@@ -473,18 +473,18 @@ def test_a_rollout_that_fails_goes_back_to_what_the_one_before_it_has_brought() 
     fleet.ready(4, 20.0)
     assert fleet.tick(22.0)[-1] == RolloutEnded(2, "")
     fleet.roll(3, 30.0)
-    fleet.gone(5, 1, 31.0, 0.0)
-    assert (fleet.edition, fleet.rolling, fleet.serving()) == (2, False, 2)
+    fleet.exited(5, 1, 31.0, 0.0)
+    assert (fleet.revision, fleet.rolling, fleet.serving()) == (2, False, 2)
 
 
 def test_a_way_back_that_fails_too_is_told_and_leaves_things_as_they_are() -> None:
     fleet = serving(2)
     half_way(fleet)
-    fleet.gone(4, 1, 21.0, 0.0)
-    assert fleet.gone(5, 1, 22.0, 0.0) == [
+    fleet.exited(4, 1, 21.0, 0.0)
+    assert fleet.exited(5, 1, 22.0, 0.0) == [
         RolloutEnded(1, "the new process of slot 0 ended with status 1", asked=False)
     ]
-    assert (fleet.edition, fleet.serving(), fleet.rolling) == (1, 2, False)
+    assert (fleet.revision, fleet.serving(), fleet.rolling) == (1, 2, False)
 
 
 def test_a_rollout_asked_for_during_another_starts_over_with_the_newer_edition() -> None:
@@ -499,20 +499,20 @@ def test_the_failure_of_an_edition_that_is_not_wanted_any_more_does_not_end_the_
     fleet = serving(1)
     fleet.roll(2, 10.0)
     fleet.roll(3, 11.0)
-    assert fleet.gone(2, 1, 12.0, 0.0) == [Spawn(3, 0, 3, 3)]
+    assert fleet.exited(2, 1, 12.0, 0.0) == [Spawn(3, 0, 3, 3)]
 
 
 def test_when_the_old_one_dies_the_new_one_need_not_soak() -> None:
     fleet = serving(1)
     fleet.roll(2, 10.0)
     fleet.ready(2, 11.0)
-    assert fleet.gone(1, -9, 12.0, 0.0) == [Assign(0, None), Assign(0, 2)]
+    assert fleet.exited(1, -9, 12.0, 0.0) == [Assign(0, None), Assign(0, 2)]
 
 
 def test_when_the_old_one_dies_before_the_new_one_is_ready_the_new_one_takes_over_when_it_is() -> None:
     fleet = serving(1)
     fleet.roll(2, 10.0)
-    assert fleet.gone(1, -9, 12.0, 0.0) == [Assign(0, None)]
+    assert fleet.exited(1, -9, 12.0, 0.0) == [Assign(0, None)]
     assert fleet.next_due is None
     assert fleet.ready(2, 13.0) == [Assign(0, 2)]
     assert fleet.tick(13.0 + CANARY) == [RolloutEnded(2, "")]
@@ -521,16 +521,16 @@ def test_when_the_old_one_dies_before_the_new_one_is_ready_the_new_one_takes_ove
 def test_when_both_die_in_a_rollout_the_slot_goes_on_with_the_good_edition() -> None:
     fleet = serving(1)
     fleet.roll(2, 10.0)
-    fleet.gone(1, -9, 12.0, 0.0)
+    fleet.exited(1, -9, 12.0, 0.0)
     failure = "the new process of slot 0 ended with status 1"
-    assert fleet.gone(2, 1, 13.0, 0.0) == [RolloutEnded(2, failure)]
+    assert fleet.exited(2, 1, 13.0, 0.0) == [RolloutEnded(2, failure)]
     assert fleet.next_due == 13.5, "the second short life in a row"
     assert fleet.tick(13.5) == [Spawn(3, 0, 3, 1)]
 
 
 def test_a_slot_that_waits_to_start_tries_the_new_edition_at_once() -> None:
     fleet = serving(2)
-    fleet.gone(1, 1, 2.0, 0.0)
+    fleet.exited(1, 1, 2.0, 0.0)
     assert fleet.next_due == 2.25
     assert fleet.roll(2, 2.1) == [Spawn(3, 0, 2, 2)]
     assert fleet.ready(3, 3.0) == [Assign(0, 3)]
@@ -539,10 +539,10 @@ def test_a_slot_that_waits_to_start_tries_the_new_edition_at_once() -> None:
 
 def test_an_edition_that_fails_in_a_slot_without_a_process_is_taken_back() -> None:
     fleet = serving(2)
-    fleet.gone(1, 1, 2.0, 0.0)
+    fleet.exited(1, 1, 2.0, 0.0)
     fleet.roll(2, 2.1)
     failure = "the new process of slot 0 ended with status 1"
-    assert fleet.gone(3, 1, 3.0, 0.0) == [Assign(0, None), RolloutEnded(2, failure)]
+    assert fleet.exited(3, 1, 3.0, 0.0) == [Assign(0, None), RolloutEnded(2, failure)]
     assert fleet.tick(3.5) == [Spawn(4, 0, 3, 1)]
 
 
@@ -552,8 +552,8 @@ def test_an_edition_that_dies_after_its_soak_is_taken_back() -> None:
     fleet.ready(3, 11.0)
     fleet.tick(13.0)
     failure = "the new process of slot 0 ended with status -11"
-    assert fleet.gone(3, -11, 16.0, 0.0) == [Assign(0, None), RolloutEnded(2, failure)]
-    assert (fleet.edition, fleet.serving(), fleet.rolling) == (1, 1, False)
+    assert fleet.exited(3, -11, 16.0, 0.0) == [Assign(0, None), RolloutEnded(2, failure)]
+    assert (fleet.revision, fleet.serving(), fleet.rolling) == (1, 1, False)
     assert fleet.tick(16.25) == [Spawn(4, 0, 3, 1)]
 
 
@@ -561,7 +561,7 @@ def test_when_the_first_dies_late_the_replacement_of_the_next_is_not_needed_any_
     fleet = serving(2)
     half_way(fleet)
     failure = "the new process of slot 0 ended with status -11"
-    assert fleet.gone(3, -11, 20.5, 0.0) == [
+    assert fleet.exited(3, -11, 20.5, 0.0) == [
         Assign(0, None),
         RolloutEnded(2, failure),
         Retire(4, "rolled back"),
@@ -572,9 +572,9 @@ def test_when_the_first_dies_late_the_replacement_of_the_next_is_not_needed_any_
 def test_when_the_old_one_and_the_first_of_the_new_are_gone_the_slot_goes_back_at_once() -> None:
     fleet = serving(2)
     half_way(fleet)
-    assert fleet.gone(2, -9, 20.25, 0.0) == [Assign(1, None)]
+    assert fleet.exited(2, -9, 20.25, 0.0) == [Assign(1, None)]
     failure = "the new process of slot 0 ended with status -11"
-    assert fleet.gone(3, -11, 20.5, 0.0) == [
+    assert fleet.exited(3, -11, 20.5, 0.0) == [
         Assign(0, None),
         RolloutEnded(2, failure),
         Retire(4, "rolled back"),
@@ -587,7 +587,7 @@ def test_a_turn_that_kills_the_first_of_the_new_is_not_the_editions_fault() -> N
     fleet.roll(2, 10.0)
     fleet.ready(3, 11.0)
     fleet.tick(13.0)
-    assert fleet.gone(3, -11, 16.0, 0.0, blamed=True) == [Assign(0, None), Spawn(4, 0, 3, 2)]
+    assert fleet.exited(3, -11, 16.0, 0.0, blamed=True) == [Assign(0, None), Spawn(4, 0, 3, 2)]
     assert fleet.ready(4, 17.0) == [Assign(0, 4)], "and the next one there is watched in its place"
     assert fleet.next_due == 17.0 + CANARY
     assert fleet.tick(17.0 + CANARY) == [Spawn(5, 1, 2, 2)]
@@ -598,15 +598,15 @@ def test_a_rollout_of_one_slot_is_not_done_while_that_is_down() -> None:
     fleet.roll(2, 10.0)
     fleet.ready(2, 11.0)
     fleet.tick(13.0)
-    assert fleet.gone(2, -11, 16.0, 0.0, blamed=True) == [Assign(0, None), Spawn(3, 0, 3, 2)]
+    assert fleet.exited(2, -11, 16.0, 0.0, blamed=True) == [Assign(0, None), Spawn(3, 0, 3, 2)]
     failure = "the new process of slot 0 ended with status 1"
-    assert fleet.gone(3, 1, 17.0, 0.0) == [Assign(0, None), RolloutEnded(2, failure)]
+    assert fleet.exited(3, 1, 17.0, 0.0) == [Assign(0, None), RolloutEnded(2, failure)]
 
 
 def test_the_deaths_that_a_turn_is_blamed_for_never_open_the_breaker() -> None:
     fleet, process = serving(1), 1
     for _ in range(20):
-        assert fleet.gone(process, -11, 2.0, 0.0, blamed=True)[0] == Assign(0, None)
+        assert fleet.exited(process, -11, 2.0, 0.0, blamed=True)[0] == Assign(0, None)
         process += 1
         fleet.ready(process, 2.0)
     assert not fleet.slots[0].history.breaker_open
@@ -616,7 +616,7 @@ def test_a_reload_before_the_first_start_has_worked_is_a_second_chance() -> None
     fleet = Fleet(1, DEADLINE, SOAK)
     fleet.start(0.0)
     assert fleet.roll(2, 1.0) == [Spawn(2, 0, 2, 2)]
-    assert fleet.gone(1, EX_CONFIG, 2.0, 0.0) == [Assign(0, None)]
+    assert fleet.exited(1, EX_CONFIG, 2.0, 0.0) == [Assign(0, None)]
     assert fleet.ready(2, 3.0) == [Assign(0, 2)]
     assert fleet.tick(3.0 + CANARY) == [RolloutEnded(2, "")]
 
@@ -639,7 +639,7 @@ def test_a_process_that_was_to_be_replaced_and_dies_before_is_only_restarted() -
     fleet = serving(2)
     fleet.replace(1, 9.0)
     fleet.replace(2, 9.0)
-    assert fleet.gone(2, -9, 10.0, 0.0) == [Assign(1, None)]
+    assert fleet.exited(2, -9, 10.0, 0.0) == [Assign(1, None)]
     fleet.ready(3, 10.0)
     assert RolloutEnded(1, "", asked=False) in fleet.tick(12.0)
 
@@ -656,7 +656,7 @@ def test_a_slot_whose_first_process_is_replaced_before_it_was_ready_gets_its_ses
     fleet = serving(1)
     assert fleet.scale(2, 10.0) == [Spawn(2, 1, 1, 1)]
     fleet.replace(2, 11.0)
-    fleet.gone(2, 1, 12.0, 0.0)
+    fleet.exited(2, 1, 12.0, 0.0)
     assert fleet.ready(3, 13.0) == [Assign(1, 3), Resize(2), RolloutEnded(1, "", asked=False)]
 
 
@@ -671,7 +671,7 @@ def test_slots_that_are_taken_away_give_their_sessions_up_first() -> None:
         Retire(3, why),
     ]
     assert fleet.scale(2, 11.0) == [Spawn(4, 1, 2, 1)], "its generation goes on"
-    assert fleet.gone(2, 0, 12.0, 0.0) == []
+    assert fleet.exited(2, 0, 12.0, 0.0) == []
     assert fleet.ready(4, 13.0) == [Assign(1, 4), Resize(2)]
 
 
@@ -699,10 +699,10 @@ def test_slots_that_are_added_before_the_first_start_has_worked_wait_for_it() ->
 def test_a_slot_that_rests_is_started_when_its_deaths_are_forgiven() -> None:
     fleet, now, process = serving(1), 1.0, 1
     while not fleet.slots[0].history.breaker_open:
-        fleet.gone(process, 1, now, 0.0)
+        fleet.exited(process, 1, now, 0.0)
         process += 1
         fleet.tick(now := fleet.next_due or now)
-    fleet.gone(process, 1, now, 0.0)
+    fleet.exited(process, 1, now, 0.0)
     assert fleet.reset(0, now) == [Spawn(process + 1, 0, process + 1, 1)]
     assert not fleet.slots[0].history.breaker_open
     assert fleet.reset(0, now) == []
@@ -713,10 +713,10 @@ def test_stop_retires_all_and_ends_with_the_last_of_them() -> None:
     fleet.roll(2, 10.0)
     assert fleet.stop("over") == [Retire(1, "over"), Retire(3, "over"), Retire(2, "over")]
     assert fleet.roll(3, 11.0) == fleet.replace(1, 11.0) == fleet.scale(3, 11.0) == fleet.stop("again") == []
-    assert fleet.gone(2, 0, 12.0, 0.0) == []
+    assert fleet.exited(2, 0, 12.0, 0.0) == []
     assert fleet.ready(3, 12.0) == []
-    assert fleet.gone(3, EX_CONFIG, 12.0, 0.0) == []
-    assert fleet.gone(1, -9, 13.0, 0.0) == [Finished(EX_OK)]
+    assert fleet.exited(3, EX_CONFIG, 12.0, 0.0) == []
+    assert fleet.exited(1, -9, 13.0, 0.0) == [Finished(EX_OK)]
 
 
 def test_stop_before_anything_was_ready_starts_nothing_more() -> None:
@@ -724,13 +724,13 @@ def test_stop_before_anything_was_ready_starts_nothing_more() -> None:
     fleet.start(0.0)
     assert fleet.stop("over") == [Retire(1, "over")]
     assert fleet.ready(1, 1.0) == []
-    assert fleet.gone(1, 0, 2.0, 0.0) == [Finished(EX_OK)]
+    assert fleet.exited(1, 0, 2.0, 0.0) == [Finished(EX_OK)]
 
 
 def test_stop_while_nothing_lives_ends_at_once() -> None:
     fleet = Fleet(1, DEADLINE, SOAK)
     fleet.start(0.0)
-    fleet.gone(1, 1, 1.0, 0.0)
+    fleet.exited(1, 1, 1.0, 0.0)
     assert fleet.next_due is not None
     assert fleet.stop("over") == [Finished(EX_OK)]
     assert fleet.next_due is None
@@ -739,7 +739,7 @@ def test_stop_while_nothing_lives_ends_at_once() -> None:
 def test_what_has_given_up_is_not_ended_again_by_a_stop() -> None:
     fleet = Fleet(1, DEADLINE, SOAK)
     fleet.start(0.0)
-    fleet.gone(1, EX_CONFIG, 1.0, 0.0)
+    fleet.exited(1, EX_CONFIG, 1.0, 0.0)
     assert fleet.stop("over") == []
 
 
@@ -766,5 +766,5 @@ def test_a_replacement_that_fails_while_it_soaks_never_gets_the_slot() -> None:
     fleet.unready(2)
     assert fleet.next_due is None
     assert fleet.tick(3.0 + SOAK) == []
-    assert RolloutEnded(2, "the new process of slot 0 ended with status -9") in fleet.gone(2, -9, 9.0, 0.0)
+    assert RolloutEnded(2, "the new process of slot 0 ended with status -9") in fleet.exited(2, -9, 9.0, 0.0)
     assert fleet.slots[0].current == 1

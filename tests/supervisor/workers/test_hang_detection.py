@@ -10,11 +10,11 @@ from agentscope_supervisor.workers.hang_detection import (
     GRACE,
     SPENT_ENOUGH,
     SUSPECT_AFTER,
-    Body,
     Command,
     Counters,
     HangDetector,
     Kind,
+    ProcessSample,
     Recovered,
     RequestKill,
     Suspect,
@@ -23,14 +23,18 @@ from agentscope_supervisor.workers.hang_detection import (
 
 EVERY = 0.5  # seconds between two looks
 TIMEOUT = 30.0
-SLEEPING, RUNNING, STARVED = Body("S", 0.0), Body("R", 1.0), Body("R", 0.1, SPENT_ENOUGH - 0.1)
+SLEEPING, RUNNING, STARVED = (
+    ProcessSample("S", 0.0),
+    ProcessSample("R", 1.0),
+    ProcessSample("R", 0.1, SPENT_ENOUGH - 0.1),
+)
 
 
 @dataclass
 class Worker:
     """What the page and the kernel would say of one worker."""
 
-    body: Body = SLEEPING
+    sample: ProcessSample = SLEEPING
     loop_turns: bool = True
     thread_turns: bool = True
     counters: Counters = field(default_factory=lambda: Counters(0, 0))
@@ -45,7 +49,7 @@ class Ward:
     """Workers under watch, and what came of it: (time, command)."""
 
     workers: dict[int, Worker]
-    vitals: HangDetector = field(default_factory=lambda: HangDetector(TIMEOUT))
+    detector: HangDetector = field(default_factory=lambda: HangDetector(TIMEOUT))
     now: float = 0.0
     told: list[tuple[float, Command | Recovered]] = field(default_factory=list)
 
@@ -54,9 +58,9 @@ class Ward:
         for worker in self.workers.values():
             worker.tick()
         pages = {number: worker.counters for number, worker in self.workers.items()}
-        recovered, late = self.vitals.look(pages, self.now, EVERY)
-        bodies = {number: self.workers[number].body for number in late}
-        self.told += [(self.now, event) for event in [*recovered, *self.vitals.judge(bodies, self.now)]]
+        recovered, late = self.detector.look(pages, self.now, EVERY)
+        samples = {number: self.workers[number].sample for number in late}
+        self.told += [(self.now, event) for event in [*recovered, *self.detector.judge(samples, self.now)]]
 
     def pass_time(self, seconds: float) -> None:
         for _ in range(int(seconds / EVERY)):
@@ -77,23 +81,23 @@ def test_a_healthy_hour_is_quiet(ward: Ward) -> None:
 
 
 @pytest.mark.parametrize(
-    "thread_turns, body, kind",
+    "thread_turns, sample, kind",
     [
         (True, SLEEPING, Kind.BLOCKING_CALL),
         (True, RUNNING, Kind.PYTHON_LOOP),
         (False, RUNNING, Kind.LOCK_HELD),
-        (False, Body("R", 0.1, SPENT_ENOUGH), Kind.LOCK_HELD),
-        (False, Body("T", 0.0), Kind.STOPPED),
-        (True, Body("t", 0.0), Kind.STOPPED),
+        (False, ProcessSample("R", 0.1, SPENT_ENOUGH), Kind.LOCK_HELD),
+        (False, ProcessSample("T", 0.0), Kind.STOPPED),
+        (True, ProcessSample("t", 0.0), Kind.STOPPED),
         (False, SLEEPING, Kind.DEADLOCK),
     ],
 )
 def test_a_loop_that_stands_is_suspected_once_then_condemned(
-    ward: Ward, thread_turns: bool, body: Body, kind: Kind
+    ward: Ward, thread_turns: bool, sample: ProcessSample, kind: Kind
 ) -> None:
     ward.pass_time(10)
     worker = ward.workers[1]
-    worker.loop_turns, worker.thread_turns, worker.body = False, thread_turns, body
+    worker.loop_turns, worker.thread_turns, worker.sample = False, thread_turns, sample
     stood_since = ward.now
     ward.pass_time(TIMEOUT)
     (suspected_at, suspect), (condemned_at, condemn) = ward.told
@@ -105,7 +109,7 @@ def test_a_loop_that_stands_is_suspected_once_then_condemned(
 
 def test_a_disk_is_given_twice_the_time(ward: Ward) -> None:
     ward.pass_time(1)
-    ward.workers[1] = Worker(Body("D", 0.0), False, False, ward.workers[1].counters)
+    ward.workers[1] = Worker(ProcessSample("D", 0.0), False, False, ward.workers[1].counters)
     ward.pass_time(2 * TIMEOUT - EVERY)
     assert ward.kinds() == [Suspect]
     ward.pass_time(EVERY)
@@ -186,9 +190,9 @@ def test_who_is_gone_is_forgotten(ward: Ward) -> None:
 @pytest.mark.fault("F59")
 def test_garbage_on_a_page_is_a_counter_that_changes_or_does_not(ward: Ward) -> None:
     pages: list[Callable[[int], Counters]] = [lambda i: Counters(2**64 - 1 - i, 0), lambda _: Counters(0, 0)]
-    vitals, late = HangDetector(TIMEOUT), []
+    detector, late = HangDetector(TIMEOUT), []
     for look in range(20):
-        _, late = vitals.look({n: page(look) for n, page in enumerate(pages)}, look * EVERY, EVERY)
+        _, late = detector.look({n: page(look) for n, page in enumerate(pages)}, look * EVERY, EVERY)
     assert late == [1]
 
 
@@ -196,4 +200,4 @@ def test_every_state_of_ps_has_a_diagnosis() -> None:
     for state in "RSDTtZXIWPK?":
         for thread_old in (True, False):
             for cpu in (0.0, 1.0):
-                assert diagnose(thread_old, Body(state, cpu)) in Kind
+                assert diagnose(thread_old, ProcessSample(state, cpu)) in Kind

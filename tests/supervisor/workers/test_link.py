@@ -38,11 +38,11 @@ def connected() -> tuple[WorkerLink, Socket]:
     return link, socket
 
 
-def hand(link: WorkerLink, *numbers: int) -> None:
+def dispatch(link: WorkerLink, *numbers: int) -> None:
     for number in numbers:
         name = f"r{number}"
         turn = Turn(number, name, "s", 0, 2, "", 0.0)
-        link.hand(
+        link.dispatch(
             turn,
             TurnRequest("s", StreamKind.EVENTS, None, b"{}", "", {}),
             Answer(name, StreamKind.EVENTS, 0.0),
@@ -51,7 +51,7 @@ def hand(link: WorkerLink, *numbers: int) -> None:
 
 async def test_few_turns_leave_in_one_write_when_the_loop_has_turned() -> None:
     link, socket = connected()
-    hand(link, 1, 2, 3)
+    dispatch(link, 1, 2, 3)
     assert socket.writes == []
     await asyncio.sleep(0)
     assert socket.writes == [["r1", "r2", "r3"]]
@@ -59,7 +59,7 @@ async def test_few_turns_leave_in_one_write_when_the_loop_has_turned() -> None:
 
 async def test_of_many_turns_the_first_leave_before_the_last_are_read() -> None:
     link, socket = connected()
-    hand(link, *range(2 * AT_ONCE + 1))
+    dispatch(link, *range(2 * AT_ONCE + 1))
     assert [len(turns) for turns in socket.writes] == [AT_ONCE, AT_ONCE]
     await asyncio.sleep(0)
     sent = [name for turns in socket.writes for name in turns]
