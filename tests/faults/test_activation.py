@@ -106,9 +106,9 @@ def test_the_socket_named_http_is_served(
 @pytest.mark.parametrize(
     "kind, expected",
     [
-        ("two", "2 sockets were passed on, and 0 of them are named 'http'"),
-        ("udp", "neither TCP nor a Unix stream, but AF_INET, SOCK_DGRAM"),
-        ("not listening", "does not listen (Accept=no is needed)"),
+        ("two", "2 sockets were passed, and 0 of them are named 'http'"),
+        ("udp", "is AF_INET, SOCK_DGRAM; a TCP or Unix stream socket is required"),
+        ("not listening", "does not listen (Accept=no is required)"),
     ],
 )
 def test_unusable_sockets_are_refused(

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from agentscope_supervisor.system.sdnotify import LOOK_EVERY, MAX_STATUS, Notifier
+from agentscope_supervisor.system.sdnotify import CHECK_EVERY, MAX_STATUS, Notifier
 from tests.harness.client import Stream, invoke, new_session, texts
 from tests.harness.instance import Instance
 from tests.harness.waiting import eventually, wait_until
@@ -163,7 +163,7 @@ async def test_f84_the_instance_runs_without_a_manager(
     await eventually(lambda: "rollout done" in instance.log, 20, "the reload is done")
     assert await texts(instance.port, new_session(), "still") == ["still"]
     assert instance.stop() == 0
-    assert instance.log.count("the service manager cannot be told") == 1, "once is enough"
+    assert instance.log.count("service manager cannot be notified") == 1, "once is enough"
 
 
 # -- the notifier alone ----------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ async def test_the_watchdog_of_another_process_is_not_notified(manager: Manager)
     variables = {"NOTIFY_SOCKET": manager.variable, "WATCHDOG_USEC": "30000"}
     for pid, beats in (("7", True), ("8", False)):
         notifier = Notifier({**variables, "WATCHDOG_PID": pid}, 7, lambda: str(time.monotonic()))
-        await asyncio.sleep(0.2 if beats else 1.5 * LOOK_EVERY)  # at least one check
+        await asyncio.sleep(0.2 if beats else 1.5 * CHECK_EVERY)  # at least one check
         assert any("WATCHDOG" in message for message in manager.messages) is beats
         assert manager.messages
         manager.messages.clear()
@@ -231,5 +231,5 @@ async def test_other_signals_have_no_effect(start_instance: Start) -> None:
     instance = start_instance(workers=1)
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
         instance.signal(number)
-    await eventually(lambda: instance.log.count("signal without a meaning here") == 2, 5, "two are told")
+    await eventually(lambda: instance.log.count("signal ignored") == 2, 5, "two are told")
     assert (await invoke(instance.port, new_session(), "on it goes")).status == 200

@@ -383,7 +383,7 @@ class World(RuleBasedStateMachine):
     def births_take_their_time(self, births: str) -> None:
         self.machine.births = births
         if births == "at once":
-            for process in sorted(self.machine.orders):
+            for process in sorted(self.machine.requests):
                 self.machine.do(lambda process=process: self.machine.bear(process))
 
     @precondition(lambda self: not self.over)

@@ -16,7 +16,7 @@ from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.request import Refused, invalid
 from agentscope_supervisor.processes.launcher import ZYGOTE
 from agentscope_supervisor.system.instance_dir import Address
-from agentscope_supervisor.system.process_memory import Held, ProcessMemory
+from agentscope_supervisor.system.process_memory import MemoryByPid, ProcessMemory
 from agentscope_supervisor.turns.ledger import Ledger
 from agentscope_supervisor.turns.session_table import SessionTable
 from agentscope_supervisor.workers import stacks
@@ -89,7 +89,7 @@ class Handlers:
 
     async def status(self) -> dict[str, Any]:
         """Return everything that is known of the instance, its slots and its workers."""
-        held = await self._memory.look()
+        held = await self._memory.measure()
         health, unready = self._actions.health(), self._actions.unready()
         outlook = self._actions.outlook()
         deaths = self._pool.exit_records
@@ -136,7 +136,7 @@ class Handlers:
             else None,
         }
 
-    def _worker(self, process: Process, held: Held) -> dict[str, Any]:
+    def _worker(self, process: Process, held: MemoryByPid) -> dict[str, Any]:
         pid = process.child.pid if process.child is not None else None
         return {
             "worker": process.label,
@@ -209,7 +209,7 @@ def _names(process: Process) -> Iterator[str]:
     yield str(process.slot)
 
 
-def _megabytes(pid: int | None, held: Held) -> float | None:
+def _megabytes(pid: int | None, held: MemoryByPid) -> float | None:
     """Return the memory of a process in MB; None until it has been measured."""
     return round(held[pid], 1) if pid is not None and pid in held else None
 

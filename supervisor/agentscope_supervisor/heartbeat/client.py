@@ -20,7 +20,7 @@ from yarl import URL
 
 from agentscope_protocol.config.settings import PlatformSettings
 from agentscope_supervisor import __version__
-from agentscope_supervisor.system.blocking_calls import AllTaken, BlockingCalls
+from agentscope_supervisor.system.blocking_calls import BlockingCalls, NoThreadAvailable
 
 MAX_BODY: Final = 64 * 1024  # bytes of an answer; a valid one has about a hundred
 MAX_LOOKUPS: Final = 2  # concurrent DNS lookups; aiohttp shares one lookup among requests for the same host
@@ -63,7 +63,7 @@ class _Lookups(AbstractResolver):
             found = await self._threads.run(
                 partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
             )
-        except AllTaken:
+        except NoThreadAvailable:
             raise OSError(None, "earlier DNS lookups have not returned") from None
         numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
         return [

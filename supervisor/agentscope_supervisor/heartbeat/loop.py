@@ -29,7 +29,7 @@ from agentscope_supervisor.heartbeat.decisions import (
     PlatformSignal,
     read,
 )
-from agentscope_supervisor.system.process_memory import LOOK_WITHIN, ProcessMemory
+from agentscope_supervisor.system.process_memory import MEASURE_TIMEOUT, ProcessMemory
 from agentscope_supervisor.workers.revisions import ReloadRefused, Rolling, Unchanged
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class Heartbeat:
 
     async def _beat(self, within: float) -> None:
         began = self._loop.time()
-        held = await self._memory.look(min(LOOK_WITHIN, within / 2))
+        held = await self._memory.measure(min(MEASURE_TIMEOUT, within / 2))
         self._memory_mb = round(sum(held.values()))
         left = within - (self._loop.time() - began)
         await self._client.beat(self._body(), left)

@@ -1,4 +1,5 @@
-"""The operating system, files and logs: everything that is Linux, a path, a thread or a log record.
+"""Operating system, files and logs: everything that depends on Linux, paths, threads or log records.
 
-Knows no turn and no worker. Read `kernel` first: what only Linux has stands behind it, with a portable form.
+Nothing here knows about turns or workers. Start with `kernel`, which wraps Linux-only features and their
+portable replacements.
 """

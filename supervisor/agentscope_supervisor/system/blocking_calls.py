@@ -1,8 +1,8 @@
-"""Calls that may block for ever, kept away from everything else: a thread for each, few at a time.
+"""Runs calls that may block indefinitely, each in its own daemon thread, with a limit on their number.
 
-The loop's own executor is shared: a few lookups that hang there starve whoever else wants a thread, and the
-interpreter waits for its threads at the end. These are daemon threads, bounded in number, and who finds all
-of them taken is told so at once.
+The event loop's default executor does not fit: a few lookups that hang would take all of its threads, and the
+interpreter waits for these threads at exit. The threads here are daemon threads. When the limit is reached,
+the caller gets an error at once instead of waiting.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 
-class AllTaken(Exception):
-    """So many calls hang already, or the system gives no thread."""
+class NoThreadAvailable(Exception):
+    """The limit of concurrent calls is reached, or the system cannot start another thread."""
 
 
 class BlockingCalls:
-    """Runs blocking calls, at most `limit` at a time. `name`: of the threads."""
+    """Runs at most `limit` blocking calls at a time. `name` is the name of the threads."""
 
     def __init__(self, name: str, limit: int) -> None:
         self._name: Final = name
@@ -27,12 +27,14 @@ class BlockingCalls:
         self._running = 0
 
     async def run(self, call: Callable[[], T]) -> T:
-        """The result of `call`, or what it raises. Cancelling waits for nothing; the thread goes on.
+        """Return the result of `call`, or raise its exception.
 
-        Raises: AllTaken.
+        Cancellation returns at once; the thread keeps running until `call` returns.
+
+        Raises: NoThreadAvailable.
         """
         if self._running >= self._limit:
-            raise AllTaken(self._name)
+            raise NoThreadAvailable(self._name)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -56,7 +58,7 @@ class BlockingCalls:
 
         try:
             threading.Thread(target=work, name=self._name, daemon=True).start()
-        except RuntimeError:  # the system has no thread left
-            raise AllTaken(self._name) from None
+        except RuntimeError:  # the system cannot start another thread
+            raise NoThreadAvailable(self._name) from None
         self._running += 1
         return await future

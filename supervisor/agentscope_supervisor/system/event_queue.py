@@ -1,8 +1,8 @@
-"""The one queue of an instance: what happens is handled one event at a time, in order of arrival.
+"""The event queue of an instance: handles one event at a time, in order of arrival.
 
-So that a decision is never asked in the middle of carrying out what it has just decided. What happens to
-processes and turns comes through here; only a request has its answer at once: `turns.service` asks `ledger`,
-and posts what is to be done.
+The queue ensures that no decision is requested while the commands of an earlier decision are carried out.
+Events about processes and turns go through the queue. A new request is the exception, because it needs its
+answer at once: `turns.service` asks `ledger` directly and posts the resulting commands.
 """
 
 import logging
@@ -18,14 +18,14 @@ Post = Callable[[Event], None]
 
 
 class EventQueue:
-    """To be used on one thread."""
+    """A queue of callables. Not thread-safe: use it from one thread."""
 
     def __init__(self) -> None:
         self._events: Final[deque[Event]] = deque()
         self._handling = False
 
     def post(self, event: Event) -> None:
-        """Handle an event now, or after those that are being handled."""
+        """Handle `event` now, or after the events that are in the queue. An exception is logged."""
         self._events.append(event)
         if self._handling:
             return
@@ -34,7 +34,7 @@ class EventQueue:
             while self._events:
                 try:
                     self._events.popleft()()
-                except Exception:  # a bug of ours in one event must not be the end of all others
+                except Exception:  # a bug in one event must not stop the events after it
                     log.exception("event failed")
         finally:
             self._handling = False

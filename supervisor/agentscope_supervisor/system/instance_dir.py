@@ -1,11 +1,11 @@
-"""The place of a running instance in the file system: its directory, its lock, and where it listens.
+"""The directory of a running instance: its lock, its address and its control socket.
 
     <runtime dir>/agentscope-supervisor/<name>/lock            held while the instance runs
-                                              /instance.json   how to reach it
-                                              /control.sock    where the operator's commands are answered
+                                              /instance.json   its address
+                                              /control.sock    accepts the operator's commands
 
-The lock is the kernel's (flock), so that a crash leaves nothing that must be cleaned up, and no pid is ever
-believed. Commands that talk to a running instance find it here.
+The lock is an flock(2) of the kernel. A crash releases it, so nothing has to be cleaned up, and no decision
+depends on a recorded pid. The commands of the CLI use this module to find a running instance.
 """
 
 import fcntl
@@ -25,20 +25,20 @@ from typing import Final
 PROGRAM: Final = "agentscope-supervisor"
 
 UNIX: Final = "unix:"
-"""With this the host of an address begins where it is a Unix socket; its path follows, the port is 0."""
+"""Prefix of the host of an address that is a Unix socket. The path of the socket follows; the port is 0."""
 
 CONTROL: Final = "control.sock"
-MAX_WAITING: Final = 16  # connections to the control socket that the kernel holds for us
+BACKLOG: Final = 16  # connections to the control socket that wait in the kernel
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class InstanceError(Exception):
-    """The directory cannot be used, or another instance is there. Worth another try later."""
+    """The directory cannot be used, or another instance uses it. A later attempt may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """How to reach a running instance; the content of instance.json."""
+    """The address of a running instance; the content of instance.json."""
 
     pid: int
     host: str
@@ -49,7 +49,7 @@ class Address:
 
     @property
     def url(self) -> str:
-        """Where to connect to on this machine; a Unix socket as the host is."""
+        """URL to connect to from this machine. For a Unix socket, the host as it is."""
         if self.host.startswith(UNIX):
             return self.host
         if self.host in ("0.0.0.0", "::"):
@@ -58,7 +58,7 @@ class Address:
 
 
 def runtime_dir(option: Path | None, env: Mapping[str, str], uid: int) -> Path:
-    """The runtime directory: the option, else what the system gives, else a temporary one of the user."""
+    """Return the runtime directory: the option, else that of the environment, else a temporary directory."""
     if option is not None:
         return option
     for variable in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
@@ -68,7 +68,10 @@ def runtime_dir(option: Path | None, env: Mapping[str, str], uid: int) -> Path:
 
 
 def state_dir(option: Path | None, env: Mapping[str, str], uid: int) -> Path:
-    """The directory for what must outlive a reboot: the option, else the system's, else by custom."""
+    """Return the directory for data that survives a reboot.
+
+    The option comes first, then the environment, then the usual place of the system.
+    """
     if option is not None:
         return option
     for variable in ("STATE_DIRECTORY", "XDG_STATE_HOME"):
@@ -76,7 +79,7 @@ def state_dir(option: Path | None, env: Mapping[str, str], uid: int) -> Path:
             return Path(env[variable].split(":")[0])
     if uid == 0:
         return Path("/var/lib")
-    home = env.get("HOME")  # a container may run as a user that the system does not know
+    home = env.get("HOME")  # not set if a container runs as a user that has no passwd entry
     return Path(home) / ".local" / "state" if home else _temporary(uid)
 
 
@@ -85,9 +88,9 @@ def _temporary(uid: int) -> Path:
 
 
 def make_directory(directory: Path) -> None:
-    """Make a directory that only this user can read, and those above it.
+    """Create a directory that only this user can read, and its parents.
 
-    Raises: OSError; InstanceError if it is below a temporary directory that may not be the user's own.
+    Raises: OSError; InstanceError if it is below a temporary directory that another user may control.
     """
     temporary = _temporary(os.getuid())
     if directory.is_relative_to(temporary):
@@ -97,7 +100,7 @@ def make_directory(directory: Path) -> None:
 
 
 def _check(directory: Path) -> None:
-    """Everybody can make the temporary directory of a user, and so have what is below it.
+    """Check that no other user controls the temporary directory: any user could have created it first.
 
     Raises: InstanceError.
     """
@@ -112,22 +115,27 @@ def _check(directory: Path) -> None:
     writable = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or writable:
         raise InstanceError(
-            f"{temporary} is not a directory that belongs to this user (uid {uid}) and that nobody else can"
-            " write to; remove it, or choose others with --runtime-dir and --state-dir"
+            f"{temporary} is not a directory that belongs to this user (uid {uid}) and that only this user"
+            " can write to; remove it, or choose other directories with --runtime-dir and --state-dir"
         )
 
 
 def name_of(option: str | None, project: Path) -> str:
-    """The name of an instance. Raises: ValueError if it cannot be a file name everywhere."""
+    """Return the name of an instance: the option, else the name of the project folder.
+
+    Raises: ValueError if the option is not a portable file name.
+    """
     if option is None:
         return re.sub(r"[^A-Za-z0-9._-]", "-", project.resolve().name).lstrip("._-")[:64] or "app"
     if not _NAME.fullmatch(option):
-        raise ValueError(f"{option!r} is no instance name: use letters, digits, '.', '_' and '-', at most 64")
+        raise ValueError(
+            f"{option!r} is not a valid instance name: use at most 64 letters, digits, '.', '_' and '-'"
+        )
     return option
 
 
 class Instance:
-    """The claim of one running instance on its name. Held until `close`, or until the process ends."""
+    """Holds the name of a running instance, until `close` or until the process exits."""
 
     def __init__(self, root: Path, name: str) -> None:
         """Raises: InstanceError."""
@@ -141,27 +149,29 @@ class Instance:
         if not _lock(self._lock):
             os.close(self._lock)
             running = read(self.directory)
-            who = f" (pid {running.pid}, port {running.port})" if running is not None else ""
+            details = f" (pid {running.pid}, port {running.port})" if running is not None else ""
             raise InstanceError(
-                f"an instance named {name!r} is already running{who}; choose another --name or --runtime-dir"
+                f"an instance named {name!r} is already running{details}; choose another --name or --runtime-dir"
             )
         self._file.unlink(missing_ok=True)
         (self.directory / CONTROL).unlink(missing_ok=True)
 
     def control_socket(self) -> socket.socket:
-        """A listening socket for the operator's commands, which only this user may connect to.
+        """Return a listening socket for the operator's commands; only this user can connect to it.
 
-        To be called before there are threads: it changes the directory and the mask of the process for a
-        moment. Raises: InstanceError.
+        Call it before any thread is started: it briefly changes the working directory and the umask of the
+        process.
+
+        Raises: InstanceError.
         """
         sock, mask = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), os.umask(0o177)
         try:
             with _inside(self.directory):
                 sock.bind(CONTROL)
-            sock.listen(MAX_WAITING)
+            sock.listen(BACKLOG)
         except OSError as error:
             sock.close()
-            raise InstanceError(f"cannot make the control socket: {error}") from None
+            raise InstanceError(f"cannot create the control socket: {error}") from None
         finally:
             os.umask(mask)
         return sock
@@ -171,7 +181,7 @@ class Instance:
         return self.directory / "instance.json"
 
     def publish(self, address: Address) -> None:
-        """Say where the instance listens. Raises: InstanceError."""
+        """Write the address of the instance to instance.json. Raises: InstanceError."""
         temporary = self.directory / ".instance.json"
         try:
             temporary.write_text(json.dumps(asdict(address)) + "\n")
@@ -180,14 +190,15 @@ class Instance:
             raise InstanceError(f"cannot write the runtime directory: {error}") from None
 
     def close(self) -> None:
-        """Give the name back."""
+        """Release the name."""
         self._file.unlink(missing_ok=True)
         (self.directory / CONTROL).unlink(missing_ok=True)
         os.close(self._lock)
 
 
 def _lock(fd: int) -> bool:
-    """Take the lock, if no instance holds it; a command that looks whether one does has it for a moment."""
+    """Take the lock; returns False if an instance holds it. Retries, because a command that checks for a running
+    instance holds the lock briefly."""
     for _ in range(5):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -199,7 +210,7 @@ def _lock(fd: int) -> bool:
 
 
 def read(directory: Path) -> Address | None:
-    """Where the instance of this directory says that it listens; None if nothing readable is there."""
+    """Return the address in instance.json of this directory, or None if it cannot be read."""
     try:
         return Address(**json.loads((directory / "instance.json").read_text()))
     except (OSError, ValueError, TypeError):
@@ -207,7 +218,7 @@ def read(directory: Path) -> Address | None:
 
 
 def connect(root: Path, name: str) -> socket.socket:
-    """A connection to the control socket of the instance of this name; for commands, which have one thread.
+    """Connect to the control socket of the instance `name`. For use in a process with one thread.
 
     Raises: OSError.
     """
@@ -222,7 +233,7 @@ def connect(root: Path, name: str) -> socket.socket:
 
 
 def wait_end(root: Path, name: str) -> None:
-    """Block until the instance of this name has ended; at once if none runs."""
+    """Block until the instance `name` has ended. Returns at once if it is not running."""
     try:
         fd = os.open(root / PROGRAM / name / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -235,7 +246,7 @@ def wait_end(root: Path, name: str) -> None:
 
 @contextmanager
 def _inside(directory: Path) -> Iterator[None]:
-    """Work in this directory: the path of a socket may have only 107 bytes, on macOS 103."""
+    """Change the working directory: the path of a socket is limited to 107 bytes, on macOS to 103."""
     before = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.chdir(directory)
@@ -246,8 +257,10 @@ def _inside(directory: Path) -> Iterator[None]:
 
 
 def running(root: Path) -> list[Address]:
-    """The instances that hold their lock, below this runtime directory. Raises: InstanceError if others can
-    write to it."""
+    """Return the addresses of the running instances below this runtime directory.
+
+    Raises: InstanceError if other users can write to the directory.
+    """
     _check(root)
     found = []
     for directory in sorted((root / PROGRAM).glob("*/")):

@@ -1,10 +1,11 @@
-"""What only some kernels can do, behind one face: how the end of a child is noticed, orphans, shared memory,
-pipes, and whether the kernel kills for want of memory.
+"""Portable access to kernel features: process exit, orphan processes, shared memory, pipes and OOM kills.
 
-Linux: a pidfd, which names one process for ever and is readable when it has ended; orphans come to us.
-Elsewhere, or where a sandbox forbids it: a thread that waits; orphans go to PID 1, which may be us. Chosen
-once, at import; the environment variable AGENTSCOPE_SUPERVISOR_PORTABLE=1 forces the second, for tests.
-(That a worker dies with its supervisor is arranged in the worker.)
+On Linux, a pidfd refers to one process even if its pid is reused, and becomes readable when the process exits.
+Orphan processes are reparented to the supervisor. On other systems, or if a sandbox forbids pidfds, a thread
+waits for each child, and orphan processes go to PID 1, which may be the supervisor.
+
+The implementation is chosen once, at import. AGENTSCOPE_SUPERVISOR_PORTABLE=1 in the environment forces the
+portable one, for tests. The worker itself arranges that it dies with its supervisor.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ _PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 _LINUX: Final = sys.platform.startswith("linux") and os.environ.get("AGENTSCOPE_SUPERVISOR_PORTABLE") != "1"
 _HAS_CHILDREN_FILES: Final = Path("/proc/thread-self/children").exists()
 
-UNKNOWN_STATUS: Final = 255  # as asyncio has it
+UNKNOWN_STATUS: Final = 255  # the same value as in asyncio
 
 
 def _has_pidfds() -> bool:
@@ -39,7 +40,10 @@ def _has_pidfds() -> bool:
 
 
 def shared_file(size: int) -> int:
-    """The descriptor of an unnamed file of `size` zero bytes, for two processes to map. Raises: OSError."""
+    """Return the descriptor of an unnamed file of `size` zero bytes, which two processes can map.
+
+    Raises: OSError.
+    """
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("agentscope-life", os.MFD_CLOEXEC)
     else:
@@ -54,15 +58,17 @@ def shared_file(size: int) -> int:
 
 
 def widen_pipe(fd: int, size: int) -> None:
-    """Have a pipe hold `size` bytes. Where the kernel cannot, or will not, it stays as it is."""
+    """Set the capacity of a pipe to `size` bytes. The capacity is unchanged if the kernel does not allow it."""
     if hasattr(fcntl, "F_SETPIPE_SZ"):
         with contextlib.suppress(OSError):
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
 
 
 def oom_kills(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """How many processes of our control group the kernel has killed for want of memory; 0 if it does not
-    say. Source: cgroups(7), and memory.events, memory.oom_control in the kernel's documentation.
+    """Return how many processes of this control group the kernel has killed because it ran out of memory.
+
+    Returns 0 if the kernel does not report the number. Sources: cgroups(7), and memory.events and
+    memory.oom_control in the documentation of the kernel.
     """
     try:
         groups = [line.split(":", 2)[1:] for line in proc.read_text().splitlines()]
@@ -75,7 +81,7 @@ def oom_kills(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs
             mount, name = root, "memory.events"
         else:
             continue
-        # In a container the path may be the host's, while the mount begins with our own group.
+        # In a container, the path may be that of the host, while the mount starts at the container's group.
         for directory in (mount / group.lstrip("/"), mount):
             try:
                 fields = dict(line.split() for line in (directory / name).read_text().splitlines())
@@ -86,24 +92,24 @@ def oom_kills(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs
 
 
 OnExit = Callable[[int], None]
-"""Gets the exit code, or minus the signal number."""
+"""Called with the exit code, or minus the signal number."""
 
 
 def on_exit_pidfd(child: subprocess.Popen[bytes], callback: OnExit) -> None:
-    """Call `callback` on the running loop when the child has ended; it is reaped then. Raises: OSError."""
+    """Reap the child when it exits, and call `callback` on the running loop. Raises: OSError."""
     _watch(child.pid, child.poll, callback)
 
 
 def on_exit_of_adopted(pid: int, callback: OnExit) -> None:
-    """The same for a child that was forked by another process and has become ours; pidfds only.
+    """Reap a child that another process forked and that was reparented to this process. Requires pidfds.
 
-    Raises: OSError, also if there is no such process any more.
+    Raises: OSError, also if the process does not exist any more.
     """
 
     def poll() -> int | None:
         try:
             ended, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:  # somebody else has taken its status
+        except ChildProcessError:  # the status was collected elsewhere
             return UNKNOWN_STATUS
         return os.waitstatus_to_exitcode(status) if ended else None
 
@@ -125,7 +131,7 @@ def _watch(pid: int, poll: Callable[[], int | None], callback: OnExit) -> None:
 
 
 def on_exit_thread(child: subprocess.Popen[bytes], callback: OnExit) -> None:
-    """The same with a thread that waits: for kernels without pidfds."""
+    """Reap the child with a thread that waits for it, for kernels without pidfds."""
     loop = asyncio.get_running_loop()
 
     def wait() -> None:
@@ -140,22 +146,22 @@ on_exit: Final = on_exit_pidfd if _has_pidfds() else on_exit_thread
 
 
 def become_subreaper() -> bool:
-    """Have the kernel give us the processes that our descendants leave behind; False where it cannot.
+    """Ask the kernel to reparent orphaned descendants to this process. Returns False if it cannot.
 
-    As PID 1 we get them in any case.
+    PID 1 receives them in any case.
     """
     return _LINUX and ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
 def children() -> set[int]:
-    """The pids of our children, zombies too. One that ends at this moment may hide another."""
+    """Return the pids of the children, including zombies. A child that exits during the call may hide another."""
     if _LINUX and _HAS_CHILDREN_FILES:
         found: set[int] = set()
-        with contextlib.suppress(OSError):  # no descriptor is free
+        with contextlib.suppress(OSError):  # no file descriptor is available
             for thread in os.listdir("/proc/self/task"):
                 with contextlib.suppress(OSError):  # the thread has ended
                     found.update(map(int, Path("/proc/self/task", thread, "children").read_bytes().split()))
         return found
-    import psutil  # looks at every process of the machine, and is 3 MB that others never need
+    import psutil  # imported late: it takes 3 MB, and it scans every process of the machine
 
     return {child.pid for child in psutil.Process().children()}

@@ -1,7 +1,8 @@
-"""The last lines of the log, and those who follow it while it is written.
+"""Keeps the last log records in memory, and streams new ones to followers.
 
-A handler of logging beside the one that writes: whoever logs never waits here either. A follower that reads
-too slowly loses lines, and is told how many; nothing else of the instance notices.
+The buffer is a logging handler beside the one that writes the log. The code that logs never waits for a
+reader: a follower that reads too slowly loses lines and receives their number, and nothing else is affected.
+The handler that writes the log is in `log_setup`.
 """
 
 import asyncio
@@ -16,25 +17,27 @@ from typing import Final
 from agentscope_supervisor.system.log_setup import WORKER, JsonFormatter
 
 KEPT: Final = 500
-"""Lines kept for those who ask later: what led to a death, and 8 MB if all are the longest."""
+"""Records that are kept. Enough for the output before a crash; at most 8 MB, if all records have the
+maximum length."""
 
 MAX_BEHIND: Final = 1_000
-"""Lines that wait for one follower: a second of an App that prints as fast as it may."""
+"""Records that may wait for one follower: about one second of an App that prints at the maximum rate."""
 
 
 class LogBuffer(logging.Handler):
-    """Keeps and hands on what is logged; to be added to the root logger."""
+    """Keeps log records and passes them to followers. Add it to the root logger."""
 
     def __init__(self) -> None:
         super().__init__()
         self._loop: Final = asyncio.get_running_loop()
         self._kept: Final[deque[logging.LogRecord]] = deque(maxlen=KEPT)
-        self.end = 0  # lines so far
+        self.end = 0
+        """Number of records since the start."""
         self._followers: Final[set[_Follower]] = set()
         self._formatter: Final = JsonFormatter()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info:  # as text, so that no frame of it lives on here
+        if record.exc_info:  # keep the traceback as text, so that the buffer holds no reference to a frame
             text, record = self._formatter.formatException(record.exc_info), copy.copy(record)
             record.exc_info, record.exc_text = None, text
         self._kept.append(record)
@@ -43,15 +46,17 @@ class LogBuffer(logging.Handler):
             follower.put(record)
 
     def last(self, most: int, *, output: bool) -> list[bytes]:
-        """The last lines, oldest first, as JSON. `output`: also what workers printed."""
+        """Return the last `most` lines as JSON, oldest first. `output` includes the output of workers."""
         records = [record for record in self._kept.copy() if output or record.name != WORKER]
         return self._lines(records[-most:] if most else ())
 
     def since(self, at: int) -> tuple[list[bytes], int]:
-        """What came after the first `at` lines, as JSON, and how many have come by now: where the next call
-        goes on. What a worker printed is marked `"output": true`; what is not kept any more is told by its
-        number, as `"lost"`."""
-        with self.lock or contextlib.nullcontext():  # lines may come from any thread
+        """Return the lines after the first `at` lines as JSON, and the position for the next call.
+
+        A line that a worker printed has `"output": true`. If lines were already dropped from the buffer, the
+        first returned line is `{"lost": n}`.
+        """
+        with self.lock or contextlib.nullcontext():  # other threads log too
             end, kept = self.end, list(self._kept)
         new = min(end - max(at, 0), len(kept))
         lines = [self._marked(record) for record in kept[len(kept) - new :]]
@@ -59,7 +64,7 @@ class LogBuffer(logging.Handler):
         return ([_lost(lost), *lines] if lost else lines), end
 
     async def follow(self, *, output: bool) -> AsyncIterator[list[bytes]]:
-        """What is logged from now on, as JSON, in the pieces in which it comes; without end."""
+        """Yield new lines as JSON, in batches as they arrive. Never ends by itself."""
         follower = _Follower(self._loop)
         self._followers.add(follower)
         try:
@@ -86,13 +91,13 @@ def _lost(lines: int) -> bytes:
 
 
 class _Follower:
-    """What waits for one reader. Lines may come from any thread."""
+    """The records that wait for one reader. `put` may be called from any thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop: Final = loop
         self._waiting: deque[logging.LogRecord] = deque()
         self._lost = 0
-        self._came: Final = asyncio.Event()
+        self._arrived: Final = asyncio.Event()
 
     def put(self, record: logging.LogRecord) -> None:
         if len(self._waiting) >= MAX_BEHIND:
@@ -100,12 +105,12 @@ class _Follower:
             return
         self._waiting.append(record)
         if len(self._waiting) == 1:
-            self._loop.call_soon_threadsafe(self._came.set)
+            self._loop.call_soon_threadsafe(self._arrived.set)
 
     async def take(self) -> tuple[deque[logging.LogRecord], int]:
-        """What has come since the last call, and how many lines were lost after it."""
-        await self._came.wait()
-        self._came.clear()
+        """Return the records since the last call, and the number of records that were lost after them."""
+        await self._arrived.wait()
+        self._arrived.clear()
         taken, self._waiting = self._waiting, deque()
         lost, self._lost = self._lost, 0
         return taken, lost

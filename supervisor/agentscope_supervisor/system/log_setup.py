@@ -1,10 +1,10 @@
-"""The form of the supervisor's log: text for people, JSON lines for machines, both on stderr.
+"""Log configuration of the supervisor: text or JSON lines, written to stderr.
 
-A record is a constant message with fields given as `extra`. Nothing of prompts, answers or secrets is ever
-among them; what a worker prints is passed on with its slot and generation.
+A log record is a constant message with fields in `extra`. Prompts, answers and secrets must never appear in a
+field. Lines that a worker prints are logged with the label of the worker.
 
-A log that nobody reads, a full pipe, must not stop the supervisor: lines wait in a bounded queue for a
-thread that writes them, and what does not fit is dropped and counted.
+A full pipe on stderr must not stop the supervisor. Lines wait in a bounded queue for a writer thread; lines
+that do not fit are dropped and counted. `log_buffer` keeps the last records for the operator.
 """
 
 import contextlib
@@ -21,21 +21,22 @@ from agentscope_protocol.wire.log_lines import LEVELS as LEVEL_NUMBERS
 from agentscope_protocol.wire.log_lines import LogLine
 
 LogFormat = Literal["text", "json"]
-MAX_WAITING: Final = 2_000
-"""Lines that wait for the reader of the log: a death with its stacks; 32 MB if all are the longest."""
+MAX_QUEUED: Final = 2_000
+"""Lines that wait for the writer thread. Enough for a crash with its stack dump; at most 32 MB, if all lines have
+the maximum length."""
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 
-WORKER: Final = "worker"  # the logger of what workers log and print
+WORKER: Final = "worker"  # name of the logger for the output of workers
 
 _STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
-_LABEL: Final = re.compile(r"(\d+)\.(\d+)")  # of a worker, "<slot>.<generation>"
+_LABEL: Final = re.compile(r"(\d+)\.(\d+)")  # the label of a worker, "<slot>.<generation>"
 
 
 def log_output(worker: str, line: LogLine) -> None:
-    """Log a line of a worker's log, or one that it printed, under the worker's label."""
+    """Log a line that a worker logged or printed, with the label of the worker."""
     log, level = logging.getLogger(WORKER), LEVEL_NUMBERS[line.level]
     if log.isEnabledFor(level):
         about = {"worker": worker, **line.about}
@@ -49,8 +50,10 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 class TextFormatter(logging.Formatter):
-    """One line: time, level, message, fields; further lines of the message follow. Those that a worker logged
-    are indented, so that none of them looks like a line of the supervisor."""
+    """Formats a record as one line with time, level, message and fields. Further lines of the message follow.
+
+    Further lines of a worker's message are indented, so that they cannot look like lines of the supervisor.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
@@ -70,8 +73,10 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object: ts (RFC 3339, UTC), level, message, and the fields; a worker's slot and generation as
-    numbers too."""
+    """Formats a record as one JSON object: `ts` (RFC 3339, UTC), `level`, `message` and the fields.
+
+    A record about a worker also has its `slot` and `generation` as numbers.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -90,13 +95,13 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str)
 
 
-class WaitingHandler(logging.Handler):
-    """Writes to a descriptor from a thread of its own; whoever logs never waits."""
+class QueuedHandler(logging.Handler):
+    """Writes to a file descriptor from its own thread. The code that logs never waits."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._descriptor: Final = descriptor
-        self._lines: Final[queue.Queue[bytes]] = queue.Queue(MAX_WAITING)
+        self._lines: Final[queue.Queue[bytes]] = queue.Queue(MAX_QUEUED)
         self._dropped = 0
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
@@ -108,13 +113,13 @@ class WaitingHandler(logging.Handler):
             self._lines.put_nowait(line)
         except queue.Full:
             self._dropped += 1
-        except Exception:  # a record that cannot be formatted: as all of logging's handlers do
+        except Exception:  # the record cannot be formatted; every handler of `logging` does the same
             self.handleError(record)
         else:
             self._dropped = 0
 
     def drain(self, within: float) -> None:
-        """Wait until all lines are written, for at most so many seconds."""
+        """Wait until all lines are written, for at most `within` seconds."""
         until = time.monotonic() + within
         while self._lines.unfinished_tasks and time.monotonic() < until:
             time.sleep(0.005)
@@ -122,7 +127,7 @@ class WaitingHandler(logging.Handler):
     def _write(self) -> None:
         while True:
             line = self._lines.get()
-            # A log that has gone away, or is full, is not the instance's end.
+            # A closed pipe or a full disk must not end the instance.
             with contextlib.suppress(OSError):
                 while line:
                     line = line[os.write(self._descriptor, line) :]
@@ -130,17 +135,17 @@ class WaitingHandler(logging.Handler):
 
 
 def drain(within: float = 1.0) -> None:
-    """Before the process ends: wait, for at most so many seconds, until the log is written."""
+    """Wait until the log is written, for at most `within` seconds. Call it before the process exits."""
     for handler in logging.getLogger().handlers:
-        if isinstance(handler, WaitingHandler):
+        if isinstance(handler, QueuedHandler):
             handler.drain(within)
 
 
 def set_up(form: LogFormat, level: str, descriptor: int = 2) -> None:
-    """Send the log of this process to a descriptor, stderr. Called once, at the start."""
-    handler = WaitingHandler(descriptor)
+    """Configure logging to write to `descriptor`. Call it once, at startup."""
+    handler = QueuedHandler(descriptor)
     handler.setFormatter(TextFormatter() if form == "text" else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Our handlers log what matters; aiohttp and asyncio speak only when something is wrong.
+    # Requests and connections are logged by this project; from the libraries only warnings are useful.
     for name in ("aiohttp", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)

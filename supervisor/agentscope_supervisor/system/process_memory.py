@@ -1,8 +1,10 @@
-"""How much memory processes use together: PSS, in which a page that n processes share counts as 1/n to each.
+"""Measures the memory of processes as PSS (proportional set size).
 
-So that workers which are copies of one process are not counted as if each had its own. A look blocks, a
-millisecond or more for each process, and for as long as one that waits for a disk does: all who want to know
-ask the one `ProcessMemory` of the instance, which makes it in a thread of its own.
+In PSS, a page that n processes share counts as 1/n for each process. Workers that were forked from one zygote
+share most of their pages, and RSS would count these pages once for each worker.
+
+A measurement blocks for a millisecond or more for each process, and longer if a process waits for a disk. It
+therefore runs in a thread, and every caller uses the one `ProcessMemory` of the instance.
 """
 
 import asyncio
@@ -11,55 +13,59 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Final
 
-from agentscope_supervisor.system.blocking_calls import AllTaken, BlockingCalls
+from agentscope_supervisor.system.blocking_calls import BlockingCalls, NoThreadAvailable
 
 log = logging.getLogger(__name__)
 
 MB: Final = 1024 * 1024
-LOOK_EVERY: Final = 5.0  # seconds for which a look holds, however often and by whomever it is asked for
-LOOK_WITHIN: Final = 1.0  # seconds; who has waited that long gets what was seen last
+MAX_AGE: Final = 5.0  # seconds for which a measurement is reused
+MEASURE_TIMEOUT: Final = 1.0  # seconds; after this time the caller gets the previous measurement
 
-Held = Mapping[int, float]
-"""MB by pid. One that has ended holds nothing; one that was not there yet at the look is missing."""
+MemoryByPid = Mapping[int, float]
+"""MB by pid. A process that has exited has 0; a process that started after the measurement is missing."""
 
 
 class ProcessMemory:
-    """What the processes of one instance hold. `pids`: all of them, now. To be made on the event loop."""
+    """Measures the processes of one instance. `pids` returns their pids. Create it on the event loop."""
 
     def __init__(self, pids: Callable[[], Collection[int]]) -> None:
         self._pids: Final = pids
         self._loop: Final = asyncio.get_running_loop()
         self._threads: Final = BlockingCalls("memory", 1)
-        self._looking: asyncio.Task[Held] | None = None
-        self._held: Held = {}
-        self._seen_at = float("-inf")
+        self._measuring: asyncio.Task[MemoryByPid] | None = None
+        self._memory: MemoryByPid = {}
+        self._measured_at = float("-inf")
 
-    async def look(self, within: float = LOOK_WITHIN) -> Held:
-        """What each of them holds; what was seen last if that takes longer than `within` seconds."""
-        if self._looking is None and self._is_stale():
-            self._looking = self._loop.create_task(self._threads.run(partial(_held, self._pids())))
-            self._looking.add_done_callback(self._looked)
-        if self._looking is not None:
-            await asyncio.wait([self._looking], timeout=within)
-        return self._held
+    async def measure(self, within: float = MEASURE_TIMEOUT) -> MemoryByPid:
+        """Return the memory of each process, at most `MAX_AGE` seconds old.
+
+        If the measurement takes longer than `within` seconds, return the previous one.
+        """
+        if self._measuring is None and self._is_stale():
+            self._measuring = self._loop.create_task(self._threads.run(partial(_measure, self._pids())))
+            self._measuring.add_done_callback(self._measured)
+        if self._measuring is not None:
+            await asyncio.wait([self._measuring], timeout=within)
+        return self._memory
 
     def _is_stale(self) -> bool:
-        return self._loop.time() - self._seen_at >= LOOK_EVERY or not self._held.keys() >= set(self._pids())
+        is_old = self._loop.time() - self._measured_at >= MAX_AGE
+        return is_old or not self._memory.keys() >= set(self._pids())
 
-    def _looked(self, looking: asyncio.Task[Held]) -> None:
-        self._looking = None
-        if looking.cancelled():  # the end of the loop
+    def _measured(self, measuring: asyncio.Task[MemoryByPid]) -> None:
+        self._measuring = None
+        if measuring.cancelled():  # the loop is closing
             return
-        match looking.exception():
+        match measuring.exception():
             case None:
-                self._held, self._seen_at = looking.result(), self._loop.time()
-            case AllTaken():
-                log.debug("there is no thread to look at the memory")
+                self._memory, self._measured_at = measuring.result(), self._loop.time()
+            case NoThreadAvailable():
+                log.debug("no thread available to measure memory")
             case error:
-                log.error("the memory cannot be looked at", exc_info=error)
+                log.error("memory measurement failed", exc_info=error)
 
 
-def _held(pids: Collection[int]) -> Held:
+def _measure(pids: Collection[int]) -> MemoryByPid:
     return {pid: _used(pid) / MB for pid in pids}
 
 
@@ -69,18 +75,18 @@ def _used(pid: int) -> int:
             for line in rollup:
                 if line.startswith(b"Pss:"):
                     return int(line.split()[1]) * 1024
-    except OSError:  # it has ended, or this is no Linux, or a sandbox without the file
+    except OSError:  # the process has exited, or this is not Linux, or a sandbox hides the file
         pass
     return _used_elsewhere(pid)
 
 
 def _used_elsewhere(pid: int) -> int:
-    import psutil  # 3 MB that are not needed on Linux
+    import psutil  # imported late: it takes 3 MB and Linux does not need it
 
     try:
         process = psutil.Process(pid)
         try:
-            # What no other process has; macOS knows no shares.
+            # USS counts only unshared pages; macOS does not report PSS.
             return int(process.memory_full_info().uss)
         except psutil.AccessDenied:
             return int(process.memory_info().rss)

@@ -1,7 +1,8 @@
-"""What the service manager is told: sd_notify(3), with its watchdog. Nothing at all where there is none.
+"""Notifies the service manager with the sd_notify(3) protocol, including its watchdog.
 
-Every message is one datagram. A manager that is missing, gone or slow costs messages and never service. Says
-what `daemon` says; decides only when a beat of the watchdog is due.
+Without a service manager, every method does nothing. Each notification is one datagram. If the manager is
+missing or slow, notifications are lost, but the instance keeps serving. `daemon` decides which notifications
+are sent; this module only decides when a watchdog message is due.
 """
 
 import asyncio
@@ -15,40 +16,45 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY: Final = 1.0  # seconds between two looks at the status, which counts turns
+CHECK_EVERY: Final = 1.0  # seconds between two checks of the status, which includes the number of turns
 
 ON_TIME: Final = 1.0
-"""Seconds by which a look may be late and the loop be called alive. After a late one the next look decides,
-so that a supervisor that was stopped for less than its watchdog's time is not killed for it."""
+"""Seconds by which a check may be late while the loop still counts as healthy.
 
-RETRY_AFTER: Final = 0.1  # seconds; the manager reads its socket when it has booted something else
+After a late check no watchdog message is sent, and the next check decides. A supervisor that was suspended
+for less than the watchdog timeout is therefore not killed."""
 
-MAX_WAITING: Final = 16  # messages: the states of one start, reload and stop, and a few beats
+RETRY_AFTER: Final = 0.1  # seconds; during boot the manager may read its socket late
+
+MAX_QUEUED: Final = 16  # messages: the states of one start, reload and stop, and a few watchdog messages
 
 MAX_STATUS: Final = 400  # characters; `systemctl status` shows one line
 
 
 class Notifier:
-    """Speaks to the manager named in `environ`. `describe`: the instance in one line, for people."""
+    """Sends notifications to the manager named in `environ`.
+
+    `describe` returns a description of the instance in one line, for the STATUS field.
+    """
 
     def __init__(self, environ: Mapping[str, str], pid: int, describe: Callable[[], str]) -> None:
         self._describe: Final = describe
         self._loop: Final = asyncio.get_running_loop()
         self._address: Final = _address(environ.get("NOTIFY_SOCKET", ""))
         self._socket: socket.socket | None = None
-        self._waiting: Final[deque[bytes]] = deque(maxlen=MAX_WAITING)
+        self._waiting: Final[deque[bytes]] = deque(maxlen=MAX_QUEUED)
         self._status = ""
         self._ready = self._reloading = self._lost = False
-        self._beat_every: Final = _watchdog(environ, pid)
-        self._beat_at = self._due = self._loop.time()
+        self._watchdog_every: Final = _watchdog(environ, pid)
+        self._watchdog_at = self._due = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         if self._address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
-            self._look()
+            self._check()
 
     def close(self) -> None:
-        """Say nothing any more."""
+        """Send no further notification."""
         if self._timer is not None:
             self._timer.cancel()
         if self._socket is not None:
@@ -56,46 +62,46 @@ class Notifier:
             self._socket = None
 
     def ready(self) -> None:
-        """The instance takes turns, or is done with what `reloading` told."""
+        """Report that the instance accepts turns, or that the reload has ended."""
         self._ready, self._reloading = True, False
         self._send("READY=1", self._changed())
 
     def reloading(self) -> None:
-        """It takes its configuration over; `reloaded` is to follow. Not told before it was ready."""
+        """Report that a reload has started; call `reloaded` afterwards. Does nothing before the first `ready`."""
         if self._ready:
             self._reloading = True
-            # One datagram: a manager that waits for a reload ignores one without its time.
+            # Both in one datagram: systemd ignores RELOADING=1 without MONOTONIC_USEC.
             self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def reloaded(self) -> None:
-        """What `reloading` told is over, well or not: `describe` says."""
+        """Report that the reload has ended. `describe` says whether it succeeded."""
         if self._reloading:
             self.ready()
 
     def stopping(self, within: float) -> None:
-        """The instance ends, which may take so many seconds."""
+        """Report that the instance is stopping, which may take `within` seconds."""
         self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={within * 1e6:.0f}", self._changed())
 
     def update(self) -> None:
-        """Tell the status if it is another than before."""
+        """Send the status if it has changed."""
         status = self._changed()
         if status:
             self._send(status)
 
     # -- inside -----------------------------------------------------------------------------
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = self._loop.time()
         late = now - self._due
-        self._due = now + min(LOOK_EVERY, self._beat_every or LOOK_EVERY)
-        self._timer = self._loop.call_at(self._due, self._look)
-        if self._beat_every and late <= ON_TIME and now >= self._beat_at:
-            self._beat_at = now + self._beat_every
+        self._due = now + min(CHECK_EVERY, self._watchdog_every or CHECK_EVERY)
+        self._timer = self._loop.call_at(self._due, self._check)
+        if self._watchdog_every and late <= ON_TIME and now >= self._watchdog_at:
+            self._watchdog_at = now + self._watchdog_every
             self._send("WATCHDOG=1")
         self.update()
 
     def _changed(self) -> str:
-        """The status as an assignment; empty if it is the one that was told last."""
+        """Return the status as an assignment, or an empty string if it has not changed."""
         status = "STATUS=" + " ".join(self._describe().split())[:MAX_STATUS]
         before, self._status = self._status, status
         return status if status != before else ""
@@ -116,23 +122,23 @@ class Notifier:
                 return
             except OSError as error:
                 if not self._lost:
-                    log.warning("the service manager cannot be told", extra={"reason": str(error)})
+                    log.warning("service manager cannot be notified", extra={"reason": str(error)})
                 self._lost = True
             self._waiting.popleft()
 
 
 def _address(text: str) -> str:
-    """The address of the manager's socket, in the file system or abstract; empty if there is none."""
+    """Return the address of the manager's socket, a path or an abstract name; empty if there is none."""
     if text.startswith("@"):
         return "\0" + text[1:]
     if text and not text.startswith("/"):
-        log.warning("NOTIFY_SOCKET names no socket that is known here", extra={"value": text})
+        log.warning("NOTIFY_SOCKET has an unsupported address", extra={"value": text})
         return ""
     return text
 
 
 def _watchdog(environ: Mapping[str, str], pid: int) -> float:
-    """Seconds between two beats, a third of what the manager waits; 0 if it does not wait for us."""
+    """Return the seconds between two watchdog messages: a third of the watchdog timeout; 0 without a watchdog."""
     if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
         return 0.0
     with contextlib.suppress(ValueError):

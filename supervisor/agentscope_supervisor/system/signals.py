@@ -1,7 +1,8 @@
-"""Signals of the supervisor. The handlers run on the event loop and only tell the daemon.
+"""Signal handling of the supervisor. The handlers run on the event loop and only call `daemon`.
 
-TERM, INT: stop, a second one at once. HUP: reload. TTIN, TTOU: one slot more or fewer. QUIT: the stacks of
-the supervisor, here, and of the workers, which `daemon` asks. USR1, USR2: nothing, but told.
+TERM and INT stop the instance; a second one stops it at once. HUP reloads. TTIN and TTOU add or remove one
+slot. QUIT prints the stacks of the supervisor, here, and of the workers, in `daemon`. USR1 and USR2 are logged
+and have no effect.
 """
 
 import asyncio
@@ -17,29 +18,30 @@ log = logging.getLogger(__name__)
 
 Handlers = Mapping[signal.Signals, Callable[[], object]]
 
-WITHOUT_MEANING: Final = (signal.SIGUSR1, signal.SIGUSR2)
-"""Sent by those who take us for another program, of which they reopen logs, say. Their default is the end."""
+UNUSED: Final = (signal.SIGUSR1, signal.SIGUSR2)
+"""Signals without an effect. Other servers use them, for example to reopen log files, so operators may send them.
+Their default action would end the process."""
 
-IGNORED_AT_START: Final = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, *WITHOUT_MEANING)
-"""Signals whose default action would end or stop a supervisor that has not installed its handlers yet."""
+IGNORED_AT_START: Final = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, *UNUSED)
+"""Signals whose default action would end or stop the process before its handlers are installed."""
 
 
 def prepare() -> None:
-    """What signals mean until `install`; to be called first thing in the process, on its main thread."""
+    """Set the signal actions that apply until `install`. Call it first in the process, on the main thread."""
     for number in IGNORED_AT_START:
         signal.signal(number, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGINT):  # there is nothing to stop yet
+    for number in (signal.SIGTERM, signal.SIGINT):  # nothing has been started yet
         signal.signal(number, lambda *_: sys.exit(0))
-    faulthandler.enable()  # the watchdog of systemd ends us with SIGABRT
+    faulthandler.enable()  # systemd's watchdog ends the process with SIGABRT
 
 
 def install(handlers: Handlers) -> None:
-    """Call each handler on the running loop when its signal comes."""
+    """Call each handler on the running loop when its signal arrives."""
     loop = asyncio.get_running_loop()
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
-    for number in WITHOUT_MEANING:
-        told = {"signal": number.name}
-        loop.add_signal_handler(number, partial(log.warning, "signal without a meaning here", extra=told))
-    # In C and chained before the handler above: it works while the loop is stuck, which is when one asks.
+    for number in UNUSED:
+        fields = {"signal": number.name}
+        loop.add_signal_handler(number, partial(log.warning, "signal ignored", extra=fields))
+    # faulthandler is written in C and runs before the handler above: it works while the loop is blocked.
     faulthandler.register(signal.SIGQUIT, all_threads=True, chain=True)

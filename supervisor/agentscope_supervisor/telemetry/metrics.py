@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from agentscope_supervisor import __version__
 from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.runs.client_stream import Answer
-from agentscope_supervisor.system.process_memory import MB, Held, ProcessMemory
+from agentscope_supervisor.system.process_memory import MB, MemoryByPid, ProcessMemory
 from agentscope_supervisor.telemetry.histogram import Histogram
 
 LAG_EVERY: Final = 0.5  # seconds between two looks at the loop
@@ -96,7 +96,7 @@ class Metrics:
         self._lag: Final = Histogram(_LAG)
         self._events = self._bytes = self._starts = 0
         self._memory: Final = memory
-        self._held: Held = {}
+        self._held: MemoryByPid = {}
         self._timer = self._arm()
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class Metrics:
 
     async def collect(self) -> Iterator[Counted | Spread]:
         """All metrics, now."""
-        self._held = await self._memory.look()
+        self._held = await self._memory.measure()
         return self._collect()
 
     # -- what happened ------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def _one(values: Mapping[str, float]) -> Values:
     return (((value,), number) for value, number in values.items())
 
 
-def _sizes(held: Held) -> dict[str, float]:
+def _sizes(held: MemoryByPid) -> dict[str, float]:
     """Bytes of this process, and of all others."""
     ours = held.get(os.getpid(), 0.0)
     return {"supervisor": ours * MB, "workers": (sum(held.values()) - ours) * MB}

@@ -46,7 +46,7 @@ class MemoryWatch:
 
     async def _look(self) -> None:
         workers = self._workers()
-        held = await self._memory.look() if workers else {}
+        held = await self._memory.measure() if workers else {}
         for number, pid in workers.items():
             if pid in held:
                 self._seen(number, held[pid])

@@ -1,4 +1,4 @@
-"""Where an instance lives in the file system, and that one name has one instance."""
+"""Directories of an instance, and the lock that allows one instance for each name."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def address(name: str = "app", port: int = 8080) -> Address:
         (None, {}, 1000, Path(tempfile.gettempdir()) / "agentscope-supervisor-1000"),
     ],
 )
-def test_the_runtime_directory_is_the_first_that_is_given(
+def test_runtime_dir_prefers_the_option_then_the_environment(
     option: Path | None, env: dict[str, str], uid: int, expected: Path
 ) -> None:
     assert runtime_dir(option, env, uid) == expected
@@ -62,7 +62,7 @@ def test_the_runtime_directory_is_the_first_that_is_given(
         (None, {}, 1000, Path(tempfile.gettempdir()) / "agentscope-supervisor-1000"),
     ],
 )
-def test_the_state_directory_is_the_first_that_is_given(
+def test_state_dir_prefers_the_option_then_the_environment(
     option: Path | None, env: dict[str, str], uid: int, expected: Path
 ) -> None:
     assert state_dir(option, env, uid) == expected
@@ -83,38 +83,38 @@ def test_an_instance_is_named_after_its_folder(tmp_path: Path, folder: str, name
     assert name_of(name, tmp_path) == name
 
 
-def test_the_folder_of_a_relative_project_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_project_path_gives_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shop").mkdir()
     monkeypatch.chdir(tmp_path / "shop")
     assert name_of(None, Path(".")) == "shop"
 
 
-def test_the_root_folder_has_a_name_too() -> None:
+def test_the_root_folder_gives_a_name() -> None:
     assert name_of(None, Path("/")) == "app"
 
 
 @pytest.mark.parametrize("name", ["a", "A.b_c-1", "9" * 64])
-def test_a_name_that_was_given_is_taken_as_it_is(name: str) -> None:
+def test_a_valid_name_option_is_used_unchanged(name: str) -> None:
     assert name_of(name, Path("/p")) == name
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "-x", "_x", "a b", "é", "a\n", "9" * 65])
-def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="is no instance name"):
+def test_an_invalid_name_option_is_rejected(name: str) -> None:
+    with pytest.raises(ValueError, match="is not a valid instance name"):
         name_of(name, Path("/p"))
 
 
-# -- below the temporary directory, where others can write -----------------------------------------
+# -- the temporary directory, where other users can write ------------------------------------------
 
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory of this user in a temporary one; it is not there yet."""
+    """The temporary directory of this user; it does not exist yet."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path / f"{PROGRAM}-{os.getuid()}"
 
 
-def test_the_temporary_directory_of_the_user_is_its_own(temporary: Path) -> None:
+def test_the_temporary_directory_is_created_private(temporary: Path) -> None:
     before = os.umask(0)
     try:
         for _ in range(2):
@@ -137,24 +137,24 @@ def linked(path: Path) -> None:
 
 
 @pytest.mark.parametrize("found", [writable, linked])
-def test_a_temporary_directory_that_may_be_anothers_is_not_used(
+def test_a_temporary_directory_that_others_can_write_to_is_rejected(
     temporary: Path, found: Callable[[Path], None]
 ) -> None:
     found(temporary)
-    nobody_uses(temporary)
+    is_rejected(temporary)
 
 
-def test_a_temporary_directory_of_another_user_is_not_used(
+def test_a_temporary_directory_of_another_user_is_rejected(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uid = os.getuid() + 1
     monkeypatch.setattr(os, "getuid", lambda: uid)
     anothers = temporary.with_name(f"{PROGRAM}-{uid}")
     anothers.mkdir(mode=0o700)
-    nobody_uses(anothers)
+    is_rejected(anothers)
 
 
-def nobody_uses(directory: Path) -> None:
+def is_rejected(directory: Path) -> None:
     for use in (
         lambda: Instance(directory, "app"),
         lambda: running(directory),
@@ -165,10 +165,10 @@ def nobody_uses(directory: Path) -> None:
     assert list(directory.iterdir()) == []
 
 
-# -- the claim -----------------------------------------------------------------------------------
+# -- the lock ------------------------------------------------------------------------------------
 
 
-def test_a_claim_is_private_and_says_where_it_listens(tmp_path: Path) -> None:
+def test_an_instance_directory_is_private_and_publishes_the_address(tmp_path: Path) -> None:
     instance = Instance(tmp_path, "app")
     assert instance.directory == tmp_path / PROGRAM / "app"
     assert instance.directory.stat().st_mode & 0o777 == 0o700
@@ -183,7 +183,7 @@ def test_a_claim_is_private_and_says_where_it_listens(tmp_path: Path) -> None:
     assert read(instance.directory) is None
 
 
-def test_a_second_claim_is_refused_and_leaves_the_first_untouched(tmp_path: Path) -> None:
+def test_a_second_instance_is_rejected_and_the_first_is_unchanged(tmp_path: Path) -> None:
     first = Instance(tmp_path, "app")
     first.publish(address(port=8123))
     with pytest.raises(InstanceError, match=r"'app' is already running \(pid 7, port 8123\); .*--name"):
@@ -193,14 +193,14 @@ def test_a_second_claim_is_refused_and_leaves_the_first_untouched(tmp_path: Path
     Instance(tmp_path, "app").close()
 
 
-def test_a_second_claim_while_the_first_is_still_starting(tmp_path: Path) -> None:
+def test_a_second_instance_is_rejected_while_the_first_is_starting(tmp_path: Path) -> None:
     first = Instance(tmp_path, "app")
     with pytest.raises(InstanceError, match="'app' is already running; "):
         Instance(tmp_path, "app")
     first.close()
 
 
-def test_a_refused_claim_leaks_no_descriptor(tmp_path: Path) -> None:
+def test_a_rejected_instance_leaks_no_descriptor(tmp_path: Path) -> None:
     first = Instance(tmp_path, "app")
     before = os.listdir("/dev/fd")
     for _ in range(3):
@@ -211,7 +211,7 @@ def test_a_refused_claim_leaks_no_descriptor(tmp_path: Path) -> None:
     first.close()
 
 
-def test_instances_with_different_names_live_side_by_side(tmp_path: Path) -> None:
+def test_instances_with_different_names_run_side_by_side(tmp_path: Path) -> None:
     instances = [Instance(tmp_path, name) for name in ("b", "a")]
     for instance in instances:
         instance.publish(address(instance.name))
@@ -220,8 +220,8 @@ def test_instances_with_different_names_live_side_by_side(tmp_path: Path) -> Non
         instance.close()
 
 
-def test_what_a_crash_left_behind_is_in_nobodys_way(tmp_path: Path) -> None:
-    """The pid in it may belong to another process by now; only the lock counts."""
+def test_files_of_a_crashed_instance_are_ignored_and_replaced(tmp_path: Path) -> None:
+    """The recorded pid may belong to another process by now; only the lock counts."""
     crashed = Instance(tmp_path, "app")
     crashed.publish(Address(os.getpid(), "127.0.0.1", 1, "app", "/p", "1"))
     content = (crashed.directory / "instance.json").read_bytes()
@@ -230,7 +230,7 @@ def test_what_a_crash_left_behind_is_in_nobodys_way(tmp_path: Path) -> None:
     (crashed.directory / ".instance.json").write_text("half a fi")
     assert running(tmp_path) == []
     again = Instance(tmp_path, "app")
-    assert read(again.directory) is None, "nobody must be sent to where nothing listens"
+    assert read(again.directory) is None, "a client must not be sent to an address where nothing listens"
     again.publish(address())
     assert running(tmp_path) == [address()]
     again.close()
@@ -239,12 +239,12 @@ def test_what_a_crash_left_behind_is_in_nobodys_way(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff", b"[]", b"7", b"{}", json.dumps({"pid": 1, "more": 2}).encode()]
 )
-def test_a_file_that_cannot_be_read_is_no_address(tmp_path: Path, content: bytes) -> None:
+def test_an_unreadable_address_file_gives_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "instance.json").write_bytes(content)
     assert read(tmp_path) is None
 
 
-def test_a_directory_without_a_lock_is_no_instance(tmp_path: Path) -> None:
+def test_a_directory_without_a_lock_is_not_running(tmp_path: Path) -> None:
     claim = Instance(tmp_path, "app")
     claim.publish(address())
     (claim.directory / "lock").unlink()
@@ -252,17 +252,17 @@ def test_a_directory_without_a_lock_is_no_instance(tmp_path: Path) -> None:
     claim.close()
 
 
-def test_no_runtime_directory_is_no_instance(tmp_path: Path) -> None:
+def test_a_missing_runtime_directory_has_no_instances(tmp_path: Path) -> None:
     assert running(tmp_path / "nothing") == []
 
 
-def test_a_runtime_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_runtime_directory_is_reported(tmp_path: Path) -> None:
     (tmp_path / PROGRAM).write_text("a file where a folder should be")
     with pytest.raises(InstanceError, match="cannot write the runtime directory: "):
         Instance(tmp_path, "app")
 
 
-def test_a_runtime_directory_that_goes_away_is_told(tmp_path: Path) -> None:
+def test_a_removed_runtime_directory_is_reported(tmp_path: Path) -> None:
     claim = Instance(tmp_path, "app")
     shutil.rmtree(claim.directory)
     with pytest.raises(InstanceError, match="cannot write the runtime directory: "):
@@ -270,7 +270,7 @@ def test_a_runtime_directory_that_goes_away_is_told(tmp_path: Path) -> None:
     claim.close()
 
 
-def test_the_control_socket_is_reached_however_long_its_path_is(tmp_path: Path) -> None:
+def test_the_control_socket_works_with_a_long_path(tmp_path: Path) -> None:
     root = tmp_path / ("deep" * 20) / ("deeper" * 20)
     claim = Instance(root, "app")
     here = os.getcwd()
@@ -288,34 +288,34 @@ def test_the_control_socket_is_reached_however_long_its_path_is(tmp_path: Path) 
     assert sorted(os.listdir(claim.directory)) == ["lock"]
 
 
-def test_a_control_socket_that_was_left_behind_is_replaced_only_by_who_holds_the_lock(tmp_path: Path) -> None:
+def test_a_stale_control_socket_is_replaced_only_with_the_lock_held(tmp_path: Path) -> None:
     crashed = Instance(tmp_path, "app")
     crashed.control_socket().close()
     with pytest.raises(InstanceError):
         Instance(tmp_path, "app")
     assert (crashed.directory / "control.sock").exists()
-    os.close(crashed._lock)  # as the end of its process does
+    os.close(crashed._lock)  # as the exit of its process does
     again = Instance(tmp_path, "app")
     assert not (again.directory / "control.sock").exists()
     again.control_socket().close()
     again.close()
 
 
-def test_a_control_socket_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_control_socket_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     claim = Instance(tmp_path, "app")
     (claim.directory / "control.sock").write_text("in the way")
-    with pytest.raises(InstanceError, match="cannot make the control socket: "):
+    with pytest.raises(InstanceError, match="cannot create the control socket: "):
         claim.control_socket()
     claim.close()
 
 
-def test_nobody_answers_where_no_instance_is(tmp_path: Path) -> None:
+def test_without_an_instance_connect_fails_and_wait_end_returns(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         connect(tmp_path, "app")
     wait_end(tmp_path, "app")
 
 
-def test_the_end_of_an_instance_is_waited_for(tmp_path: Path) -> None:
+def test_wait_end_blocks_until_the_instance_ends(tmp_path: Path) -> None:
     claim = Instance(tmp_path, "app")
     waiting = threading.Thread(target=wait_end, args=(tmp_path, "app"))
     waiting.start()
@@ -335,5 +335,5 @@ def test_the_end_of_an_instance_is_waited_for(tmp_path: Path) -> None:
         ("::1", "http://[::1]:80"),
     ],
 )
-def test_the_url_is_one_to_connect_to(host: str, url: str) -> None:
+def test_url_is_one_that_a_client_can_connect_to(host: str, url: str) -> None:
     assert Address(1, host, 80, "app", "/p", "1").url == url

@@ -1,4 +1,4 @@
-"""Reading the count of processes killed for want of memory, on both kinds of control groups."""
+"""Reading the number of OOM kills from both versions of control groups."""
 
 from pathlib import Path
 
@@ -35,9 +35,11 @@ V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"
     ],
     ids=["v2", "v2 in a container", "v1", "v1 in a container", "root", "old", "odd", "no memory", "none"],
 )
-def test_the_count_of_our_own_group(tmp_path: Path, lines: str, files: dict[str, str], count: int) -> None:
+def test_oom_kills_of_the_own_control_group_are_counted(
+    tmp_path: Path, lines: str, files: dict[str, str], count: int
+) -> None:
     assert groups(tmp_path, lines, files) == count
 
 
-def test_a_kernel_without_control_groups_says_nothing(tmp_path: Path) -> None:
+def test_without_control_groups_the_count_is_zero(tmp_path: Path) -> None:
     assert oom_kills(tmp_path / "missing", tmp_path) == 0

@@ -1,4 +1,4 @@
-"""The kept end of the log, and its followers: in order, from any thread, and told what they lost."""
+"""The log buffer keeps the last records, and streams new ones from any thread to its followers in order."""
 
 import asyncio
 import json
@@ -31,12 +31,12 @@ async def log_buffer() -> Any:
 
 def messages(lines: list[bytes]) -> Iterator[str]:
     for line in lines:
-        told = json.loads(line)
-        yield told["message"] if "message" in told else f"lost {told['lost']}"
+        entry = json.loads(line)
+        yield entry["message"] if "message" in entry else f"lost {entry['lost']}"
 
 
 async def taken(follower: Any, count: int) -> list[str]:
-    """So many messages of a follower."""
+    """Return at least `count` messages from a follower."""
     found: list[str] = []
     async with asyncio.timeout(10):
         while len(found) < count:
@@ -44,7 +44,7 @@ async def taken(follower: Any, count: int) -> list[str]:
     return found
 
 
-async def test_the_last_lines_are_kept_with_and_without_output(log_buffer: LogBuffer) -> None:
+async def test_last_returns_lines_with_or_without_worker_output(log_buffer: LogBuffer) -> None:
     for number in range(3):
         events.info("event %d", number)
         output.info("line %d", number)
@@ -53,14 +53,14 @@ async def test_the_last_lines_are_kept_with_and_without_output(log_buffer: LogBu
     assert log_buffer.last(0, output=True) == []
 
 
-async def test_what_is_kept_is_bounded(log_buffer: LogBuffer) -> None:
+async def test_the_number_of_kept_records_is_bounded(log_buffer: LogBuffer) -> None:
     for number in range(KEPT + 10):
         events.info("%d", number)
     kept = list(messages(log_buffer.last(10 * KEPT, output=True)))
     assert (len(kept), kept[0]) == (KEPT, "10")
 
 
-async def test_what_came_since_is_told_once_and_says_what_a_worker_printed(log_buffer: LogBuffer) -> None:
+async def test_since_returns_each_line_once_and_marks_worker_output(log_buffer: LogBuffer) -> None:
     events.info("one")
     output.info("two")
     lines, at = log_buffer.since(-200)
@@ -73,7 +73,7 @@ async def test_what_came_since_is_told_once_and_says_what_a_worker_printed(log_b
     assert list(messages(log_buffer.since(1)[0])) == ["two", "three"]
 
 
-async def test_who_asks_too_late_is_told_how_many_lines_he_lost(log_buffer: LogBuffer) -> None:
+async def test_since_reports_how_many_lines_were_dropped(log_buffer: LogBuffer) -> None:
     events.info("before")
     at = log_buffer.end
     for number in range(KEPT + 7):
@@ -93,7 +93,7 @@ async def test_a_traceback_is_kept_as_text(log_buffer: LogBuffer) -> None:
     assert json.loads(line)["message"] == "it failed"
 
 
-async def test_a_follower_gets_what_comes_after_it_also_from_threads(log_buffer: LogBuffer) -> None:
+async def test_a_follower_receives_new_records_from_any_thread(log_buffer: LogBuffer) -> None:
     events.info("before")
     follower = log_buffer.follow(output=False)
     first = asyncio.create_task(taken(follower, 1))
@@ -108,7 +108,7 @@ async def test_a_follower_gets_what_comes_after_it_also_from_threads(log_buffer:
     await follower.aclose()
 
 
-async def test_a_follower_that_is_slow_loses_lines_and_is_told_so(log_buffer: LogBuffer) -> None:
+async def test_a_slow_follower_loses_lines_and_receives_their_number(log_buffer: LogBuffer) -> None:
     follower = log_buffer.follow(output=True)
     first = asyncio.create_task(taken(follower, MAX_BEHIND + 1))
     await asyncio.sleep(0)
@@ -122,7 +122,7 @@ async def test_a_follower_that_is_slow_loses_lines_and_is_told_so(log_buffer: Lo
     await follower.aclose()
 
 
-async def test_who_has_gone_is_followed_by_nothing(log_buffer: LogBuffer) -> None:
+async def test_a_closed_follower_is_removed(log_buffer: LogBuffer) -> None:
     follower = log_buffer.follow(output=True)
     first = asyncio.create_task(taken(follower, 1))
     await asyncio.sleep(0)

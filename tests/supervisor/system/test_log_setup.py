@@ -1,4 +1,4 @@
-"""The two forms of a log line, to the letter, and where they go."""
+"""The exact text of both log formats, and the writing of the log."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ import pytest
 
 from agentscope_protocol.wire.log_lines import LogLine
 from agentscope_supervisor.system.log_setup import (
-    MAX_WAITING,
+    MAX_QUEUED,
     JsonFormatter,
     LogFormat,
     TextFormatter,
@@ -38,7 +38,7 @@ def failed() -> logging.LogRecord:
 
 @pytest.fixture
 def root() -> Iterator[logging.Logger]:
-    """The root logger, empty, and as it was afterwards."""
+    """The root logger without handlers; restored after the test."""
     loggers = [logging.getLogger(name) for name in ("", "aiohttp", "asyncio")]
     before = [(logger.level, logger.handlers[:]) for logger in loggers]
     loggers[0].handlers = []
@@ -48,20 +48,20 @@ def root() -> Iterator[logging.Logger]:
         logger.handlers = handlers
 
 
-def test_a_line_for_people() -> None:
+def test_text_format_is_one_line_with_the_fields_last() -> None:
     clock = time.strftime("%H:%M:%S", time.localtime(AT))
     line = TextFormatter().format(record(worker="0.1", seconds=0.5))
     assert line == f"{clock}.250 info    worker is ready worker=0.1 seconds=0.5"
 
 
-def test_the_fields_stand_on_the_first_of_several_lines() -> None:
+def test_fields_are_on_the_first_line_of_a_multi_line_message() -> None:
     lines = (
         TextFormatter().format(record("app.py, line 2: SyntaxError\n    def (", worker="0.1")).splitlines()
     )
     assert (lines[0].endswith(": SyntaxError worker=0.1"), lines[1]) == (True, "    def (")
 
 
-def test_a_line_for_machines() -> None:
+def test_json_format_has_the_fields_at_the_top_level() -> None:
     entry = json.loads(JsonFormatter().format(record(worker="0.1", seconds=0.5)))
     assert entry == {
         "ts": "2026-01-15T10:30:00.250Z",
@@ -74,19 +74,19 @@ def test_a_line_for_machines() -> None:
     }
 
 
-def test_a_line_for_machines_is_one_line_whatever_it_holds() -> None:
+def test_json_format_is_always_one_line() -> None:
     line = JsonFormatter().format(record("a\nb", reason="c\r\nd\u2028", path=object()))
     assert len(line.splitlines()) == 1
     assert json.loads(line)["reason"] == "c\r\nd\u2028"
 
 
-def test_arguments_are_put_into_the_message() -> None:
+def test_arguments_are_formatted_into_the_message() -> None:
     filled = record("%s of %d", args=("two", 3))
     assert TextFormatter().format(filled).endswith(" two of 3")
     assert json.loads(JsonFormatter().format(filled))["message"] == "two of 3"
 
 
-def test_a_traceback_follows_in_both_forms() -> None:
+def test_both_formats_include_the_traceback() -> None:
     head, *rest = TextFormatter().format(failed()).splitlines()
     assert head.endswith("error   task failed")
     assert (rest[0], rest[-1]) == ("Traceback (most recent call last):", "ValueError: boom")
@@ -103,14 +103,14 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def written(pipe: tuple[int, int]) -> list[str]:
-    """What the log has written."""
+    """The lines that the log has written."""
     drain()
     os.set_blocking(pipe[0], False)
     return os.read(pipe[0], 1_000_000).decode().splitlines()
 
 
 @pytest.mark.parametrize("form, formatter", [("text", TextFormatter), ("json", JsonFormatter)])
-def test_the_log_goes_to_a_descriptor_in_the_form_that_was_asked_for(
+def test_log_is_written_to_the_descriptor_in_the_chosen_format(
     form: LogFormat, formatter: type, root: logging.Logger, pipe: tuple[int, int]
 ) -> None:
     set_up(form, "warning", pipe[1])
@@ -123,7 +123,7 @@ def test_the_log_goes_to_a_descriptor_in_the_form_that_was_asked_for(
 
 
 @pytest.mark.usefixtures("root")
-def test_libraries_speak_only_when_something_is_wrong(pipe: tuple[int, int]) -> None:
+def test_libraries_log_only_warnings(pipe: tuple[int, int]) -> None:
     set_up("text", "debug", pipe[1])
     for name in ("asyncio", "aiohttp.server", "x"):
         logging.getLogger(name).info("hello")
@@ -131,13 +131,13 @@ def test_libraries_speak_only_when_something_is_wrong(pipe: tuple[int, int]) -> 
 
 
 @pytest.mark.usefixtures("root")
-def test_a_log_that_nobody_reads_drops_lines_says_how_many_and_never_waits(pipe: tuple[int, int]) -> None:
+def test_an_unread_log_drops_and_counts_lines_without_blocking(pipe: tuple[int, int]) -> None:
     set_up("text", "info", pipe[1])
-    lines = MAX_WAITING + 2_000  # the pipe itself holds some hundred of them
+    lines = MAX_QUEUED + 2_000  # the pipe itself holds a few hundred of them
     for _ in range(lines):
         logging.getLogger("x").info("y" * 200)
     drain(within=0.01)
-    read = os.read(pipe[0], 10_000)  # somebody reads at last
+    read = os.read(pipe[0], 10_000)  # the log is read at last
     while read.count(b"\n") < 1_000:
         read += os.read(pipe[0], 65_536)
     logging.getLogger("x").info("the last")
@@ -149,11 +149,11 @@ def test_a_log_that_nobody_reads_drops_lines_says_how_many_and_never_waits(pipe:
 
 
 @pytest.mark.usefixtures("root")
-def test_a_log_that_has_gone_away_is_not_the_end() -> None:
+def test_a_closed_log_pipe_does_not_raise() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     set_up("text", "info", write_end)
-    logging.getLogger("x").info("to nobody")
+    logging.getLogger("x").info("unread")
     drain()
     os.close(write_end)
 
@@ -169,8 +169,8 @@ def test_a_record_that_cannot_be_formatted_is_reported_and_not_raised(
 
 
 @pytest.fixture
-def told(root: logging.Logger) -> list[str]:
-    """What is logged, in both forms, one after the other."""
+def logged(root: logging.Logger) -> list[str]:
+    """Each record in both formats, one after the other."""
     lines: list[str] = []
 
     class Keep(logging.Handler):
@@ -182,10 +182,10 @@ def told(root: logging.Logger) -> list[str]:
     return lines
 
 
-def test_what_a_worker_logged_keeps_its_level_and_its_turn(told: list[str]) -> None:
+def test_a_worker_record_keeps_its_level_and_its_fields(logged: list[str]) -> None:
     log_output("0.1", LogLine("paid", "warning", {"logger": "app", "run": "r-1", "session": "ab"}))
-    assert told[0] == "warning paid worker=0.1 logger=app run=r-1 session=ab"
-    entry = json.loads(told[1])
+    assert logged[0] == "warning paid worker=0.1 logger=app run=r-1 session=ab"
+    entry = json.loads(logged[1])
     del entry["ts"]
     assert entry == {
         **{"level": "warning", "message": "paid", "worker": "0.1", "slot": 0, "generation": 1},
@@ -193,16 +193,16 @@ def test_what_a_worker_logged_keeps_its_level_and_its_turn(told: list[str]) -> N
     }
 
 
-def test_no_line_of_a_worker_looks_like_one_of_ours(told: list[str]) -> None:
+def test_a_worker_line_cannot_look_like_a_supervisor_line(logged: list[str]) -> None:
     forged = "12:00:00.000 info    instance is ready"
     log_output("0.1", LogLine(f"a\n{forged}", "error", {}, f"Traceback\n{forged}"))
-    assert told[0] == f"error   a worker=0.1\n    {forged}\n    Traceback\n    {forged}"
-    assert json.loads(told[1])["exception"] == f"Traceback\n{forged}"
+    assert logged[0] == f"error   a worker=0.1\n    {forged}\n    Traceback\n    {forged}"
+    assert json.loads(logged[1])["exception"] == f"Traceback\n{forged}"
 
 
-def test_what_a_worker_logs_is_held_to_the_level_too(told: list[str], root: logging.Logger) -> None:
+def test_worker_records_below_the_log_level_are_dropped(logged: list[str], root: logging.Logger) -> None:
     root.setLevel(logging.ERROR)
     log_output("zygote", LogLine("preloaded"))
-    assert told == []
+    assert logged == []
     log_output("zygote", LogLine("not preloaded", "error"))
-    assert told[0] == "error   not preloaded worker=zygote"
+    assert logged[0] == "error   not preloaded worker=zygote"

@@ -1,4 +1,4 @@
-"""The memory of an instance: who looks, how often, and what is told while a look hangs."""
+"""When memory is measured, and what callers get while a measurement hangs or fails."""
 
 import asyncio
 import os
@@ -14,8 +14,8 @@ from tests.harness.waiting import eventually
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """How often each process was looked at; each holds as many MB as that."""
+def measured(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """How often each process was measured; it reports the same number of MB."""
     counts = Counter[int]()
 
     def used(pid: int) -> int:
@@ -26,54 +26,54 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     return counts
 
 
-async def test_it_is_that_of_the_processes_and_nothing_of_one_that_has_ended() -> None:
-    held = await ProcessMemory(lambda: [os.getpid(), 2**22 + 1]).look()
+async def test_a_process_that_does_not_exist_has_no_memory() -> None:
+    held = await ProcessMemory(lambda: [os.getpid(), 2**22 + 1]).measure()
     assert held[os.getpid()] > 10
     assert held[2**22 + 1] == 0
 
 
-async def test_a_look_serves_all_who_ask_at_once_and_for_a_while(
-    looks: Counter[int], monkeypatch: pytest.MonkeyPatch
+async def test_concurrent_and_later_callers_share_one_measurement(
+    measured: Counter[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = ProcessMemory(lambda: [1, 2])
-    told = [*await asyncio.gather(*(made.look() for _ in range(9))), await made.look()]
-    assert told == [{1: 1.0, 2: 1.0}] * 10
-    monkeypatch.setattr(process_memory, "LOOK_EVERY", 0.0)
-    assert await made.look() == {1: 2.0, 2: 2.0}
+    results = [*await asyncio.gather(*(made.measure() for _ in range(9))), await made.measure()]
+    assert results == [{1: 1.0, 2: 1.0}] * 10
+    monkeypatch.setattr(process_memory, "MAX_AGE", 0.0)
+    assert await made.measure() == {1: 2.0, 2: 2.0}
 
 
-async def test_a_process_that_is_new_is_looked_at_at_once(looks: Counter[int]) -> None:
+async def test_a_new_process_is_measured_at_once(measured: Counter[int]) -> None:
     pids = [1]
     made = ProcessMemory(lambda: pids)
-    assert await made.look() == {1: 1.0}
+    assert await made.measure() == {1: 1.0}
     pids[:] = [2]
-    assert await made.look() == {2: 1.0}
+    assert await made.measure() == {2: 1.0}
 
 
-async def test_while_a_look_hangs_what_was_seen_last_is_told_in_time(
-    looks: Counter[int], monkeypatch: pytest.MonkeyPatch
+async def test_a_hanging_measurement_returns_the_previous_one_in_time(
+    measured: Counter[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_memory, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(process_memory, "MAX_AGE", 0.0)
     made = ProcessMemory(lambda: [1])
-    assert await made.look() == {1: 1.0}
+    assert await made.measure() == {1: 1.0}
     free, hanging = threading.Event(), Counter[str]()
 
     def hang(pid: int) -> int:
-        hanging["looks"] += 1
+        hanging["calls"] += 1
         free.wait(60)
         return 7 * process_memory.MB
 
     monkeypatch.setattr(process_memory, "_used", hang)
     began = time.monotonic()
-    assert [await made.look(0.05) for _ in range(3)] == [{1: 1.0}] * 3
+    assert [await made.measure(0.05) for _ in range(3)] == [{1: 1.0}] * 3
     assert time.monotonic() - began < 30
-    assert hanging["looks"] == 1
+    assert hanging["calls"] == 1
     free.set()
-    await eventually(lambda: made._held == {1: 7.0}, 10, "the look comes to its end")
+    await eventually(lambda: made._memory == {1: 7.0}, 10, "the measurement ends")
 
 
-async def test_a_look_that_fails_is_told_and_the_next_one_is_made(
-    looks: Counter[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_failed_measurement_is_logged_and_repeated(
+    measured: Counter[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     made, works = ProcessMemory(lambda: [1]), process_memory._used
 
@@ -81,7 +81,7 @@ async def test_a_look_that_fails_is_told_and_the_next_one_is_made(
         raise ZeroDivisionError
 
     monkeypatch.setattr(process_memory, "_used", broken)
-    assert await made.look() == {}
-    assert "the memory cannot be looked at" in caplog.text
+    assert await made.measure() == {}
+    assert "memory measurement failed" in caplog.text
     monkeypatch.setattr(process_memory, "_used", works)
-    assert await made.look() == {1: 1.0}
+    assert await made.measure() == {1: 1.0}
