@@ -72,9 +72,9 @@ Command = StartZygote | KillZygote | Fork | Execute
 class LaunchPolicy:
     """Owner of the image. Call one method for each thing that happened, and carry out what it returns.
 
-    Times are seconds of a monotonic clock. `possible`: whether an image may be started at all. `wait_timeout`:
-    how long a worker waits for one. It takes two seconds, or on a busy machine as long as the imports of the
-    worker itself would, so that only one that hangs is waited for in vain.
+    Times are seconds of a monotonic clock. `possible`: whether an image may be started at all.
+    `wait_timeout`: how long a worker waits for one. It takes two seconds, or on a busy machine as long as the
+    imports of the worker itself would, so that only one that hangs is waited for in vain.
     """
 
     possible: bool

@@ -1,7 +1,7 @@
 """Starting workers in the way that `launch_policy` decides: executes its commands and reports back.
 
-It holds the zygote and the requests of workers that are not there yet. It knows nothing of what a worker does;
-`workers.pool` gives the requests. Everything happens on the daemon's queue.
+It holds the zygote and the requests of workers that are not there yet. It knows nothing of what a worker
+does; `workers.pool` gives the requests. Everything happens on the daemon's queue.
 """
 
 import asyncio

@@ -67,7 +67,8 @@ class OutputPipe:
         return [part for line in lines for part in _shown(line[-MAX_LINE:])] if self._kept else []
 
     def close(self) -> None:
-        """Read what is available, and stop. Bounded: what the worker started may go on printing into the pipe."""
+        """Read what is available, and stop. Bounded: what the worker started may go on printing into the
+        pipe."""
         self._drain()
         self._finish()
 

@@ -149,9 +149,9 @@ class Instance:
         if not _lock(self._lock):
             os.close(self._lock)
             running = read(self.directory)
-            details = f" (pid {running.pid}, port {running.port})" if running is not None else ""
+            where = f" (pid {running.pid}, port {running.port})" if running is not None else ""
             raise InstanceError(
-                f"an instance named {name!r} is already running{details}; choose another --name or --runtime-dir"
+                f"an instance named {name!r} is already running{where}; choose another --name or --runtime-dir"
             )
         self._file.unlink(missing_ok=True)
         (self.directory / CONTROL).unlink(missing_ok=True)
@@ -197,8 +197,8 @@ class Instance:
 
 
 def _lock(fd: int) -> bool:
-    """Take the lock; returns False if an instance holds it. Retries, because a command that checks for a running
-    instance holds the lock briefly."""
+    """Take the lock; returns False if an instance holds it. Retries, because a command that checks for a
+    running instance holds the lock briefly."""
     for _ in range(5):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,8 @@
 """Portable access to kernel features: process exit, orphan processes, shared memory, pipes and OOM kills.
 
-On Linux, a pidfd refers to one process even if its pid is reused, and becomes readable when the process exits.
-Orphan processes are reparented to the supervisor. On other systems, or if a sandbox forbids pidfds, a thread
-waits for each child, and orphan processes go to PID 1, which may be the supervisor.
+On Linux, a pidfd refers to one process even if its pid is reused, and becomes readable when the process
+exits. Orphan processes are reparented to the supervisor. On other systems, or if a sandbox forbids pidfds, a
+thread waits for each child, and orphan processes go to PID 1, which may be the supervisor.
 
 The implementation is chosen once, at import. AGENTSCOPE_SUPERVISOR_PORTABLE=1 in the environment forces the
 portable one, for tests. The worker itself arranges that it dies with its supervisor.
@@ -58,7 +58,8 @@ def shared_file(size: int) -> int:
 
 
 def widen_pipe(fd: int, size: int) -> None:
-    """Set the capacity of a pipe to `size` bytes. The capacity is unchanged if the kernel does not allow it."""
+    """Set the capacity of a pipe to `size` bytes. The capacity is unchanged if the kernel does not allow
+    it."""
     if hasattr(fcntl, "F_SETPIPE_SZ"):
         with contextlib.suppress(OSError):
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
@@ -154,7 +155,8 @@ def become_subreaper() -> bool:
 
 
 def children() -> set[int]:
-    """Return the pids of the children, including zombies. A child that exits during the call may hide another."""
+    """Return the pids of the children, including zombies. A child that exits during the call may hide
+    another."""
     if _LINUX and _HAS_CHILDREN_FILES:
         found: set[int] = set()
         with contextlib.suppress(OSError):  # no file descriptor is available

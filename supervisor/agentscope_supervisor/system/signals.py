@@ -1,8 +1,8 @@
 """Signal handling of the supervisor. The handlers run on the event loop and only call `daemon`.
 
 TERM and INT stop the instance; a second one stops it at once. HUP reloads. TTIN and TTOU add or remove one
-slot. QUIT prints the stacks of the supervisor, here, and of the workers, in `daemon`. USR1 and USR2 are logged
-and have no effect.
+slot. QUIT prints the stacks of the supervisor, here, and of the workers, in `daemon`. USR1 and USR2 are
+logged and have no effect.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 Handlers = Mapping[signal.Signals, Callable[[], object]]
 
 UNUSED: Final = (signal.SIGUSR1, signal.SIGUSR2)
-"""Signals without an effect. Other servers use them, for example to reopen log files, so operators may send them.
-Their default action would end the process."""
+"""Signals without an effect. Other servers use them, for example to reopen log files, so operators may send
+them. Their default action would end the process."""
 
 IGNORED_AT_START: Final = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, *UNUSED)
 """Signals whose default action would end or stop the process before its handlers are installed."""

@@ -1,4 +1,4 @@
-"""What is measured: counters, histograms, and their Prometheus text.
+"""Counters, gauges and histograms, and their text format for Prometheus.
 
-May read what a turn's output is (`runs`); never decides anything. Read `metrics` first.
+May read the output of turns (`runs`). Must not make decisions. Start with `metrics`.
 """

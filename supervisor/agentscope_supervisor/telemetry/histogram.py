@@ -1,4 +1,4 @@
-"""Counts of durations by size, in the form that Prometheus reads. Pure."""
+"""A histogram with cumulative buckets, as Prometheus expects it. Pure."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Histogram:
-    """How many values were at most each of `bounds`, which ascend; above the last there is one more."""
+    """Counts values in buckets. `bounds` are the upper bounds of the buckets, in ascending order.
+
+    One more bucket counts the values above the last bound.
+    """
 
     bounds: Sequence[float]
     total: float = 0.0  # sum of the values
@@ -22,7 +25,7 @@ class Histogram:
         self.total += value
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """The buckets, each with all that is in the smaller ones; the last is `+Inf`."""
+        """Return the cumulative buckets as pairs of upper bound and count; the last bound is `+Inf`."""
         found, so_far = [], 0
         for bound, count in zip([*map(repr, self.bounds), "+Inf"], self._counts, strict=True):
             so_far += count

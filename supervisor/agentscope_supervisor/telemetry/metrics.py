@@ -1,8 +1,8 @@
-"""What `GET /metrics` tells: counts kept here while the instance runs, and a look at it when it is asked.
+"""The metrics of `GET /metrics`: counters that are kept here, and gauges that are read for each request.
 
-They are the supervisor's; workers keep none. Nothing here holds a session, a user or a text: each label has a
-handful of values, all named in this module or in the enums that it reads. The counts are plain numbers, as a
-turn must not pay for locks that one thread does not need; `prometheus` gives them their form.
+All metrics belong to the supervisor; workers keep none. A label must never contain a session, a user or any
+text of a turn: each label has a few values, which this module or an enum defines. The counters are plain
+numbers, because one thread needs no locks. `prometheus` formats them.
 """
 
 import asyncio
@@ -19,10 +19,10 @@ from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.system.process_memory import MB, MemoryByPid, ProcessMemory
 from agentscope_supervisor.telemetry.histogram import Histogram
 
-LAG_EVERY: Final = 0.5  # seconds between two looks at the loop
+LAG_EVERY: Final = 0.5  # seconds between two measurements of the lag of the event loop
 
-# Seconds. A turn is a model's answer, seconds to minutes; a wait and a loop's lag are milliseconds.
-# Sequences: a constant that mypyc sees to be a tuple of floats it takes for one never set (mypy 2.4).
+# Bounds in seconds. A turn takes as long as a model, seconds to minutes; a wait or a lag takes milliseconds.
+# Typed as Sequence: mypyc treats a constant tuple of floats as never assigned (mypy 2.4).
 _TURN: Final[Sequence[float]] = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _FIRST: Final[Sequence[float]] = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _WAIT: Final[Sequence[float]] = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
@@ -31,10 +31,10 @@ _LAG: Final[Sequence[float]] = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """The instance now."""
+    """The current values of the gauges."""
 
-    running: int  # turns that a worker has
-    waiting: int
+    running: int  # turns that run on a worker
+    waiting: int  # turns that wait for a worker
     active_sessions: int
     workers: Mapping[str, int]  # by state
     rolling: bool
@@ -42,30 +42,30 @@ class Gauges:
 
 
 class GaugeSource(Protocol):
-    """Who is looked at."""
+    """The source of the gauges."""
 
     def gauges(self) -> Gauges:
-        """The instance now; returns at once."""
+        """Return the current values without blocking."""
 
 
 Values = Iterable[tuple[Sequence[str], float]]
-"""Values, each with those of its labels."""
+"""Pairs of label values and the value of the metric."""
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """A metric as it is now. `name` is without what all begin with."""
+class Scalar:
+    """The current values of a counter or gauge. `name` is without the common prefix."""
 
     name: str
     text: str
     values: Values
     labels: tuple[str, ...] = ()
-    may_sink: bool = False
+    may_decrease: bool = False  # a gauge
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
-    """A histogram as it is now."""
+class Distribution:
+    """The current state of a histogram. `name` is without the common prefix."""
 
     name: str
     text: str
@@ -73,9 +73,9 @@ class Spread:
 
 
 class Metrics:
-    """The metrics of one instance. To be made on the event loop; `close` ends its look at that.
+    """The metrics of one instance. Create it on the event loop; `close` stops the measurement of its lag.
 
-    `states`: those in which a worker process is counted; `causes`: of its end.
+    `states` are the states of worker processes that are counted; `causes` are the causes of their exits.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Metrics:
         self._started: Final = time.time()
         self._states: Final = states
         self._requests: Final[Counter[tuple[str, int]]] = Counter()
-        # From 0: a rate is known only of what was seen before.
+        # Starts at 0: Prometheus computes a rate only for a series that it has seen before.
         self._turns: Final = Counter[str]({"OK": 0})
         self._exits: Final = Counter[str](dict.fromkeys(causes, 0))
         self._rollouts: Final = Counter({"done": 0, "failed": 0})
@@ -96,26 +96,26 @@ class Metrics:
         self._lag: Final = Histogram(_LAG)
         self._events = self._bytes = self._starts = 0
         self._memory: Final = memory
-        self._held: MemoryByPid = {}
+        self._memory_by_pid: MemoryByPid = {}
         self._timer = self._arm()
 
     def close(self) -> None:
-        """To be called last."""
+        """Stop measuring. No other method may be called afterwards."""
         self._timer.cancel()
 
-    async def collect(self) -> Iterator[Counted | Spread]:
-        """All metrics, now."""
-        self._held = await self._memory.measure()
+    async def collect(self) -> Iterator[Scalar | Distribution]:
+        """Measure the memory and return the current metrics."""
+        self._memory_by_pid = await self._memory.measure()
         return self._collect()
 
-    # -- what happened ------------------------------------------------------------------------
+    # -- events -------------------------------------------------------------------------------
 
     def request(self, route: str, status: int) -> None:
-        """A request was answered. `route`: one of a few."""
+        """Count an answered request. `route` must be one of a few fixed values."""
         self._requests[route, status] += 1
 
     def turn(self, answer: Answer, failure: Failure | None, now: float) -> None:
-        """A turn is over."""
+        """Count a turn that has ended, with its durations and its output."""
         self._turns[failure.code if failure is not None else "OK"] += 1
         self._duration.observe(now - answer.started_at)
         if answer.taken_at is not None:
@@ -130,68 +130,81 @@ class Metrics:
         self._starts += 1
 
     def worker_exited(self, cause: str) -> None:
-        """A worker process has ended."""
+        """Count a worker process that has exited."""
         self._exits[cause] += 1
 
     def rollout_ended(self, *, succeeded: bool) -> None:
-        """A rollout has ended."""
+        """Count a rollout that has ended."""
         self._rollouts["done" if succeeded else "failed"] += 1
 
-    # -- how it is told -----------------------------------------------------------------------
+    # -- output -------------------------------------------------------------------------------
 
-    def _collect(self) -> Iterator[Counted | Spread]:
+    def _collect(self) -> Iterator[Scalar | Distribution]:
         gauges = self._source.gauges()
-        yield _gauge("build_info", "The version that runs.", [((__version__,), 1)], "version")
+        yield _gauge("build_info", "Version of the supervisor.", [((__version__,), 1)], "version")
         yield _gauge(
             "start_time_seconds", "When the instance was worker_started, since 1970.", [((), self._started)]
         )
         requests = (((route, str(status)), count) for (route, status), count in self._requests.items())
-        yield _counter("http_requests", "Answers to requests.", requests, "route", "status")
-        yield _counter("turns", "Ended turns: OK, or the code of their error.", _one(self._turns), "outcome")
-        yield Spread("turn_duration_seconds", "From acceptance to the end of a turn.", self._duration)
-        yield Spread(
-            "turn_first_event_seconds", "From acceptance to the first event of a stream.", self._first
+        yield _counter("http_requests", "HTTP requests that were answered.", requests, "route", "status")
+        yield _counter(
+            "turns", "Turns that have ended, by OK or their error code.", _by_label(self._turns), "outcome"
         )
-        yield Spread("turn_wait_seconds", "From acceptance until a worker had it.", self._wait)
+        yield Distribution(
+            "turn_duration_seconds", "Time from acceptance of a turn to its end.", self._duration
+        )
+        yield Distribution(
+            "turn_first_event_seconds", "Time from acceptance of a turn to its first event.", self._first
+        )
+        yield Distribution(
+            "turn_wait_seconds", "Time from acceptance of a turn until a worker received it.", self._wait
+        )
         now = {"running": gauges.running, "waiting": gauges.waiting}
-        yield _gauge("turns_open", "Turns that have not ended.", _one(now), "state")
-        yield _counter("events", "Events of streams, from workers.", [((), self._events)])
-        yield _counter("event_bytes", "Bytes of these events.", [((), self._bytes)])
-        yield _gauge("sessions_active", "Sessions with a turn in 300 s.", [((), gauges.active_sessions)])
+        yield _gauge("turns_open", "Turns that have not ended.", _by_label(now), "state")
+        yield _counter("events", "Events that workers have sent.", [((), self._events)])
+        yield _counter("event_bytes", "Bytes of events that workers have sent.", [((), self._bytes)])
+        yield _gauge(
+            "sessions_active", "Sessions with a turn in the last 300 s.", [((), gauges.active_sessions)]
+        )
         states = {state: gauges.workers.get(state, 0) for state in self._states}
-        yield _gauge("workers", "Worker processes.", _one(states), "state")
+        yield _gauge("workers", "Worker processes by state.", _by_label(states), "state")
         yield _counter("worker_starts", "Worker processes worker_started.", [((), self._starts)])
-        yield _counter("worker_deaths", "Worker processes that ended.", _one(self._exits), "cause")
-        yield _counter("rollouts", "Replacements of workers that have ended.", _one(self._rollouts), "result")
+        yield _counter("worker_deaths", "Worker processes that have exited.", _by_label(self._exits), "cause")
+        yield _counter("rollouts", "Rollouts that have ended.", _by_label(self._rollouts), "result")
         yield _gauge("rollout_running", "1 while workers are being replaced.", [((), gauges.rolling)])
-        yield Spread("event_loop_lag_seconds", "How late the supervisor's loop was.", self._lag)
-        yield _gauge("memory_bytes", "ProcessMemory (PSS).", _one(_sizes(self._held)), "process")
+        yield Distribution("event_loop_lag_seconds", "Lag of the event loop of the supervisor.", self._lag)
+        yield _gauge(
+            "memory_bytes",
+            "Memory of the processes (PSS).",
+            _by_label(_sizes(self._memory_by_pid)),
+            "process",
+        )
         failures = gauges.platform_failures.items()
-        yield _counter("platform_failures", "Exchanges that failed.", failures, "exchange", "kind")
+        yield _counter("platform_failures", "Failed requests to the platform.", failures, "exchange", "kind")
 
     def _arm(self) -> asyncio.TimerHandle:
         due = self._loop.time() + LAG_EVERY
-        return self._loop.call_at(due, self._look_at_lag, due)
+        return self._loop.call_at(due, self._measure_lag, due)
 
-    def _look_at_lag(self, due: float) -> None:
+    def _measure_lag(self, due: float) -> None:
         self._lag.observe(max(0.0, self._loop.time() - due))
         self._timer = self._arm()
 
 
-def _one(values: Mapping[str, float]) -> Values:
-    """Values of one label."""
+def _by_label(values: Mapping[str, float]) -> Values:
+    """Return the values of a metric with one label."""
     return (((value,), number) for value, number in values.items())
 
 
-def _sizes(held: MemoryByPid) -> dict[str, float]:
-    """Bytes of this process, and of all others."""
-    ours = held.get(os.getpid(), 0.0)
-    return {"supervisor": ours * MB, "workers": (sum(held.values()) - ours) * MB}
+def _sizes(memory: MemoryByPid) -> dict[str, float]:
+    """Return the bytes of this process, and those of all workers together."""
+    ours = memory.get(os.getpid(), 0.0)
+    return {"supervisor": ours * MB, "workers": (sum(memory.values()) - ours) * MB}
 
 
-def _counter(name: str, text: str, values: Values, *labels: str) -> Counted:
-    return Counted(name, text, values, labels)
+def _counter(name: str, text: str, values: Values, *labels: str) -> Scalar:
+    return Scalar(name, text, values, labels)
 
 
-def _gauge(name: str, text: str, values: Values, *labels: str) -> Counted:
-    return Counted(name, text, values, labels, may_sink=True)
+def _gauge(name: str, text: str, values: Values, *labels: str) -> Scalar:
+    return Scalar(name, text, values, labels, may_decrease=True)

@@ -1,8 +1,8 @@
 """Which processes an instance has: what `fleet` decides of them, carried out on `pool`.
 
-From here processes are started, replaced, retire_reason and killed, and the settings of a reload become a revision
-that is rolled out. It is told what happens to processes, and passes on to `turns.service` what that means for
-theirs.
+From here processes are started, replaced, retire_reason and killed, and the settings of a reload become a
+revision that is rolled out. It is told what happens to processes, and passes on to `turns.service` what that
+means for theirs.
 """
 
 import asyncio

@@ -224,8 +224,8 @@ class Pool:
             self.step(process, event)
 
     def retire(self, process: Process, reason: ExitReason) -> None:
-        """Let a process go once its turns have ended; at once if it was not ready yet. What has recycle_requested it out
-        is its reason, if anything has."""
+        """Let a process go once its turns have ended; at once if it was not ready yet. What has
+        recycle_requested it out is its reason, if anything has."""
         process.retire_reason = process.retire_reason or reason
         if process.state is ProcessState.STARTING:
             process.kill_reason = reason
@@ -444,8 +444,8 @@ def _stream_kinds(detail: str) -> frozenset[int]:
 
 
 def _told(detail: str) -> str:
-    """The message of a `failed` or `recycle_requested` notice, fit for JSON: it may quote a name of a file that is not
-    UTF-8, as a lone surrogate."""
+    """The message of a `failed` or `recycle_requested` notice, fit for JSON: it may quote a name of a file
+    that is not UTF-8, as a lone surrogate."""
     try:
         told: dict[str, Any] = json.loads(detail)
         return str(told["message"]).encode("utf-8", "backslashreplace").decode()

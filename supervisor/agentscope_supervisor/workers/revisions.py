@@ -52,7 +52,8 @@ class Revisions:
         self.last: Outcome | None = None
 
     def begin(self, snapshot: bytes, *, code_only: bool = False) -> int:
-        """A new revision, of these settings; its number. `code_only`: nothing was installed since the last."""
+        """A new revision, of these settings; its number. `code_only`: nothing was installed since the
+        last."""
         before, preload_revision = self._latest
         self.newest += 1
         if not code_only or snapshot != before:

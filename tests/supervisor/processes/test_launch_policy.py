@@ -22,7 +22,8 @@ PATIENCE: Final = 30.0
 
 
 def policy_in(state: ZygoteState) -> LaunchPolicy:
-    """A LaunchPolicy whose zygote for revision 1, of which process 1 was the first, is in this state at 100 s."""
+    """A LaunchPolicy whose zygote for revision 1, of which process 1 was the first, is in this state at 100
+    s."""
     policy = LaunchPolicy(True, PATIENCE)
     if state is ZygoteState.ABSENT:
         return policy

@@ -1,4 +1,4 @@
-"""Values counted by size."""
+"""The buckets of a histogram."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from agentscope_supervisor.telemetry.histogram import Histogram
 
 
-def test_a_value_is_in_each_bucket_that_it_fits() -> None:
+def test_a_value_counts_in_each_bucket_with_a_larger_or_equal_bound() -> None:
     histogram = Histogram((0.1, 1.0))
     assert histogram.cumulative() == [("0.1", 0), ("1.0", 0), ("+Inf", 0)]
     for value in (0.0, 0.1, 0.5, 1.0, 1.5, 100.0):
@@ -17,7 +17,7 @@ def test_a_value_is_in_each_bucket_that_it_fits() -> None:
 
 @given(st.lists(st.floats(0, 1000)))
 @settings(deadline=None, derandomize=True)
-def test_buckets_hold_what_is_at_most_their_bound(values: list[float]) -> None:
+def test_a_bucket_counts_the_values_up_to_its_bound(values: list[float]) -> None:
     histogram = Histogram((0.5, 5.0, 50.0))
     for value in values:
         histogram.observe(value)
