@@ -358,7 +358,7 @@ class Machine:
         """A process that was ordered is there, or could not be started."""
         request = self.requests.pop(process)
         if self.forks_fail:
-            request.failed(OSError("cannot fork"))
+            request.on_failed(OSError("cannot fork"))
             return
         self.workers.append(Worker(self, request.on_exit))
         request.on_started(self.workers[-1])  # type: ignore[arg-type]

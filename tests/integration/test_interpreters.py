@@ -137,13 +137,15 @@ def test_an_interpreter_that_does_not_exist(
 
 def test_a_script_whose_interpreter_does_not_exist(tmp_path: Path, command: Callable[[Path], str]) -> None:
     python = fake(tmp_path / "python", "#!/nowhere/python\n")
-    assert f"supervisor.python: {python} points to what does not exist" in command(project(tmp_path, python))
+    assert f"supervisor.python: {python} points to a file that does not exist" in command(
+        project(tmp_path, python)
+    )
 
 
 def test_a_dangling_link(tmp_path: Path, command: Callable[[Path], str]) -> None:
     """A virtual environment whose Python was removed, for example by a system upgrade."""
     (tmp_path / "python").symlink_to("/nowhere/python3.10")
-    assert "points to what does not exist" in command(project(tmp_path, str(tmp_path / "python")))
+    assert "points to a file that does not exist" in command(project(tmp_path, str(tmp_path / "python")))
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -159,7 +161,7 @@ def test_a_file_that_is_not_a_program(tmp_path: Path, command: Callable[[Path], 
 
 @pytest.mark.parametrize("python", ["/bin/true", "/bin/false", "/bin/cat"])
 def test_a_program_that_is_not_python(tmp_path: Path, command: Callable[[Path], str], python: str) -> None:
-    assert f"supervisor.python: {python} is no Python that works" in command(project(tmp_path, python))
+    assert f"supervisor.python: {python} does not work" in command(project(tmp_path, python))
 
 
 def test_a_python_that_is_too_old(tmp_path: Path, command: Callable[[Path], str]) -> None:
@@ -174,8 +176,11 @@ def test_a_python_without_this_package(tmp_path: Path, command: Callable[[Path],
     subprocess.run([sys.executable, *WITHOUT_PIP, folder / ".venv"], check=True)
     message = command(folder)
     python = f"{folder}/.venv/bin/python"
-    assert f"supervisor.python: {python} has not this package (cannot import agentscope_worker, " in message
-    assert message.endswith(f"To mend it: {python} -m pip install agentscope-supervisor")
+    assert (
+        f"supervisor.python: {python} does not have this package installed (cannot import agentscope_worker, "
+        in message
+    )
+    assert message.endswith(f"To fix it: {python} -m pip install agentscope-supervisor")
 
 
 def test_a_python_with_agentscope_1x_without_this_package(

@@ -203,7 +203,7 @@ async def test_workers_outlive_their_zygote_and_the_next_start_does_not_wait(pre
         assert not is_forked(replacement), "there is no zygote to fork it"
         gate.touch()
         assert [event.text for event in await stream.whole()] == ["x", "y"]
-    assert "zygote died; its workers go on" in preloaded.log
+    assert "zygote died; its workers keep running" in preloaded.log
 
     await eventually(
         lambda: preloaded.log.count("AgentScope is preloaded") > loaded, BACK_WITHIN, "there is a new zygote"

@@ -1,4 +1,4 @@
-"""How one process starts and ends: spawn, fork, back-off, output, and orphans.
+"""Starting and ending single processes: spawn, fork, restart back-off, output, and orphan processes.
 
-Knows nothing of slots and turns: which processes should exist is decided in `workers`. Read `spawn` first.
+Knows nothing about slots and turns: `workers` decides which processes should exist. Start with `spawn`.
 """

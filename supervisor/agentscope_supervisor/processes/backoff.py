@@ -1,7 +1,8 @@
-"""When may a slot start its next process? Pure.
+"""Restart delays of a slot, with a circuit breaker. Pure.
 
-After a healthy minute at once; else after a delay that doubles, with jitter; and a slot whose processes
-keep dying gets a breaker: it rests, then is probed by one process at a time.
+A process that was ready for at least a minute is replaced at once. Otherwise the delay doubles with each
+exit, with jitter. If the processes of a slot keep exiting, its breaker opens: the slot rests, and then one
+probe process at a time is started. `workers.fleet` applies the delays.
 """
 
 from dataclasses import dataclass, field
@@ -11,33 +12,35 @@ from dataclasses import dataclass, field
 class RestartPolicy:
     """All times in seconds."""
 
-    healthy_after: float = 60.0  # ready for this long: the death was no failure to start
+    healthy_after: float = 60.0  # a process that was ready for this long counts as healthy
     first_delay: float = 0.5
     max_delay: float = 30.0
-    # A burst of five is tolerated, as OTP advises; what goes on after it must not fill logs and CPUs.
+    # The breaker opens at the fifth exit, a limit that OTP recommends: a crash loop must not fill logs and
+    # CPUs.
     burst: int = 5
     burst_window: float = 60.0
-    first_rest: float = 30.0  # of an open breaker; doubles with each probe that dies
+    first_rest: float = 30.0  # of an open breaker; doubles with each probe that exits
     max_rest: float = 300.0
 
 
 @dataclass(slots=True)
 class RestartHistory:
-    """The deaths of one slot."""
+    """The recent exits of the processes of one slot."""
 
     policy: RestartPolicy = field(default_factory=RestartPolicy)
-    short_lives: int = 0  # in a row
-    probes: int = 0  # that exited since the breaker opened; 0: it is closed
-    _exits: list[float] = field(default_factory=list)  # within burst_window
+    short_lives: int = 0  # consecutive processes that were not healthy
+    probes: int = 0  # exits since the breaker opened, including the one that opened it; 0: closed
+    _exits: list[float] = field(default_factory=list)  # times of exits within burst_window
 
     @property
     def breaker_open(self) -> bool:
         return self.probes > 0
 
     def exited(self, now: float, ready_for: float, chance: float) -> float:
-        """Note a death; returns the seconds until the next start.
+        """Record an exit and return the delay before the next start, in seconds.
 
-        `ready_for`: seconds that the process was ready, 0 if never. `chance`: uniform in [0, 1).
+        `ready_for` is how long the process was ready, in seconds; 0 if it never was. `chance` is a random
+        number in [0, 1).
         """
         policy = self.policy
         if ready_for >= policy.healthy_after:
@@ -54,6 +57,6 @@ class RestartHistory:
 
 
 def _doubled(first: float, times: int, most: float) -> float:
-    """`first` at the first time, twice as much at each further one, at most `most`."""
-    # After ten doublings any sensible bound is reached; a float would overflow in a week of failures.
+    """Return `first` for the first time and twice as much for each further time, at most `most`."""
+    # Ten doublings reach any sensible bound; without a limit, a week of failures overflows a float.
     return min(most, first * 2.0 ** min(times - 1, 10))

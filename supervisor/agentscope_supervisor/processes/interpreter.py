@@ -1,8 +1,9 @@
-"""The interpreter of the workers: which one it is, and whether a worker can run in it.
+"""Finds the Python interpreter of the workers, and checks whether a worker can run in it.
 
-`supervisor.python` lets workers run in the project's own environment, on another AgentScope than is installed
-here. It is looked at once, before anything is started, because a worker that cannot even be imported has no
-way to say what is missing. AgentScope itself is the worker's business: it checks its versions as it starts.
+With `supervisor.python`, workers run in the project's own environment, which may have another version of
+AgentScope than the supervisor's environment. The interpreter is checked once, before anything is started,
+because a worker that cannot be imported cannot report what is missing. The worker itself checks the version
+of AgentScope when it starts.
 """
 
 import json
@@ -19,16 +20,17 @@ from agentscope_protocol.config.settings import Settings
 OLDEST: Final = (3, 11)
 
 ANSWER_WITHIN: Final = 3.0
-"""Seconds for an interpreter to tell about itself; an idle machine takes a tenth of one. What has not
-answered by then is not judged: whether it works is seen when the first worker starts."""
+"""Seconds within which the interpreter must answer; an idle machine takes 0.1 s.
 
-# What a worker imports before it can tell anybody what is wrong. Each is found, not imported: 50 ms in all.
+A slower interpreter is not rejected: the start of the first worker shows whether it works."""
+
+# Modules that a worker imports before it can report an error. They are located, not imported: 50 ms in all.
 _NEEDED: Final = (
     *("agentscope_worker", "agentscope_protocol"),
     *("msgpack", "orjson", "packaging", "pydantic", "uvloop", "yaml"),
 )
 
-# Runs on any Python 3, so that an old one can say that it is old.
+# Runs on any Python 3, so that an old interpreter can report its version.
 _PROBE: Final = """
 import json, sys
 sys.path.pop(0)
@@ -45,14 +47,14 @@ print(json.dumps([list(sys.version_info[:3]), missing, major]))
 
 
 class InterpreterError(Exception):
-    """No worker can run in `supervisor.python`; the text says why, and what mends it."""
+    """No worker can run in `supervisor.python`. The message contains the reason and the remedy."""
 
 
 def path_of(settings: Settings, project: Path) -> str:
-    """The interpreter of the workers.
+    """Return the path of the interpreter of the workers.
 
-    A path is relative to the project folder; a bare name (`python3.12`) is looked up in PATH. Links are not
-    followed: that of a virtual environment is what makes it one.
+    A path is relative to the project folder. A bare name (`python3.12`) is looked up in PATH. Symbolic links
+    are not resolved, because Python finds a virtual environment by the link inside it.
     """
     chosen = settings.supervisor.python
     if chosen is None:
@@ -63,7 +65,8 @@ def path_of(settings: Settings, project: Path) -> str:
 
 
 def examine(settings: Settings, project: Path) -> None:
-    """Find out whether workers can run in `supervisor.python`; takes as long as that needs to start.
+    """Check whether workers can run in `supervisor.python`. Starts the interpreter and waits for it, up to
+    `ANSWER_WITHIN` seconds.
 
     Raises: InterpreterError.
     """
@@ -71,7 +74,7 @@ def examine(settings: Settings, project: Path) -> None:
         return
     python = path_of(settings, project)
     try:
-        told = subprocess.run(
+        probe = subprocess.run(
             [python, "-c", _PROBE, *_NEEDED],
             cwd=project,
             stdin=subprocess.DEVNULL,
@@ -86,35 +89,39 @@ def examine(settings: Settings, project: Path) -> None:
     except OSError as error:
         raise InterpreterError(_unusable(python, error)) from None
     try:
-        version, missing, major = json.loads(told.stdout.splitlines()[-1])
+        version, missing, major = json.loads(probe.stdout.splitlines()[-1])
     except (ValueError, IndexError):
-        lines = told.stderr.strip().splitlines() or ["nothing"]
-        said = lines[-1 if lines[0].startswith("Traceback") else 0]
-        message = f"{python} is no Python that works: status {told.returncode}, it said {said!r}"
+        lines = probe.stderr.strip().splitlines() or ["nothing"]
+        output = lines[-1 if lines[0].startswith("Traceback") else 0]
+        message = f"{python} does not work: exit status {probe.returncode}, output {output!r}"
         raise InterpreterError(f"supervisor.python: {message}") from None
     if tuple(version[:2]) < OLDEST:
         found, oldest = ".".join(map(str, version)), ".".join(map(str, OLDEST))
         message = f"{python} is Python {found}; workers need {oldest} or newer"
         raise InterpreterError(
-            f"supervisor.python: {message}. Make an environment with one: python{oldest} -m venv .venv"
+            f"supervisor.python: {message}. Create an environment with it: python{oldest} -m venv .venv"
         )
     if missing:
         extra = f"[v{major}]" if major in ("1", "2") else ""
         wanted = shlex.quote(f"agentscope-supervisor{extra}")
-        what = "has not this package" if "agentscope_worker" in missing else "lacks parts of this package"
+        what = (
+            "does not have this package installed"
+            if "agentscope_worker" in missing
+            else "lacks dependencies of this package"
+        )
         raise InterpreterError(
             f"supervisor.python: {python} {what} (cannot import {', '.join(missing)}). "
-            f"To mend it: {shlex.quote(python)} -m pip install {wanted}"
+            f"To fix it: {shlex.quote(python)} -m pip install {wanted}"
         )
 
 
 def _unusable(python: str, error: OSError) -> str:
-    mend = "name the interpreter of an environment, such as .venv/bin/python, or leave the key out"
+    remedy = "set it to the interpreter of an environment, such as .venv/bin/python, or remove the key"
     if isinstance(error, FileNotFoundError):
-        # The same error tells of a script whose own interpreter is missing.
-        why = "does not exist" if not os.path.lexists(python) else "points to what does not exist"
+        # The same error is raised for a script whose own interpreter is missing.
+        why = "does not exist" if not os.path.lexists(python) else "points to a file that does not exist"
     elif isinstance(error, PermissionError):
         why = "is not executable"
     else:
         why = f"cannot be run: {error.strerror}"
-    return f"supervisor.python: {python} {why}; {mend}"
+    return f"supervisor.python: {python} {why}; {remedy}"

@@ -1,15 +1,15 @@
-"""How much of a process's output is kept after it has ended, and which lines are a stack dump. Pure."""
+"""Limits for the output that is kept of an exited process, and detection of stack dump lines. Pure."""
 
 import re
 from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-KEPT_LINES: Final = 50  # last lines of output: a traceback and what led to it
-KEPT_STACK_LINES: Final = 200  # of a stack dump: main thread, a pool, and the threads of libraries
-KEPT_WIDTH: Final = 160  # characters of a kept line; whole lines are in the log
+KEPT_LINES: Final = 50  # last lines of output: enough for a traceback and the lines before it
+KEPT_STACK_LINES: Final = 200  # lines of a stack dump: main thread, a thread pool, threads of libraries
+KEPT_WIDTH: Final = 160  # characters of a kept line; the log contains the complete lines
 
-# The lines that faulthandler writes. A traceback of Python's own has a comma before "in".
+# Lines that faulthandler writes. A normal Python traceback differs: it has a comma before "in".
 _STACK_LINE: Final = re.compile(
     r"(Current thread|Thread) 0x\w+ .*\(most recent call first\):$|Stack \(most recent call first\):$"
     r"|Fatal Python error: |  File \".*\", line (\d+|\?\?\?) in |  <no Python frame>$|  \.\.\.$"
@@ -17,10 +17,10 @@ _STACK_LINE: Final = re.compile(
 
 
 def kept(lines: Iterable[str], most: int) -> tuple[str, ...]:
-    """The last `most` lines, each cut to KEPT_WIDTH characters."""
+    """Return the last `most` lines, each cut to KEPT_WIDTH characters."""
     return tuple(line[:KEPT_WIDTH] for line in deque(lines, most))
 
 
 def is_stack_line(line: str) -> bool:
-    """Whether this line of output belongs to a stack dump by faulthandler."""
+    """Return whether this line of output belongs to a stack dump of faulthandler."""
     return _STACK_LINE.match(line) is not None

@@ -1,22 +1,25 @@
-"""How a worker is started: forked from a process that has AgentScope loaded, or by itself. Pure.
+"""Decides how a worker is started: forked from the zygote, or in a new interpreter. Pure.
 
-The image is that process, at most one at a time: a "zygote". What there is of it, and what a worker that
-is to be started does then:
+The zygote is a process that has AgentScope loaded. There is at most one. Its state decides about a new
+worker:
 
-    ABSENT     none was started yet, or none can be              starts by itself
-    WARMING    it imports: the first one of its revision          waits for it, until `wait_timeout` is over
-               a later one, its forerunner having exited           starts by itself
-    READY      it forks on request                               is forked
-    RESTING    it has exited; the next one starts after a while    starts by itself
-    REFUSED    no worker can be forked from it                   starts by itself
+    ABSENT     no zygote has been started, or none can be     new interpreter
+    WARMING    the first zygote of its revision imports       waits for it, at most `wait_timeout`
+               a later zygote imports, after one has died     new interpreter
+    READY      it accepts fork requests                       forked
+    RESTING    it has died; the next one starts later         new interpreter
+    REFUSED    it cannot fork workers                         new interpreter
 
-The first worker of a revision waits because the image is ready about when it would be itself, and because it
-then shares its memory. It never waits for an image that has failed before.
+The first worker of a revision waits because the zygote is ready at about the time at which the worker itself
+would be, and because the forked worker shares its memory. A worker never waits for a zygote that has failed
+before.
 
-A worker is never forked from an image that is older than its revision: each reload makes a revision, and what
-has been installed since, another AgentScope or interpreter too, must be what its workers run. So the first
-worker of a revision begins a new image. One of an older revision, as a failed rollout starts them, is forked
-from the newer image: by itself it would find the same things installed.
+A worker is never forked from a zygote that is older than the worker's revision. Each reload creates a
+revision, and its workers must run what has been installed since, including another AgentScope or another
+interpreter. So the first worker of a revision starts a new zygote. A worker of an older revision, which a
+failed rollout starts, is forked from the newer zygote: in a new interpreter it would find the same packages.
+
+`launcher` carries out the commands.
 """
 
 from dataclasses import dataclass, field
@@ -26,11 +29,12 @@ from typing import Final
 from agentscope_supervisor.processes.backoff import RestartHistory
 
 HANGS_AFTER: Final = 120.0
-"""Seconds after which an image that is still not ready never will be: a hung mount, a lock in an import."""
+"""Seconds after which a zygote that is not ready is considered hung, on a dead mount or a lock in an
+import."""
 
 
 class ZygoteState(Enum):
-    """What there is to fork workers from."""
+    """The state of the zygote; the module docstring says what each state means for a new worker."""
 
     ABSENT = auto()
     WARMING = auto()
@@ -41,26 +45,26 @@ class ZygoteState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StartZygote:
-    """Start an image for workers of this revision."""
+    """Start a zygote for workers of this revision."""
 
     revision: int
 
 
 @dataclass(frozen=True, slots=True)
 class KillZygote:
-    """End the image: it is out of date, or everything stops."""
+    """Kill the zygote: it is out of date, it hangs, or the instance stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Start this process by a fork of the image."""
+    """Start this process as a fork of the zygote."""
 
     process: int
 
 
 @dataclass(frozen=True, slots=True)
 class Execute:
-    """Start this process by itself, in a new interpreter."""
+    """Start this process in a new interpreter."""
 
     process: int
 
@@ -70,30 +74,29 @@ Command = StartZygote | KillZygote | Fork | Execute
 
 @dataclass(slots=True)
 class LaunchPolicy:
-    """Owner of the image. Call one method for each thing that happened, and carry out what it returns.
+    """Owner of the zygote. Call one method for each event, and carry out the commands that it returns.
 
-    Times are seconds of a monotonic clock. `possible`: whether an image may be started at all.
-    `wait_timeout`: how long a worker waits for one. It takes two seconds, or on a busy machine as long as the
-    imports of the worker itself would, so that only one that hangs is waited for in vain.
+    Times are seconds of a monotonic clock. `possible` is whether a zygote can be started at all.
+    `wait_timeout` is how long a worker waits for the zygote. The zygote takes two seconds; on a busy machine
+    it takes as long as the worker's own imports would, so only a zygote that hangs is waited for in vain.
     """
 
     possible: bool
     wait_timeout: float
     state: ZygoteState = ZygoteState.ABSENT
-    revision: int = 0  # for which the image is
-    _history: RestartHistory = field(default_factory=RestartHistory)  # of this revision's images
-    _workers_wait: bool = False  # workers wait for the image that is WARMING
+    revision: int = 0
+    """Revision that the zygote was started for."""
+    _history: RestartHistory = field(default_factory=RestartHistory)  # of the zygotes of this revision
+    _workers_wait: bool = False  # workers wait for the zygote that is WARMING
     _waiting: list[int] = field(default_factory=list)  # processes
-    _due: float | None = (
-        None  # the end of the wait_timeout with one that is WARMING; the next start while RESTING
-    )
+    _due: float | None = None  # WARMING: when waiting or the zygote is given up; RESTING: the next start
     _ready_at: float | None = None
 
     def spawn(self, process: int, revision: int, now: float) -> list[Command]:
-        """A process is to be started."""
+        """Start a process of this revision, now or as soon as the zygote is ready."""
         commands: list[Command] = []
         if self.possible and revision > self.revision:
-            # Those who wait for the image that goes do not wait for the next one too.
+            # Processes that wait for the old zygote do not wait for the new one too.
             commands += self._release(Execute)
             if self.state in (ZygoteState.WARMING, ZygoteState.READY):
                 commands.append(KillZygote())
@@ -109,19 +112,19 @@ class LaunchPolicy:
         return commands
 
     def ready(self, now: float) -> list[Command]:
-        """The image can be forked."""
+        """Handle that the zygote accepts fork requests."""
         if self.state is not ZygoteState.WARMING:
             return []
         self.state, self._ready_at, self._due = ZygoteState.READY, now, None
         return self._release(Fork)
 
     def refused(self) -> list[Command]:
-        """The image says that no worker can be forked from it, and ends."""
+        """Handle that the zygote has reported that it cannot fork workers. It exits by itself."""
         self.state, self._due = ZygoteState.REFUSED, None
         return self._release(Execute)
 
     def exited(self, now: float, chance: float) -> list[Command]:
-        """The image has ended. `chance`: uniform in [0, 1)."""
+        """Handle that the zygote has exited. `chance` is a random number in [0, 1)."""
         if self.state not in (ZygoteState.WARMING, ZygoteState.READY):
             return []
         ready_for = now - self._ready_at if self._ready_at is not None else 0.0
@@ -130,14 +133,14 @@ class LaunchPolicy:
         return self._release(Execute)
 
     def cancel(self, process: int) -> bool:
-        """A process is not wanted any more. Returns whether it waited, and is never started now."""
+        """Cancel the start of a process. Returns whether it was waiting, and will now never start."""
         waited = process in self._waiting
         if waited:
             self._waiting.remove(process)
         return waited
 
     def tick(self, now: float, chance: float) -> list[Command]:
-        """Do what is due. To be called at `next_due`; earlier is harmless."""
+        """Do what is due. Call it at `next_due`; an earlier call does nothing."""
         if self._due is None or now < self._due:
             return []
         if self.state is ZygoteState.RESTING:
@@ -148,14 +151,14 @@ class LaunchPolicy:
         return [KillZygote(), *self.exited(now, chance)]
 
     def stop(self) -> list[Command]:
-        """No worker will be started any more; whoever waits is to be abandoned."""
-        discards = self.state in (ZygoteState.WARMING, ZygoteState.READY)
+        """End the zygote for good. Cancel the processes that still wait; they are not started."""
+        alive = self.state in (ZygoteState.WARMING, ZygoteState.READY)
         self.possible, self.state, self._due = False, ZygoteState.ABSENT, None
-        return [KillZygote()] if discards else []
+        return [KillZygote()] if alive else []
 
     @property
     def next_due(self) -> float | None:
-        """When `tick` has something to do, or None."""
+        """Time at which `tick` has something to do, or None."""
         return self._due
 
     def _start_zygote(self, now: float, *, workers_wait: bool) -> list[Command]:
@@ -164,6 +167,6 @@ class LaunchPolicy:
         return [StartZygote(self.revision)]
 
     def _release(self, way: type[Fork] | type[Execute]) -> list[Command]:
-        """Start those who wait."""
+        """Start the waiting processes."""
         waiting, self._waiting = self._waiting, []
         return [way(process) for process in waiting]

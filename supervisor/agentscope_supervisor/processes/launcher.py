@@ -1,7 +1,8 @@
-"""Starting workers in the way that `launch_policy` decides: executes its commands and reports back.
+"""Starts workers: carries out the commands of `launch_policy` and reports the results back to it.
 
-It holds the zygote and the requests of workers that are not there yet. It knows nothing of what a worker
-does; `workers.pool` gives the requests. Everything happens on the daemon's queue.
+Owns the zygote, and the requests for workers that have not started yet. It knows nothing about what a worker
+does; `workers.pool` makes the requests. All events are handled on the event queue of the instance. `spawn`
+and `zygote` start the processes.
 """
 
 import asyncio
@@ -25,31 +26,35 @@ from agentscope_supervisor.system.log_setup import log_output
 log = logging.getLogger(__name__)
 
 ZYGOTE: Final = "zygote"
-"""Its mark among those of children; no worker has it."""
+"""Mark and label of the zygote; no worker has this mark."""
 
-WAITING: Final = 0.5
-"""The share of `supervisor.start_timeout` for which the first worker waits for the zygote: its own start, of
-which the same imports are most, must be possible in the whole of it."""
+WAIT_SHARE: Final = 0.5
+"""Share of `supervisor.start_timeout` for which the first worker waits for the zygote.
+
+The worker's own start consists mostly of the same imports. It must still be possible within
+`start_timeout`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchRequest:
-    """A worker to be started. `process`: our number of it; `snapshot`: its settings; `revision`: the first
-    that had them and the packages that are installed; `mark`: its descendants are known by it.
-    """
+    """A request to start a worker. Exactly one of `on_started` and `on_failed` is called."""
 
     process: int
+    """Number of the process."""
     revision: int
+    """First revision with the same settings and the same installed packages."""
     snapshot: bytes
+    """Settings of the worker."""
     mark: str
+    """Identifies the descendants of the worker."""
     on_line: OnLine
     on_exit: kernel.OnExit
     on_started: Callable[[spawn.Child], None]
-    failed: Callable[[OSError], None]
+    on_failed: Callable[[OSError], None]
 
 
 class Launcher:
-    """Starts workers, each by itself or forked from the zygote."""
+    """Starts workers, in new interpreters or as forks of the zygote."""
 
     def __init__(
         self,
@@ -58,45 +63,48 @@ class Launcher:
         project: Path,
         post: Callable[[Callable[[], None]], None],
     ) -> None:
-        """`command`: of a worker, but for its arguments. `post` puts an event into the daemon's queue."""
+        """`command` is the command of a worker without its arguments. `post` puts an event into the event
+        queue."""
         self._command: Final = command
         self._project: Final = project
         self._post: Final = post
         self._loop: Final = asyncio.get_running_loop()
-        wish = settings.supervisor.preload
-        self._loud: Final = logging.WARNING if wish is True else logging.INFO
+        preload = settings.supervisor.preload
+        self._level: Final = logging.WARNING if preload is True else logging.INFO
         has_pidfds = kernel.on_exit is kernel.on_exit_pidfd
-        can = wish is not False and has_pidfds and kernel.become_subreaper()
-        if wish is not False and not can:
-            self._tell_off("this system cannot make what another process forks a child of the supervisor")
-        self._policy: Final = launch_policy.LaunchPolicy(can, settings.supervisor.start_timeout * WAITING)
-        self._requests: Final[dict[int, LaunchRequest]] = {}  # by process, of those that are not there yet
+        possible = preload is not False and has_pidfds and kernel.become_subreaper()
+        if preload is not False and not possible:
+            self._log_no_preload("this system cannot reparent forked workers to the supervisor")
+        self._policy: Final = launch_policy.LaunchPolicy(
+            possible, settings.supervisor.start_timeout * WAIT_SHARE
+        )
+        self._requests: Final[dict[int, LaunchRequest]] = {}  # by process; not started yet
         self._parts: list[str] = []
         self._zygote: Zygote | None = None
-        self._ending: Final[set[Zygote]] = set()  # killed, but not gone yet
+        self._ending: Final[set[Zygote]] = set()  # killed, not exited yet
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
 
     def start(self, request: LaunchRequest) -> None:
-        """Start a worker; `on_started` or `failed` of the request is called, at once or later."""
+        """Start a worker; `on_started` or `on_failed` of the request is called, at once or later."""
         if self._policy.possible and request.revision > self._policy.revision:
             self._parts = parts_of(settings_module.restore(request.snapshot))
         self._requests[request.process] = request
         self._carry_out(self._policy.spawn(request.process, request.revision, self._loop.time()))
 
     def cancel(self, process: int) -> bool:
-        """A worker is not wanted any more. Returns whether it was not begun, and never is."""
+        """Cancel the start of a worker. Returns whether it had not begun, and will now never start."""
         waited = self._policy.cancel(process)
         if waited:
             del self._requests[process]
         return waited
 
     def marks(self) -> dict[int, str]:
-        """The pid of the zygote, and of those that it replaces until they are gone, with their mark."""
+        """Return pid and mark of the zygote, and of replaced zygotes that have not exited yet."""
         return {each.pid: ZYGOTE for each in (self._zygote, *self._ending) if each is not None}
 
     def stop(self) -> None:
-        """Start no worker any more, and end the zygote."""
+        """Kill the zygote. No worker is started afterwards."""
         self._stopping = True
         self._carry_out(self._policy.stop())
 
@@ -122,7 +130,7 @@ class Launcher:
         try:
             child = spawn.spawn(self._command, self._project, request.mark, request.on_line, request.on_exit)
         except OSError as error:
-            request.failed(error)
+            request.on_failed(error)
             return
         request.on_started(child)
 
@@ -132,57 +140,57 @@ class Launcher:
             channels = spawn.WorkerChannels()
         except OSError as error:
             del self._requests[request.process]
-            request.failed(error)
+            request.on_failed(error)
             return
         zygote = self._zygote
 
-        def answered(told: int | str) -> None:
+        def answered(answer: int | str) -> None:
             del self._requests[request.process]
             try:
-                if isinstance(told, str):
-                    raise ChildProcessError(told)
-                kernel.on_exit_of_adopted(told, request.on_exit)
+                if isinstance(answer, str):
+                    raise ChildProcessError(answer)
+                kernel.on_exit_of_adopted(answer, request.on_exit)
             except OSError as error:
                 channels.close()
-                if self._stopping:  # which has ended the zygote
-                    request.failed(error)
+                if self._stopping:  # `stop` has killed the zygote
+                    request.on_failed(error)
                     return
                 log.warning("worker cannot be forked", extra={"reason": str(error)})
-                zygote.kill()  # the next one may do better
+                zygote.kill()  # the next zygote may work
                 self._execute(request)
                 return
-            request.on_started(channels.child(told, request.on_line))
+            request.on_started(channels.child(answer, request.on_line))
 
         zygote.fork(
             request.process,
             self._project,
             {MARK: request.mark},
             channels.theirs,
-            lambda told: self._post(partial(answered, told)),
+            lambda answer: self._post(partial(answered, answer)),
         )
         channels.close_theirs()
 
     # -- the zygote -------------------------------------------------------------------------
 
     def _start_zygote(self) -> None:
-        began = self._loop.time()
+        started_at = self._loop.time()
 
         def ready() -> None:
             if zygote is self._zygote:
-                seconds = round(self._loop.time() - began, 2)
+                seconds = round(self._loop.time() - started_at, 2)
                 log.info("AgentScope is preloaded", extra={"pid": zygote.pid, "seconds": seconds})
                 self._carry_out(self._policy.ready(self._loop.time()))
 
         def refused(reason: str) -> None:
             if zygote is self._zygote:
-                self._tell_off(reason)
+                self._log_no_preload(reason)
                 self._carry_out(self._policy.refused())
 
-        def ended(status: int) -> None:
+        def exited(status: int) -> None:
             self._ending.discard(zygote)
             if zygote is self._zygote:
                 self._zygote = None
-                self._ended(status)
+                self._exited(status)
 
         try:
             self._zygote = zygote = Zygote(
@@ -192,22 +200,24 @@ class Launcher:
                 partial(log_output, ZYGOTE),
                 lambda: self._post(ready),
                 lambda reason: self._post(partial(refused, reason)),
-                lambda status: self._post(partial(ended, status)),
+                lambda status: self._post(partial(exited, status)),
             )
         except OSError as error:
             log.warning("zygote cannot be started", extra={"reason": str(error)})
-            self._post(partial(self._ended, None))
+            self._post(partial(self._exited, None))
 
-    def _ended(self, status: int | None) -> None:
+    def _exited(self, status: int | None) -> None:
         commands = self._policy.exited(self._loop.time(), random.random())
         due = self._policy.next_due
         if due is not None and status is not None:
-            wait = round(due - self._loop.time(), 1)
-            log.warning("zygote died; its workers go on", extra={"status": status, "next_in_seconds": wait})
+            delay = round(due - self._loop.time(), 1)
+            log.warning(
+                "zygote died; its workers keep running", extra={"status": status, "next_in_seconds": delay}
+            )
         self._carry_out(commands)
 
-    def _tell_off(self, reason: str) -> None:
-        log.log(self._loud, "workers are not preloaded: %s", reason)
+    def _log_no_preload(self, reason: str) -> None:
+        log.log(self._level, "workers are not preloaded: %s", reason)
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -222,7 +232,7 @@ class Launcher:
 
 
 def parts_of(settings: Settings) -> list[str]:
-    """What the settings use, in the words of the worker's zygote; what is unknown to it is skipped."""
+    """Return the features that the settings use, for the zygote to import. It ignores unknown ones."""
     parts = {f"provider:{each.provider}" for each in settings.models.values()}
     if settings.mcp_servers:
         parts.add("mcp")

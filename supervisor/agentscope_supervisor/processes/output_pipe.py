@@ -1,9 +1,9 @@
-"""What a worker prints: its pipe, always drained, cut into lines that are safe to log.
+"""Reads the output of a worker from its pipe and splits it into lines that are safe to log.
 
-A worker whose pipe is full stops in its next print, so that this reads whatever the log does with it. What
-comes too fast for the log is counted and dropped, unread as far as possible; the last of it is kept, for
-the record of a death, and apart from it the last dump of stacks, which may have come long before. Knows
-nothing of processes; `spawn` makes one for each.
+The pipe is always drained, because a worker with a full pipe blocks in its next print. Output that exceeds
+the rate limit of the log is counted and dropped, without parsing it where possible. The last output is kept
+for the exit record, and separately the last stack dump, which may be much older. This module knows nothing
+about processes; `spawn` creates one `OutputPipe` for each process.
 """
 
 import asyncio
@@ -19,25 +19,29 @@ from agentscope_supervisor.processes.token_bucket import TokenBucket
 from agentscope_supervisor.system import kernel
 
 MAX_LINE: Final = 16 * 1024
-"""Bytes of a line of output; what is longer is cut into several. Log shippers cut near here too."""
+"""Maximum bytes of a line; a longer line is split. Log shippers use similar limits."""
 
-RATE: Final = 1_000_000  # bytes a second that reach the log, of one worker; 86 GB a day are plenty
-BURST: Final = 1_000_000  # bytes after a quiet time: the stacks of a hundred threads, and the next
+RATE: Final = 1_000_000  # bytes per second of one worker that reach the log, at most 86 GB a day
+BURST: Final = 1_000_000  # bytes after a quiet time: enough for two stack dumps of a hundred threads
 LINE_COST: Final = 500
-"""Bytes that a line costs beside its own: to decode and format one takes 20 µs, so that 2,000 a second, all
-that pass, are 4 % of a CPU, and a burst of them fits into the log's queue."""
+"""Bytes that each line costs in addition to its length.
 
-READ: Final = 64 * 1024  # bytes at a time
-PIPE: Final = 16 * READ  # what the pipe should hold: the most that Linux gives without privileges
+Decoding and formatting a line takes 20 µs. With this cost at most 2,000 lines per second pass, which take 4 %
+of a CPU, and a burst fits into the queue of the log."""
+
+READ: Final = 64 * 1024  # bytes per read
+PIPE: Final = 16 * READ  # capacity of the pipe in bytes: the maximum on Linux without privileges
 PAUSE: Final = 0.01
-"""Seconds between two reads of what is dropped. A pipe that large is full after that at 100 MB/s, which no
-print reaches; and a flood wakes the supervisor a hundred times a second in place of once for each print."""
+"""Seconds between two reads while output is dropped.
 
-REPORT_EVERY: Final = 1.0  # seconds between two lines that say how much was dropped
+In this time a pipe of this size fills only at 100 MB/s, which no print loop reaches. A flood of output wakes
+the supervisor a hundred times per second instead of once for each print."""
 
-KEPT: Final = READ  # bytes in which the last lines of a worker are looked for
+REPORT_EVERY: Final = 1.0  # seconds between two log lines with the number of dropped lines
 
-# What a terminal would act on must not reach one through the log.
+KEPT: Final = READ  # bytes that are kept for `last_lines`
+
+# Control characters must not reach a terminal through the log.
 _ESCAPED: Final = {code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)] if code != 0x09}
 _ESCAPED_LINES: Final = {code: text for code, text in _ESCAPED.items() if code != 0x0A}
 
@@ -45,13 +49,16 @@ OnLine = Callable[[LogLine], None]
 
 
 class OutputPipe:
-    """What a worker prints, line by line."""
+    """The output of one process, line by line. Calls `on_line` for each line that passes the rate limit.
+
+    `stacks` holds the lines of the last stack dump.
+    """
 
     def __init__(self, fd: int, on_line: OnLine) -> None:
         self.stacks: deque[str] = deque(maxlen=KEPT_STACK_LINES)
         self._fd = fd
         self._on_line = on_line
-        self._rest = b""  # the line that is not complete yet
+        self._rest = b""  # start of an incomplete line
         self._kept = bytearray()
         self._bucket: Final = TokenBucket(RATE, BURST)
         self._dropped = 0  # lines since the last report
@@ -62,13 +69,15 @@ class OutputPipe:
 
     @property
     def last_lines(self) -> list[str]:
-        """The last lines that were printed, whether they have reached the log or not."""
+        """The last lines of output, including lines that were dropped from the log."""
         lines = bytes(self._kept[-KEPT:]).removesuffix(b"\n").split(b"\n")[-KEPT_LINES:]
         return [part for line in lines for part in _shown(line[-MAX_LINE:])] if self._kept else []
 
     def close(self) -> None:
-        """Read what is available, and stop. Bounded: what the worker started may go on printing into the
-        pipe."""
+        """Read the remaining output and close the pipe.
+
+        Reads at most the capacity of the pipe: a process that the worker started may still write to it.
+        """
         self._drain()
         self._finish()
 
@@ -85,13 +94,13 @@ class OutputPipe:
             self._loop.add_reader(self._fd, self._readable)
 
     def _drain(self) -> None:
-        """Read what a full pipe holds."""
+        """Read as much as a full pipe holds."""
         for _ in range(PIPE // READ):
             if self._fd < 0 or not self._read():
                 break
 
     def _read(self) -> bool:
-        """Read once; returns whether there may be more."""
+        """Read once and return whether there may be more."""
         try:
             data = os.read(self._fd, READ)
         except BlockingIOError:
@@ -102,7 +111,7 @@ class OutputPipe:
         self._kept += data
         if len(self._kept) > 2 * KEPT:
             del self._kept[:-KEPT]
-        # No more lines are looked at than can pass: `rest` is all that follows them.
+        # Split off only as many lines as can pass; `rest` is everything after them.
         passing = max(0, int(self._bucket.available(self._loop.time())) // LINE_COST + 1)
         *lines, rest = (self._rest + data).split(b"\n", passing)
         for line in lines:
@@ -150,7 +159,7 @@ class OutputPipe:
 
 
 def _read(line: bytes) -> LogLine:
-    """A line as it may be shown: what a worker's logging printed, or what anybody else did."""
+    """Parse a line: a log record of the worker, or any other output. Control characters are escaped."""
     text = line.decode("utf-8", "backslashreplace").rstrip("\r")
     logged = log_lines.read(text)
     if logged is None:
@@ -161,11 +170,11 @@ def _read(line: bytes) -> LogLine:
 
 
 def _escaped(text: str, escaped: Mapping[int, str]) -> str:
-    """What JSON has held; a lone surrogate in it has no form in UTF-8, whoever asks for the line."""
+    """Escape a string from JSON. A lone surrogate, which UTF-8 cannot represent, becomes an escape too."""
     return text.encode("utf-8", "backslashreplace").decode().translate(escaped)
 
 
 def _shown(line: bytes) -> list[str]:
-    """A line as text: several, if it is a record with more than one."""
+    """Return a line as text lines; a log record may have several."""
     read = _read(line)
     return read.text.split("\n") if read.about else [read.message]

@@ -1,9 +1,9 @@
-"""Starting and signalling worker processes. Decides nothing; `workers.pool` calls it.
+"""Starts and signals worker processes. Makes no decisions; `launcher` calls it.
 
-Each worker has one end of a socketpair, a session and process group of its own, and no other descriptor of
-ours. It asks the kernel itself to die with the supervisor, first thing, so that this process needs no code
-between fork and exec. Its output comes through one pipe that is always drained. It is a fresh interpreter
-here; one that is forked by a `zygote` has the same face.
+Each worker has its own session and process group. It inherits one end of a socketpair and no other descriptor
+of the supervisor except its page and its output pipe. The worker itself asks the kernel to kill it when the
+supervisor dies, as its first action, so the supervisor needs no code between fork and exec. A worker that is
+started here runs in a new interpreter; for a worker that is forked by a `zygote`, `Child` is the same.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from agentscope_supervisor.processes.output_pipe import OnLine, OutputPipe
 from agentscope_supervisor.processes.reaper import MARK
 from agentscope_supervisor.system import kernel
 
-# They speak of this process: systemd's notify socket, its sockets passed on, its watchdog.
+# Variables about the supervisor process: notify socket, passed sockets and watchdog of systemd.
 _NOT_INHERITED: Final = (
     "NOTIFY_SOCKET",
     "LISTEN_FDS",
@@ -33,7 +33,10 @@ _NOT_INHERITED: Final = (
 
 
 class Child:
-    """One running worker process. `socket` is our end of its link, connected; `page` its signs of life."""
+    """One running worker process.
+
+    `socket` is the supervisor's end of its link, connected. `page` holds its heartbeat counters.
+    """
 
     def __init__(self, pid: int, ours: socket.socket, output: OutputPipe, memory: mmap.mmap) -> None:
         self.pid: Final = pid
@@ -43,37 +46,42 @@ class Child:
         self._memory: Final = memory
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process; nothing happens if it has ended, or has become another user's."""
+        """Send a signal to the process. Does nothing if it has exited, or runs as another user now."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(self.pid, number)
 
     def dump_stacks(self) -> None:
-        """Have it print the stacks of its threads; they replace those kept of an earlier dump."""
+        """Ask the process to print the stacks of its threads. They replace an earlier dump in `output`."""
         self.output.stacks.clear()
         self.signal(signal.SIGQUIT)
 
     def kill(self) -> None:
-        """SIGKILL to the process and to those it started; nothing happens if all have ended, or if those
-        that are left are another user's."""
+        """Send SIGKILL to the process group: the process and the processes that it started.
+
+        Does nothing if all of them have exited, or the remaining ones run as another user.
+        """
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Give back what is held of a process that has ended. Its page cannot be read any more: a mapping
-        keeps its file open, until the collector finds it."""
+        """Release the resources of a process that has exited. Its page cannot be read afterwards.
+
+        Without this call, the mapping keeps its file open until it is garbage collected.
+        """
         self.output.close()
         self._memory.close()
 
 
 class WorkerChannels:
-    """What ties a worker to us, both ends of it, made before the worker is.
+    """Both ends of the channels between the supervisor and a worker, created before the worker.
 
-    Of `theirs`, the link, the page and where it prints, the worker gets copies; ours are closed with
-    `close_theirs`. `child` takes over our ends; without a worker, `close` is to be called.
+    `theirs` are the worker's descriptors: link, page and output. The worker gets copies of them;
+    `close_theirs` closes the originals. `child` takes over the supervisor's ends. If the worker does not
+    start, call `close`.
     """
 
     def __init__(self) -> None:
-        """Raises: OSError; nothing is left open then."""
+        """Raises: OSError. No descriptor is left open then."""
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs_only:
             self._ours, link = socket.socketpair()
             undo.callback(self._ours.close)
@@ -90,18 +98,20 @@ class WorkerChannels:
             self.close: Final = undo.pop_all().close
 
     def child(self, pid: int, on_line: OnLine) -> Child:
-        """The worker that has been started with these."""
+        """Return the worker that was started with these channels."""
         return Child(pid, self._ours, OutputPipe(self._read_end, on_line), self._memory)
 
 
 def spawn(command: Sequence[str], project: Path, mark: str, on_line: OnLine, on_exit: kernel.OnExit) -> Child:
-    """Start `command` in the project folder, with three more arguments: our pid, the descriptor of its end
-    of the link, and that of its page. Its descendants are known by `mark`.
+    """Start `command` in the project folder. `mark` identifies its descendants.
 
-    Called on the event loop: the fork takes a millisecond or two, and the parent-death signal is tied to
+    The command gets three more arguments: the pid of the supervisor, and the descriptors of its link and its
+    page.
+
+    Call it on the event loop: the fork takes one or two milliseconds, and the parent-death signal belongs to
     the thread that forks, which must live as long as this process.
 
-    Raises: OSError if the process cannot be started; nothing is left open then.
+    Raises: OSError if the process cannot be started. No descriptor is left open then.
     """
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs_only:
         channels = WorkerChannels()
@@ -125,8 +135,11 @@ def execute(
     inherited: Sequence[int],
     variables: Mapping[str, str],
 ) -> subprocess.Popen[bytes]:
-    """Start a process of ours in the project folder that prints to `output`; it has `variables` beside those
-    of our environment. Raises: OSError.
+    """Start a process in the project folder, with its output to the descriptor `output`.
+
+    Its environment is that of the supervisor, without the variables of systemd, and with `variables`.
+
+    Raises: OSError.
     """
     return subprocess.Popen(
         command,
@@ -144,6 +157,6 @@ def execute(
 def _environment() -> dict[str, str]:
     environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
     environment["PYTHONUNBUFFERED"] = "1"
-    # One thread for each CPU in each worker, made by numpy's import, helps no App and costs memory.
+    # By default, the import of numpy starts one thread for each CPU in each worker, which only costs memory.
     environment.setdefault("OPENBLAS_NUM_THREADS", "1")
     return environment

@@ -1,6 +1,6 @@
-"""How much of a flow may pass: so much a second, and a burst after a quiet time. Pure.
+"""A token bucket: limits a flow to a rate per second, with bursts after quiet times. Pure.
 
-`output_pipe` asks it before it logs a line of a worker.
+`output_pipe` uses it to limit the output of a worker that reaches the log.
 """
 
 from dataclasses import dataclass, field
@@ -8,26 +8,26 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class TokenBucket:
-    """Of units that come in at `rate` a second, up to `burst`. It begins full.
+    """A bucket that gains `rate` units per second and holds at most `burst` units. It starts full.
 
-    What passes may overdraw it once: the next waits until that is paid.
+    A caller may take more than is available. The bucket is then negative until the debt is refilled.
     """
 
     rate: float
     burst: float
-    _left: float = field(init=False)
-    _at: float | None = None  # of the last look, in seconds of a monotonic clock
+    _available: float = field(init=False)
+    _at: float | None = None  # time of the last refill, in seconds of a monotonic clock
 
     def __post_init__(self) -> None:
-        self._left = self.burst
+        self._available = self.burst
 
     def available(self, now: float) -> float:
-        """What may be spent now; 0 or less: nothing."""
+        """Refill the bucket and return the units that it holds. If 0 or less, nothing may pass."""
         if self._at is not None:
-            self._left = min(self.burst, self._left + (now - self._at) * self.rate)
+            self._available = min(self.burst, self._available + (now - self._at) * self.rate)
         self._at = now
-        return self._left
+        return self._available
 
     def take(self, units: float) -> None:
-        """Take away what has passed."""
-        self._left -= units
+        """Remove units that have passed."""
+        self._available -= units

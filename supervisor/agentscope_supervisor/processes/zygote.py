@@ -1,17 +1,17 @@
-"""One zygote, the process that forks workers, as the supervisor sees it. Decides nothing; `launcher` does.
+"""The supervisor's side of a zygote, the process that forks workers. Makes no decisions; `launcher` does.
 
-It is started as a worker is, and asked over a socket of its own, one JSON object in each packet:
+A zygote is started like a worker. It has its own socket, with one JSON object in each packet:
 
-    to it      {"parts": […]}                           once, first: what the workers' settings use
-               {"number": n, "folder": "…",
-                "variables": {"…": "…"}}                fork a worker; its three descriptors come along
-    from it    {"ready": modules}                       it can be asked
-               {"refused": "why"}                       it cannot, and ends
-               {"number": n, "pid": pid}                from the worker itself: it is our child now
-               {"number": n, "failed": "why"}           there is no such worker
+    to the zygote    {"parts": […]}                     once, first: the features that the settings use
+                     {"number": n, "folder": "…",
+                      "variables": {"…": "…"}}          fork a worker; the packet carries its descriptors
+    from the zygote  {"ready": modules}                 it accepts fork requests
+                     {"refused": "why"}                 it cannot fork workers, and exits
+                     {"number": n, "pid": pid}          sent by the worker itself: it is a child now
+                     {"number": n, "failed": "why"}     the fork failed
 
-A zygote that has died may have forked before: only the end of the socket, which its workers hold until they
-have spoken, says that no answer comes any more.
+A zygote that has died may have forked a worker before. Its workers hold the socket until they have sent their
+packet, so only the end of the socket means that no further answer follows.
 """
 
 import asyncio
@@ -29,12 +29,13 @@ from agentscope_supervisor.processes.spawn import execute
 from agentscope_supervisor.system import kernel
 
 FORK_WITHIN: Final = 5.0
-"""Seconds from the request to the worker's word; it takes 10 ms. A zygote that is slower is no use."""
+"""Seconds from a fork request to the packet of the worker; it normally takes 10 ms. A slower zygote is
+useless."""
 
-MAX_ANSWER: Final = 64 * 1024  # bytes; the longest holds the text of an error
+MAX_ANSWER: Final = 64 * 1024  # bytes of a packet; the longest contains an error message
 
-Answered = Callable[[int | str], None]
-"""Gets the pid of the worker, or why there is none."""
+OnAnswer = Callable[[int | str], None]
+"""Called with the pid of the worker, or with the reason of the failure."""
 
 
 class Zygote:
@@ -50,14 +51,17 @@ class Zygote:
         on_refused: Callable[[str], None],
         on_exit: kernel.OnExit,
     ) -> None:
-        """Start one: `command` with two more arguments, our pid and the descriptor of its socket.
+        """Start a zygote: `command` with two more arguments, the supervisor's pid and the socket's
+        descriptor.
 
-        The callbacks run on the event loop. Raises: OSError; nothing is left of it then.
+        The callbacks run on the event loop.
+
+        Raises: OSError. No process and no descriptor is left then.
         """
         self._on_ready: Final = on_ready
         self._on_refused: Final = on_refused
         self._loop: Final = asyncio.get_running_loop()
-        self._asked: dict[int, tuple[Answered, asyncio.TimerHandle]] = {}
+        self._pending: dict[int, tuple[OnAnswer, asyncio.TimerHandle]] = {}
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs_only:
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             undo.callback(self._socket.close)
@@ -67,8 +71,8 @@ class Zygote:
             theirs_only.callback(os.close, write_end)
             self._socket.setblocking(False)
             self._socket.send(json.dumps({"parts": list(parts)}).encode())
-            whole = [*command, str(os.getpid()), str(theirs.fileno())]
-            popen = execute(whole, project, write_end, (theirs.fileno(),), {})
+            arguments = [*command, str(os.getpid()), str(theirs.fileno())]
+            popen = execute(arguments, project, write_end, (theirs.fileno(),), {})
             undo.callback(popen.wait)
             undo.callback(popen.kill)
             kernel.on_exit(popen, lambda status: self._exited(status, on_exit))
@@ -84,23 +88,23 @@ class Zygote:
         folder: Path,
         variables: Mapping[str, str],
         descriptors: Sequence[int],
-        answered: Answered,
+        on_answer: OnAnswer,
     ) -> None:
-        """Ask for a worker that works in `folder`, with these `variables` beside those of the zygote's
-        environment, and these descriptors; they may be closed at once.
+        """Request a worker with `folder` as its working directory.
 
-        `number` is ours, to tell the answers apart. `answered` is called later, exactly once.
+        `variables` are added to the environment of the zygote. `descriptors` may be closed after the call.
+        `number` identifies the request. `on_answer` is called later, exactly once.
         """
         timer = self._loop.call_later(FORK_WITHIN, self._answer, number, "no answer in time")
-        self._asked[number] = answered, timer
+        self._pending[number] = on_answer, timer
         request = json.dumps({"number": number, "folder": str(folder), "variables": dict(variables)}).encode()
         try:
             socket.send_fds(self._socket, [request], descriptors)
-        except OSError as error:  # it is gone, or has not read for long
+        except OSError as error:  # the zygote has exited, or its socket is full
             self._loop.call_soon(self._answer, number, str(error))
 
     def kill(self) -> None:
-        """End it; its exit is reported. Workers that it has forked go on."""
+        """Kill the zygote; `on_exit` is called. Workers that it has forked keep running."""
         self._popen.kill()
 
     def _exited(self, status: int, on_exit: kernel.OnExit) -> None:
@@ -110,33 +114,33 @@ class Zygote:
     def _readable(self) -> None:
         try:
             packet = self._socket.recv(MAX_ANSWER)
-            told: Any = json.loads(packet) if packet else None
+            answer: Any = json.loads(packet) if packet else None
         except BlockingIOError:
             return
         except (OSError, ValueError):
-            told = None
-        match told:
+            answer = None
+        match answer:
             case {"ready": int()}:
                 self._on_ready()
             case {"refused": str(reason)}:
                 self._on_refused(reason)
-            case {"number": int(number), "pid": int(pid)} if number in self._asked:
+            case {"number": int(number), "pid": int(pid)} if number in self._pending:
                 self._answer(number, pid)
-            case {"pid": int(pid)}:  # too late: nobody holds the other end of its link
+            case {"pid": int(pid)}:  # after the timeout: the supervisor has closed its end of the link
                 with contextlib.suppress(OSError):
                     kernel.on_exit_of_adopted(pid, lambda _: None)
                     os.kill(pid, signal.SIGKILL)
             case {"number": int(number), "failed": str(reason)}:
                 self._answer(number, reason)
-            case _:  # the end, or no zygote of ours
+            case _:  # end of the socket, or an invalid packet
                 self._loop.remove_reader(self._socket.fileno())
                 self._socket.close()
                 self._popen.kill()
-                for number in list(self._asked):
+                for number in list(self._pending):
                     self._answer(number, "the zygote has ended")
 
-    def _answer(self, number: int, told: int | str) -> None:
-        answered, timer = self._asked.pop(number, (None, None))
-        if answered is not None and timer is not None:
+    def _answer(self, number: int, answer: int | str) -> None:
+        on_answer, timer = self._pending.pop(number, (None, None))
+        if on_answer is not None and timer is not None:
             timer.cancel()
-            answered(told)
+            on_answer(answer)

@@ -149,9 +149,9 @@ class Instance:
         if not _lock(self._lock):
             os.close(self._lock)
             running = read(self.directory)
-            where = f" (pid {running.pid}, port {running.port})" if running is not None else ""
+            note = f" (pid {running.pid}, port {running.port})" if running is not None else ""
             raise InstanceError(
-                f"an instance named {name!r} is already running{where}; choose another --name or --runtime-dir"
+                f"an instance named {name!r} is already running{note}; choose another --name or --runtime-dir"
             )
         self._file.unlink(missing_ok=True)
         (self.directory / CONTROL).unlink(missing_ok=True)

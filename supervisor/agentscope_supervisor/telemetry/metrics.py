@@ -126,7 +126,7 @@ class Metrics:
         self._bytes += answer.bytes
 
     def worker_started(self) -> None:
-        """A worker process was worker_started."""
+        """Count a worker process that was started."""
         self._starts += 1
 
     def worker_exited(self, cause: str) -> None:
@@ -143,7 +143,7 @@ class Metrics:
         gauges = self._source.gauges()
         yield _gauge("build_info", "Version of the supervisor.", [((__version__,), 1)], "version")
         yield _gauge(
-            "start_time_seconds", "When the instance was worker_started, since 1970.", [((), self._started)]
+            "start_time_seconds", "When the instance was started, since 1970.", [((), self._started)]
         )
         requests = (((route, str(status)), count) for (route, status), count in self._requests.items())
         yield _counter("http_requests", "HTTP requests that were answered.", requests, "route", "status")

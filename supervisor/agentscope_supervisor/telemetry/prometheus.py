@@ -17,7 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from agentscope_supervisor.telemetry.metrics import Scalar, Distribution
+from agentscope_supervisor.telemetry.metrics import Distribution, Scalar
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 

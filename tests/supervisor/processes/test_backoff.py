@@ -1,4 +1,4 @@
-"""Delays between two starts of a slot: doubling, jitter, the breaker, and what a healthy life forgives."""
+"""Restart delays of a slot: doubling, jitter, the breaker, and the reset after a healthy process."""
 
 import pytest
 from hypothesis import given, settings
@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from agentscope_supervisor.processes.backoff import RestartHistory, RestartPolicy
 
-HALF = 0.0  # the least of what chance can give
+HALF = 0.0  # the lowest random number: half of the delay
 MOST = 1 - 2**-53  # the greatest float below 1
 DAY = 86400.0  # seconds
 
 
 def wide(**changes: float) -> RestartHistory:
-    """A history whose breaker stays out of the way."""
+    """Return a history whose breaker never opens."""
     return RestartHistory(RestartPolicy(burst=10**9, **changes))
 
 
@@ -25,19 +25,19 @@ def test_delays_double_from_half_a_second_up_to_thirty() -> None:
 
 @given(st.integers(1, 12), st.floats(0, MOST))
 @settings(deadline=None, derandomize=True)
-def test_jitter_takes_away_up_to_a_half_and_adds_nothing(deaths: int, chance: float) -> None:
-    full, history = min(30.0, 0.5 * 2 ** (deaths - 1)), wide()
-    for i in range(deaths):
+def test_jitter_reduces_the_delay_by_at_most_half(exits: int, chance: float) -> None:
+    full, history = min(30.0, 0.5 * 2 ** (exits - 1)), wide()
+    for i in range(exits):
         delay = history.exited(float(i), 0.0, chance)
     assert full / 2 <= delay <= full
 
 
-def test_jitter_spreads_over_the_whole_half() -> None:
+def test_jitter_covers_the_whole_range() -> None:
     assert wide().exited(0.0, 0.0, HALF) == 0.25
     assert wide().exited(0.0, 0.0, 0.5) == 0.375
 
 
-def test_the_breaker_opens_at_the_fifth_death_in_a_minute() -> None:
+def test_the_breaker_opens_at_the_fifth_exit_in_a_minute() -> None:
     history = RestartHistory()
     delays = [history.exited(at, 0.0, HALF) for at in (0.0, 10.0, 20.0, 30.0)]
     assert max(delays) < 4
@@ -46,7 +46,7 @@ def test_the_breaker_opens_at_the_fifth_death_in_a_minute() -> None:
     assert history.breaker_open
 
 
-def test_deaths_of_more_than_a_minute_ago_are_not_counted() -> None:
+def test_exits_older_than_a_minute_are_not_counted() -> None:
     history = RestartHistory()
     for at in (0.0, 10.0, 20.0, 30.0):
         history.exited(at, 0.0, HALF)
@@ -55,7 +55,7 @@ def test_deaths_of_more_than_a_minute_ago_are_not_counted() -> None:
     assert history.exited(69.9, 0.0, HALF) == 30.0, "10 to 69.9: five within a minute"
 
 
-def test_probes_of_an_open_breaker_come_at_doubling_rests_up_to_five_minutes() -> None:
+def test_rests_of_an_open_breaker_double_up_to_five_minutes() -> None:
     history, at = RestartHistory(), 0.0
     for _ in range(4):
         history.exited(at, 0.0, HALF)
@@ -66,7 +66,7 @@ def test_probes_of_an_open_breaker_come_at_doubling_rests_up_to_five_minutes() -
     assert rests == [30, 60, 120, 240, 300, 300]
 
 
-def test_a_probe_that_lives_for_less_than_a_minute_leaves_the_breaker_open() -> None:
+def test_a_probe_that_is_ready_for_less_than_a_minute_keeps_the_breaker_open() -> None:
     history = RestartHistory()
     for _ in range(5):
         history.exited(0.0, 0.0, HALF)
@@ -74,7 +74,7 @@ def test_a_probe_that_lives_for_less_than_a_minute_leaves_the_breaker_open() -> 
     assert history.breaker_open
 
 
-def test_a_healthy_minute_forgives_everything() -> None:
+def test_a_healthy_process_resets_the_history() -> None:
     history = RestartHistory()
     for _ in range(7):
         history.exited(0.0, 0.0, HALF)
@@ -95,8 +95,8 @@ def test_a_crash_loop_forks_at_most_eight_times_in_its_first_minute(chance: floa
     assert 5 <= forks <= 8
 
 
-def test_a_slot_that_has_failed_for_a_week_is_still_probed() -> None:
-    """Doubling without end leaves the range of floats after 1024 times."""
+def test_a_slot_that_fails_for_a_week_is_still_probed() -> None:
+    """Unlimited doubling overflows a float after 1024 times."""
     history, at = RestartHistory(), 0.0
     while at < 7 * DAY:
         at += 1.0
@@ -104,8 +104,8 @@ def test_a_slot_that_has_failed_for_a_week_is_still_probed() -> None:
     assert history.exited(at, 0.0, HALF) == 300.0
 
 
-def test_a_slot_that_has_lived_shortly_for_days_still_gets_its_delay() -> None:
-    """Each life is too short to be healthy and too long for the breaker: two deaths in a minute."""
+def test_a_slot_with_short_lives_for_days_still_has_the_maximum_delay() -> None:
+    """Each process lives too briefly to be healthy and too long for the breaker: two exits per minute."""
     history, at = RestartHistory(), 0.0
     while at < 2 * DAY:
         at += 40.0

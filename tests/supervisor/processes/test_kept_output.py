@@ -1,4 +1,4 @@
-"""How much of a process's output is kept, and which of its lines are a stack dump."""
+"""Limits of the kept output, and detection of stack dump lines."""
 
 import faulthandler
 import subprocess
@@ -8,11 +8,11 @@ import traceback
 from agentscope_supervisor.processes.kept_output import KEPT_WIDTH, is_stack_line, kept
 
 
-def test_what_is_kept_of_lines_is_bounded_both_ways() -> None:
+def test_kept_output_is_bounded_in_lines_and_width() -> None:
     assert kept(["a", "b", "c" * 1000], 2) == ("b", "c" * KEPT_WIDTH)
 
 
-def test_every_line_of_a_dump_is_known_and_no_line_of_a_traceback() -> None:
+def test_every_line_of_a_stack_dump_is_recognised_and_no_line_of_a_traceback() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", "import faulthandler as f, threading as t\n"
          "a = t.Thread(target=f.dump_traceback); a.start(); a.join(); f.enable(); f._sigsegv()"],
@@ -24,5 +24,5 @@ def test_every_line_of_a_dump_is_known_and_no_line_of_a_traceback() -> None:
     try:
         faulthandler.enable("no file")  # type: ignore[arg-type]
     except (TypeError, ValueError, AttributeError):
-        told = traceback.format_exc().splitlines()
-    assert [line for line in told if is_stack_line(line)] == []
+        printed = traceback.format_exc().splitlines()
+    assert [line for line in printed if is_stack_line(line)] == []

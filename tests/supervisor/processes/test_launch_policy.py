@@ -1,4 +1,4 @@
-"""When a worker is forked, when it starts by itself, and when it waits to know."""
+"""When a worker is forked, when it starts in a new interpreter, and when it waits for the zygote."""
 
 from typing import Final
 
@@ -18,13 +18,12 @@ from agentscope_supervisor.processes.launch_policy import (
 )
 
 CHANCE: Final = 0.5
-PATIENCE: Final = 30.0
+WAIT_TIMEOUT: Final = 30.0
 
 
 def policy_in(state: ZygoteState) -> LaunchPolicy:
-    """A LaunchPolicy whose zygote for revision 1, of which process 1 was the first, is in this state at 100
-    s."""
-    policy = LaunchPolicy(True, PATIENCE)
+    """Return a policy whose zygote is in `state` at 100 s; process 1 was the first of revision 1."""
+    policy = LaunchPolicy(True, WAIT_TIMEOUT)
     if state is ZygoteState.ABSENT:
         return policy
     policy.spawn(1, 1, 100.0)
@@ -50,32 +49,34 @@ def policy_in(state: ZygoteState) -> LaunchPolicy:
         (ZygoteState.READY, 1, [Fork(2)]),
         (ZygoteState.RESTING, 1, [Execute(2)]),
         (ZygoteState.REFUSED, 1, [Execute(2)]),
-        # A newer revision is never forked from an older zygote.
+        # A worker of a newer revision is never forked from an older zygote.
         (ZygoteState.WARMING, 2, [Execute(1), KillZygote(), StartZygote(2)]),
         (ZygoteState.READY, 2, [KillZygote(), StartZygote(2)]),
         (ZygoteState.RESTING, 2, [StartZygote(2)]),
         (ZygoteState.REFUSED, 2, [StartZygote(2)]),
-        # An older one, of a rollout that failed, may be.
+        # A worker of an older revision, after a failed rollout, may be forked.
         (ZygoteState.READY, 0, [Fork(2)]),
         (ZygoteState.WARMING, 0, []),
     ],
 )
-def test_how_a_process_is_started(state: ZygoteState, revision: int, commands: list[Command]) -> None:
+def test_a_process_starts_as_the_state_of_the_zygote_requires(
+    state: ZygoteState, revision: int, commands: list[Command]
+) -> None:
     policy = policy_in(state)
     assert policy.spawn(2, revision, 100.0) == commands
 
 
-def test_where_nothing_can_be_preloaded_each_starts_by_itself() -> None:
-    policy = LaunchPolicy(False, PATIENCE)
+def test_without_a_zygote_each_process_starts_in_a_new_interpreter() -> None:
+    policy = LaunchPolicy(False, WAIT_TIMEOUT)
     assert policy.spawn(1, 1, 0.0) == [Execute(1)]
     assert policy.spawn(2, 2, 0.0) == [Execute(2)]
     assert (policy.state, policy.next_due) == (ZygoteState.ABSENT, None)
 
 
-# -- those who wait ----------------------------------------------------------------------------------
+# -- waiting for the zygote --------------------------------------------------------------------------
 
 
-def test_who_waits_is_forked_when_the_image_is_ready() -> None:
+def test_waiting_processes_are_forked_when_the_zygote_is_ready() -> None:
     policy = policy_in(ZygoteState.WARMING)
     policy.spawn(2, 1, 100.5)
     assert policy.ready(101.0) == [Fork(1), Fork(2)]
@@ -83,28 +84,28 @@ def test_who_waits_is_forked_when_the_image_is_ready() -> None:
     assert policy.spawn(3, 1, 102.0) == [Fork(3)]
 
 
-def test_who_waits_starts_by_itself_when_the_image_refuses() -> None:
+def test_waiting_processes_start_in_new_interpreters_when_the_zygote_refuses() -> None:
     policy = policy_in(ZygoteState.WARMING)
     assert policy.refused() == [Execute(1)]
-    assert policy.exited(101.0, CHANCE) == [], "it ends by itself then, and nothing follows"
+    assert policy.exited(101.0, CHANCE) == [], "its exit has no further effect"
     assert policy.next_due is None
 
 
-def test_who_waits_starts_by_itself_when_the_image_dies() -> None:
+def test_waiting_processes_start_in_new_interpreters_when_the_zygote_dies() -> None:
     assert policy_in(ZygoteState.WARMING).exited(101.0, CHANCE) == [Execute(1)]
 
 
-def test_nobody_waits_for_long() -> None:
+def test_waiting_ends_after_the_timeout() -> None:
     policy = policy_in(ZygoteState.WARMING)
-    assert policy.next_due == 100.0 + PATIENCE
-    assert policy.tick(100.0 + PATIENCE - 0.01, CHANCE) == []
-    assert policy.tick(100.0 + PATIENCE, CHANCE) == [Execute(1)]
-    assert policy.spawn(2, 1, 120.0) == [Execute(2)], "what is late is not waited for again"
+    assert policy.next_due == 100.0 + WAIT_TIMEOUT
+    assert policy.tick(100.0 + WAIT_TIMEOUT - 0.01, CHANCE) == []
+    assert policy.tick(100.0 + WAIT_TIMEOUT, CHANCE) == [Execute(1)]
+    assert policy.spawn(2, 1, 120.0) == [Execute(2)], "no worker waits for a late zygote again"
     assert policy.ready(121.0) == []
     assert policy.spawn(3, 1, 122.0) == [Fork(3)]
 
 
-def test_who_is_not_wanted_any_more_is_not_started() -> None:
+def test_a_cancelled_process_is_not_started() -> None:
     policy = policy_in(ZygoteState.WARMING)
     assert policy.cancel(1)
     assert not policy.cancel(1)
@@ -114,7 +115,7 @@ def test_who_is_not_wanted_any_more_is_not_started() -> None:
 # -- a zygote that dies ------------------------------------------------------------------------------
 
 
-def test_a_dead_image_is_replaced_after_a_while_and_nobody_waits_for_it() -> None:
+def test_a_dead_zygote_is_replaced_later_and_no_process_waits_for_it() -> None:
     policy = policy_in(ZygoteState.READY)
     assert policy.exited(110.0, CHANCE) == []
     due = policy.next_due
@@ -128,7 +129,7 @@ def test_a_dead_image_is_replaced_after_a_while_and_nobody_waits_for_it() -> Non
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_an_image_that_hangs_is_ended_and_tried_again_later(first: bool) -> None:
+def test_a_hung_zygote_is_killed_and_started_again_later(first: bool) -> None:
     policy = policy_in(ZygoteState.WARMING if first else ZygoteState.RESTING)
     due = policy.next_due
     assert due is not None
@@ -141,7 +142,7 @@ def test_an_image_that_hangs_is_ended_and_tried_again_later(first: bool) -> None
     assert policy.tick(again, CHANCE) == [StartZygote(1)]
 
 
-def test_an_image_that_keeps_dying_is_tried_ever_more_seldom() -> None:
+def test_a_zygote_that_keeps_dying_is_started_with_growing_delays() -> None:
     policy, now, waits = policy_in(ZygoteState.READY), 100.0, []
     for _ in range(8):
         policy.exited(now, CHANCE)
@@ -155,23 +156,23 @@ def test_an_image_that_keeps_dying_is_tried_ever_more_seldom() -> None:
     assert waits[-1] > 100
 
 
-def test_an_image_that_was_ready_for_long_is_replaced_at_once() -> None:
+def test_a_zygote_that_was_ready_for_long_is_replaced_at_once() -> None:
     policy = policy_in(ZygoteState.READY)
     policy.exited(4000.0, CHANCE)
     assert policy.next_due == 4000.0
 
 
-def test_a_new_edition_has_no_past() -> None:
+def test_a_new_revision_starts_with_an_empty_history() -> None:
     policy = policy_in(ZygoteState.RESTING)
     assert policy.spawn(2, 2, 100.1) == [StartZygote(2)]
     assert policy.ready(101.0) == [Fork(2)]
 
 
-# -- the end -----------------------------------------------------------------------------------------
+# -- stop --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", ZygoteState)
-def test_stop_ends_the_image_and_starts_nothing(state: ZygoteState) -> None:
+def test_stop_kills_the_zygote_and_starts_nothing(state: ZygoteState) -> None:
     policy = policy_in(state)
     alive = state in (ZygoteState.WARMING, ZygoteState.READY)
     assert policy.stop() == ([KillZygote()] if alive else [])
@@ -180,7 +181,7 @@ def test_stop_ends_the_image_and_starts_nothing(state: ZygoteState) -> None:
     assert policy.spawn(9, 9, 1e6) == [Execute(9)]
 
 
-# -- whatever happens --------------------------------------------------------------------------------
+# -- any sequence of events ---------------------------------------------------------------------------
 
 EVENTS: Final = st.lists(
     st.sampled_from(["spawn", "reload", "roll back", "ready", "refused", "exited", "cancel", "later"]),
@@ -189,12 +190,12 @@ EVENTS: Final = st.lists(
 
 
 @given(EVENTS)
-def test_each_process_is_started_once_and_never_from_an_older_image(events: list[str]) -> None:
-    policy, now, newest = LaunchPolicy(True, PATIENCE), 0.0, 1
+def test_each_process_starts_once_and_never_from_an_older_zygote(events: list[str]) -> None:
+    policy, now, newest = LaunchPolicy(True, WAIT_TIMEOUT), 0.0, 1
     revision_of: dict[int, int] = {}
     started: list[int] = []
-    abandoned: set[int] = set()
-    images: list[int] = []  # revisions; the last one is there if `alive`
+    cancelled: set[int] = set()
+    zygotes: list[int] = []  # revisions; the last zygote runs if `alive`
     alive = False
 
     def carry_out(commands: list[Command]) -> None:
@@ -203,14 +204,14 @@ def test_each_process_is_started_once_and_never_from_an_older_image(events: list
             match command:
                 case StartZygote(revision):
                     assert not alive, "at most one zygote"
-                    images.append(revision)
+                    zygotes.append(revision)
                     alive = True
                 case KillZygote():
                     assert alive
                     alive = False
                 case Fork(process):
                     assert alive
-                    assert images[-1] >= revision_of[process]
+                    assert zygotes[-1] >= revision_of[process]
                     started.append(process)
                 case Execute(process):
                     started.append(process)
@@ -240,10 +241,10 @@ def test_each_process_is_started_once_and_never_from_an_older_image(events: list
                 carry_out(policy.exited(now, CHANCE))
             case "cancel" if revision_of:
                 if policy.cancel(max(revision_of)):
-                    abandoned.add(max(revision_of))
+                    cancelled.add(max(revision_of))
             case "later":
-                now += PATIENCE
+                now += WAIT_TIMEOUT
                 carry_out(policy.tick(now, CHANCE))
     now += HANGS_AFTER
     carry_out(policy.tick(now, CHANCE))
-    assert sorted([*started, *abandoned]) == sorted(revision_of)
+    assert sorted([*started, *cancelled]) == sorted(revision_of)

@@ -1,4 +1,4 @@
-"""What a zygote is told to import, and what becomes of an request that it has when everything stops."""
+"""The features that a zygote imports, and a fork request that is pending when the instance stops."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ SLOT = "provider: {}, model: m, api_key: secret"
         ("tracing: {endpoint: 'http://localhost:4318/v1/traces'}", ["tracing"]),
     ],
 )
-def test_only_what_the_settings_use_is_named_and_no_secret(text: str, parts: list[str]) -> None:
+def test_parts_contain_only_used_features_and_no_secret(text: str, parts: list[str]) -> None:
     assert parts_of(load(text, source="agentapp.yaml", env={})) == parts
 
 
@@ -46,10 +46,10 @@ if "--preload" in sys.argv:
 """
 
 
-async def test_a_fork_that_the_stop_cuts_short_starts_no_other_process(
+async def test_a_fork_request_that_is_pending_at_stop_fails_without_another_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(kernel, "become_subreaper", lambda: True)  # this process reaps for no test
+    monkeypatch.setattr(kernel, "become_subreaper", lambda: True)  # without making this process a subreaper
     caplog.set_level(logging.INFO)
     loop = asyncio.get_running_loop()
     settings = load("supervisor: {preload: true}", source="agentapp.yaml", env={})
@@ -62,7 +62,7 @@ async def test_a_fork_that_the_stop_cuts_short_starts_no_other_process(
             on_line=lambda line: None,
             on_exit=lambda status: None,
             on_started=on_started.append,
-            failed=failed.append,
+            on_failed=failed.append,
         )
     )
     await eventually(lambda: "asked to fork" in caplog.text, 30, "the fork is under way")

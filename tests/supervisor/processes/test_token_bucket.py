@@ -1,4 +1,4 @@
-"""`token_bucket`: what passes in any time is bounded, and a quiet time is rewarded up to the burst."""
+"""The token bucket bounds what passes in any time, and allows a burst after a quiet time."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,14 +9,14 @@ RATE, BURST = 10.0, 50.0
 
 
 def spent(bucket: TokenBucket, now: float, units: float) -> bool:
-    """Whether `units` pass now."""
+    """Take `units` if anything is available; return whether they passed."""
     if bucket.available(now) <= 0:
         return False
     bucket.take(units)
     return True
 
 
-def test_a_burst_passes_and_then_the_rate() -> None:
+def test_a_burst_passes_first_and_then_the_rate() -> None:
     bucket = TokenBucket(RATE, BURST)
     assert [spent(bucket, 0.0, 10) for _ in range(7)] == [True] * 5 + [False] * 2
     assert not spent(bucket, 0.0, 1)
@@ -24,7 +24,7 @@ def test_a_burst_passes_and_then_the_rate() -> None:
     assert not spent(bucket, 0.5, 1)
 
 
-def test_it_fills_up_to_the_burst_and_no_further() -> None:
+def test_the_bucket_refills_up_to_the_burst() -> None:
     bucket = TokenBucket(RATE, BURST)
     bucket.available(0.0)
     bucket.take(BURST)
@@ -32,19 +32,19 @@ def test_it_fills_up_to_the_burst_and_no_further() -> None:
     assert bucket.available(1e6) == BURST
 
 
-def test_what_is_overdrawn_is_paid_first() -> None:
+def test_a_debt_is_refilled_first() -> None:
     bucket = TokenBucket(RATE, BURST)
     assert spent(bucket, 0.0, 150)
     assert not spent(bucket, 9.0, 1)
     assert bucket.available(11.0) == 10
 
 
-def test_time_before_the_first_look_counts_for_nothing() -> None:
+def test_time_before_the_first_call_adds_nothing() -> None:
     assert TokenBucket(RATE, BURST).available(1e9) == BURST
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.floats(0, 30)), max_size=50))
-def test_no_more_passes_than_burst_rate_and_one_overdraft(wishes: list[tuple[float, float]]) -> None:
+def test_at_most_burst_plus_rate_plus_one_overdraft_passes(wishes: list[tuple[float, float]]) -> None:
     bucket, now, passed = TokenBucket(RATE, BURST), 0.0, 0.0
     for pause, units in wishes:
         now += pause
