@@ -50,7 +50,7 @@ from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason
 from agentscope_supervisor.workers.hang_watch import HangWatch
 from agentscope_supervisor.workers.lifecycle import ProcessState
 from agentscope_supervisor.workers.memory_watch import MemoryWatch
-from agentscope_supervisor.workers.pool import Process
+from agentscope_supervisor.workers.process import Process
 from agentscope_supervisor.workers.revisions import ReloadRefused, Rolling, Unchanged
 
 log = logging.getLogger(__name__)

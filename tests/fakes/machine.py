@@ -154,10 +154,10 @@ class Worker:
         """A turn ends; `code` None: well."""
         del self.turns[turn]
         if code is None:
-            self.link.listener.ended(turn, b"[]")
+            self.link.listener.turn_ended(turn, b"[]")
         else:
             self._machine.failed(self, turn, code)
-            self.link.listener.failed(turn, code, "")
+            self.link.listener.turn_failed(turn, code, "")
 
     def dies(self, status: int) -> None:
         """In truth; nobody has been told."""
@@ -183,7 +183,7 @@ class Link:
         page.link = self
         page._machine.by_number[process] = page
 
-    def look(self) -> None:
+    def check_incomplete_frame(self) -> None:
         pass
 
     async def connect(self, sock: object) -> None:
@@ -220,7 +220,7 @@ class Link:
             self.worker._machine.failed(self.worker, turn, code)
             if alive:
                 self.worker._machine.begun.add(turn)
-            self.listener.failed(turn, code, "")
+            self.listener.turn_failed(turn, code, "")
         if not alive:
             turns.clear()
 

@@ -132,7 +132,7 @@ def test_an_interpreter_that_does_not_exist(
 ) -> None:
     message = command(project(tmp_path, python))
     path = str(tmp_path / "project" / python) if python.startswith(".venv") else python
-    assert f"supervisor.python: {path} does not exist; name the interpreter" in message
+    assert f"supervisor.python: {path} does not exist; set it to the interpreter" in message
 
 
 def test_a_script_whose_interpreter_does_not_exist(tmp_path: Path, command: Callable[[Path], str]) -> None:

@@ -77,12 +77,11 @@ def checked(project: Project) -> Settings:
 
     The messages are printed by then.
     """
-    from agentscope_supervisor.workers.pool import worker_command
 
     settings = settings_of(project)
     _examine(settings, project.folder)
     ended = subprocess.run(
-        [*worker_command(settings, project.folder), "--check", str(project.folder)],
+        [*interpreter.worker_command(settings, project.folder), "--check", str(project.folder)],
         cwd=project.folder,
         input=settings_module.dump(settings),
         check=False,

@@ -22,7 +22,8 @@ from agentscope_supervisor.turns.session_table import SessionTable
 from agentscope_supervisor.workers import stacks
 from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason, ExitRecord
 from agentscope_supervisor.workers.fleet import Fleet
-from agentscope_supervisor.workers.pool import Pool, Process
+from agentscope_supervisor.workers.pool import Pool
+from agentscope_supervisor.workers.process import Process
 from agentscope_supervisor.workers.revisions import Outcome, ReloadRefused, Revisions, Rolling, Unchanged
 
 

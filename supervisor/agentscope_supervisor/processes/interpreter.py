@@ -64,6 +64,13 @@ def path_of(settings: Settings, project: Path) -> str:
     return shutil.which(chosen) or chosen
 
 
+def worker_command(settings: Settings, project: Path) -> list[str]:
+    """Return the command of a worker, without the arguments that `spawn` adds."""
+    # -P: the project folder must not shadow what the worker itself imports; the worker adds it to the path
+    # later.
+    return [path_of(settings, project), "-P", "-m", "agentscope_worker"]
+
+
 def examine(settings: Settings, project: Path) -> None:
     """Check whether workers can run in `supervisor.python`. Starts the interpreter and waits for it, up to
     `ANSWER_WITHIN` seconds.

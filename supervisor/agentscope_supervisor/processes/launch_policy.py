@@ -29,8 +29,7 @@ from typing import Final
 from agentscope_supervisor.processes.backoff import RestartHistory
 
 HANGS_AFTER: Final = 120.0
-"""Seconds after which a zygote that is not ready is considered hung, on a dead mount or a lock in an
-import."""
+"""Seconds after which a zygote that is not ready counts as hung: on a dead mount or a lock in an import."""
 
 
 class ZygoteState(Enum):

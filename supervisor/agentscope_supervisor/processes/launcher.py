@@ -63,8 +63,7 @@ class Launcher:
         project: Path,
         post: Callable[[Callable[[], None]], None],
     ) -> None:
-        """`command` is the command of a worker without its arguments. `post` puts an event into the event
-        queue."""
+        """`command` starts a worker, without its arguments. `post` puts an event into the event queue."""
         self._command: Final = command
         self._project: Final = project
         self._post: Final = post

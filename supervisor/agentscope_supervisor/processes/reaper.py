@@ -42,8 +42,7 @@ _INSTANCE: Final = secrets.token_hex(8)
 
 
 def mark_of(number: int, label: str) -> str:
-    """Return the mark of one worker process: the id of this supervisor process, the worker's number and
-    label."""
+    """Return the mark of one worker process: this supervisor's id, the worker's number and label."""
     return f"{_INSTANCE}:{number}:{label}"
 
 

@@ -29,8 +29,7 @@ from agentscope_supervisor.processes.spawn import execute
 from agentscope_supervisor.system import kernel
 
 FORK_WITHIN: Final = 5.0
-"""Seconds from a fork request to the packet of the worker; it normally takes 10 ms. A slower zygote is
-useless."""
+"""Seconds from a fork request to the packet of the worker; normally 10 ms. A slower zygote is useless."""
 
 MAX_ANSWER: Final = 64 * 1024  # bytes of a packet; the longest contains an error message
 

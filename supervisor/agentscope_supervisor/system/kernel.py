@@ -58,8 +58,7 @@ def shared_file(size: int) -> int:
 
 
 def widen_pipe(fd: int, size: int) -> None:
-    """Set the capacity of a pipe to `size` bytes. The capacity is unchanged if the kernel does not allow
-    it."""
+    """Set the capacity of a pipe to `size` bytes. If the kernel refuses, it stays unchanged."""
     if hasattr(fcntl, "F_SETPIPE_SZ"):
         with contextlib.suppress(OSError):
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
@@ -155,8 +154,7 @@ def become_subreaper() -> bool:
 
 
 def children() -> set[int]:
-    """Return the pids of the children, including zombies. A child that exits during the call may hide
-    another."""
+    """Return the pids of the children, with zombies. A child that exits meanwhile may hide another."""
     if _LINUX and _HAS_CHILDREN_FILES:
         found: set[int] = set()
         with contextlib.suppress(OSError):  # no file descriptor is available

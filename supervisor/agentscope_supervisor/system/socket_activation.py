@@ -18,8 +18,7 @@ _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
 class ActivationError(Exception):
-    """The instance cannot serve on the passed socket. The message is for the operator; a retry does not
-    help."""
+    """The instance cannot serve on the passed socket. The message is for the operator. Do not retry."""
 
 
 def inherited(environ: Mapping[str, str], pid: int) -> socket.socket | None:

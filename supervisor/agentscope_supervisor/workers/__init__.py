@@ -1,4 +1,4 @@
-"""Which workers exist and how they do: slots, rollouts, the life of a process, its link, its health.
+"""The worker processes of an instance: slots, rollouts, process life cycle, links and health.
 
-Read `lifecycle` and `fleet` first: they decide, the others carry out.
+Start with `lifecycle` and `fleet`: they make the decisions, which the other modules carry out.
 """

@@ -1,8 +1,8 @@
-"""Which processes an instance has: what `fleet` decides of them, carried out on `pool`.
+"""Controls the worker processes of an instance: carries out the decisions of `fleet` on `pool`.
 
-From here processes are started, replaced, retire_reason and killed, and the settings of a reload become a
-revision that is rolled out. It is told what happens to processes, and passes on to `turns.service` what that
-means for theirs.
+Starts, replaces, retires and kills processes, and turns the settings of a reload into a revision that is
+rolled out. Receives the events of processes from `pool`, and forwards their effect on turns to
+`turns.service`. It must not decide which processes exist; read `fleet` next.
 """
 
 import asyncio
@@ -29,7 +29,8 @@ from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.workers import fleet, lifecycle
 from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason, ExitRecord
 from agentscope_supervisor.workers.fleet import Fleet
-from agentscope_supervisor.workers.pool import Pool, Process
+from agentscope_supervisor.workers.pool import Pool
+from agentscope_supervisor.workers.process import Process
 from agentscope_supervisor.workers.recycling import Recycling
 from agentscope_supervisor.workers.reloadable_keys import needs_restart
 from agentscope_supervisor.workers.revisions import ReloadRefused, Revisions, Rolling, Unchanged
@@ -40,7 +41,7 @@ STOPPING: Final = ReloadRefused("the instance is stopping")
 
 
 class Controller:
-    """The slots and processes of one instance. `metrics`: None, off."""
+    """The slots and processes of one instance. `metrics` is None if metrics are disabled."""
 
     def __init__(
         self,
@@ -52,12 +53,15 @@ class Controller:
         became_ready: Callable[[], None],
         rollout_ended: Callable[[int, str], None],
     ) -> None:
-        """`became_ready`: called when the first process takes turns; `rollout_ended`: with a revision, and
-        why it failed if it did."""
+        """Create a controller; `start` begins its work.
+
+        `became_ready` is called when the first process is ready. `rollout_ended` is called with the revision
+        and the reason of the failure, which is empty if the rollout succeeded.
+        """
         self._project: Final = project
         self._at_start: Final = settings
         self.settings = settings
-        """What holds now: those of the last revision that was rolled out whole."""
+        """The settings in service: those of the last revision whose rollout succeeded."""
         self._turns: Final = turns
         self._post: Final = post
         self._metrics: Final = metrics
@@ -69,55 +73,59 @@ class Controller:
         self.pool: Final = Pool(settings, project.folder, self, post)
         self.revisions: Final = Revisions(settings_module.dump(settings))
         self.recycling: Final = Recycling(supervisor.max_turns, supervisor.max_memory_mb)
-        self.restarts = 0  # deaths of workers that nobody asked to end
+        self.restarts = 0
+        """Number of workers that exited unexpectedly."""
         self.failure = ""
-        """Why the instance could not start, as its worker told it; for a person."""
+        """Why the instance could not start, as reported by its worker; for the operator."""
         self.finished: Final[asyncio.Future[int]] = self._loop.create_future()
-        """Gets the exit status when no process is left and none will be started."""
+        """Resolves to the exit status when no process is left and none will be started."""
         self._timer: asyncio.TimerHandle | None = None
 
-    # -- what is asked for, from the queue --------------------------------------------------------
+    # -- operations; call them from the event queue -------------------------------------------------
 
     def start(self) -> None:
-        """Start the first process. Called once."""
+        """Start the first process. Call it once."""
         self._carry_out(self.fleet.start(self._loop.time()))
 
     def stop(self) -> None:
-        """Let everything end, each process when its turns have."""
+        """Stop the instance: each process exits when its turns have ended."""
         self.pool.stop()
         self.revisions.stopped()
         self._turns.drain()
         self._carry_out(self.fleet.stop("the instance stops"))
 
     def stop_at_once(self) -> None:
-        """End what is left."""
+        """Kill all processes, and fail their turns."""
         for process in list(self.pool):
             self._turns.cut(process.number)
             self.pool.kill(process, ExitReason(Cause.ASKED, "the instance stops at once"))
 
     def scale(self, slots: int) -> None:
-        """Have this many slots, at least one; those that are taken away end the turns they have."""
-        log.info("slots are wanted", extra={"slots": slots})
+        """Set the number of slots, at least 1. Removed slots finish their turns."""
+        log.info("number of slots changes", extra={"slots": slots})
         self._carry_out(self.fleet.scale(slots, self._loop.time()))
 
     def reset(self, slot: int) -> None:
-        """Close the breaker of a slot, and start it at once."""
+        """Close the breaker of a slot and start its process at once."""
         log.info("slot is reset", extra={"slot": slot})
         self._carry_out(self.fleet.reset(slot, self._loop.time()))
 
     def kill(self, process: Process, reason: ExitReason) -> None:
-        """End a process at once; the fleet starts the next one as after any death."""
+        """Kill a process. The fleet starts the next one as after any unexpected exit."""
         log.warning("worker is killed", extra={"worker": process.label, "cause": reason})
         self.pool.kill(process, reason)
 
     def check(self) -> ReloadRefused | None:
-        """Whether a new start would find a file that can serve."""
+        """Validate the configuration file. Returns None if a reload would accept it."""
         settings = self._read_settings()
         return settings if isinstance(settings, ReloadRefused) else None
 
     def reload(self, *, even_unchanged: bool, code_only: bool = False) -> Rolling | Unchanged | ReloadRefused:
-        """Read the file again and replace the workers; if nothing has changed, only with `even_unchanged`.
-        `code_only`: no package was installed since the last time."""
+        """Read the configuration file and replace all workers.
+
+        If the settings have not changed, workers are replaced only with `even_unchanged`. `code_only`: no
+        package was installed since the last reload.
+        """
         if self.fleet.stopping:
             return STOPPING
         settings = self._read_settings()
@@ -133,20 +141,20 @@ class Controller:
         return self._roll_to(snapshot, note, code_only=code_only)
 
     def roll(self) -> Rolling | ReloadRefused:
-        """Replace all workers, without a look at the file."""
+        """Replace all workers, without reading the configuration file."""
         if self.fleet.stopping:
             return STOPPING
         return self._roll_to(self.revisions.snapshot(self.fleet.revision), "")
 
-    # -- Hands: what turns ask of processes -------------------------------------------------------
+    # -- Hands: requests from `turns.service` --------------------------------------------------------
 
     def dispatch(self, number: int, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
         self.pool.dispatch(number, turn, invocation, answer)
         if turn.purpose is Purpose.TELL:  # on its way out, or for nobody: no recycling
             return
-        recycle_requested = self.recycling.turn(number, self._loop.time())
-        if recycle_requested is not None:
-            self._post(partial(self._replace, number, ExitReason(Cause.TURN_LIMIT, recycle_requested)))
+        reason = self.recycling.dispatched(number, self._loop.time())
+        if reason is not None:
+            self._post(partial(self._replace, number, ExitReason(Cause.TURN_LIMIT, reason)))
 
     def cancel(self, number: int, turn: Turn, reason: CancelReason) -> None:
         self.pool.cancel(number, turn, reason)
@@ -160,7 +168,7 @@ class Controller:
     def is_leaving(self, number: int) -> bool:
         return number in self.fleet.leaving
 
-    # -- Overseer: what happens to processes and their turns ----------------------------------------
+    # -- PoolListener: events of processes and their turns -------------------------------------------
 
     def became_ready(self, process: Process) -> None:
         first = not self.fleet.ever_ready
@@ -185,53 +193,58 @@ class Controller:
     def is_idle(self, process: Process) -> bool:
         return self._turns.is_done(process.number)
 
-    def exited(self, process: Process, death: ExitRecord) -> None:
-        assert process.status is not None, "it has ended"
-        asked, blamed = self.is_leaving(process.number), self._turns.is_blamed(process.number)
+    def exited(self, process: Process, record: ExitRecord) -> None:
+        assert process.status is not None, "the process has exited"
+        expected, blamed = self.is_leaving(process.number), self._turns.is_blamed(process.number)
         self.recycling.exited(process.number)
         self._turns.gone(process.number)
         commands = self.fleet.exited(
             process.number, process.status, self._loop.time(), random.random(), blamed=blamed
         )
-        self.restarts += not asked
+        self.restarts += not expected
         if self._metrics is not None:
-            self._metrics.worker_exited(death.reason.cause)
-        told = {"worker": process.label, "status": death.ended, "cause": death.reason, "turns": death.turns}
-        if asked:
-            log.info("worker ended", extra=told)
+            self._metrics.worker_exited(record.reason.cause)
+        fields = {
+            "worker": process.label,
+            "status": record.ended,
+            "cause": record.reason,
+            "turns": record.turns,
+        }
+        if expected:
+            log.info("worker exited", extra=fields)
         elif not process.failure:
-            log.error("worker died", extra=told)
+            log.error("worker died", extra=fields)
         elif any(isinstance(command, fleet.Finished) for command in commands):
             self.failure = process.failure
         else:
-            log.error("worker did not start: %s", process.failure, extra=told)
-        self._carry_out(_explained(commands, death))
+            log.error("worker did not start: %s", process.failure, extra=fields)
+        self._carry_out(_explained(commands, record))
 
-    def recycle_requested(self, process: Process, why: str) -> None:
-        asked = self.recycling.requested(process.number, why, self._loop.time())
-        if asked is not None:
-            self._replace(process.number, ExitReason(Cause.ASKED, asked))
+    def recycle_requested(self, process: Process, reason: str) -> None:
+        accepted = self.recycling.requested(process.number, reason, self._loop.time())
+        if accepted is not None:
+            self._replace(process.number, ExitReason(Cause.ASKED, accepted))
 
-    def ended(self, turn: Turn, whole: bytes) -> None:
+    def turn_ended(self, turn: Turn, whole: bytes) -> None:
         self._turns.ended(turn, whole)
 
-    def failed(self, turn: Turn, code: Code, message: str) -> None:
+    def turn_failed(self, turn: Turn, code: Code, message: str) -> None:
         self._turns.failed(turn, code, message)
 
     # -- memory -------------------------------------------------------------------------------------
 
     def memory_limited(self) -> dict[int, int]:
-        """Number and pid of the processes that may be replaced for their memory; none without a limit."""
+        """Return number and pid of the processes to measure; none if memory is not limited."""
         if self.recycling.max_memory_mb is None:
             return {}
         ready = [each for each in self.pool if each.state is lifecycle.ProcessState.READY]
         return {each.number: each.child.pid for each in ready if each.child is not None}
 
     def memory_measured(self, number: int, megabytes: float) -> None:
-        """A process holds so much."""
-        recycle_requested = self.recycling.memory(number, megabytes, self._loop.time())
-        if recycle_requested is not None:
-            self._replace(number, ExitReason(Cause.MEMORY_LIMIT, recycle_requested))
+        """Handle the measured memory of a process, in MB."""
+        reason = self.recycling.measured(number, megabytes, self._loop.time())
+        if reason is not None:
+            self._replace(number, ExitReason(Cause.MEMORY_LIMIT, reason))
 
     # -- carrying out -------------------------------------------------------------------------------
 
@@ -252,25 +265,27 @@ class Controller:
                 case fleet.Assign(slot, assigned):
                     self._turns.assign(slot, assigned)
                 case fleet.Resize(slots):
-                    log.info("sessions are shared out anew", extra={"slots": slots})
+                    log.info("sessions are redistributed", extra={"slots": slots})
                     self._turns.resize(slots)
                 case fleet.RolloutEnded(revision, failure, asked=True):
                     self._end_rollout(revision, failure)
                 case fleet.RolloutEnded(_, failure):
                     if failure:
-                        log.error("replacement failed, the old worker goes on", extra={"reason": failure})
+                        log.error(
+                            "replacement failed, the old worker keeps running", extra={"reason": failure}
+                        )
                 case fleet.Finished(status):
                     if not self.finished.done():
                         self.finished.set_result(status)
         self._arm_timer()
 
-    def _replace(self, number: int, why: ExitReason) -> None:
-        """Replace a process that is recycle_requested."""
+    def _replace(self, number: int, reason: ExitReason) -> None:
+        """Recycle a process. Does nothing if it is not ready."""
         process = self.pool.get(number)
         if process is None or process.state is not lifecycle.ProcessState.READY:
             return
-        process.retire_reason = why
-        log.info("worker is to be replaced", extra={"worker": process.label, "reason": why.detail})
+        process.retire_reason = reason
+        log.info("worker is recycled", extra={"worker": process.label, "reason": reason.detail})
         self._carry_out(self.fleet.replace(number, self._loop.time()))
 
     def _roll_to(self, snapshot: bytes, note: str, *, code_only: bool = False) -> Rolling:
@@ -284,14 +299,16 @@ class Controller:
             self._metrics.rollout_ended(succeeded=not failure)
         self.revisions.ended(revision, failure, self.fleet.revision)
         if failure:
-            log.error("rollout failed, the old workers go on", extra={"edition": revision, "reason": failure})
+            log.error(
+                "rollout failed, the old workers keep running", extra={"edition": revision, "reason": failure}
+            )
         else:
             log.info("rollout done", extra={"edition": revision})
             self._take_over(settings_module.restore(self.revisions.snapshot(revision)))
         self._rollout_ended(revision, failure)
 
     def _take_over(self, settings: Settings) -> None:
-        """These settings are in service: what `reloadable_keys` names holds from now on."""
+        """Apply the settings that are in service now, as far as `reloadable_keys` allows."""
         before, self.settings = worker_count(self.settings), settings
         supervisor = settings.supervisor
         self.fleet.soak = supervisor.soak
@@ -308,7 +325,7 @@ class Controller:
         try:
             return self._project.read_settings()
         except (ProjectError, SettingsError) as error:
-            log.error("reload refused, the old configuration goes on: %s", error)
+            log.error("reload refused, the old configuration stays in service: %s", error)
             return ReloadRefused(str(error))
 
     def _arm_timer(self) -> None:
@@ -322,7 +339,8 @@ class Controller:
 
 
 def worker_count(settings: Settings) -> int:
-    """`supervisor.workers`, with `auto` resolved to the CPUs that this process may use, within the bound."""
+    """Return `supervisor.workers`. `auto` is the number of CPUs that this process may use, at most
+    MAX_WORKERS."""
     workers = settings.supervisor.workers
     if isinstance(workers, int):
         return workers
@@ -330,10 +348,10 @@ def worker_count(settings: Settings) -> int:
     return min(cpus, MAX_WORKERS)
 
 
-def _explained(commands: list[fleet.Command], death: ExitRecord) -> Iterator[fleet.Command]:
-    """These commands; a rollout that this death has ended is told with its reason."""
+def _explained(commands: list[fleet.Command], record: ExitRecord) -> Iterator[fleet.Command]:
+    """Yield the commands; add the reason of this exit to the failure of a rollout that it has ended."""
     for command in commands:
         if isinstance(command, fleet.RolloutEnded) and command.failure:
-            yield replace(command, failure=f"{command.failure}: {death.reason}")
+            yield replace(command, failure=f"{command.failure}: {record.reason}")
         else:
             yield command

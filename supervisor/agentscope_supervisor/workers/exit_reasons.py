@@ -1,8 +1,8 @@
-"""How processes ended: the cause of each death, and the records of the last ones. Pure.
+"""Why processes exited: the reason of each exit, and records of the last exits. Pure.
 
-The kernel says only how a process ended, not why: a SIGKILL may be our own, an operator's, or that of a
-machine without memory. `classify` puts together what the shell knows. The records are for people and for
-counting; nothing here decides what is started next, that is `fleet`.
+The kernel reports only how a process exited, not why. A SIGKILL may come from the supervisor, from an
+operator or from the kernel itself when memory runs out. `classify` combines the known facts. The records are
+for operators and for metrics; they must not influence what is started next, which `fleet` decides.
 """
 
 from collections import deque
@@ -14,32 +14,32 @@ from typing import Final
 from agentscope_supervisor.processes.kept_output import KEPT_WIDTH
 
 KEPT: Final = 100
-"""ExitRecords kept. With the bounds of `kept_output` 4 MB if all are the longest."""
+"""Number of exit records that are kept; with the limits of `kept_output`, at most 4 MB."""
 
 _SIGKILL: Final = 9
 _SIGTERM: Final = 15
 
 
 class Cause(StrEnum):
-    """Why a process ended. The words are those of the JSON that is shown, and never change."""
+    """Why a process exited. The values are part of the JSON output and must never change."""
 
-    ASKED = "asked"  # replaced, scaled away, or the instance stopped
+    ASKED = "asked"  # replaced, its slot was removed, or the instance stopped
     MEMORY_LIMIT = "memory_limit"  # above supervisor.max_memory_mb
     TURN_LIMIT = "turn_limit"  # after supervisor.max_turns
     EXIT_CODE = "exit_code"  # it exited by itself
-    SIGNAL = "signal"  # a crash in C, or somebody's kill
-    OOM = "oom"  # the kernel had no memory left
+    SIGNAL = "signal"  # a crash in C code, or a signal from outside
+    OOM = "oom"  # killed by the kernel, out of memory
     BOOT_FAILED = "boot_failed"  # exited before it was ready
     BOOT_TIMEOUT = "boot_timeout"  # not ready within supervisor.start_timeout
-    STOP_TIMEOUT = "stop_timeout"  # asked to exit, and did not within supervisor.stop_timeout
-    UNRESPONSIVE = "unresponsive"  # its event loop did not turn
-    PROTOCOL_ERROR = "protocol_error"  # said on its link what no worker may say
-    KILLED = "killed"  # by an operator's command
+    STOP_TIMEOUT = "stop_timeout"  # did not exit within supervisor.stop_timeout
+    UNRESPONSIVE = "unresponsive"  # its event loop was blocked
+    PROTOCOL_ERROR = "protocol_error"  # broke the protocol of its link
+    KILLED = "killed"  # by a command of the operator
 
 
 @dataclass(frozen=True, slots=True)
 class ExitReason:
-    """A cause, and what makes it particular: the signal, the limit, what blocked."""
+    """A cause and its detail: the signal, the limit, or what blocked the event loop."""
 
     cause: Cause
     detail: str
@@ -50,74 +50,75 @@ class ExitReason:
 
 @dataclass(frozen=True, slots=True)
 class ExitEvidence:
-    """What is known of a process that has ended. `status`: exit code, or minus the signal number."""
+    """The known facts about a process that has exited."""
 
-    status: int
-    ended: str  # the same for people: `exit 1`, `SIGKILL`
+    status: int  # exit code, or minus the signal number
+    ended: str  # the status as text: `exit 1`, `SIGKILL`
     was_ready: bool
-    retire_reason: ExitReason | None  # why it was asked to go, if it was
-    kill_reason: ExitReason | None  # why we killed it, if we did
-    failure: str  # what it told of its failed start
-    oom: bool  # the kernel has killed somebody of our control group for memory since the last look
+    retire_reason: ExitReason | None  # why it was retired, if it was
+    kill_reason: ExitReason | None  # why the supervisor killed it, if it did
+    failure: str  # the message about its failed start
+    oom: bool  # the kernel has killed a process of the control group for memory since the last exit
 
 
 def classify(evidence: ExitEvidence) -> ExitReason:
-    """Why a process ended."""
+    """Return why a process exited."""
     if evidence.status == -_SIGKILL:
         if evidence.kill_reason is not None:
             return evidence.kill_reason
         if evidence.oom:
-            return ExitReason(Cause.OOM, "killed by the kernel, the control group had no memory left")
-    # SIGTERM meets one that has not yet, or no longer, a handler for it: it does what it was asked.
+            return ExitReason(Cause.OOM, "killed by the kernel, the control group ran out of memory")
+    # SIGTERM kills a process whose handler is not installed yet, or not any more: it exits as requested.
     if evidence.retire_reason is not None and evidence.status in (0, -_SIGTERM):
         return evidence.retire_reason
     if evidence.status < 0:
         return ExitReason(Cause.SIGNAL, evidence.ended)
     if not evidence.was_ready:
-        lines = evidence.failure.splitlines()  # a sentence, and then what explains it
+        lines = evidence.failure.splitlines()  # a summary, then the details
         return ExitReason(Cause.BOOT_FAILED, lines[0][:KEPT_WIDTH] if lines else evidence.ended)
     return ExitReason(Cause.EXIT_CODE, evidence.ended)
 
 
 @dataclass(frozen=True, slots=True)
 class ExitRecord:
-    """One process that has ended."""
+    """The record of one process that has exited."""
 
     slot: int
     generation: int
     pid: int | None  # None: it could not be started
-    at: float  # wall clock, seconds since 1970; for people only
+    at: float  # wall clock, seconds since 1970; for display only
     lived: float  # seconds from its start
-    ready: float | None  # seconds from its readiness; None: it never was
+    ready: float | None  # seconds since it became ready; None: never ready
     ended: str  # `exit 1`, `SIGKILL`
     reason: ExitReason
-    turns: int  # that ended with it
-    output: tuple[str, ...]  # its last lines
-    stacks: tuple[str, ...]  # lines of the last dump of its stacks; empty: there was none
+    turns: int  # turns that were lost with it
+    output: tuple[str, ...]  # last lines of its output
+    stacks: tuple[str, ...]  # lines of its last stack dump; may be empty
 
     @property
     def worker(self) -> str:
-        """Its name for people: "<slot>.<generation>"."""
+        """The label of the worker: "<slot>.<generation>"."""
         return f"{self.slot}.{self.generation}"
 
 
-AS_WANTED: Final = frozenset({Cause.ASKED, Cause.MEMORY_LIMIT, Cause.TURN_LIMIT})
-"""ExitRecords that are no failure: the next process was there before."""
+EXPECTED: Final = frozenset({Cause.ASKED, Cause.MEMORY_LIMIT, Cause.TURN_LIMIT})
+"""Causes that are not failures: the process was replaced or removed on purpose."""
 
 
 class ExitRecords:
-    """The last deaths, oldest first, and how many there were of each cause and in each slot."""
+    """The last exit records, oldest first, and the number of exits by cause and by slot."""
 
     def __init__(self) -> None:
         self._kept: Final[deque[ExitRecord]] = deque(maxlen=KEPT)
         self.counts: Final[dict[Cause, int]] = dict.fromkeys(Cause, 0)
-        self._failures: Final[dict[int, int]] = {}  # by slot
+        self._failures: Final[dict[int, int]] = {}  # unexpected exits by slot
 
-    def add(self, death: ExitRecord) -> None:
-        self._kept.append(death)
-        self.counts[death.reason.cause] += 1
-        if death.reason.cause not in AS_WANTED:
-            self._failures[death.slot] = self.failures(death.slot) + 1
+    def add(self, record: ExitRecord) -> None:
+        """Add a record, and drop the oldest one if there are too many."""
+        self._kept.append(record)
+        self.counts[record.reason.cause] += 1
+        if record.reason.cause not in EXPECTED:
+            self._failures[record.slot] = self.failures(record.slot) + 1
 
     def __iter__(self) -> Iterator[ExitRecord]:
         return iter(self._kept)
@@ -126,9 +127,9 @@ class ExitRecords:
         return len(self._kept)
 
     def failures(self, slot: int) -> int:
-        """ExitRecords in a slot, since the start, that nobody wanted."""
+        """Return the number of unexpected exits in a slot since the start of the instance."""
         return self._failures.get(slot, 0)
 
     def last_of(self, slot: int) -> ExitRecord | None:
-        """The last death in a slot that is still kept."""
-        return next((death for death in reversed(self._kept) if death.slot == slot), None)
+        """Return the last record of a slot, or None if none is kept."""
+        return next((record for record in reversed(self._kept) if record.slot == slot), None)

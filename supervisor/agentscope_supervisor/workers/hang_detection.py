@@ -1,20 +1,21 @@
-"""Whether a worker's event loop turns, and if not, why: from two counters and what the kernel says. Pure.
+"""Detects workers whose event loop is blocked, and diagnoses the reason. Pure.
 
-A worker counts the turns of its loop and those of a thread (`page`). From their ages and the state of the
-process follows what is wrong:
+A worker increments one counter in its event loop and one in a thread. Both are on its `page`. The ages of the
+counters and the state of the process give the diagnosis:
 
-    loop old, thread fresh    sleeping    a blocking call in the loop
-    loop old, thread fresh    running     Python that computes in the loop
-    both old                  running     C code that holds the interpreter's lock
-    both old                  stopped     SIGSTOP, a debugger, a suspended container
-    both old                  sleeping    deadlock below Python
-    both old                  in the disk waits for a disk: given twice the time
-    both old                  wants CPU   and had little: the machine is starved and the worker not to blame;
-                                          given ten times the time: one that answers nobody for that long
-                                          is no use
+    loop stale, thread fresh    sleeping      a blocking call in the event loop
+    loop stale, thread fresh    running       Python code that computes in the event loop
+    both stale                  running       C code that holds the interpreter lock
+    both stale                  stopped       SIGSTOP, a debugger or a suspended container
+    both stale                  sleeping      a deadlock below Python
+    both stale                  disk sleep    waits for a disk; may take twice the timeout
+    both stale                  runnable      got little CPU: the machine is overloaded, and the worker is not
+                                              the cause. May take ten times the timeout; a worker that is
+                                              blocked for longer is useless.
 
-Only workers that are ready are looked at: an import may hold the lock for a minute. And nobody is judged
-while the supervisor itself was late, or just after: what is old then may be its own fault.
+Only ready workers are checked: during startup, an import may hold the interpreter lock for a minute. While
+the supervisor itself is late, and shortly after, no worker is judged, because the supervisor may be the cause
+of stale counters. `hang_watch` reads the counters and carries out the commands.
 """
 
 from collections.abc import Mapping
@@ -23,19 +24,19 @@ from enum import StrEnum
 from typing import Final
 
 SUSPECT_AFTER: Final = 5.0
-"""Seconds without a turn of the loop. Starved machines showed 0.3 s; no App that waits properly shows 1 s."""
+"""Seconds without a change of the loop counter before a worker is suspect.
 
-LATE: Final = 1.0  # seconds by which the supervisor's own look may be late and still judge
-GRACE: Final = 5.0  # seconds after such a lateness before it judges again, and as long as it was late
-STARVED_SHARE: Final = 0.5  # of a CPU: one who wants to run and gets less is starved
-SPENT_ENOUGH: Final = (
-    2.5  # CPU seconds after which one who got them slowly, and still did not turn, is not spared
-)
-DUMP_WITHIN: Final = 1.0  # seconds for the stacks of a suspect, before it can be condemned
+Overloaded machines reached 0.3 s in tests; an App that awaits properly stays below 1 s."""
+
+LATE: Final = 1.0  # seconds by which a check may be late and still judge workers
+GRACE: Final = 5.0  # seconds without judgement after a late check, in addition to the delay itself
+STARVED_SHARE: Final = 0.5  # share of a CPU; a runnable process that gets less is starved
+SPENT_ENOUGH: Final = 2.5  # CPU seconds after which a worker that is still blocked does not count as starved
+DUMP_WITHIN: Final = 1.0  # seconds between the stack dump of a suspect and its kill, at least
 
 
 class Kind(StrEnum):
-    """What keeps a loop from turning."""
+    """What blocks the event loop of a worker. The values are shown to operators."""
 
     BLOCKING_CALL = "blocking call"
     PYTHON_LOOP = "python loop"
@@ -47,12 +48,12 @@ class Kind(StrEnum):
 
 
 PATIENCE: Final[Mapping[Kind, int]] = {Kind.DISK_WAIT: 2, Kind.STARVED: 10}
-"""By how much the time of a worker is longer that is not to blame."""
+"""Factors for `supervisor.unresponsive_timeout` if the worker is not the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What the page of a worker says now."""
+    """The current counters on the page of a worker."""
 
     loop: int
     thread: int
@@ -60,20 +61,19 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class ProcessSample:
-    """What the kernel says of a process.
-
-    `state` as in ps (R, S, D, T, …); `cpu` its share of one CPU since the last look; `spent` the seconds of
-    CPU that it has used since it was first seen late.
-    """
+    """What the kernel reports about a process."""
 
     state: str
+    """State as in ps: R, S, D, T, …"""
     cpu: float
+    """Share of one CPU since the last check."""
     spent: float = 0.0
+    """CPU seconds since its event loop was first late."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """Ask for its stacks: its loop has not turned for `age` seconds."""
+    """Request a stack dump: the event loop has been blocked for `age` seconds."""
 
     process: int
     age: float
@@ -82,7 +82,7 @@ class Suspect:
 
 @dataclass(frozen=True, slots=True)
 class RequestKill:
-    """End it: its loop has not turned for `age` seconds."""
+    """Kill the worker: its event loop has been blocked for `age` seconds."""
 
     process: int
     age: float
@@ -91,7 +91,7 @@ class RequestKill:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """It was suspect, and its loop turns again after `age` seconds."""
+    """The event loop of a suspect runs again, after `age` seconds."""
 
     process: int
     age: float
@@ -103,49 +103,48 @@ Command = Suspect | RequestKill
 @dataclass(slots=True)
 class _Watched:
     counters: Counters
-    loop_at: float  # when the counter was seen to change
+    loop_at: float  # time of the last change of the counter
     thread_at: float
     suspect_since: float | None = None
 
 
-def diagnose(thread_old: bool, sample: ProcessSample) -> Kind:
-    """Why a loop does not turn."""
+def diagnose(thread_stale: bool, sample: ProcessSample) -> Kind:
+    """Return why an event loop is blocked. `thread_stale`: the counter of the thread is stale too."""
     if sample.state in "Tt":
         return Kind.STOPPED
-    if not thread_old:
+    if not thread_stale:
         return Kind.PYTHON_LOOP if sample.state == "R" else Kind.BLOCKING_CALL
     if sample.state == "R":
-        had_its_chance = sample.cpu >= STARVED_SHARE or sample.spent >= SPENT_ENOUGH
-        return Kind.LOCK_HELD if had_its_chance else Kind.STARVED
+        had_cpu = sample.cpu >= STARVED_SHARE or sample.spent >= SPENT_ENOUGH
+        return Kind.LOCK_HELD if had_cpu else Kind.STARVED
     return Kind.DISK_WAIT if sample.state == "D" else Kind.DEADLOCK
 
 
 @dataclass(slots=True)
 class HangDetector:
-    """The watch over all ready workers. Times in seconds of a monotonic clock."""
+    """Watches all ready workers. Times are seconds of a monotonic clock."""
 
     unresponsive_timeout: float
     _watched: dict[int, _Watched] = field(default_factory=dict)
-    _last_look: float | None = None
+    _last_check: float | None = None
     _judge_from: float = 0.0
 
-    def look(
-        self, pages: Mapping[int, Counters], now: float, interval: float
+    def observe(
+        self, counters_of: Mapping[int, Counters], now: float, interval: float
     ) -> tuple[list[Recovered], list[int]]:
-        """Note the counters of all ready workers.
+        """Record the counters of all ready workers. `interval` is the planned time since the last call.
 
-        Returns who has recovered, and those whose samples `judge` needs to know. `interval`: seconds that
-        should have passed since the last look.
+        Returns the workers that have recovered, and the workers for which `judge` needs a sample.
         """
-        if self._last_look is not None:
-            late = now - self._last_look - interval
+        if self._last_check is not None:
+            late = now - self._last_check - interval
             if late > LATE:
                 self._judge_from = now + late + GRACE
-        self._last_look = now
-        for process in self._watched.keys() - pages.keys():
+        self._last_check = now
+        for process in self._watched.keys() - counters_of.keys():
             del self._watched[process]
         recovered = []
-        for process, counters in pages.items():
+        for process, counters in counters_of.items():
             watched = self._watched.setdefault(process, _Watched(counters, now, now))
             if counters.loop != watched.counters.loop:
                 if watched.suspect_since is not None:
@@ -155,15 +154,15 @@ class HangDetector:
             if counters.thread != watched.counters.thread:
                 watched.thread_at = now
             watched.counters = counters
-            if now < self._judge_from:  # what passed while nobody looked counts against nobody
+            if now < self._judge_from:  # the time in which the supervisor was late does not count
                 watched.loop_at = watched.thread_at = now
-        old = [
+        late_workers = [
             process for process, watched in self._watched.items() if now - watched.loop_at >= SUSPECT_AFTER
         ]
-        return recovered, old
+        return recovered, late_workers
 
     def judge(self, samples: Mapping[int, ProcessSample], now: float) -> list[Command]:
-        """What to do about those that `look` named, with what the kernel says of each."""
+        """Return the commands for the workers that `observe` named, given a sample of each."""
         commands: list[Command] = []
         for process, sample in samples.items():
             watched = self._watched[process]

@@ -1,8 +1,8 @@
-"""The watch over the event loops of workers: reads their pages twice a second, asks `hang_detection`.
-It has their links looked at too, for a frame that does not come to its end.
+"""Watches the event loops of workers: reads their pages twice per second and applies `hang_detection`.
 
-Reading a page costs nothing and works whatever state the worker is in; the kernel is asked only about a
-worker whose loop is late. Its answer needs two looks, because a share of the CPU is a difference.
+Also checks their links for incomplete frames. Reading a page is cheap and works in any state of the worker.
+The kernel is asked only about a worker whose event loop is late. A sample needs two checks, because the CPU
+share is a difference.
 """
 
 import asyncio
@@ -20,78 +20,82 @@ from agentscope_supervisor.workers.hang_detection import (
     Suspect,
 )
 from agentscope_supervisor.workers.lifecycle import ProcessState
-from agentscope_supervisor.workers.pool import Pool, Process
+from agentscope_supervisor.workers.pool import Pool
+from agentscope_supervisor.workers.process import Process
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY: Final = 0.5  # seconds
+CHECK_EVERY: Final = 0.5  # seconds
 
-# psutil's words for the states of ps.
+# States of ps by the names that psutil uses.
 _STATES: Final = {"running": "R", "disk-sleep": "D", "stopped": "T", "tracing-stop": "t"}
 
 
 class HangWatch:
-    """Looks until `stop`; everything it does happens on the daemon's queue."""
+    """Checks all ready workers until `stop`. The checks run on the event queue of the instance."""
 
     def __init__(self, unresponsive_timeout: float, pool: Pool, post: Post) -> None:
         self._detector: Final = HangDetector(unresponsive_timeout)
         self._pool: Final = pool
         self._post: Final = post
         self._loop: Final = asyncio.get_running_loop()
-        self._cpu: dict[int, _Use] = {}  # of late processes
+        self._cpu: dict[int, _Use] = {}  # of processes whose event loop is late
         self._timer = self._arm()
 
     def set_timeout(self, unresponsive_timeout: float) -> None:
-        """This holds from now on."""
+        """Use this timeout from now on, in seconds."""
         self._detector.unresponsive_timeout = unresponsive_timeout
 
     def stop(self) -> None:
+        """Stop checking."""
         self._timer.cancel()
 
     def _arm(self) -> asyncio.TimerHandle:
-        return self._loop.call_later(LOOK_EVERY, self._post, self._look)
+        return self._loop.call_later(CHECK_EVERY, self._post, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = self._arm()
         now = self._loop.time()
         ready = {p.number: p for p in self._pool if p.state in (ProcessState.READY, ProcessState.DRAINING)}
         for process in ready.values():
             if process.link is not None:
-                process.link.look()
-        pages = {number: _counters(process) for number, process in ready.items()}
-        recovered, late = self._detector.look(pages, now, LOOK_EVERY)
+                process.link.check_incomplete_frame()
+        counters = {number: _counters(process) for number, process in ready.items()}
+        recovered, late = self._detector.observe(counters, now, CHECK_EVERY)
         for event in recovered:
             label = ready[event.process].label
-            log.warning("worker's loop turns again", extra={"worker": label, "seconds": round(event.age, 1)})
+            log.warning(
+                "event loop of worker runs again", extra={"worker": label, "seconds": round(event.age, 1)}
+            )
         samples = {}
         for number in late:
             sample = self._sample(ready[number], now)
             if sample is not None:
                 samples[number] = sample
-        for gone in self._cpu.keys() - set(late):
-            del self._cpu[gone]
+        for number in self._cpu.keys() - set(late):
+            del self._cpu[number]
         for command in self._detector.judge(samples, now):
             self._act(command, ready[command.process])
 
     def _act(self, command: hang_detection.Command, process: Process) -> None:
-        told = {"worker": process.label, "seconds": round(command.age, 1), "kind": command.kind}
+        fields = {"worker": process.label, "seconds": round(command.age, 1), "kind": command.kind}
         match command:
             case Suspect():
-                log.warning("worker's loop does not turn; its stacks follow", extra=told)
+                log.warning("event loop of worker is blocked; its stacks follow", extra=fields)
                 if process.child is not None:
                     process.child.dump_stacks()
             case RequestKill():
-                log.error("worker's loop does not turn; it is killed", extra=told)
+                log.error("event loop of worker is blocked; it is killed", extra=fields)
                 self._pool.kill(process, ExitReason(Cause.UNRESPONSIVE, command.kind))
 
     def _sample(self, process: Process, now: float) -> ProcessSample | None:
-        """What the kernel says of a process; None at the first look, or if it has just ended."""
-        import psutil  # 3 MB that a healthy instance never needs
+        """Return a sample of a process, or None at the first check or if the process has just exited."""
+        import psutil  # imported late: it takes 3 MB, and a healthy instance never needs it
 
         assert process.child is not None
         try:
-            seen = psutil.Process(process.child.pid)
-            times, status = seen.cpu_times(), seen.status()
+            examined = psutil.Process(process.child.pid)
+            times, status = examined.cpu_times(), examined.status()
         except psutil.Error:
             return None
         used = times.user + times.system
@@ -105,7 +109,8 @@ class HangWatch:
 
 
 class _Use(NamedTuple):
-    """CPU seconds that a process had used when it was first seen late, and at `at`."""
+    """CPU seconds of a process: `at_first` when its event loop was first late, and `used` at the time
+    `at`."""
 
     at_first: float
     used: float

@@ -1,16 +1,14 @@
-"""The life of one worker process, as a table. Pure.
+"""The life cycle of one worker process, as a transition table. Pure.
 
-`pool` carries out what it returns.
-
-A process only ever moves to the right:
+`pool` carries out the commands. A process moves only to the right:
 
     STARTING -> READY -> DRAINING -> STOPPING -> KILLING -> GONE
 
-Any state may jump further right, none moves back. A restart is no transition: it is a new process with a
-new life, decided by `fleet`. Only Exited, the kernel's word, leads to GONE.
+A transition may skip states, and none moves back. A restart is not a transition: `fleet` decides to start a
+new process, which has its own life cycle. Only Exited, which the kernel reports, leads to GONE.
 
-Each state has at most one deadline; entering a state replaces the timer of the one before, and Expired
-names the state that armed it, so that a late timer is recognised and ignored.
+Each state has at most one deadline. Entering a state replaces the timer of the previous one. Expired names
+the state in which its timer was armed, so that a late timer is recognised and ignored.
 """
 
 from dataclasses import dataclass
@@ -19,9 +17,11 @@ from typing import Final
 
 
 class ProcessState(IntEnum):
-    STARTING = 1  # spawned; has not said that it is ready
-    READY = 2  # takes turns
-    DRAINING = 3  # gets no new turn, ends those it has
+    """The states of a process, in the order of its life."""
+
+    STARTING = 1  # spawned, not ready yet
+    READY = 2  # accepts turns
+    DRAINING = 3  # gets no new turns, finishes its open turns
     STOPPING = 4  # asked to exit
     KILLING = 5  # SIGKILL sent
     GONE = 6  # reaped
@@ -29,27 +29,27 @@ class ProcessState(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """It said that it takes turns."""
+    """The worker reported that it accepts turns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retired:
-    """The fleet does not want it any more: replaced, or everything stops."""
+    """The fleet retired the process: it was replaced, its slot was removed, or the instance stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """Its last turn ended."""
+    """Its last open turn ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class KillRequested:
-    """It lives and cannot be trusted, or there is no time left for it."""
+    """The process must be killed: it is unresponsive, broken, or out of time."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkLost:
-    """Its link is closed, or it broke the protocol."""
+    """Its link was closed, by the worker or after a protocol error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +61,19 @@ class Expired:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The kernel reported its end."""
+    """The kernel reported its exit."""
 
 
 Event = Ready | Retired | Drained | KillRequested | LinkLost | Expired | Exited
 
 
 class Command(IntEnum):
-    CANCEL_TURNS = 1  # its running turns end now
+    """What `pool` must do."""
+
+    CANCEL_TURNS = 1  # end its open turns with an error
     TERMINATE = 2  # SIGTERM to the process
     KILL = 3  # SIGKILL to its process group
-    CLOSE_LINK = 4  # fails what is still open on the link
+    CLOSE_LINK = 4  # close the link, which fails its open turns
 
 
 Step = tuple[ProcessState, tuple[Command, ...]]
@@ -82,10 +84,11 @@ _STOP: Final[Step] = (_S.STOPPING, (_C.TERMINATE,))
 
 TABLE: Final[dict[tuple[ProcessState, type[Event]], Step]] = {
     (_S.STARTING, Ready): (_S.READY, ()),
-    # Nothing to save, and a start can block for long: there is no reason to be patient.
+    # There is nothing to save, and a start can block for long.
     (_S.STARTING, Retired): _KILL,
     (_S.STARTING, KillRequested): _KILL,
-    # It is exiting, and its exit status says why it could not start: a kill would take its place.
+    # The worker is exiting, and its exit status tells why it could not start. A kill would replace the
+    # status.
     (_S.STARTING, LinkLost): (_S.STOPPING, ()),
     (_S.STARTING, Expired): _KILL,
     (_S.READY, Retired): (_S.DRAINING, ()),
@@ -97,14 +100,13 @@ TABLE: Final[dict[tuple[ProcessState, type[Event]], Step]] = {
     (_S.DRAINING, LinkLost): _KILL,
     (_S.STOPPING, KillRequested): _KILL,
     (_S.STOPPING, Expired): _KILL,
-    # What it has started does not outlive it.
+    # The kill is for the processes that the worker has started.
     **{
         (state, Exited): (_S.GONE, (_C.KILL, _C.CLOSE_LINK)) for state in ProcessState if state is not _S.GONE
     },
 }
 
-# What a state may meet and nothing changes. Listed, so that TABLE and IGNORED together hold every pair
-# and one that was forgotten fails a test.
+# Events that change nothing in a state. TABLE and IGNORED together must contain every pair; a test checks it.
 IGNORED: Final[frozenset[tuple[ProcessState, type[Event]]]] = frozenset(
     {
         (_S.STARTING, Drained),
@@ -125,7 +127,7 @@ IGNORED: Final[frozenset[tuple[ProcessState, type[Event]]]] = frozenset(
 
 
 def step(state: ProcessState, event: Event) -> Step:
-    """The next state, and the commands to carry out in order. Total: never raises."""
+    """Return the next state, and the commands to carry out in this order. Never raises."""
     if isinstance(event, Expired) and event.armed_in is not state:
         return state, ()
     return TABLE.get((state, type(event)), (state, ()))

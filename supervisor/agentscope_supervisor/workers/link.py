@@ -1,7 +1,8 @@
-"""The supervisor's end of the link to one worker: which stream is which turn, and whose answer.
+"""The supervisor's end of the link to one worker: maps streams to turns and their answers.
 
-It carries: turns out, bytes of answers in. It decides nothing; what happened goes to `pool` through the
-callbacks of `LinkListener`. Data is the hot path: from the socket to the client's answer in one call.
+Sends turns and receives the bytes of answers. Makes no decisions: `pool` receives all events through
+`LinkListener`. Data frames are the hot path: they go from the socket to the client's answer in one call. The
+protocol is in `agentscope_protocol.wire`.
 """
 
 import asyncio
@@ -19,33 +20,42 @@ from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.runs.client_stream import Answer
 
-FRAME_LOOKS: Final = 20
-"""Looks, half a second apart, in which the rest of a frame comes that has begun, while the worker's loop
-turns: what one turn of it writes is on its way at once. Looks and no clock: a supervisor that was suspended
-finds the rest in its socket."""
+FRAME_CHECKS: Final = 20
+"""Checks, 0.5 s apart, within which the rest of an incomplete frame must arrive while the worker's loop runs.
+
+The loop writes a frame at once, so the rest is normally in the socket already. Checks are counted instead of
+seconds, because a supervisor that was suspended finds the rest in its socket."""
 
 
 AT_ONCE: Final = 8
-"""Turns that leave for the worker in one write, at most. Requests that come together are read one after the
-other; meanwhile the worker is to begin with the first of them, on another core. With 64 clients in a closed
-loop on two cores this is what keeps the supervisor busy (0.95 of a core, where it had 0.8 with one write for
-all); smaller pieces cost more writes than they gain."""
+"""Maximum number of turns in one write to the worker.
+
+Requests that arrive together are parsed one after the other. Meanwhile the worker should start the first of
+them on another core. With 64 clients in a closed loop on two cores, this limit keeps the supervisor busy
+(0.95 of a core instead of 0.8 with one write for all turns). Smaller batches cost more in writes than they
+gain."""
 
 
 class LinkListener(Protocol):
-    """Who is told what happened on a link. Nothing here may raise."""
+    """Receives the events of a link. The methods must not raise."""
 
-    def noticed(self, process: int, word: str, detail: str) -> None: ...
+    def noticed(self, process: int, word: str, detail: str) -> None:
+        """The worker sent a notice."""
 
-    def ended(self, turn: Turn, whole: bytes) -> None: ...
+    def turn_ended(self, turn: Turn, whole: bytes) -> None:
+        """A turn ended successfully. `whole` is its answer as one JSON object, if it was requested so."""
 
-    def failed(self, turn: Turn, code: Code, message: str) -> None: ...
+    def turn_failed(self, turn: Turn, code: Code, message: str) -> None:
+        """A turn failed, or was lost with the link."""
 
-    def link_lost(self, process: int, reason: str, lost: int) -> None: ...
+    def link_lost(self, process: int, reason: str, lost: int) -> None:
+        """The link was closed. `lost` is the number of turns that had begun; each of them fails
+        afterwards."""
 
 
 class WorkerLink:
-    """The link to `process`. `label`: what clients see of it, "<slot>.<generation>"."""
+    """The link to the process with the number `process`. `label` is "<slot>.<generation>", which clients
+    see."""
 
     def __init__(
         self,
@@ -64,12 +74,12 @@ class WorkerLink:
         self._loop: Final = asyncio.get_running_loop()
         self._streams: dict[int, tuple[Turn, Answer]] = {}
         self._stream_of: dict[int, int] = {}  # by number of the turn
-        # Of a frame that has come in part, and how often the worker's loop had turned by then.
+        # The incomplete frame of the last check, and the worker's loop counter at its first check.
         self._part: tuple[tuple[int, int] | None, int] = (None, 0)
-        self._part_looks = 0
+        self._part_checks = 0
 
     async def connect(self, sock: socket.socket) -> None:
-        """Take over a connected socket; to be called once, first."""
+        """Take over a connected socket. Call it once, before any other method."""
         await self._loop.create_connection(lambda: self._link, sock=sock)
 
     def dispatch(self, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
@@ -86,7 +96,7 @@ class WorkerLink:
             self._link.flush()
 
     def cancel(self, turn: Turn, reason: CancelReason) -> None:
-        """Ask for the end of a turn; nothing happens if it is over."""
+        """Request the cancellation of a turn. Does nothing if the turn has ended."""
         stream = self._stream_of.get(turn.number)
         if stream is not None:
             self._requester.cancel(stream, reason)
@@ -94,26 +104,29 @@ class WorkerLink:
 
     @property
     def closed(self) -> bool:
+        """Whether the link is closed, by either end."""
         return self._requester.closed
 
     @property
     def violated(self) -> bool:
-        """The link was closed because the worker broke its rules, and not by the worker."""
+        """Whether the supervisor closed the link because the worker broke the protocol."""
         return self.closed and not self._link.peer_gone
 
-    def look(self) -> None:
-        """Drop the link of a worker that sends half a frame and no more, though its loop turns. To be called
-        twice a second."""
-        part, (before, turns) = self._requester.part, self._part
+    def check_incomplete_frame(self) -> None:
+        """Close the link if the rest of a frame does not arrive although the worker's loop runs.
+
+        Call it twice per second.
+        """
+        part, (before, loop_then) = self._requester.part, self._part
         if part is None or part != before:
-            self._part, self._part_looks = (part, self._page.loop), 0
+            self._part, self._part_checks = (part, self._page.loop), 0
             return
-        self._part_looks += 1
-        if self._part_looks >= FRAME_LOOKS and self._page.loop != turns:
+        self._part_checks += 1
+        if self._part_checks >= FRAME_CHECKS and self._page.loop != loop_then:
             self._link.close(f"{BROKE_THE_RULES}{part[0]} bytes of a frame, and then nothing")
 
     def worker_ended(self) -> None:
-        """The process is gone: drop the link; what is open on it fails."""
+        """Close the link of a process that has exited. The open turns fail."""
         self._link.peer_gone = True
         self._link.close("the worker has ended")
 
@@ -129,23 +142,25 @@ class WorkerLink:
             return
         match event:
             case End(stream, payload):
-                self._listener.ended(self._over(stream), payload)
+                self._listener.turn_ended(self._over(stream), payload)
             case Fail(stream, code, message):
-                self._listener.failed(self._over(stream), code, message)
+                self._listener.turn_failed(self._over(stream), code, message)
             case Notice(word, detail):
                 self._listener.noticed(self._process, word, detail)
 
     def _on_lost(self, reason: str, unfinished: Sequence[Event]) -> None:
         events = [self._unsent(event) for event in unfinished]
         lost = sum(isinstance(event, Fail) and event.code is Code.LINK_LOST for event in events)
-        # First, so that a turn that never left is not handed to this process again.
+        # First, so that a turn that was never sent is not sent to this process again.
         self._listener.link_lost(self._process, reason, lost)
         for event in events:
             self._on_event(event)
 
     def _unsent(self, event: Event) -> Event:
-        """A turn that waited unread in the socket of a worker that reads no more was never begun: it is as
-        if it had not been sent. The page outlives the worker, so this is certain."""
+        """Report a turn as unsent if the worker exited before reading it from its socket.
+
+        The page outlives the worker, so its number of begun turns is reliable.
+        """
         if isinstance(event, Fail) and self._link.peer_gone and event.stream > self._page.begun:
             return Fail(event.stream, Code.UNSENT, event.message)
         return event

@@ -1,6 +1,6 @@
-"""The watch over the memory of workers: looks from time to time and tells what it saw.
+"""Measures the memory of workers periodically and reports it.
 
-What is too much is decided in `recycling`; how it is measured is in `system.process_memory`.
+`recycling` decides how much memory is too much; `system.process_memory` measures it.
 """
 
 import asyncio
@@ -12,41 +12,42 @@ from agentscope_supervisor.system.process_memory import ProcessMemory
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY: Final = 5.0
-"""Seconds. A look costs a few milliseconds of a thread for each worker; a leak that fills a machine within
-five seconds is for the kernel."""
+MEASURE_EVERY: Final = 5.0
+"""Seconds. A measurement takes a thread a few milliseconds for each worker. A leak that fills the memory
+within 5 s is handled by the OOM killer of the kernel."""
 
 Workers = Callable[[], Mapping[int, int]]
-"""The workers to look at: our number of each process, and its pid."""
+"""Returns the workers to measure: number and pid of each process."""
 
-Seen = Callable[[int, float], None]
-"""Told the number of a process and the MB that it holds."""
+OnMemory = Callable[[int, float], None]
+"""Called with the number of a process and its memory in MB."""
 
 
 class MemoryWatch:
-    """Looks until `stop`."""
+    """Measures until `stop`."""
 
-    def __init__(self, memory: ProcessMemory, workers: Workers, seen: Seen) -> None:
+    def __init__(self, memory: ProcessMemory, workers: Workers, on_memory: OnMemory) -> None:
         self._memory: Final = memory
         self._workers: Final = workers
-        self._seen: Final = seen
-        self._task: Final = asyncio.get_running_loop().create_task(self._look_on())
+        self._on_memory: Final = on_memory
+        self._task: Final = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
+        """Stop measuring, and wait for the end of the task."""
         self._task.cancel()
-        await asyncio.wait([self._task])  # raises nothing of it
+        await asyncio.wait([self._task])  # unlike `await`, does not raise the exception of the task
 
-    async def _look_on(self) -> None:
+    async def _run(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(MEASURE_EVERY)
             try:
-                await self._look()
-            except Exception:  # of the next look it may be true no more
-                log.exception("looking at the memory of workers failed")
+                await self._measure()
+            except Exception:  # the next measurement may succeed
+                log.exception("memory measurement of workers failed")
 
-    async def _look(self) -> None:
+    async def _measure(self) -> None:
         workers = self._workers()
-        held = await self._memory.measure() if workers else {}
+        memory = await self._memory.measure() if workers else {}
         for number, pid in workers.items():
-            if pid in held:
-                self._seen(number, held[pid])
+            if pid in memory:
+                self._on_memory(number, memory[pid])

@@ -1,114 +1,84 @@
-"""The running worker processes: each with its life, its link and its one deadline.
+"""The pool of worker processes: carries out their life cycle, with their links and deadlines.
 
-`fleet` says which processes should exist and `lifecycle` what a process may do next; this carries both out.
-Decides nothing itself. What happens is posted to the instance's queue and comes back through
-`PoolListener`, in one place and in request.
+`fleet` decides which processes should exist, and `lifecycle` what a process does next. The pool makes no
+decisions. It posts every event to the event queue of the instance and reports it to a `PoolListener`, in the
+order of events. `process` holds the data about one process.
 """
 
 import asyncio
-import json
 import logging
 import secrets
 import signal
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from agentscope_protocol.config.settings import Settings
 from agentscope_protocol.wire.errors import Code, LocalProtocolError
-from agentscope_protocol.wire.frames import CancelReason, StreamKind
+from agentscope_protocol.wire.frames import CancelReason
 from agentscope_protocol.wire.link import BROKE_THE_RULES
-from agentscope_protocol.wire.page import LifePage
 from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.turn import Turn
-from agentscope_supervisor.processes import interpreter, reaper, spawn
-from agentscope_supervisor.processes.kept_output import KEPT_LINES, KEPT_STACK_LINES, kept
+from agentscope_supervisor.processes import interpreter, spawn
 from agentscope_supervisor.processes.launcher import Launcher, LaunchRequest
 from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.system import kernel
 from agentscope_supervisor.system.event_queue import Post
 from agentscope_supervisor.system.log_setup import log_output
-from agentscope_supervisor.workers import exit_reasons, fleet, lifecycle
+from agentscope_supervisor.workers import fleet, lifecycle, notices
 from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason, ExitRecord, ExitRecords
 from agentscope_supervisor.workers.lifecycle import Command, ProcessState
 from agentscope_supervisor.workers.link import WorkerLink
+from agentscope_supervisor.workers.process import Process, exit_record, status_name
 
 log = logging.getLogger(__name__)
 
 LINK_END_WAIT: Final = 0.05
-"""Seconds between the exit of a worker and the end of its link: what it wrote last is still in the socket.
-Its end is normally seen at once; this is for a link that a grandchild holds open."""
+"""Seconds to wait for the end of the link after a worker has exited: its last frames are still in the socket.
+
+The end of the link normally follows at once, unless a grandchild holds the socket open."""
 
 STACKS_BEFORE: Final = 1.0
-"""Seconds before the end of `start_timeout` at which a worker that is not ready is asked for its stacks."""
-
-
-@dataclass(slots=True, eq=False)
-class Process:
-    """One worker process. `number` is our id of it and never reused."""
-
-    number: int
-    slot: int
-    generation: int
-    started_at: float  # monotonic
-    since: float  # monotonic, when it entered its state
-    state: ProcessState = ProcessState.STARTING
-    child: spawn.Child | None = None
-    link: WorkerLink | None = None
-    timer: asyncio.TimerHandle | None = None
-    ready_at: float | None = None  # monotonic; None: never
-    stream_kinds: frozenset[int] = frozenset()  # that it takes; known when it is ready
-    failure: str = ""  # what it said, or printed last, when its start failed
-    retire_reason: ExitReason | None = None  # why it was asked to go, if it was
-    kill_reason: ExitReason | None = None  # why it is killed, if we decided that
-    turns_lost: int = 0  # that had begun when its link ended
-    status: int | None = None  # exit code, or minus the signal, once it has ended
-
-    @property
-    def page(self) -> LifePage | None:
-        """Its signs of life."""
-        return self.child.page if self.child is not None else None
-
-    @property
-    def label(self) -> str:
-        """Its name for people: "<slot>.<generation>"."""
-        return f"{self.slot}.{self.generation}"
-
-    @property
-    def mark(self) -> str:
-        """What its descendants are known by."""
-        return reaper.mark_of(self.number, self.label)
+"""Seconds before the end of `start_timeout` at which a worker that is not ready prints its stacks."""
 
 
 class PoolListener(Protocol):
-    """Who is told what happens to processes, from the queue; and what is asked of the turns."""
+    """Receives the events of processes and of their turns, from the event queue."""
 
-    def became_ready(self, process: Process) -> None: ...
+    def became_ready(self, process: Process) -> None:
+        """A process accepts turns."""
 
-    def left_ready(self, process: Process) -> None: ...
+    def left_ready(self, process: Process) -> None:
+        """A process that was ready accepts no further turns."""
 
-    def drain_timed_out(self, process: Process) -> None: ...
+    def drain_timed_out(self, process: Process) -> None:
+        """The open turns of a draining process must end now."""
 
-    def is_idle(self, process: Process) -> bool: ...
+    def is_idle(self, process: Process) -> bool:
+        """Return whether a process has no open turns."""
 
-    def recycle_requested(self, process: Process, why: str) -> None: ...
+    def recycle_requested(self, process: Process, reason: str) -> None:
+        """A process has requested its own replacement."""
 
-    def exited(self, process: Process, death: ExitRecord) -> None:
-        """The last that is heard of a process: its turns have been failed before."""
+    def exited(self, process: Process, record: ExitRecord) -> None:
+        """A process has exited. This is its last event: its open turns have failed before."""
 
-    def ended(self, turn: Turn, whole: bytes) -> None: ...
+    def turn_ended(self, turn: Turn, whole: bytes) -> None:
+        """A turn ended successfully."""
 
-    def failed(self, turn: Turn, code: Code, message: str) -> None: ...
+    def turn_failed(self, turn: Turn, code: Code, message: str) -> None:
+        """A turn failed."""
 
 
 class Pool:
-    """All worker processes of the instance, by number."""
+    """All worker processes of the instance, by number.
+
+    The deadlines of the states are those of `settings`, which may be replaced at any time.
+    """
 
     def __init__(self, settings: Settings, project: Path, listener: PoolListener, post: Post) -> None:
-        self.settings = settings  # of which the deadlines are
+        self.settings = settings
         self._project: Final = project
         self._listener: Final = listener
         self._post: Final = post
@@ -118,9 +88,9 @@ class Pool:
         self._stopping = False
         self._oom_kills = kernel.oom_kills()
         self.exit_records: Final = ExitRecords()
-        # What workers know each other by where they share a store with those of other instances.
+        # Identifies the instance among others that share its session store.
         self._instance: Final = secrets.token_hex(8)
-        command = worker_command(settings, project)
+        command = interpreter.worker_command(settings, project)
         self._launcher: Final = Launcher(settings, command, project, post)
 
     def __iter__(self) -> Iterator[Process]:
@@ -130,34 +100,34 @@ class Pool:
         return self._processes[number]
 
     def get(self, number: int) -> Process | None:
-        """The process, or None if it is gone."""
+        """Return a process, or None if it has exited."""
         return self._processes.get(number)
 
     def marks(self) -> dict[int, str]:
-        """The pid and the mark of each process whose end has not been seen through, the zygote's too."""
+        """Return pid and mark of each process that has not exited, including the zygote."""
         marks = {process.child.pid: process.mark for process in self if process.child is not None}
         return marks | self._launcher.marks()
 
     def dispatch(self, number: int, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
-        """Give a turn to a process that is ready. Raises: LocalProtocolError if it cannot be sent."""
+        """Send a turn to a process that is ready. Raises: LocalProtocolError if it cannot be sent."""
         process = self._processes.get(number)
-        if process is None:  # there was a session to be told of
-            raise LocalProtocolError("the process is gone")
-        assert process.link is not None, "turns go to processes that are ready"
+        if process is None:  # a notification about a session, which may come late
+            raise LocalProtocolError("the process has exited")
+        assert process.link is not None, "turns are sent only to ready processes"
         if invocation.form not in process.stream_kinds:
             raise LocalProtocolError(f"this worker's package is too old for {invocation.form.name}")
         process.link.dispatch(turn, invocation, answer)
 
     def cancel(self, number: int, turn: Turn, reason: CancelReason) -> None:
-        """Ask a process to end a turn; nothing happens if it is gone."""
+        """Ask a process to cancel a turn. Does nothing if the process has exited."""
         process = self._processes.get(number)
         if process is not None and process.link is not None:
             process.link.cancel(turn, reason)
 
     # -- commands ---------------------------------------------------------------------------
 
-    def start(self, command: fleet.Spawn, snapshot: bytes, image: int) -> None:
-        """Start a process with this settings snapshot. `image`: as `Rollouts.image` has it."""
+    def start(self, command: fleet.Spawn, snapshot: bytes, preload_revision: int) -> None:
+        """Start a process with these settings. `preload_revision` is that of `Revisions.preload_revision`."""
         now = self._loop.time()
         process = Process(command.process, command.slot, command.generation, now, now)
         self._processes[process.number] = process
@@ -165,7 +135,7 @@ class Pool:
         self._launcher.start(
             LaunchRequest(
                 process.number,
-                image,
+                preload_revision,
                 snapshot,
                 process.mark,
                 partial(log_output, process.label),
@@ -178,7 +148,7 @@ class Pool:
         )
 
     def _on_started(self, process: Process, child: spawn.Child, snapshot: bytes) -> None:
-        """The process of a worker is there. Its time runs from now on: it may have waited for a zygote."""
+        """The process was started. Its start timeout begins now: it may have waited for the zygote."""
         process.child = child
         if process.state is not ProcessState.STARTING:
             child.kill()
@@ -190,21 +160,21 @@ class Pool:
             "member": f"{self._instance}.{process.number}",
         }
         process.link = WorkerLink(process.number, process.label, greeting, child.page, self)
-        # Kept, because the loop itself holds tasks only weakly. It cannot fail: the socket is connected.
+        # The loop holds only weak references to tasks. This one cannot fail: the socket is connected.
         task = self._loop.create_task(process.link.connect(child.socket))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
         self._arm(process)
-        patience = max(0.0, self.settings.supervisor.start_timeout - STACKS_BEFORE)
-        self._loop.call_later(patience, self._dump_slow_start, process)
+        delay = max(0.0, self.settings.supervisor.start_timeout - STACKS_BEFORE)
+        self._loop.call_later(delay, self._dump_slow_start, process)
 
     def _on_start_failed(self, process: Process, failure: str) -> None:
-        """There will be no process of this worker."""
+        """The process could not be started."""
         process.failure = failure
         self._post(lambda: self._exited(process, fleet.EX_TEMPFAIL))
 
     def step(self, process: Process, event: lifecycle.Event) -> None:
-        """Take one step in the life of a process, and do what it asks for."""
+        """Apply an event to the life cycle of a process, and carry out the commands."""
         before = process.state
         process.state, commands = lifecycle.step(before, event)
         if process.state is not before:
@@ -218,31 +188,33 @@ class Pool:
             self.step(process, lifecycle.Drained())
 
     def step_number(self, number: int, event: lifecycle.Event) -> None:
-        """The same by number; nothing happens if the process is gone."""
+        """Like `step`, by number. Does nothing if the process has exited."""
         process = self._processes.get(number)
         if process is not None:
             self.step(process, event)
 
     def retire(self, process: Process, reason: ExitReason) -> None:
-        """Let a process go once its turns have ended; at once if it was not ready yet. What has
-        recycle_requested it out is its reason, if anything has."""
+        """Let a process exit once its turns have ended. A process that is not ready yet is killed.
+
+        If the process is being recycled already, it keeps that reason.
+        """
         process.retire_reason = process.retire_reason or reason
         if process.state is ProcessState.STARTING:
             process.kill_reason = reason
         self.step(process, lifecycle.Retired())
 
     def kill(self, process: Process, reason: ExitReason) -> None:
-        """Kill a process; the first reason is the one that its record tells."""
+        """Kill a process. Its exit record has the first reason."""
         process.kill_reason = process.kill_reason or reason
         self.step(process, lifecycle.KillRequested())
 
     @property
     def stopping(self) -> bool:
-        """The instance stops: draining has a deadline."""
+        """Whether the instance stops, so that draining has a deadline."""
         return self._stopping
 
     def stop(self) -> None:
-        """From now on draining has a deadline, for those too that drain already."""
+        """Start no further process, and give draining a deadline, also for processes that drain already."""
         self._stopping = True
         self._launcher.stop()
         for process in self._processes.values():
@@ -250,30 +222,32 @@ class Pool:
                 self._arm(process)
 
     def dump_stacks(self) -> None:
-        """Have every worker print its stacks into its output, but for those that start: the signal would
-        end an interpreter that does not handle it yet."""
+        """Ask every worker to print its stacks.
+
+        Starting workers are left out: the signal kills an interpreter that has no handler yet.
+        """
         for process in self._processes.values():
             if process.child is not None and process.state is not ProcessState.STARTING:
                 process.child.dump_stacks()
 
-    # -- Reports: what links tell -------------------------------------------------------------
+    # -- LinkListener: events of links --------------------------------------------------------
 
     def noticed(self, number: int, word: str, detail: str) -> None:
         match word:
             case "ready":
-                self._post(lambda: self._became_ready(number, _stream_kinds(detail)))
+                self._post(lambda: self._became_ready(number, notices.stream_kinds(detail)))
             case "failed":
-                self._processes[number].failure = _told(detail)
+                self._processes[number].failure = notices.message(detail)
             case "worn":
-                self._post(lambda: self._recycle_requested(number, _told(detail)))
+                self._post(lambda: self._recycle_requested(number, notices.message(detail)))
             case _:
-                pass  # of a newer worker
+                pass  # a worker of a newer version
 
-    def ended(self, turn: Turn, whole: bytes) -> None:
-        self._post(lambda: self._listener.ended(turn, whole))
+    def turn_ended(self, turn: Turn, whole: bytes) -> None:
+        self._post(lambda: self._listener.turn_ended(turn, whole))
 
-    def failed(self, turn: Turn, code: Code, message: str) -> None:
-        self._post(lambda: self._listener.failed(turn, code, message))
+    def turn_failed(self, turn: Turn, code: Code, message: str) -> None:
+        self._post(lambda: self._listener.turn_failed(turn, code, message))
 
     def link_lost(self, number: int, reason: str, lost_turns: int) -> None:
         self._processes[number].turns_lost = lost_turns
@@ -281,7 +255,7 @@ class Pool:
         def lost() -> None:
             process = self._processes.get(number)
             if process is not None:
-                assert process.link is not None, "it was lost"
+                assert process.link is not None, "its link was lost"
                 if process.link.violated and process.kill_reason is None:
                     process.kill_reason = ExitReason(Cause.PROTOCOL_ERROR, reason)
                 if process.state in (ProcessState.READY, ProcessState.DRAINING):
@@ -289,7 +263,7 @@ class Pool:
                 elif not process.failure and reason.startswith(BROKE_THE_RULES):
                     process.failure = reason
                 self.step(process, lifecycle.LinkLost())
-                # Not yet: the link is about to report the turns that were lost with it.
+                # Not now: the link has yet to report the turns that were lost with it.
                 self._loop.call_soon(self._post, lambda: self._finish_exit(process))
 
         self._post(lost)
@@ -311,13 +285,13 @@ class Pool:
             self.step(process, lifecycle.Ready())
             self._listener.became_ready(process)
 
-    def _recycle_requested(self, number: int, why: str) -> None:
+    def _recycle_requested(self, number: int, reason: str) -> None:
         process = self._processes.get(number)
         if process is not None and process.state is ProcessState.READY:
-            self._listener.recycle_requested(process, why)
+            self._listener.recycle_requested(process, reason)
 
     def _exited(self, process: Process, status: int) -> None:
-        """The kernel reported the end: what the worker said last may still be in the socket."""
+        """The kernel reported the exit. The last frames of the worker may still be in the socket."""
         process.status = status
         if process.link is None or process.link.closed:
             self._finish_exit(process)
@@ -325,7 +299,7 @@ class Pool:
             self._loop.call_later(LINK_END_WAIT, self._post, lambda: self._finish_exit(process))
 
     def _finish_exit(self, process: Process) -> None:
-        """The process has ended and all that it said is read."""
+        """Remove a process, once it has exited and all its frames are read."""
         if process.number not in self._processes or process.status is None:
             return
         self.step(process, lifecycle.Exited())
@@ -334,37 +308,13 @@ class Pool:
             process.child.close()
         if process.ready_at is None and not process.failure:
             lines = process.child.output.last_lines if process.child is not None else ()
-            told = f"the worker ended at its start with {status_name(process.status)}"
-            process.failure = "\n".join([told, *lines])
-        death = self._record(process, process.status)
-        self.exit_records.add(death)
-        self._post(lambda: self._listener.exited(process, death))
-
-    def _record(self, process: Process, status: int) -> ExitRecord:
-        before, self._oom_kills = self._oom_kills, kernel.oom_kills()
-        evidence = exit_reasons.ExitEvidence(
-            status,
-            status_name(status),
-            process.ready_at is not None,
-            process.retire_reason,
-            process.kill_reason,
-            process.failure,
-            oom=self._oom_kills > before,
-        )
-        now, output = self._loop.time(), process.child.output if process.child is not None else None
-        return ExitRecord(
-            slot=process.slot,
-            generation=process.generation,
-            pid=process.child.pid if process.child is not None else None,
-            at=time.time(),
-            lived=now - process.started_at,
-            ready=now - process.ready_at if process.ready_at is not None else None,
-            ended=evidence.ended,
-            reason=exit_reasons.classify(evidence),
-            turns=process.turns_lost,
-            output=kept(output.last_lines if output is not None else (), KEPT_LINES),
-            stacks=kept(output.stacks if output is not None else (), KEPT_STACK_LINES),
-        )
+            summary = f"the worker exited during its start with {status_name(process.status)}"
+            process.failure = "\n".join([summary, *lines])
+        oom_kills_before, self._oom_kills = self._oom_kills, kernel.oom_kills()
+        oom = self._oom_kills > oom_kills_before
+        record = exit_record(process, process.status, self._loop.time(), oom=oom)
+        self.exit_records.add(record)
+        self._post(lambda: self._listener.exited(process, record))
 
     def _do(self, process: Process, command: Command) -> None:
         child = process.child
@@ -376,12 +326,12 @@ class Pool:
             case Command.KILL if child is not None:
                 child.kill()
             case Command.KILL if self._launcher.cancel(process.number):
-                self._on_start_failed(process, "the worker was not wanted any more")
+                self._on_start_failed(process, "the start of the worker was cancelled")
             case Command.CLOSE_LINK if process.link is not None:
                 process.link.worker_ended()
 
     def _arm(self, process: Process) -> None:
-        """Set the one deadline of the state that a process is in."""
+        """Set the deadline of the current state of a process."""
         if process.timer is not None:
             process.timer.cancel()
             process.timer = None
@@ -416,38 +366,3 @@ class Pool:
                 seconds = self.settings.supervisor.stop_timeout
                 process.kill_reason = ExitReason(Cause.STOP_TIMEOUT, f"{seconds:g} s")
         self.step(process, expired)
-
-
-def worker_command(settings: Settings, project: Path) -> Sequence[str]:
-    """The command of a worker, but for the arguments that `spawn` adds."""
-    # -P: the project folder must not shadow what the worker itself imports; it gets its place later.
-    return [interpreter.path_of(settings, project), "-P", "-m", "agentscope_worker"]
-
-
-def status_name(status: int) -> str:
-    """An exit status for people: `exit 1`, `SIGKILL`."""
-    if status >= 0:
-        return f"exit {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:  # a real-time signal
-        return f"signal {-status}"
-
-
-def _stream_kinds(detail: str) -> frozenset[int]:
-    """The stream_kinds of streams that a worker takes, as its `ready` notice says."""
-    try:
-        more = [int(form) for form in json.loads(detail or "{}").get("forms", ())]
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        more = []
-    return frozenset({StreamKind.EVENTS, StreamKind.WHOLE, *more})
-
-
-def _told(detail: str) -> str:
-    """The message of a `failed` or `recycle_requested` notice, fit for JSON: it may quote a name of a file
-    that is not UTF-8, as a lone surrogate."""
-    try:
-        told: dict[str, Any] = json.loads(detail)
-        return str(told["message"]).encode("utf-8", "backslashreplace").decode()
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return detail

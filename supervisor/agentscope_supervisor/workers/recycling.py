@@ -1,29 +1,29 @@
-"""When is a process due to be replaced although nothing is wrong with it? Pure.
+"""Decides when a healthy process is recycled, that is, replaced by a new one. Pure.
 
-It has had its turns (`supervisor.max_turns`), it is larger than it may be (`supervisor.max_memory_mb`), or it
-says so itself: out of memory, out of descriptors. `fleet` replaces it as in a rollout, without cutting a
-turn. A replacement that fails leaves the old one in its place; it is asked for again after a while.
+A process is recycled after `supervisor.max_turns` turns, above `supervisor.max_memory_mb`, or at its own
+request, when it is out of memory or descriptors. `fleet` replaces it as in a rollout, without interrupting a
+turn. If the replacement fails, the old process stays, and the replacement is requested again later.
 """
 
 from dataclasses import dataclass, field
 from typing import Final
 
-JITTER: Final = 0.1  # of max_turns: processes that started together do not all wear out together
-REQUEST_AGAIN_AFTER: Final = 60.0  # seconds; what could not be replaced a moment ago still cannot
+JITTER: Final = 0.1  # share of max_turns, so that processes that started together are not recycled together
+REQUEST_AGAIN_AFTER: Final = 60.0  # seconds between two requests for one process; the first may have failed
 
 
 @dataclass(slots=True)
 class _Usage:
-    share: float  # of max_turns
+    share: float  # of max_turns, with jitter
     turns: int = 0
     requested_at: float | None = None
 
 
 @dataclass(slots=True)
 class Recycling:
-    """How far the processes are usage. Each method returns why a process is to be replaced now, or None.
+    """The usage of all processes. The methods return the reason to replace a process now, or None.
 
-    `max_turns`, `max_memory_mb`: None, no limit.
+    `max_turns` and `max_memory_mb` may be None for no limit, and may change at any time.
     """
 
     max_turns: int | None
@@ -31,34 +31,35 @@ class Recycling:
     _processes: dict[int, _Usage] = field(default_factory=dict)
 
     def started(self, process: int, chance: float) -> None:
-        """`chance`: uniform in [0, 1)."""
+        """Add a process. `chance` is a random number in [0, 1)."""
         self._processes[process] = _Usage(1 + JITTER * (2 * chance - 1))
 
     def exited(self, process: int) -> None:
+        """Remove a process."""
         del self._processes[process]
 
-    def turn(self, process: int, now: float) -> str | None:
-        """It was handed a turn."""
+    def dispatched(self, process: int, now: float) -> str | None:
+        """Count a turn that was sent to a process."""
         usage = self._processes[process]
         usage.turns += 1
         if self.max_turns is None or usage.turns < self.max_turns * usage.share:
             return None
         return self._request(process, f"it has had {usage.turns} turns, supervisor.max_turns", now)
 
-    def memory(self, process: int, megabytes: float, now: float) -> str | None:
-        """It holds so much memory (proportional set size)."""
+    def measured(self, process: int, megabytes: float, now: float) -> str | None:
+        """Record the memory of a process (PSS). Does nothing if the process has exited meanwhile."""
         if self.max_memory_mb is None or megabytes <= self.max_memory_mb or process not in self._processes:
             return None
         limit = f"supervisor.max_memory_mb: {self.max_memory_mb:g}"
-        return self._request(process, f"it holds {megabytes:.0f} MB, over {limit}", now)
+        return self._request(process, f"it uses {megabytes:.0f} MB, more than {limit}", now)
 
-    def requested(self, process: int, why: str, now: float) -> str | None:
-        """It requested itself that it is usage."""
-        return self._request(process, why, now)
+    def requested(self, process: int, reason: str, now: float) -> str | None:
+        """Record that a process has requested its own replacement."""
+        return self._request(process, reason, now)
 
-    def _request(self, process: int, why: str, now: float) -> str | None:
+    def _request(self, process: int, reason: str, now: float) -> str | None:
         usage = self._processes[process]
         if usage.requested_at is not None and now - usage.requested_at < REQUEST_AGAIN_AFTER:
             return None
         usage.requested_at = now
-        return why
+        return reason

@@ -1,8 +1,8 @@
-"""Which keys of a new file the supervisor itself takes over when a reload has succeeded. Pure.
+"""The configuration keys that the supervisor itself applies after a successful reload. Pure.
 
-What only workers read, models, MCP servers, session store and the rest, comes with the new workers. Of the
-sections that the supervisor reads, the bounds and times below are taken over; sockets, stores, exporters and
-what is built from the others once are not.
+Sections that only workers read, such as models, MCP servers and session store, apply with the new workers. In
+the sections that the supervisor reads, the limits and timeouts below are applied. Sockets, stores, exporters
+and everything that is built once at startup need a restart.
 """
 
 from typing import Final
@@ -12,7 +12,7 @@ from agentscope_protocol.config.settings import Settings
 READ_HERE: Final = ("server", "sessions", "supervisor", "platform", "tracing")
 """Sections that the supervisor reads."""
 
-TAKEN_OVER: Final = frozenset(
+RELOADABLE: Final = frozenset(
     {
         "server.max_turns",
         "server.max_turns_per_principal",
@@ -36,12 +36,12 @@ TAKEN_OVER: Final = frozenset(
 
 
 def needs_restart(old: Settings, new: Settings) -> list[str]:
-    """The keys that differ and are not taken over."""
+    """Return the changed keys that need a restart of the instance."""
     stale = []
     for section in READ_HERE:
         before, after = getattr(old, section), getattr(new, section)
         if before != after:
             keys = type(before or after).model_fields
             changed = (k for k in keys if getattr(before, k, None) != getattr(after, k, None))
-            stale += [f"{section}.{key}" for key in changed if f"{section}.{key}" not in TAKEN_OVER]
+            stale += [f"{section}.{key}" for key in changed if f"{section}.{key}" not in RELOADABLE]
     return stale

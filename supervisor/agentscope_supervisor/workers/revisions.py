@@ -1,7 +1,7 @@
-"""The revisions of the settings, and how the rollout of each one ended; who asked for one may wait for it.
+"""The revisions of the settings, and the outcomes of their rollouts. Callers can wait for an outcome.
 
-Keeps the snapshot that the processes of a revision are started with, for as long as one may be started or
-the fleet may go back to it. When a rollout ends is decided by `fleet` and told by `controller`.
+Keeps the settings snapshot of a revision as long as a process of this revision may be started, or the fleet
+may roll back to it. `fleet` decides when a rollout ends; `controller` reports it here.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Rolling:
-    """Workers are being replaced by ones of this revision. `note`: what that cannot change; may be empty."""
+    """Workers are being replaced by workers of this revision. `note` names changes that need a restart."""
 
     revision: int
     note: str
@@ -20,40 +20,42 @@ class Rolling:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """What was asked for serves already."""
+    """The requested settings are in service already."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReloadRefused:
-    """Nothing was done."""
+    """The reload was refused; nothing has changed."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of a rollout. `failure`: why the old workers go on; empty: all are of this revision."""
+    """The outcome of a rollout."""
 
     revision: int
-    failure: str
-    at: float  # wall clock, seconds since 1970; for people only
-    cut: bool = False  # it came to no end of its own: the instance is stopping
+    failure: str  # why the old workers keep running; empty: all workers are of this revision
+    at: float  # wall clock, seconds since 1970; for display only
+    cut: bool = False  # the rollout did not end, because the instance is stopping
 
 
 class Revisions:
-    """All revisions of one instance. The first is in service from the start."""
+    """All revisions of one instance. Revision 1 is in service from the start."""
 
     def __init__(self, snapshot: bytes) -> None:
         self._snapshots: Final = {1: snapshot}
         self._preload_revisions: Final = {1: 1}
-        self._latest = snapshot, 1  # of the newest revision, with its preload_revision
+        self._latest = snapshot, 1  # snapshot and preload revision of the newest revision
         self._waiting: Final[dict[asyncio.Future[Outcome], int]] = {}
         self.newest = 1
         self.last: Outcome | None = None
 
     def begin(self, snapshot: bytes, *, code_only: bool = False) -> int:
-        """A new revision, of these settings; its number. `code_only`: nothing was installed since the
-        last."""
+        """Create a revision with these settings and return its number.
+
+        `code_only`: no package was installed since the previous revision.
+        """
         before, preload_revision = self._latest
         self.newest += 1
         if not code_only or snapshot != before:
@@ -65,15 +67,18 @@ class Revisions:
         return self.newest
 
     def snapshot(self, revision: int) -> bytes:
+        """Return the settings of a revision. Raises: KeyError if it is not kept any more."""
         return self._snapshots[revision]
 
     def preload_revision(self, revision: int) -> int:
-        """The first revision of those that have the same settings and packages as this one: what is loaded
-        before a worker's own code is the same for them all."""
+        """Return the first revision with the same settings and packages as this one.
+
+        A zygote can be shared by these revisions: everything but the code of the App is the same.
+        """
         return self._preload_revisions[revision]
 
     def ended(self, revision: int, failure: str, wanted: int) -> None:
-        """The rollout of a revision has ended. `wanted`: the revision of processes that start from now on."""
+        """Record the end of a rollout. `wanted` is the revision of processes that start from now on."""
         self.last = Outcome(revision, failure, time.time())
         if not failure:
             for older in [each for each in self._snapshots if each < revision]:
@@ -84,11 +89,11 @@ class Revisions:
         self._answer(self.last)
 
     def stopped(self) -> None:
-        """The instance stops: no rollout ends any more."""
+        """Answer all waiting callers: the instance is stopping, and no rollout ends any more."""
         self._answer(Outcome(self.newest, "the instance is stopping", time.time(), cut=True))
 
     async def outcome(self, revision: int) -> Outcome:
-        """Wait for the end of the rollout that brings this revision, or a newer one in its place."""
+        """Wait for the end of the rollout of this revision, or of a newer one, and return its outcome."""
         if self.last is not None and self.last.revision >= revision:
             return self.last
         waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()

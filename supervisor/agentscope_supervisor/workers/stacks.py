@@ -1,7 +1,7 @@
-"""Where everything is: the stacks of the supervisor's tasks and threads, and those that workers print.
+"""Collects stacks: of the supervisor's tasks and threads, and of its workers.
 
-A worker prints its stacks in C, on a signal, so that it tells them while its loop is blocked; what comes
-back is lines of its output. For people; nothing is decided by it.
+A worker prints its stacks from a signal handler in C, so this works while its event loop is blocked. The
+stacks arrive as lines of its output. They are for operators; no decision depends on them.
 """
 
 import asyncio
@@ -12,15 +12,15 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from agentscope_supervisor.workers.lifecycle import ProcessState
-from agentscope_supervisor.workers.pool import Process
+from agentscope_supervisor.workers.process import Process
 
-PRINTED_WITHIN: Final = 2.0  # seconds; a stopped process prints nothing
-LOOK_EVERY: Final = 0.1  # seconds; a dump has no end mark: it is over when nothing more comes
-FRAMES: Final = 20  # of each of our tasks and threads
+PRINTED_WITHIN: Final = 2.0  # seconds to wait for the output; a stopped process prints nothing
+POLL_EVERY: Final = 0.1  # seconds; a dump has no end mark, so it is complete when no further line arrives
+FRAMES: Final = 20  # frames of each task and thread of the supervisor
 
 
 def own() -> list[str]:
-    """Of this process: its tasks, then its threads but for the one that asks."""
+    """Return the stacks of this process: its tasks, then its threads except the current one."""
     lines = []
     for task in asyncio.all_tasks():
         if task is not asyncio.current_task():
@@ -41,21 +41,24 @@ def own() -> list[str]:
 
 
 def _line(file: str, line: int | None, function: str) -> str:
-    """As faulthandler writes it."""
+    """Return a frame in the format of faulthandler."""
     return f'  File "{file}", line {line} in {function}'
 
 
 async def of_workers(processes: Iterable[Process]) -> list[dict[str, Any]]:
-    """Of each worker that can be asked; empty lines of one that does not answer."""
+    """Return the stacks of all workers that have started, as `worker` and `lines`.
+
+    `lines` is empty if a worker does not answer within `PRINTED_WITHIN` seconds.
+    """
     asked = []
     for process in processes:
-        # While the interpreter starts, the signal would end it.
+        # A starting interpreter has no handler yet: the signal would kill it.
         if process.child is not None and process.state is not ProcessState.STARTING:
             process.child.dump_stacks()
             asked.append((process, process.child.output.stacks))
     deadline, before = asyncio.get_running_loop().time() + PRINTED_WITHIN, [-1] * len(asked)
     while asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(LOOK_EVERY)
+        await asyncio.sleep(POLL_EVERY)
         now = [len(lines) for _, lines in asked]
         if all(now) and now == before:
             break

@@ -58,7 +58,7 @@ class Ward:
         for worker in self.workers.values():
             worker.tick()
         pages = {number: worker.counters for number, worker in self.workers.items()}
-        recovered, late = self.detector.look(pages, self.now, EVERY)
+        recovered, late = self.detector.observe(pages, self.now, EVERY)
         samples = {number: self.workers[number].sample for number in late}
         self.told += [(self.now, event) for event in [*recovered, *self.detector.judge(samples, self.now)]]
 
@@ -192,7 +192,7 @@ def test_garbage_on_a_page_is_a_counter_that_changes_or_does_not(ward: Ward) -> 
     pages: list[Callable[[int], Counters]] = [lambda i: Counters(2**64 - 1 - i, 0), lambda _: Counters(0, 0)]
     detector, late = HangDetector(TIMEOUT), []
     for look in range(20):
-        _, late = detector.look({n: page(look) for n, page in enumerate(pages)}, look * EVERY, EVERY)
+        _, late = detector.observe({n: page(look) for n, page in enumerate(pages)}, look * EVERY, EVERY)
     assert late == [1]
 
 

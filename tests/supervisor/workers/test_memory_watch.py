@@ -14,7 +14,7 @@ from tests.harness.waiting import eventually
 async def test_a_look_that_fails_is_told_and_ends_neither_the_watch_nor_its_stop(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(memory_watch, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr(memory_watch, "MEASURE_EVERY", 0.01)
     caplog.set_level(logging.ERROR)
     fails, seen = [True], dict[int, float]()
 

@@ -6,8 +6,8 @@ from agentscope_supervisor.workers.recycling import REQUEST_AGAIN_AFTER, Recycli
 def test_a_process_is_worn_when_it_has_had_its_turns() -> None:
     recycling = Recycling(max_turns=10, max_memory_mb=None)
     recycling.started(1, 0.5)
-    assert [recycling.turn(1, 0.0) for _ in range(9)] == [None] * 9
-    assert recycling.turn(1, 0.0) == "it has had 10 turns, supervisor.max_turns"
+    assert [recycling.dispatched(1, 0.0) for _ in range(9)] == [None] * 9
+    assert recycling.dispatched(1, 0.0) == "it has had 10 turns, supervisor.max_turns"
 
 
 def test_the_number_of_turns_has_ten_per_cent_of_jitter_either_way() -> None:
@@ -15,7 +15,7 @@ def test_the_number_of_turns_has_ten_per_cent_of_jitter_either_way() -> None:
         recycling = Recycling(max_turns=100, max_memory_mb=None)
         recycling.started(1, chance)
         turns = 1
-        while recycling.turn(1, 0.0) is None:
+        while recycling.dispatched(1, 0.0) is None:
             turns += 1
         assert turns == most
 
@@ -23,38 +23,38 @@ def test_the_number_of_turns_has_ten_per_cent_of_jitter_either_way() -> None:
 def test_one_turn_at_least() -> None:
     recycling = Recycling(max_turns=1, max_memory_mb=None)
     recycling.started(1, 0.0)
-    assert recycling.turn(1, 0.0)
+    assert recycling.dispatched(1, 0.0)
 
 
 def test_a_limit_that_changes_holds_for_those_that_run() -> None:
     recycling = Recycling(max_turns=None, max_memory_mb=None)
     recycling.started(1, 0.5)
-    assert recycling.turn(1, 0.0) is None
+    assert recycling.dispatched(1, 0.0) is None
     recycling.max_turns = 2
-    assert recycling.turn(1, 0.0)
+    assert recycling.dispatched(1, 0.0)
     recycling.max_turns = None
-    assert recycling.turn(1, 2 * REQUEST_AGAIN_AFTER) is None
+    assert recycling.dispatched(1, 2 * REQUEST_AGAIN_AFTER) is None
 
 
 def test_what_was_asked_for_is_asked_again_after_a_while_only() -> None:
     recycling = Recycling(max_turns=1, max_memory_mb=None)
     recycling.started(1, 0.5)
-    assert recycling.turn(1, 5.0)
-    assert recycling.turn(1, 5.0 + REQUEST_AGAIN_AFTER - 1) is None
-    assert recycling.turn(1, 5.0 + REQUEST_AGAIN_AFTER)
+    assert recycling.dispatched(1, 5.0)
+    assert recycling.dispatched(1, 5.0 + REQUEST_AGAIN_AFTER - 1) is None
+    assert recycling.dispatched(1, 5.0 + REQUEST_AGAIN_AFTER)
 
 
 def test_a_process_is_worn_when_it_is_larger_than_it_may_be() -> None:
     recycling = Recycling(max_turns=None, max_memory_mb=512)
     recycling.started(1, 0.5)
-    assert recycling.memory(1, 512.0, 0.0) is None
-    assert recycling.memory(1, 512.6, 0.0) == "it holds 513 MB, over supervisor.max_memory_mb: 512"
+    assert recycling.measured(1, 512.0, 0.0) is None
+    assert recycling.measured(1, 512.6, 0.0) == "it uses 513 MB, more than supervisor.max_memory_mb: 512"
 
 
 def test_without_limits_nothing_wears_but_what_a_process_says_itself_counts() -> None:
     recycling = Recycling(max_turns=None, max_memory_mb=None)
     recycling.started(1, 0.5)
-    assert recycling.turn(1, 0.0) is recycling.memory(1, 1e6, 0.0) is None
+    assert recycling.dispatched(1, 0.0) is recycling.measured(1, 1e6, 0.0) is None
     assert recycling.requested(1, "it is out of memory", 0.0) == "it is out of memory"
     assert recycling.requested(1, "it is out of memory", 1.0) is None
 
@@ -63,4 +63,4 @@ def test_a_look_at_the_memory_may_come_after_the_end() -> None:
     recycling = Recycling(max_turns=None, max_memory_mb=1)
     recycling.started(1, 0.5)
     recycling.exited(1)
-    assert recycling.memory(1, 2.0, 0.0) is None
+    assert recycling.measured(1, 2.0, 0.0) is None

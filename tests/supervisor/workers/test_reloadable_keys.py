@@ -6,7 +6,7 @@ import pytest
 
 from agentscope_protocol.config import settings as settings_module
 from agentscope_protocol.config.settings import Settings
-from agentscope_supervisor.workers.reloadable_keys import READ_HERE, TAKEN_OVER, needs_restart
+from agentscope_supervisor.workers.reloadable_keys import READ_HERE, RELOADABLE, needs_restart
 
 
 def of(**sections: Any) -> Settings:
@@ -20,7 +20,7 @@ def test_every_name_is_a_key() -> None:
         for section in READ_HERE
         for key in properties[f"{section.title()}Settings"]["properties"]
     }
-    assert names >= TAKEN_OVER
+    assert names >= RELOADABLE
 
 
 @pytest.mark.parametrize(
