@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from agentscope_supervisor.domain.errors import RETRY_LATER, STATUS
-from agentscope_supervisor.workers.reloadable_keys import TAKEN_OVER
+from agentscope_supervisor.workers.reloadable_keys import RELOADABLE
 
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
@@ -62,7 +62,7 @@ def test_keys_that_a_reload_takes_over() -> None:
     text = section(DOCS / "guides" / "reload.md", "What a reload changes")
     rows = re.findall(r"^\| `(\w+)`: ([^|]*) \|", text, re.MULTILINE)
     documented = [f"{part}.{key}" for part, keys in rows for key in names(keys)]
-    assert sorted(documented) == sorted(TAKEN_OVER)
+    assert sorted(documented) == sorted(RELOADABLE)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

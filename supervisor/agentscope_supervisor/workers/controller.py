@@ -26,7 +26,7 @@ from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.system.event_queue import Post
 from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.turns.service import TurnService
-from agentscope_supervisor.workers import fleet, lifecycle
+from agentscope_supervisor.workers import fleet_commands, lifecycle
 from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason, ExitRecord
 from agentscope_supervisor.workers.fleet import Fleet
 from agentscope_supervisor.workers.pool import Pool
@@ -214,7 +214,7 @@ class Controller:
             log.info("worker exited", extra=fields)
         elif not process.failure:
             log.error("worker died", extra=fields)
-        elif any(isinstance(command, fleet.Finished) for command in commands):
+        elif any(isinstance(command, fleet_commands.Finished) for command in commands):
             self.failure = process.failure
         else:
             log.error("worker did not start: %s", process.failure, extra=fields)
@@ -248,33 +248,33 @@ class Controller:
 
     # -- carrying out -------------------------------------------------------------------------------
 
-    def _carry_out(self, commands: Iterable[fleet.Command]) -> None:
+    def _carry_out(self, commands: Iterable[fleet_commands.Command]) -> None:
         for command in commands:
             match command:
-                case fleet.Spawn(revision=revision):
+                case fleet_commands.Spawn(revision=revision):
                     self.recycling.started(command.process, random.random())
                     self.pool.start(
                         command, self.revisions.snapshot(revision), self.revisions.preload_revision(revision)
                     )
                     if self._metrics is not None:
                         self._metrics.worker_started()
-                case fleet.Retire(number, reason):
+                case fleet_commands.Retire(number, reason):
                     process = self.pool[number]
                     log.info("worker retires", extra={"worker": process.label, "reason": reason})
                     self.pool.retire(process, ExitReason(Cause.ASKED, reason))
-                case fleet.Assign(slot, assigned):
+                case fleet_commands.Assign(slot, assigned):
                     self._turns.assign(slot, assigned)
-                case fleet.Resize(slots):
+                case fleet_commands.Resize(slots):
                     log.info("sessions are redistributed", extra={"slots": slots})
                     self._turns.resize(slots)
-                case fleet.RolloutEnded(revision, failure, asked=True):
+                case fleet_commands.RolloutEnded(revision, failure, asked=True):
                     self._end_rollout(revision, failure)
-                case fleet.RolloutEnded(_, failure):
+                case fleet_commands.RolloutEnded(_, failure):
                     if failure:
                         log.error(
                             "replacement failed, the old worker keeps running", extra={"reason": failure}
                         )
-                case fleet.Finished(status):
+                case fleet_commands.Finished(status):
                     if not self.finished.done():
                         self.finished.set_result(status)
         self._arm_timer()
@@ -348,10 +348,12 @@ def worker_count(settings: Settings) -> int:
     return min(cpus, MAX_WORKERS)
 
 
-def _explained(commands: list[fleet.Command], record: ExitRecord) -> Iterator[fleet.Command]:
+def _explained(
+    commands: list[fleet_commands.Command], record: ExitRecord
+) -> Iterator[fleet_commands.Command]:
     """Yield the commands; add the reason of this exit to the failure of a rollout that it has ended."""
     for command in commands:
-        if isinstance(command, fleet.RolloutEnded) and command.failure:
+        if isinstance(command, fleet_commands.RolloutEnded) and command.failure:
             yield replace(command, failure=f"{command.failure}: {record.reason}")
         else:
             yield command

@@ -1,22 +1,32 @@
-"""Which processes should exist. Pure.
+"""Decides which processes should exist. Pure.
 
-What happened comes in, commands come out; `lifecycle` owns each life.
+Events come in, commands go out (`fleet_commands`); `controller` carries them out. `lifecycle` owns the life
+cycle of each process.
 
 A slot is a stable place to which sessions are hashed. It has at most one `current` process, which gets the
-turns, and in a rollout an `incoming` one, which replaces it once it has been ready for the soak time.
-Processes on their way out are in `leaving` and belong to no slot. At most one is incoming in the whole
-fleet, so that a rollout needs room for one extra process.
+turns. In a rollout it may also have an `incoming` process, which replaces the current one when it has been
+ready for the soak time. Processes on their way out are in `leaving` and belong to no slot. The fleet has at
+most one incoming process, so a rollout needs room for one extra process.
 
-A rollout goes from slot to slot. The first of its processes is watched for longer than the others, and the
-unexpected end of any of them before the rollout is over takes it back: what was replaced goes back to the
-last revision that is known to be good. A slot that has no process when its turn comes tries the new revision
-at once, and counts as done when that is ready.
+The exit of a process means, by its place:
 
-Slots that are added get their share of the sessions when they can serve it, in the order of their numbers;
-slots that are taken away give theirs up first.
+    leaving                                      nothing
+    current, no rollout of its revision          its slot starts a new process after the back-off
+    current, the rollout of its revision runs    the same, and the rollout fails and rolls back
+    incoming, of the requested revision          the rollout fails and rolls back
+    incoming, of an older revision               the rollout continues with the newer revision
 
-At first only slot 0 starts: one clear error instead of one for each slot. Until a process has been ready
-for the first time, the fleet gives up on what cannot work; afterwards it never does.
+A rollout replaces one slot after the other. Its first process, the canary, is watched for longer than the
+others. If any new process exits unexpectedly before the rollout is over, the rollout fails: replaced slots go
+back to the last revision that is known to be good. A slot without a process tries the new revision at once
+when its turn comes, and is done when that process is ready.
+
+Added slots get sessions when they can serve them, in the order of their numbers. Removed slots give up their
+sessions first.
+
+At first only slot 0 starts, so that a broken App reports one error instead of one for each slot. Until a
+process has been ready for the first time, the fleet gives up if the App cannot work; afterwards it never
+does.
 """
 
 from collections import deque
@@ -24,104 +34,65 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agentscope_supervisor.processes.backoff import RestartHistory, RestartPolicy
+from agentscope_supervisor.workers.fleet_commands import (
+    Assign,
+    Command,
+    Finished,
+    Resize,
+    Retire,
+    RolloutEnded,
+    Spawn,
+)
 
 EX_OK: Final = 0
-EX_TEMPFAIL: Final = 75  # sysexits.h: worth another try
-EX_CONFIG: Final = 78  # sysexits.h: cannot work as configured; nothing to retry
+EX_TEMPFAIL: Final = 75  # sysexits.h: a later attempt may succeed
+EX_CONFIG: Final = 78  # sysexits.h: the configuration cannot work; do not retry
 
 CANARY_SOAKS: Final = 5
-"""Soak times that the first process of a rollout must stay ready before the second one is started: ten
-seconds by default, which is how long code that starts well and then falls over usually takes."""
+"""Number of soak times that the first process of a rollout must be ready before the second one starts.
 
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """Start a process. `process` is our id of it and never reused; pids are."""
-
-    process: int
-    slot: int
-    generation: int  # of the slot, counted from 1
-    revision: int  # of the settings
-
-
-@dataclass(frozen=True, slots=True)
-class Retire:
-    """Let this process go once its turns have ended."""
-
-    process: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Assign:
-    """Turns of `slot` go to `process` from now on; None: they wait."""
-
-    slot: int
-    process: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Resize:
-    """Sessions are shared out over the slots 0 to `slots` - 1 from now on."""
-
-    slots: int
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutEnded:
-    """`failure` is empty if every process is of this revision now. `asked`: by `roll`; else what ended was
-    the replacement of single processes, or the way back from a rollout that had failed."""
-
-    revision: int
-    failure: str
-    asked: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """No process is left, and none will be started: exit with this status."""
-
-    status: int
-
-
-Command = Spawn | Retire | Assign | Resize | RolloutEnded | Finished
+That is 10 s by default: code that starts well and then fails usually fails within this time."""
 
 
 @dataclass(slots=True)
 class Slot:
+    """One slot: its processes, and when the next one is due."""
+
     history: RestartHistory
     generation: int = 0
     current: int | None = None
     incoming: int | None = None
-    start_at: float | None = None  # when to start `current`; None: it is there, or not yet wanted
-    swap_at: float | None = None  # when `incoming` has soaked
+    start_at: float | None = None  # when to start `current`; None: it exists, or is not due yet
+    swap_at: float | None = None  # when `incoming` has soaked and replaces `current`
 
 
 @dataclass(slots=True)
 class Fleet:
-    """Owner of the slots. Call one method for each thing that happened, and carry out what it returns.
+    """Owner of the slots. Call one method for each event, and carry out the commands that it returns.
 
-    Times are seconds of a monotonic clock. `start_deadline`: how long the first start may be retried.
+    Times are seconds of a monotonic clock. The first start is retried for `start_deadline` seconds.
     """
 
-    size: int  # slots that are wanted
+    size: int  # requested number of slots
     start_deadline: float
     soak: float
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     revision: int = 1
-    slots: list[Slot] = field(init=False)  # never shrinks, so that no generation comes twice
-    routed: int = field(init=False)  # slots that the sessions are shared out over
+    slots: list[Slot] = field(init=False)  # never shrinks, so that no generation is used twice
+    routed: int = field(init=False)  # number of slots over which the sessions are distributed
     leaving: set[int] = field(default_factory=set)
     ready_since: dict[int, float] = field(default_factory=dict)
     ever_ready: bool = False
     stopping: bool = False
     _revisions: dict[int, int] = field(default_factory=dict)  # of each process
-    _rollout: deque[int] | None = None  # slots still to replace; None: no rollout
-    _to_replace: set[int] = field(default_factory=set)  # processes to be replaced although of this revision
-    _asked: bool = False  # the rollout is one that `roll` began
-    _canary: int | None = None  # the first process of a rollout, until it has been watched enough
-    _advance_at: float | None = None  # when it has
-    finished: bool = False  # the last command was Finished
+    _rollout: deque[int] | None = None  # slots to replace; None: no rollout
+    _to_replace: set[int] = field(
+        default_factory=set
+    )  # processes to replace although they are of this revision
+    _asked: bool = False  # `roll` began the rollout
+    _canary: int | None = None  # the first process of a rollout, while it is watched
+    _advance_at: float | None = None  # when the watch of the canary ends
+    finished: bool = False  # Finished was returned
     _good_revision: int = 1
     _last_process: int = 0
     _give_up_at: float = 0.0
@@ -130,16 +101,16 @@ class Fleet:
         self.slots = [Slot(RestartHistory(self.policy)) for _ in range(self.size)]
         self.routed = self.size
 
-    # -- what happened ----------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------
 
     def start(self, now: float) -> list[Command]:
-        """Called once, first."""
+        """Start slot 0. Call it once, before any other method."""
         self._give_up_at = now + self.start_deadline
         self.slots[0].start_at = now
         return self.tick(now)
 
     def tick(self, now: float) -> list[Command]:
-        """Do what is due. To be called at `next_due`; earlier is harmless."""
+        """Do what is due. Call it at `next_due`; an earlier call does nothing."""
         commands: list[Command] = []
         while self.next_due is not None and self.next_due <= now:
             for index, slot in enumerate(self.slots):
@@ -155,7 +126,7 @@ class Fleet:
         return commands
 
     def ready(self, process: int, now: float) -> list[Command]:
-        """A process said that it takes turns."""
+        """A process accepts turns."""
         self.ready_since[process] = now
         commands: list[Command] = []
         for index, slot in enumerate(self.slots):
@@ -172,7 +143,7 @@ class Fleet:
         return commands + self.tick(now)
 
     def unready(self, process: int) -> None:
-        """A process that was ready is on its way out, by whatever cause; `exited` will follow."""
+        """A process that was ready is exiting, for any reason; `exited` will follow."""
         for slot in self.slots:
             if slot.incoming == process:
                 slot.swap_at = None
@@ -181,10 +152,11 @@ class Fleet:
     def exited(
         self, process: int, status: int, now: float, chance: float, *, blamed: bool = False
     ) -> list[Command]:
-        """A process was reaped. `status`: exit code, or minus the signal. `chance`: uniform in [0, 1).
+        """A process has exited. `status` is the exit code, or minus the signal number.
 
-        `blamed`: a turn is known to have killed it, which says nothing of the slot: the next process starts
-        at once, and the slot's breaker does not count this death.
+        `chance` is a random number in [0, 1). `blamed`: a turn is known to have killed the process, which
+        says nothing about the slot: the next process starts at once, and the breaker does not count this
+        exit.
         """
         since = self.ready_since.pop(process, None)
         revision = self._revisions.pop(process)
@@ -192,7 +164,7 @@ class Fleet:
         self._to_replace.discard(process)
         if process == self._canary and self._rollout is not None:
             self._canary = self._advance_at = None
-            self._rollout.appendleft(0)  # the next one there is watched in its place
+            self._rollout.appendleft(0)  # the next process of slot 0 becomes the canary
         commands: list[Command] = []
         for index, slot in enumerate(self.slots):
             if slot.incoming == process:
@@ -201,14 +173,14 @@ class Fleet:
                     slot.start_at = now + slot.history.exited(now, 0.0, chance)
                 if revision == self.revision:
                     self._roll_back(_ended_with(index, status), now, commands)
-                else:  # a newer revision was asked for meanwhile
+                else:  # a newer revision was requested meanwhile
                     self._advance(now, commands)
             elif slot.current == process:
                 slot.current = None
                 commands.append(Assign(index, None))
                 ready_for = now - since if since is not None else 0.0
                 delay = 0.0 if blamed else slot.history.exited(now, ready_for, chance)
-                if slot.incoming is not None:  # it is all there is: no time to soak
+                if slot.incoming is not None:  # the slot has no other process: it does not soak
                     slot.swap_at = now if slot.incoming in self.ready_since else None
                 elif not self._gives_up(status, now + delay, revision):
                     slot.start_at = now + delay
@@ -222,9 +194,9 @@ class Fleet:
         return commands + self.tick(now)
 
     def roll(self, revision: int, now: float) -> list[Command]:
-        """Replace every process by one of this revision, one at a time.
+        """Replace all processes by processes of this revision, one slot after the other.
 
-        A rollout under way goes on with the newer revision, from the first slot.
+        A running rollout continues with the newer revision, from slot 0.
         """
         if self.stopping:
             return []
@@ -236,8 +208,10 @@ class Fleet:
         return commands + self.tick(now)
 
     def replace(self, process: int, now: float) -> list[Command]:
-        """Replace one process as in a rollout, or at the end of the one under way; nothing happens if it
-        has left its slot, or is about to."""
+        """Replace one process as in a rollout, after the slots of a running rollout.
+
+        Does nothing if the process has left its slot, or is being replaced already.
+        """
         commands: list[Command] = []
         for index, slot in enumerate(self.slots):
             if slot.current == process and slot.incoming is None and process not in self._to_replace:
@@ -248,7 +222,7 @@ class Fleet:
         return commands
 
     def scale(self, size: int, now: float) -> list[Command]:
-        """Have this many slots, at least 1."""
+        """Set the number of slots, at least 1."""
         if self.stopping:
             return []
         commands: list[Command] = []
@@ -272,7 +246,7 @@ class Fleet:
         return commands + self.tick(now)
 
     def reset(self, index: int, now: float) -> list[Command]:
-        """Forget the deaths of a slot; if it waits to start, it does so now. `index` is below `size`."""
+        """Forget the exits of a slot, and start its process now if it is waiting. `index` is below `size`."""
         slot = self.slots[index]
         slot.history = RestartHistory(self.policy)
         if slot.start_at is not None:
@@ -280,7 +254,7 @@ class Fleet:
         return self.tick(now)
 
     def stop(self, reason: str) -> list[Command]:
-        """Retire everything; Finished follows when the last process is exited."""
+        """Retire all processes. Finished follows when the last one has exited."""
         if self.stopping:
             return []
         self.stopping = True
@@ -296,11 +270,11 @@ class Fleet:
             commands.append(Finished(EX_OK))
         return commands
 
-    # -- what is asked ----------------------------------------------------------------------
+    # -- queries ----------------------------------------------------------------------------
 
     @property
     def next_due(self) -> float | None:
-        """When `tick` has something to do, or None."""
+        """Time at which `tick` has something to do, or None."""
         times = [at for slot in self.slots for at in (slot.start_at, slot.swap_at)]
         return min((at for at in [*times, self._advance_at] if at is not None), default=None)
 
@@ -311,14 +285,14 @@ class Fleet:
 
     @property
     def rolling_out(self) -> bool:
-        """Whether they are because `roll` asked for it; RolloutEnded will say how that ended."""
+        """Whether a rollout that `roll` began is running; RolloutEnded will report its result."""
         return self.rolling and self._asked
 
     def serving(self) -> int:
-        """Slots whose turns are served now."""
+        """Return the number of slots with a ready process."""
         return sum(slot.current in self.ready_since for slot in self.slots)
 
-    # -- inside -----------------------------------------------------------------------------
+    # -- internals --------------------------------------------------------------------------
 
     def _spawn(self, index: int, commands: list[Command]) -> int:
         slot = self.slots[index]
@@ -343,7 +317,7 @@ class Fleet:
         self._retire(old, "replaced", commands)
 
     def _join(self, commands: list[Command]) -> None:
-        """Slots that were added and can serve get their share of the sessions."""
+        """Distribute sessions to added slots that have a ready process."""
         before = self.routed
         while self.routed < self.size and self.slots[self.routed].current in self.ready_since:
             self.routed += 1
@@ -351,7 +325,7 @@ class Fleet:
             commands.append(Resize(self.routed))
 
     def _advance(self, now: float, commands: list[Command]) -> None:
-        """Do the next step of a rollout, or end it; nothing while the one before is under way."""
+        """Take the next step of a rollout, or end it. Does nothing while a step is in progress."""
         if self._rollout is None or any(slot.incoming is not None for slot in self.slots):
             return
         while self._rollout and self._canary is None:
@@ -364,8 +338,8 @@ class Fleet:
                 if slot.current not in self.ready_since:
                     if slot.start_at is not None:
                         slot.start_at = now
-                    return  # until its process, which is of this revision, is ready or exited
-                if index == 0:  # where a rollout begins
+                    return  # wait until its process, which is of this revision, is ready or exits
+                if index == 0:  # the first slot of a rollout
                     self._canary = slot.current
             self._rollout.popleft()
         if self._canary is not None:
@@ -380,11 +354,11 @@ class Fleet:
         )
 
     def _tries(self, revision: int) -> bool:
-        """Whether a rollout is under way that brings this revision, not known to be good yet."""
+        """Whether a rollout to this revision is running, and the revision is not known to be good yet."""
         return self._rollout is not None and revision == self.revision != self._good_revision
 
     def _roll_back(self, failure: str, now: float, commands: list[Command]) -> None:
-        """The rollout ends here; what it has already replaced goes back to the last good revision."""
+        """End the rollout, and roll replaced processes back to the last good revision."""
         commands.append(RolloutEnded(self.revision, failure, self._asked))
         self._asked = False
         self._rollout = self._canary = self._advance_at = None
@@ -404,7 +378,7 @@ class Fleet:
             self._advance(now, commands)
 
     def _gives_up(self, status: int, next_start: float, revision: int) -> bool:
-        """Whether the first start has failed for good."""
+        """Whether the first start has failed permanently."""
         if self.ever_ready or revision != self.revision:
             return False
         return status == EX_CONFIG or next_start >= self._give_up_at

@@ -44,7 +44,8 @@ class RolloutEnded:
     failure: str
     """Why it failed; empty if every process is of this revision now."""
     asked: bool = True
-    """Whether `Fleet.roll` began it; otherwise single processes were replaced, or a failed rollout rolled back."""
+    """Whether `Fleet.roll` began it; otherwise single processes were replaced, or a failed rollout rolled
+    back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,10 @@ from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.system import kernel
 from agentscope_supervisor.system.event_queue import Post
 from agentscope_supervisor.system.log_setup import log_output
-from agentscope_supervisor.workers import fleet, lifecycle, notices
+from agentscope_supervisor.workers import lifecycle, notices
 from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason, ExitRecord, ExitRecords
+from agentscope_supervisor.workers.fleet import EX_TEMPFAIL
+from agentscope_supervisor.workers.fleet_commands import Spawn
 from agentscope_supervisor.workers.lifecycle import Command, ProcessState
 from agentscope_supervisor.workers.link import WorkerLink
 from agentscope_supervisor.workers.process import Process, exit_record, status_name
@@ -126,7 +128,7 @@ class Pool:
 
     # -- commands ---------------------------------------------------------------------------
 
-    def start(self, command: fleet.Spawn, snapshot: bytes, preload_revision: int) -> None:
+    def start(self, command: Spawn, snapshot: bytes, preload_revision: int) -> None:
         """Start a process with these settings. `preload_revision` is that of `Revisions.preload_revision`."""
         now = self._loop.time()
         process = Process(command.process, command.slot, command.generation, now, now)
@@ -171,7 +173,7 @@ class Pool:
     def _on_start_failed(self, process: Process, failure: str) -> None:
         """The process could not be started."""
         process.failure = failure
-        self._post(lambda: self._exited(process, fleet.EX_TEMPFAIL))
+        self._post(lambda: self._exited(process, EX_TEMPFAIL))
 
     def step(self, process: Process, event: lifecycle.Event) -> None:
         """Apply an event to the life cycle of a process, and carry out the commands."""

@@ -15,10 +15,12 @@ from agentscope_supervisor.workers.fleet import (
     EX_CONFIG,
     EX_OK,
     EX_TEMPFAIL,
+    Fleet,
+)
+from agentscope_supervisor.workers.fleet_commands import (
     Assign,
     Command,
     Finished,
-    Fleet,
     Resize,
     Retire,
     RolloutEnded,
