@@ -237,7 +237,7 @@ class Fleet:
             if slot.current is not None:
                 commands.append(Assign(index, None))
             for process in (slot.current, slot.incoming):
-                self._retire(process, "fewer slots are wanted", commands)
+                self._retire(process, "its slot was removed", commands)
             slot.current = slot.incoming = None
         if self.ever_ready:
             for slot in self.slots[before:size]:

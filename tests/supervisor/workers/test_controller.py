@@ -1,4 +1,4 @@
-"""How many workers the settings ask for."""
+"""The number of workers that the settings request."""
 
 import os
 
@@ -12,7 +12,7 @@ from agentscope_supervisor.workers.controller import worker_count
 @pytest.mark.parametrize(
     "workers, cpus, expected", [("3", 1, 3), ("auto", 5, 5), ("auto", MAX_WORKERS + 1, MAX_WORKERS)]
 )
-def test_auto_is_one_for_each_cpu_within_the_bound(
+def test_auto_is_one_worker_per_cpu_up_to_the_maximum(
     workers: str, cpus: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)), raising=False)

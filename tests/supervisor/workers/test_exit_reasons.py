@@ -1,4 +1,4 @@
-"""Causes of death from every kind of evidence, and what is kept of the last hundred."""
+"""Exit reasons for every kind of evidence, and the records of the last 100 exits."""
 
 import signal
 from typing import Any
@@ -20,7 +20,7 @@ BLOCKED = ExitReason(Cause.UNRESPONSIVE, "blocking call")
 
 
 def evidence(status: int, **known: Any) -> ExitEvidence:
-    """Of a worker that was ready and died by itself, but for what is `known`."""
+    """Return the evidence for a worker that was ready and exited by itself, changed by `known`."""
     name = f"exit {status}" if status >= 0 else signal.Signals(-status).name
     usual: dict[str, Any] = {
         **{"was_ready": True, "retire_reason": None, "kill_reason": None, "failure": "", "oom": False},
@@ -29,7 +29,7 @@ def evidence(status: int, **known: Any) -> ExitEvidence:
     return ExitEvidence(status, name, **usual)
 
 
-def death(slot: int = 0, generation: int = 1, cause: Cause = Cause.SIGNAL) -> ExitRecord:
+def record(slot: int = 0, generation: int = 1, cause: Cause = Cause.SIGNAL) -> ExitRecord:
     reason = ExitReason(cause, "")
     return ExitRecord(slot, generation, 7, 0.0, 2.0, 1.0, "SIGKILL", reason, 0, (), ())
 
@@ -52,54 +52,54 @@ def death(slot: int = 0, generation: int = 1, cause: Cause = Cause.SIGNAL) -> Ex
         (evidence(1, was_ready=False), ExitReason(Cause.BOOT_FAILED, "exit 1")),
     ],
 )
-def test_the_cause_is_what_explains_the_status(seen: ExitEvidence, reason: ExitReason) -> None:
+def test_the_reason_explains_the_status(seen: ExitEvidence, reason: ExitReason) -> None:
     assert classify(seen) == reason
 
 
-def test_a_kill_that_nobody_of_us_sent_while_the_kernel_lacked_memory() -> None:
+def test_a_foreign_kill_during_an_oom_kill_counts_as_oom() -> None:
     assert classify(evidence(-9, oom=True)).cause is Cause.OOM
     assert classify(evidence(-9, oom=True, was_ready=False)).cause is Cause.OOM
     assert classify(evidence(-9, oom=True, retire_reason=REPLACED)).cause is Cause.OOM
     assert classify(evidence(-9, oom=True, kill_reason=BLOCKED)) == BLOCKED
-    assert classify(evidence(-11, oom=True)).cause is Cause.SIGNAL, "a tool was killed, and not the worker"
+    assert classify(evidence(-11, oom=True)).cause is Cause.SIGNAL, "a tool was killed, not the worker"
 
 
-def test_who_was_condemned_and_crashed_before_the_kill_has_crashed() -> None:
+def test_a_crash_before_a_requested_kill_counts_as_a_crash() -> None:
     assert classify(evidence(-11, kill_reason=BLOCKED)) == ExitReason(Cause.SIGNAL, "SIGSEGV")
     assert classify(evidence(2, kill_reason=BLOCKED)) == ExitReason(Cause.EXIT_CODE, "exit 2")
 
 
-def test_who_was_asked_and_fell_on_the_way_has_not_done_what_was_asked() -> None:
+def test_a_retired_worker_that_crashes_counts_as_a_crash() -> None:
     assert classify(evidence(-11, retire_reason=REPLACED)) == ExitReason(Cause.SIGNAL, "SIGSEGV")
     assert classify(evidence(1, retire_reason=REPLACED)) == ExitReason(Cause.EXIT_CODE, "exit 1")
     assert classify(evidence(-9, retire_reason=REPLACED)) == ExitReason(Cause.SIGNAL, "SIGKILL")
 
 
-def test_a_signal_before_readiness_is_told_as_what_it_is() -> None:
+def test_a_signal_before_readiness_counts_as_a_signal() -> None:
     assert classify(evidence(-11, was_ready=False, failure="x")) == ExitReason(Cause.SIGNAL, "SIGSEGV")
 
 
-def test_a_verdict_reads_as_cause_and_detail() -> None:
+def test_a_reason_as_text_has_cause_and_detail() -> None:
     assert str(BLOCKED) == "unresponsive (blocking call)"
     assert str(ExitReason(Cause.OOM, "")) == "oom"
 
 
-def test_the_last_hundred_are_kept_and_all_are_counted() -> None:
+def test_the_last_100_records_are_kept_and_all_exits_are_counted() -> None:
     records = ExitRecords()
     for generation in range(KEPT + 5):
-        records.add(death(slot=generation % 2, generation=generation))
-    records.add(death(cause=Cause.OOM))
+        records.add(record(slot=generation % 2, generation=generation))
+    records.add(record(cause=Cause.OOM))
     assert len(records) == len(list(records)) == KEPT
-    assert next(iter(records)).generation == 6, "the oldest went first"
+    assert next(iter(records)).generation == 6, "the oldest record is dropped first"
     assert records.counts[Cause.SIGNAL] == KEPT + 5
     assert records.counts[Cause.OOM] == 1
     assert records.counts[Cause.ASKED] == 0
 
 
-def test_the_last_death_of_a_slot() -> None:
+def test_last_of_returns_the_last_record_of_a_slot() -> None:
     records = ExitRecords()
     for slot, generation in ((0, 1), (1, 1), (0, 2)):
-        records.add(death(slot, generation))
+        records.add(record(slot, generation))
     last = records.last_of(0)
     assert last is not None
     assert [records.failures(slot) for slot in range(3)] == [2, 1, 0]
@@ -107,8 +107,8 @@ def test_the_last_death_of_a_slot() -> None:
     assert records.last_of(2) is None
 
 
-def test_a_death_that_was_wanted_is_no_failure_of_its_slot() -> None:
+def test_an_expected_exit_is_not_a_failure_of_its_slot() -> None:
     records = ExitRecords()
     for cause in (Cause.ASKED, Cause.MEMORY_LIMIT, Cause.TURN_LIMIT, Cause.STOP_TIMEOUT):
-        records.add(death(cause=cause))
+        records.add(record(cause=cause))
     assert records.failures(0) == 1

@@ -1,4 +1,4 @@
-"""The fleet against a world of processes that do what they like, in virtual time."""
+"""The fleet with processes that start, exit and fail in any order, in virtual time."""
 
 from collections.abc import Iterable
 from itertools import count
@@ -29,32 +29,32 @@ from agentscope_supervisor.workers.fleet_commands import (
 
 SOAK: Final = 2.0
 CANARY: Final = SOAK * CANARY_SOAKS
-DEADLINE: Final = 60.0  # of the first start
+DEADLINE: Final = 60.0  # seconds for the first start
 STATUSES: Final = st.sampled_from([0, 1, -9, EX_CONFIG])
 CHANCES: Final = st.sampled_from([0.0, 0.5, 1 - 2**-53])
 
 
 class World(RuleBasedStateMachine):
-    """Carries out what the fleet asks for, and remembers who lives, who is ready and who gets the turns."""
+    """Carries out the commands of the fleet, and records which processes live, are ready and get turns."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.spawned: dict[int, Spawn] = {}  # all that ever were
+        self.spawned: dict[int, Spawn] = {}  # all processes so far
         self.alive: set[int] = set()
-        self.ready: dict[int, float] = {}  # alive, and said so then
-        self.told: set[int] = set()  # alive, and retired
+        self.ready: dict[int, float] = {}  # alive and ready, since this time
+        self.retired: set[int] = set()  # alive and retired
         self.assigned: list[int | None] = []
         self.generations: list[int] = []
         self.revisions = count(2)
-        self.good = 1  # the last revision whose rollout ended well
-        self.mixed = False  # a way back failed: nobody promises one revision any more
+        self.good = 1  # the last revision whose rollout succeeded
+        self.mixed = False  # a rollback failed: the processes may be of several revisions
         self.ever_ready = False
         self.rolling = False
         self.stopped = False
         self.finished: int | None = None
-        self.leaves: range = range(0)  # slots that are being taken away
-        self.excused = False  # a turn was blamed for the end of a process in this rollout
+        self.leaves: range = range(0)  # slots that are being removed
+        self.excused = False  # a turn was blamed for an exit in this rollout
 
     @initialize(size=st.integers(1, 4), works=st.sampled_from([True] * 4 + [False]))
     def begin(self, size: int, works: bool) -> None:
@@ -62,35 +62,36 @@ class World(RuleBasedStateMachine):
         self.assigned, self.generations = [None] * size, [0] * size
         self.fleet = Fleet(size, DEADLINE, SOAK)
         self.do(self.fleet.start(self.now))
-        assert [spawn.slot for spawn in self.spawned.values()] == [0], "first one slot, then the others"
-        if works:  # most worlds: what comes after a good start is the longer story
+        assert [spawn.slot for spawn in self.spawned.values()] == [0], "the first slot starts alone"
+        if works:  # in most worlds, to test what follows a successful start
             self.all_become_ready()
 
     # -- carrying out -----------------------------------------------------------------------
 
     def do(self, commands: Iterable[Command], dead: int | None = None) -> None:
-        """`dead`: the process that has just exited, which alone may take its slot's turns away."""
+        """Carry out commands. `dead` is the process that has just exited: only its slot may lose its
+        process."""
         for command in commands:
-            assert self.finished is None, "a command after the end"
+            assert self.finished is None, "a command after Finished"
             match command:
                 case Spawn(process, slot, generation, revision):
                     assert not self.stopped, "spawned after stop"
-                    assert process not in self.spawned, "an id was used twice"
+                    assert process not in self.spawned, "a process number was used twice"
                     assert revision == self.fleet.revision
                     self.generations[slot] += 1
                     assert generation == self.generations[slot]
                     self.spawned[process] = command
                     self.alive.add(process)
-                    assert len(self.alive - self.told) <= self.size + 1
-                    self.is_watched(command)
+                    assert len(self.alive - self.retired) <= self.size + 1
+                    self.canary_was_watched(command)
                 case Retire(process):
-                    assert process in self.alive - self.told
-                    self.told.add(process)
+                    assert process in self.alive - self.retired
+                    self.retired.add(process)
                     if process in self.assigned:
-                        assert self.stopped, "retired while it was the one that serves its slot"
+                        assert self.stopped, "the process that serves a slot was retired"
                         self.assigned[self.assigned.index(process)] = None
                 case Assign(slot, None) if slot in self.leaves:
-                    assert self.routed <= slot, "sessions must find another slot first"
+                    assert self.routed <= slot, "sessions must move to another slot first"
                     self.assigned[slot] = None
                 case Assign(slot, None):
                     assert dead is not None
@@ -100,13 +101,15 @@ class World(RuleBasedStateMachine):
                 case Resize(slots):
                     assert 1 <= slots <= self.size
                     assert slots != self.routed
-                    assert None not in self.assigned[self.routed : slots], "added before it can serve"
+                    assert None not in self.assigned[self.routed : slots], (
+                        "a slot got sessions before it can serve"
+                    )
                     self.routed = slots
                 case Assign(slot, process):
-                    assert process in self.ready.keys() - self.told
+                    assert process in self.ready.keys() - self.retired
                     assert self.spawned[process].slot == slot
                     if self.assigned[slot] is not None:
-                        assert self.now - self.ready[process] >= SOAK, "it has not soaked"
+                        assert self.now - self.ready[process] >= SOAK, "the replacement has not soaked"
                     self.assigned[slot] = process
                 case RolloutEnded(revision, failure):
                     assert not failure or (dead is not None and self.spawned[dead].revision == revision)
@@ -116,8 +119,8 @@ class World(RuleBasedStateMachine):
                     assert self.fleet.next_due is None
                     self.finished = status
 
-    def is_watched(self, spawn: Spawn) -> None:
-        """The second process of a rollout comes when the first one has been ready for long enough."""
+    def canary_was_watched(self, spawn: Spawn) -> None:
+        """Check that the second process of a rollout starts after the canary has been watched."""
         replaces = self.fleet.slots[spawn.slot].incoming == spawn.process and spawn.slot > 0
         if replaces and self.rolling and spawn.revision != self.good and not self.excused:
             canary = self.fleet.slots[0].current
@@ -132,16 +135,16 @@ class World(RuleBasedStateMachine):
             self.good, self.mixed = revision, self.mixed and revision == self.good
         elif revision == self.good:
             self.mixed |= any(self.spawned[p].revision != revision for p in self.currents())
-        else:  # the way back is a rollout too, if there is anything to bring back
+        else:  # the rollback is a rollout too, if any process was replaced
             self.rolling = any(self.spawned[p].revision != self.good for p in self.currents())
 
     def currents(self) -> list[int]:
         return [slot.current for slot in self.fleet.slots if slot.current is not None]
 
     def starting(self) -> list[int]:
-        return sorted(self.alive - self.ready.keys() - self.told)
+        return sorted(self.alive - self.ready.keys() - self.retired)
 
-    # -- what happens -----------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------
 
     def becomes_ready(self, process: int) -> None:
         self.ready[process] = self.now
@@ -151,13 +154,13 @@ class World(RuleBasedStateMachine):
     def dies(self, process: int, status: int, chance: float, *, blamed: bool = False) -> None:
         hopeless = status == EX_CONFIG and not (self.ever_ready or self.stopped or self.rolling)
         self.alive.discard(process)
-        self.told.discard(process)
+        self.retired.discard(process)
         self.ready.pop(process, None)
         self.excused |= blamed
         self.do(self.fleet.exited(process, status, self.now, chance, blamed=blamed), dead=process)
         assert self.finished == EX_CONFIG or not hopeless
         if self.finished is not None and not self.stopped:
-            assert not self.ever_ready, "gave up although it had worked once"
+            assert not self.ever_ready, "gave up although the App has worked"
             assert self.finished == (EX_CONFIG if status == EX_CONFIG else EX_TEMPFAIL)
             assert status == EX_CONFIG or self.now + RestartPolicy().max_delay >= DEADLINE
 
@@ -182,13 +185,13 @@ class World(RuleBasedStateMachine):
     def one_is_killed_by_a_turn(self, data: st.DataObject) -> None:
         process = data.draw(st.sampled_from(sorted(self.ready.keys() & self.currents())))
         slot = self.fleet.slots[self.spawned[process].slot]
-        deaths = slot.history.short_lives
+        short_lives = slot.history.short_lives
         self.dies(process, -11, 0.0, blamed=True)
-        assert slot.history.short_lives == deaths
-        assert self.stopped or slot.start_at is None, "it is not the slot's fault, and need not wait"
+        assert slot.history.short_lives == short_lives
+        assert self.stopped or slot.start_at is None, "the slot is not to blame and must not wait"
 
     def replacements(self) -> list[int]:
-        """The one that has been started to take a slot over, and is not ready yet."""
+        """Return the incoming process that is not ready yet, if there is one."""
         return sorted(set(self.starting()) - set(self.currents()))
 
     @precondition(lambda self: self.finished is None and bool(self.replacements()))
@@ -217,7 +220,7 @@ class World(RuleBasedStateMachine):
 
     @precondition(lambda self: self.finished is None)
     @rule()
-    def all_goes_well_for_a_while(self) -> None:
+    def everything_succeeds_for_a_while(self) -> None:
         steps = 0
         while steps < 100 and (self.starting() or self.fleet.next_due is not None):
             self.all_become_ready()
@@ -229,7 +232,7 @@ class World(RuleBasedStateMachine):
 
     @precondition(lambda self: self.finished is None)
     @rule()
-    def a_rollout_is_asked_for(self) -> None:
+    def a_rollout_is_requested(self) -> None:
         revision = next(self.revisions)
         self.rolling = not self.stopped
         self.excused = False
@@ -238,15 +241,15 @@ class World(RuleBasedStateMachine):
 
     @precondition(lambda self: self.finished is None and self.alive)
     @rule(data=st.data())
-    def one_is_to_be_replaced(self, data: st.DataObject) -> None:
+    def one_is_recycled(self, data: st.DataObject) -> None:
         process = data.draw(st.sampled_from(sorted(self.spawned)))
         self.rolling |= any(s.current == process and s.incoming is None for s in self.fleet.slots)
         self.do(self.fleet.replace(process, self.now))
-        assert self.fleet.replace(process, self.now) == [], "once is enough"
+        assert self.fleet.replace(process, self.now) == [], "a second request has no effect"
 
     @precondition(lambda self: self.finished is None)
     @rule(size=st.integers(1, 4))
-    def more_or_fewer_slots_are_wanted(self, size: int) -> None:
+    def the_number_of_slots_changes(self, size: int) -> None:
         if not self.stopped:
             self.leaves, self.size = range(size, self.size), size
             for row in (self.assigned, self.generations):
@@ -256,7 +259,7 @@ class World(RuleBasedStateMachine):
 
     @precondition(lambda self: self.finished is None)
     @rule(data=st.data())
-    def the_deaths_of_a_slot_are_forgiven(self, data: st.DataObject) -> None:
+    def a_slot_is_reset(self, data: st.DataObject) -> None:
         slot = data.draw(st.integers(0, self.size - 1))
         self.do(self.fleet.reset(slot, self.now))
         assert not self.fleet.slots[slot].history.breaker_open
@@ -267,25 +270,25 @@ class World(RuleBasedStateMachine):
     def stop(self, really: bool) -> None:
         if really:
             again, self.stopped, self.rolling = self.stopped, True, False
-            commands = self.fleet.stop("told so")
+            commands = self.fleet.stop("requested")
             assert not (again and commands)
             self.do(commands)
 
     @precondition(lambda self: self.finished is not None)
     @rule()
-    def nothing_comes_after_the_end(self) -> None:
+    def nothing_happens_after_finished(self) -> None:
         self.now += 1000.0
         assert self.fleet.next_due is None
         assert self.fleet.tick(self.now) == []
 
-    # -- what must hold ---------------------------------------------------------------------
+    # -- invariants -------------------------------------------------------------------------
 
     @invariant()
     def each_process_has_one_owner(self) -> None:
         owned = [p for slot in self.fleet.slots for p in (slot.current, slot.incoming) if p is not None]
         assert len(owned) == len(set(owned))
-        assert self.fleet.leaving == self.told
-        assert set(owned) == self.alive - self.told
+        assert self.fleet.leaving == self.retired
+        assert set(owned) == self.alive - self.retired
         assert self.fleet.ready_since == self.ready
 
     @invariant()
@@ -295,31 +298,37 @@ class World(RuleBasedStateMachine):
     @invariant()
     def no_slot_is_forgotten(self) -> None:
         for slot in self.fleet.slots[self.size :]:
-            assert slot.current is slot.incoming is slot.start_at is slot.swap_at is None, "not wanted"
+            assert slot.current is slot.incoming is slot.start_at is slot.swap_at is None, (
+                "a removed slot is in use"
+            )
         if self.finished is None and not self.stopped:
             for slot in self.fleet.slots[: self.size if self.ever_ready else 1]:
                 due = slot.start_at is not None
                 assert (slot.current is not None or slot.incoming is not None) is not due
                 assert (slot.swap_at is not None) is (slot.incoming in self.ready)
-                assert slot.current is not None or slot.swap_at is None, "a slot without turns waits"
+                assert slot.current is not None or slot.swap_at is None, (
+                    "a slot without a process waits for a soak"
+                )
 
     @invariant()
-    def whoever_can_serve_a_slot_does(self) -> None:
+    def a_ready_process_serves_its_slot(self) -> None:
         if not self.stopped:
             assert self.assigned == [
                 slot.current if slot.current in self.ready else None for slot in self.fleet.slots
             ]
             assert self.fleet.serving() == sum(process is not None for process in self.assigned)
-        assert {process for process in self.assigned if process is not None} <= self.ready.keys() - self.told
+        assert {
+            process for process in self.assigned if process is not None
+        } <= self.ready.keys() - self.retired
 
     @invariant()
-    def it_says_what_it_does(self) -> None:
+    def the_properties_are_consistent(self) -> None:
         assert self.fleet.rolling is self.rolling
         assert (self.fleet.size, self.fleet.routed) == (self.size, self.routed)
         assert self.fleet.stopping is self.stopped
         assert self.fleet.ever_ready is self.ever_ready
 
-    # -- when it is over --------------------------------------------------------------------
+    # -- the end ----------------------------------------------------------------------------
 
     def teardown(self) -> None:
         if self.spawned and self.finished is None:
@@ -332,12 +341,12 @@ class World(RuleBasedStateMachine):
             assert self.finished == EX_OK
 
     def comes_to_rest(self) -> None:
-        """Once nothing fails any more, each slot is served, by the revision that is known to be good."""
-        self.all_goes_well_for_a_while()
+        """Check that once nothing fails, each slot is served by the last good revision."""
+        self.everything_succeeds_for_a_while()
         assert None not in self.assigned[: self.size]
         assert self.routed == self.size
         assert self.fleet.revision == self.good
-        revisions = {self.spawned[process].revision for process in self.alive - self.told}
+        revisions = {self.spawned[process].revision for process in self.alive - self.retired}
         assert self.mixed or revisions == {self.good}
 
 
@@ -345,7 +354,7 @@ class World(RuleBasedStateMachine):
 
 
 def serving(size: int) -> Fleet:
-    """A fleet at rest at time 1: process i + 1 serves slot i, of revision 1."""
+    """Return a fleet at rest at time 1: process i + 1 of revision 1 serves slot i."""
     fleet = Fleet(size, DEADLINE, SOAK)
     fleet.start(0.0)
     fleet.ready(1, 1.0)
@@ -355,7 +364,7 @@ def serving(size: int) -> Fleet:
 
 
 def half_way(fleet: Fleet) -> None:
-    """Bring two slots at rest to revision 2 until time 20, when slot 1 has its new process started."""
+    """Roll two slots out to revision 2 until time 20, when the new process of slot 1 starts."""
     fleet.roll(2, 9.0)
     assert fleet.rolling_out
     fleet.ready(3, 10.0)
@@ -363,7 +372,7 @@ def half_way(fleet: Fleet) -> None:
     assert fleet.tick(10.0 + CANARY) == [Spawn(4, 1, 2, 2)]
 
 
-def test_one_slot_starts_first_and_the_others_when_it_is_ready() -> None:
+def test_the_first_slot_starts_alone_and_the_others_when_it_is_ready() -> None:
     fleet = Fleet(3, DEADLINE, SOAK)
     assert fleet.start(0.0) == [Spawn(1, 0, 1, 1)]
     assert fleet.tick(50.0) == []
@@ -372,13 +381,13 @@ def test_one_slot_starts_first_and_the_others_when_it_is_ready() -> None:
     assert fleet.serving() == 2
 
 
-def test_an_app_that_cannot_be_configured_is_not_tried_again() -> None:
+def test_a_first_start_with_a_bad_configuration_is_not_retried() -> None:
     fleet = Fleet(2, DEADLINE, SOAK)
     fleet.start(0.0)
     assert fleet.exited(1, EX_CONFIG, 1.0, 0.0) == [Assign(0, None), Finished(EX_CONFIG)]
 
 
-def test_a_first_start_that_fails_is_tried_again_until_the_deadline() -> None:
+def test_a_failing_first_start_is_retried_until_the_deadline() -> None:
     fleet, now, process = Fleet(1, DEADLINE, SOAK), 0.0, 1
     fleet.start(now)
     while (commands := fleet.exited(process, 1, now, 0.0)) == [Assign(0, None)]:
@@ -389,7 +398,7 @@ def test_a_first_start_that_fails_is_tried_again_until_the_deadline() -> None:
     assert DEADLINE - 30 <= now < DEADLINE
 
 
-def test_a_start_that_would_come_at_the_deadline_is_too_late() -> None:
+def test_a_retry_at_the_deadline_is_too_late() -> None:
     fleet = Fleet(1, 10.0, SOAK)
     fleet.start(0.0)
     assert fleet.exited(1, 1, 9.75, 0.0) == [Assign(0, None), Finished(EX_TEMPFAIL)]
@@ -398,7 +407,7 @@ def test_a_start_that_would_come_at_the_deadline_is_too_late() -> None:
     assert fleet.exited(1, 1, 9.74, 0.0) == [Assign(0, None)]
 
 
-def test_after_having_worked_once_it_never_gives_up() -> None:
+def test_after_the_first_success_the_fleet_never_gives_up() -> None:
     fleet = serving(2)
     now, lives = 2.0, {0: 1, 1: 2}
     while now < 100_000.0:
@@ -412,13 +421,13 @@ def test_after_having_worked_once_it_never_gives_up() -> None:
         assert lives
 
 
-def test_a_process_that_dies_after_a_healthy_minute_is_replaced_at_once() -> None:
+def test_a_healthy_process_that_exits_is_restarted_at_once() -> None:
     fleet = serving(2)
     assert fleet.exited(1, -9, 61.0, 0.0) == [Assign(0, None), Spawn(3, 0, 2, 1)]
     assert fleet.ready(3, 62.0) == [Assign(0, 3)]
 
 
-def test_a_process_that_dies_young_is_replaced_after_a_delay() -> None:
+def test_a_process_with_a_short_life_is_restarted_after_a_delay() -> None:
     fleet = serving(2)
     assert fleet.exited(1, -9, 60.9, 0.0) == [Assign(0, None)]
     assert fleet.next_due == pytest.approx(61.15)
@@ -426,7 +435,7 @@ def test_a_process_that_dies_young_is_replaced_after_a_delay() -> None:
     assert fleet.tick(61.15) == [Spawn(3, 0, 2, 1)]
 
 
-def test_a_rollout_replaces_one_slot_at_a_time_and_the_new_soaks_before_the_old_leaves() -> None:
+def test_a_rollout_replaces_one_slot_at_a_time_after_a_soak() -> None:
     fleet = serving(2)
     assert fleet.roll(2, 10.0) == [Spawn(3, 0, 2, 2)]
     assert fleet.ready(3, 11.0) == []
@@ -434,14 +443,14 @@ def test_a_rollout_replaces_one_slot_at_a_time_and_the_new_soaks_before_the_old_
     assert fleet.tick(12.9) == []
     assert fleet.tick(13.0) == [Assign(0, 3), Retire(1, "replaced")]
     assert fleet.exited(1, 0, 14.0, 0.0) == []
-    assert fleet.next_due == 11.0 + CANARY, "the first one is watched for longer"
+    assert fleet.next_due == 11.0 + CANARY, "the canary is watched for longer"
     assert fleet.tick(21.0) == [Spawn(4, 1, 2, 2)]
     assert fleet.ready(4, 22.0) == []
     assert fleet.tick(24.0) == [Assign(1, 4), Retire(2, "replaced"), RolloutEnded(2, "")]
     assert fleet.exited(2, 0, 25.0, 0.0) == []
 
 
-def test_a_replacement_that_does_not_start_leaves_the_old_one_serving() -> None:
+def test_a_replacement_that_does_not_start_leaves_the_old_process_serving() -> None:
     fleet = serving(2)
     fleet.roll(2, 10.0)
     failure = "the new process of slot 0 ended with status 78"
@@ -449,7 +458,7 @@ def test_a_replacement_that_does_not_start_leaves_the_old_one_serving() -> None:
     assert (fleet.revision, fleet.rolling, fleet.serving()) == (1, False, 2)
 
 
-def test_a_replacement_that_dies_while_it_soaks_has_failed() -> None:
+def test_a_replacement_that_exits_while_it_soaks_fails_the_rollout() -> None:
     fleet = serving(1)
     fleet.roll(2, 10.0)
     fleet.ready(2, 11.0)
@@ -458,7 +467,7 @@ def test_a_replacement_that_dies_while_it_soaks_has_failed() -> None:
     assert fleet.serving() == 1
 
 
-def test_a_rollout_that_fails_half_way_takes_back_what_it_has_replaced() -> None:
+def test_a_failing_rollout_rolls_back_the_replaced_slots() -> None:
     fleet = serving(2)
     half_way(fleet)
     assert fleet.exited(4, 1, 21.0, 0.0) == [
@@ -469,7 +478,7 @@ def test_a_rollout_that_fails_half_way_takes_back_what_it_has_replaced() -> None
     assert fleet.tick(24.0) == [Assign(0, 5), Retire(3, "replaced"), RolloutEnded(1, "", asked=False)]
 
 
-def test_a_rollout_that_fails_goes_back_to_what_the_one_before_it_has_brought() -> None:
+def test_a_failing_rollout_returns_to_the_previous_revision() -> None:
     fleet = serving(2)
     half_way(fleet)
     fleet.ready(4, 20.0)
@@ -479,7 +488,7 @@ def test_a_rollout_that_fails_goes_back_to_what_the_one_before_it_has_brought() 
     assert (fleet.revision, fleet.rolling, fleet.serving()) == (2, False, 2)
 
 
-def test_a_way_back_that_fails_too_is_told_and_leaves_things_as_they_are() -> None:
+def test_a_failing_rollback_is_reported_and_changes_nothing() -> None:
     fleet = serving(2)
     half_way(fleet)
     fleet.exited(4, 1, 21.0, 0.0)
@@ -489,7 +498,7 @@ def test_a_way_back_that_fails_too_is_told_and_leaves_things_as_they_are() -> No
     assert (fleet.revision, fleet.serving(), fleet.rolling) == (1, 2, False)
 
 
-def test_a_rollout_asked_for_during_another_starts_over_with_the_newer_edition() -> None:
+def test_a_rollout_during_another_restarts_with_the_newer_revision() -> None:
     fleet = serving(2)
     fleet.roll(2, 10.0)
     assert fleet.roll(3, 11.0) == []
@@ -497,21 +506,21 @@ def test_a_rollout_asked_for_during_another_starts_over_with_the_newer_edition()
     assert fleet.tick(13.0) == [Assign(0, 3), Retire(1, "replaced"), Spawn(4, 0, 3, 3)]
 
 
-def test_the_failure_of_an_edition_that_is_not_wanted_any_more_does_not_end_the_newer_rollout() -> None:
+def test_the_failure_of_an_outdated_revision_does_not_end_the_newer_rollout() -> None:
     fleet = serving(1)
     fleet.roll(2, 10.0)
     fleet.roll(3, 11.0)
     assert fleet.exited(2, 1, 12.0, 0.0) == [Spawn(3, 0, 3, 3)]
 
 
-def test_when_the_old_one_dies_the_new_one_need_not_soak() -> None:
+def test_a_replacement_does_not_soak_if_the_old_process_exits() -> None:
     fleet = serving(1)
     fleet.roll(2, 10.0)
     fleet.ready(2, 11.0)
     assert fleet.exited(1, -9, 12.0, 0.0) == [Assign(0, None), Assign(0, 2)]
 
 
-def test_when_the_old_one_dies_before_the_new_one_is_ready_the_new_one_takes_over_when_it_is() -> None:
+def test_a_replacement_takes_over_when_ready_if_the_old_process_has_exited() -> None:
     fleet = serving(1)
     fleet.roll(2, 10.0)
     assert fleet.exited(1, -9, 12.0, 0.0) == [Assign(0, None)]
@@ -520,7 +529,7 @@ def test_when_the_old_one_dies_before_the_new_one_is_ready_the_new_one_takes_ove
     assert fleet.tick(13.0 + CANARY) == [RolloutEnded(2, "")]
 
 
-def test_when_both_die_in_a_rollout_the_slot_goes_on_with_the_good_edition() -> None:
+def test_a_slot_that_loses_both_processes_in_a_rollout_continues_with_the_good_revision() -> None:
     fleet = serving(1)
     fleet.roll(2, 10.0)
     fleet.exited(1, -9, 12.0, 0.0)
@@ -530,7 +539,7 @@ def test_when_both_die_in_a_rollout_the_slot_goes_on_with_the_good_edition() -> 
     assert fleet.tick(13.5) == [Spawn(3, 0, 3, 1)]
 
 
-def test_a_slot_that_waits_to_start_tries_the_new_edition_at_once() -> None:
+def test_a_slot_that_waits_to_start_tries_the_new_revision_at_once() -> None:
     fleet = serving(2)
     fleet.exited(1, 1, 2.0, 0.0)
     assert fleet.next_due == 2.25
@@ -539,7 +548,7 @@ def test_a_slot_that_waits_to_start_tries_the_new_edition_at_once() -> None:
     assert fleet.tick(3.0 + CANARY) == [Spawn(4, 1, 2, 2)]
 
 
-def test_an_edition_that_fails_in_a_slot_without_a_process_is_taken_back() -> None:
+def test_a_revision_that_fails_in_an_empty_slot_is_rolled_back() -> None:
     fleet = serving(2)
     fleet.exited(1, 1, 2.0, 0.0)
     fleet.roll(2, 2.1)
@@ -548,7 +557,7 @@ def test_an_edition_that_fails_in_a_slot_without_a_process_is_taken_back() -> No
     assert fleet.tick(3.5) == [Spawn(4, 0, 3, 1)]
 
 
-def test_an_edition_that_dies_after_its_soak_is_taken_back() -> None:
+def test_a_revision_that_fails_after_its_soak_is_rolled_back() -> None:
     fleet = serving(2)
     fleet.roll(2, 10.0)
     fleet.ready(3, 11.0)
@@ -559,7 +568,7 @@ def test_an_edition_that_dies_after_its_soak_is_taken_back() -> None:
     assert fleet.tick(16.25) == [Spawn(4, 0, 3, 1)]
 
 
-def test_when_the_first_dies_late_the_replacement_of_the_next_is_not_needed_any_more() -> None:
+def test_a_canary_that_exits_late_also_retires_the_next_replacement() -> None:
     fleet = serving(2)
     half_way(fleet)
     failure = "the new process of slot 0 ended with status -11"
@@ -571,7 +580,7 @@ def test_when_the_first_dies_late_the_replacement_of_the_next_is_not_needed_any_
     assert fleet.slots[1].current == 2
 
 
-def test_when_the_old_one_and_the_first_of_the_new_are_gone_the_slot_goes_back_at_once() -> None:
+def test_an_empty_slot_rolls_back_at_once_when_the_canary_fails() -> None:
     fleet = serving(2)
     half_way(fleet)
     assert fleet.exited(2, -9, 20.25, 0.0) == [Assign(1, None)]
@@ -584,18 +593,18 @@ def test_when_the_old_one_and_the_first_of_the_new_are_gone_the_slot_goes_back_a
     ]
 
 
-def test_a_turn_that_kills_the_first_of_the_new_is_not_the_editions_fault() -> None:
+def test_a_turn_that_kills_the_canary_does_not_fail_the_revision() -> None:
     fleet = serving(2)
     fleet.roll(2, 10.0)
     fleet.ready(3, 11.0)
     fleet.tick(13.0)
     assert fleet.exited(3, -11, 16.0, 0.0, blamed=True) == [Assign(0, None), Spawn(4, 0, 3, 2)]
-    assert fleet.ready(4, 17.0) == [Assign(0, 4)], "and the next one there is watched in its place"
+    assert fleet.ready(4, 17.0) == [Assign(0, 4)], "the next process of slot 0 is the canary"
     assert fleet.next_due == 17.0 + CANARY
     assert fleet.tick(17.0 + CANARY) == [Spawn(5, 1, 2, 2)]
 
 
-def test_a_rollout_of_one_slot_is_not_done_while_that_is_down() -> None:
+def test_a_rollout_of_one_slot_waits_while_the_slot_is_down() -> None:
     fleet = serving(1)
     fleet.roll(2, 10.0)
     fleet.ready(2, 11.0)
@@ -605,7 +614,7 @@ def test_a_rollout_of_one_slot_is_not_done_while_that_is_down() -> None:
     assert fleet.exited(3, 1, 17.0, 0.0) == [Assign(0, None), RolloutEnded(2, failure)]
 
 
-def test_the_deaths_that_a_turn_is_blamed_for_never_open_the_breaker() -> None:
+def test_exits_that_a_turn_is_blamed_for_do_not_open_the_breaker() -> None:
     fleet, process = serving(1), 1
     for _ in range(20):
         assert fleet.exited(process, -11, 2.0, 0.0, blamed=True)[0] == Assign(0, None)
@@ -614,7 +623,7 @@ def test_the_deaths_that_a_turn_is_blamed_for_never_open_the_breaker() -> None:
     assert not fleet.slots[0].history.breaker_open
 
 
-def test_a_reload_before_the_first_start_has_worked_is_a_second_chance() -> None:
+def test_a_reload_before_the_first_success_is_a_second_attempt() -> None:
     fleet = Fleet(1, DEADLINE, SOAK)
     fleet.start(0.0)
     assert fleet.roll(2, 1.0) == [Spawn(2, 0, 2, 2)]
@@ -623,21 +632,21 @@ def test_a_reload_before_the_first_start_has_worked_is_a_second_chance() -> None
     assert fleet.tick(3.0 + CANARY) == [RolloutEnded(2, "")]
 
 
-def test_one_process_is_replaced_like_in_a_rollout_with_the_same_edition() -> None:
+def test_a_single_process_is_replaced_as_in_a_rollout_of_the_same_revision() -> None:
     fleet = serving(2)
     assert fleet.replace(2, 9.0) == [Spawn(3, 1, 2, 1)]
     assert fleet.rolling
     assert not fleet.rolling_out
-    assert fleet.replace(1, 9.0) == [], "one at a time, and the other is not forgotten"
-    assert fleet.replace(2, 9.0) == [], "it is being replaced"
+    assert fleet.replace(1, 9.0) == [], "the second replacement waits for the first"
+    assert fleet.replace(2, 9.0) == [], "it is being replaced already"
     fleet.ready(3, 10.0)
     assert fleet.tick(12.0) == [Assign(1, 3), Retire(2, "replaced"), Spawn(4, 0, 2, 1)]
-    assert fleet.replace(2, 9.0) == [], "it has left"
+    assert fleet.replace(2, 9.0) == [], "it has left its slot"
     fleet.ready(4, 13.0)
     assert fleet.tick(15.0) == [Assign(0, 4), Retire(1, "replaced"), RolloutEnded(1, "", asked=False)]
 
 
-def test_a_process_that_was_to_be_replaced_and_dies_before_is_only_restarted() -> None:
+def test_a_process_that_exits_before_its_replacement_is_only_restarted() -> None:
     fleet = serving(2)
     fleet.replace(1, 9.0)
     fleet.replace(2, 9.0)
@@ -646,7 +655,7 @@ def test_a_process_that_was_to_be_replaced_and_dies_before_is_only_restarted() -
     assert RolloutEnded(1, "", asked=False) in fleet.tick(12.0)
 
 
-def test_slots_that_are_added_get_sessions_in_order_and_when_they_can_serve() -> None:
+def test_added_slots_get_sessions_in_order_when_they_can_serve() -> None:
     fleet = serving(2)
     assert fleet.scale(4, 10.0) == [Spawn(3, 2, 1, 1), Spawn(4, 3, 1, 1)]
     assert fleet.ready(4, 11.0) == [Assign(3, 4)]
@@ -654,7 +663,7 @@ def test_slots_that_are_added_get_sessions_in_order_and_when_they_can_serve() ->
     assert fleet.ready(3, 12.0) == [Assign(2, 3), Resize(4)]
 
 
-def test_a_slot_whose_first_process_is_replaced_before_it_was_ready_gets_its_sessions_too() -> None:
+def test_an_added_slot_whose_first_process_is_replaced_gets_sessions() -> None:
     fleet = serving(1)
     assert fleet.scale(2, 10.0) == [Spawn(2, 1, 1, 1)]
     fleet.replace(2, 11.0)
@@ -662,35 +671,35 @@ def test_a_slot_whose_first_process_is_replaced_before_it_was_ready_gets_its_ses
     assert fleet.ready(3, 13.0) == [Assign(1, 3), Resize(2), RolloutEnded(1, "", asked=False)]
 
 
-def test_slots_that_are_taken_away_give_their_sessions_up_first() -> None:
+def test_removed_slots_give_up_their_sessions_first() -> None:
     fleet = serving(3)
-    why = "fewer slots are wanted"
+    reason = "its slot was removed"
     assert fleet.scale(1, 10.0) == [
         Resize(1),
         Assign(1, None),
-        Retire(2, why),
+        Retire(2, reason),
         Assign(2, None),
-        Retire(3, why),
+        Retire(3, reason),
     ]
-    assert fleet.scale(2, 11.0) == [Spawn(4, 1, 2, 1)], "its generation goes on"
+    assert fleet.scale(2, 11.0) == [Spawn(4, 1, 2, 1)], "generations continue"
     assert fleet.exited(2, 0, 12.0, 0.0) == []
     assert fleet.ready(4, 13.0) == [Assign(1, 4), Resize(2)]
 
 
-def test_a_slot_that_is_taken_away_in_its_rollout_does_not_hold_it_up() -> None:
+def test_a_slot_removed_during_its_rollout_does_not_block_it() -> None:
     fleet = serving(2)
     half_way(fleet)
-    why = "fewer slots are wanted"
+    reason = "its slot was removed"
     assert fleet.scale(1, 20.5) == [
         Resize(1),
         Assign(1, None),
-        Retire(2, why),
-        Retire(4, why),
+        Retire(2, reason),
+        Retire(4, reason),
         RolloutEnded(2, ""),
     ]
 
 
-def test_slots_that_are_added_before_the_first_start_has_worked_wait_for_it() -> None:
+def test_slots_added_before_the_first_success_wait_for_it() -> None:
     fleet = Fleet(1, DEADLINE, SOAK)
     fleet.start(0.0)
     assert fleet.scale(2, 1.0) == []
@@ -698,7 +707,7 @@ def test_slots_that_are_added_before_the_first_start_has_worked_wait_for_it() ->
     assert fleet.ready(2, 3.0) == [Assign(1, 2), Resize(2)]
 
 
-def test_a_slot_that_rests_is_started_when_its_deaths_are_forgiven() -> None:
+def test_a_resting_slot_starts_at_once_after_a_reset() -> None:
     fleet, now, process = serving(1), 1.0, 1
     while not fleet.slots[0].history.breaker_open:
         fleet.exited(process, 1, now, 0.0)
@@ -710,7 +719,7 @@ def test_a_slot_that_rests_is_started_when_its_deaths_are_forgiven() -> None:
     assert fleet.reset(0, now) == []
 
 
-def test_stop_retires_all_and_ends_with_the_last_of_them() -> None:
+def test_stop_retires_all_processes_and_finishes_with_the_last_one() -> None:
     fleet = serving(2)
     fleet.roll(2, 10.0)
     assert fleet.stop("over") == [Retire(1, "over"), Retire(3, "over"), Retire(2, "over")]
@@ -721,7 +730,7 @@ def test_stop_retires_all_and_ends_with_the_last_of_them() -> None:
     assert fleet.exited(1, -9, 13.0, 0.0) == [Finished(EX_OK)]
 
 
-def test_stop_before_anything_was_ready_starts_nothing_more() -> None:
+def test_stop_before_the_first_success_starts_nothing() -> None:
     fleet = Fleet(2, DEADLINE, SOAK)
     fleet.start(0.0)
     assert fleet.stop("over") == [Retire(1, "over")]
@@ -729,7 +738,7 @@ def test_stop_before_anything_was_ready_starts_nothing_more() -> None:
     assert fleet.exited(1, 0, 2.0, 0.0) == [Finished(EX_OK)]
 
 
-def test_stop_while_nothing_lives_ends_at_once() -> None:
+def test_stop_without_processes_finishes_at_once() -> None:
     fleet = Fleet(1, DEADLINE, SOAK)
     fleet.start(0.0)
     fleet.exited(1, 1, 1.0, 0.0)
@@ -738,14 +747,14 @@ def test_stop_while_nothing_lives_ends_at_once() -> None:
     assert fleet.next_due is None
 
 
-def test_what_has_given_up_is_not_ended_again_by_a_stop() -> None:
+def test_a_stop_after_giving_up_does_not_finish_again() -> None:
     fleet = Fleet(1, DEADLINE, SOAK)
     fleet.start(0.0)
     fleet.exited(1, EX_CONFIG, 1.0, 0.0)
     assert fleet.stop("over") == []
 
 
-# -- the machine, last: what an example finds is told faster and more plainly --------------------
+# -- the state machine; last, because a failing example is faster and easier to read --------------
 
 World.TestCase.settings = settings(
     max_examples=200,
@@ -757,8 +766,8 @@ World.TestCase.settings = settings(
 TestWorld = World.TestCase
 
 
-def test_a_replacement_that_fails_while_it_soaks_never_gets_the_slot() -> None:
-    """Its link is lost, the kernel has not reported its end yet, and the soak time passes between."""
+def test_a_replacement_that_is_lost_while_it_soaks_does_not_get_the_slot() -> None:
+    """Its link is lost, and the soak time passes before the kernel reports its exit."""
     fleet = Fleet(1, DEADLINE, SOAK)
     fleet.start(0.0)
     fleet.ready(1, 1.0)

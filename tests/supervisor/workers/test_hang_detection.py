@@ -1,4 +1,4 @@
-"""The watch over event loops in virtual time: who is suspected, condemned, spared."""
+"""Detection of blocked event loops in virtual time: suspects, kills, and workers that are not judged."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ SLEEPING, RUNNING, STARVED = (
 
 @dataclass
 class Worker:
-    """What the page and the kernel would say of one worker."""
+    """The page of one worker, and what the kernel reports about it."""
 
     sample: ProcessSample = SLEEPING
     loop_turns: bool = True
@@ -46,28 +46,28 @@ class Worker:
 
 @dataclass
 class Ward:
-    """Workers under watch, and what came of it: (time, command)."""
+    """Watched workers, and the events with their times."""
 
     workers: dict[int, Worker]
     detector: HangDetector = field(default_factory=lambda: HangDetector(TIMEOUT))
     now: float = 0.0
-    told: list[tuple[float, Command | Recovered]] = field(default_factory=list)
+    events: list[tuple[float, Command | Recovered]] = field(default_factory=list)
 
-    def look(self, after: float = EVERY) -> None:
+    def check(self, after: float = EVERY) -> None:
         self.now += after
         for worker in self.workers.values():
             worker.tick()
-        pages = {number: worker.counters for number, worker in self.workers.items()}
-        recovered, late = self.detector.observe(pages, self.now, EVERY)
+        counters = {number: worker.counters for number, worker in self.workers.items()}
+        recovered, late = self.detector.observe(counters, self.now, EVERY)
         samples = {number: self.workers[number].sample for number in late}
-        self.told += [(self.now, event) for event in [*recovered, *self.detector.judge(samples, self.now)]]
+        self.events += [(self.now, event) for event in [*recovered, *self.detector.judge(samples, self.now)]]
 
     def pass_time(self, seconds: float) -> None:
         for _ in range(int(seconds / EVERY)):
-            self.look()
+            self.check()
 
     def kinds(self) -> list[type]:
-        return [type(event) for _, event in self.told]
+        return [type(event) for _, event in self.events]
 
 
 @pytest.fixture
@@ -75,9 +75,9 @@ def ward() -> Ward:
     return Ward({1: Worker(), 2: Worker()})
 
 
-def test_a_healthy_hour_is_quiet(ward: Ward) -> None:
+def test_healthy_workers_cause_no_events(ward: Ward) -> None:
     ward.pass_time(3600)
-    assert ward.told == []
+    assert ward.events == []
 
 
 @pytest.mark.parametrize(
@@ -92,88 +92,90 @@ def test_a_healthy_hour_is_quiet(ward: Ward) -> None:
         (False, SLEEPING, Kind.DEADLOCK),
     ],
 )
-def test_a_loop_that_stands_is_suspected_once_then_condemned(
+def test_a_blocked_loop_is_suspect_once_and_then_killed(
     ward: Ward, thread_turns: bool, sample: ProcessSample, kind: Kind
 ) -> None:
     ward.pass_time(10)
     worker = ward.workers[1]
     worker.loop_turns, worker.thread_turns, worker.sample = False, thread_turns, sample
-    stood_since = ward.now
+    blocked_since = ward.now
     ward.pass_time(TIMEOUT)
-    (suspected_at, suspect), (condemned_at, condemn) = ward.told
+    (suspected_at, suspect), (killed_at, kill) = ward.events
     assert suspect == Suspect(1, SUSPECT_AFTER, kind)
-    assert suspected_at - stood_since == SUSPECT_AFTER
-    assert condemn == RequestKill(1, TIMEOUT, kind)
-    assert condemned_at - stood_since == TIMEOUT
+    assert suspected_at - blocked_since == SUSPECT_AFTER
+    assert kill == RequestKill(1, TIMEOUT, kind)
+    assert killed_at - blocked_since == TIMEOUT
 
 
-def test_a_disk_is_given_twice_the_time(ward: Ward) -> None:
+def test_a_worker_in_disk_sleep_gets_twice_the_timeout(ward: Ward) -> None:
     ward.pass_time(1)
     ward.workers[1] = Worker(ProcessSample("D", 0.0), False, False, ward.workers[1].counters)
     ward.pass_time(2 * TIMEOUT - EVERY)
     assert ward.kinds() == [Suspect]
     ward.pass_time(EVERY)
-    assert ward.told[1][1] == RequestKill(1, 2 * TIMEOUT, Kind.DISK_WAIT)
+    assert ward.events[1][1] == RequestKill(1, 2 * TIMEOUT, Kind.DISK_WAIT)
 
 
-def test_a_loop_that_turns_again_has_recovered(ward: Ward) -> None:
+def test_a_loop_that_runs_again_has_recovered(ward: Ward) -> None:
     ward.pass_time(1)
     ward.workers[1].loop_turns = False
     ward.pass_time(12)
     ward.workers[1].loop_turns = True
     ward.pass_time(5)
     assert ward.kinds() == [Suspect, Recovered]
-    assert ward.told[1][1] == Recovered(1, 12 + EVERY)
+    assert ward.events[1][1] == Recovered(1, 12 + EVERY)
     ward.workers[1].loop_turns = False
     ward.pass_time(SUSPECT_AFTER)
-    assert ward.kinds() == [Suspect, Recovered, Suspect], "a second time is told again"
+    assert ward.kinds() == [Suspect, Recovered, Suspect], "a second block is reported again"
 
 
 @pytest.mark.fault("F11")
-def test_who_wants_the_cpu_and_does_not_get_it_is_spared(ward: Ward) -> None:
+def test_a_starved_worker_gets_ten_times_the_timeout(ward: Ward) -> None:
     ward.pass_time(1)
     for number, worker in ward.workers.items():
         ward.workers[number] = Worker(STARVED, False, False, worker.counters)
     ward.pass_time(10 * TIMEOUT - EVERY)
-    assert ward.told == []
+    assert ward.events == []
     ward.pass_time(EVERY + DUMP_WITHIN)
-    assert ward.kinds() == [Suspect, Suspect, RequestKill, RequestKill], "it has answered nobody for too long"
+    assert ward.kinds() == [Suspect, Suspect, RequestKill, RequestKill], (
+        "both were blocked for ten times the timeout"
+    )
 
 
-def test_short_blocks_again_and_again_are_nobodys_concern(ward: Ward) -> None:
+def test_repeated_short_blocks_cause_no_events(ward: Ward) -> None:
     for _ in range(100):
         ward.workers[1].loop_turns = False
         ward.pass_time(SUSPECT_AFTER - EVERY)
         ward.workers[1].loop_turns = True
         ward.pass_time(EVERY)
-    assert ward.told == []
+    assert ward.events == []
 
 
 @pytest.mark.fault("F13")
-def test_nobody_is_judged_for_the_time_that_the_supervisor_was_suspended(ward: Ward) -> None:
+def test_no_worker_is_judged_for_a_suspension_of_the_supervisor(ward: Ward) -> None:
     ward.pass_time(10)
     for worker in ward.workers.values():
-        worker.loop_turns = worker.thread_turns = False  # the machine slept, all of it
-    ward.look(after=60)
+        worker.loop_turns = worker.thread_turns = False  # the whole machine was suspended
+    ward.check(after=60)
     ward.pass_time(60 + GRACE - EVERY)
     for worker in ward.workers.values():
         worker.loop_turns = worker.thread_turns = True
     ward.pass_time(60)
-    assert ward.told == []
+    assert ward.events == []
 
 
-def test_a_suspect_is_not_condemned_for_the_time_that_the_supervisor_was_late(ward: Ward) -> None:
+def test_a_suspect_is_not_killed_for_a_delay_of_the_supervisor(ward: Ward) -> None:
     ward.pass_time(1)
     ward.workers[1].loop_turns = False
     ward.pass_time(6)
-    ward.look(after=3)
+    ward.check(after=3)
     ward.pass_time(TIMEOUT)
-    assert ward.kinds() == [Suspect], "its time counts from the end of the grace"
+    assert ward.kinds() == [Suspect], "the timeout starts at the end of the grace time"
     ward.pass_time(2.5 + GRACE - EVERY)
     assert ward.kinds() == [Suspect, RequestKill]
 
 
-def test_who_is_gone_is_forgotten(ward: Ward) -> None:
+def test_an_exited_worker_is_forgotten(ward: Ward) -> None:
     ward.pass_time(1)
     ward.workers[1].loop_turns = False
     ward.pass_time(6)
@@ -184,15 +186,15 @@ def test_who_is_gone_is_forgotten(ward: Ward) -> None:
     ward.pass_time(SUSPECT_AFTER)
     assert ward.kinds() == [Suspect]
     ward.pass_time(EVERY)
-    assert ward.kinds() == [Suspect, Suspect], "a new process of that number is looked at afresh"
+    assert ward.kinds() == [Suspect, Suspect], "a new worker with this number starts without a history"
 
 
 @pytest.mark.fault("F59")
-def test_garbage_on_a_page_is_a_counter_that_changes_or_does_not(ward: Ward) -> None:
+def test_garbage_on_a_page_counts_as_a_changing_or_constant_counter(ward: Ward) -> None:
     pages: list[Callable[[int], Counters]] = [lambda i: Counters(2**64 - 1 - i, 0), lambda _: Counters(0, 0)]
     detector, late = HangDetector(TIMEOUT), []
-    for look in range(20):
-        _, late = detector.observe({n: page(look) for n, page in enumerate(pages)}, look * EVERY, EVERY)
+    for check in range(20):
+        _, late = detector.observe({n: page(check) for n, page in enumerate(pages)}, check * EVERY, EVERY)
     assert late == [1]
 
 

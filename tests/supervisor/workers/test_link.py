@@ -1,4 +1,4 @@
-"""When turns leave for their worker: together when the loop has turned, and in pieces where they are many."""
+"""When turns are sent to a worker: together in one write, or in batches if there are many."""
 
 import asyncio
 from collections.abc import Iterable
@@ -13,13 +13,13 @@ from agentscope_supervisor.workers.link import AT_ONCE, WorkerLink
 
 
 class Socket(asyncio.Transport):
-    """Takes everything; keeps which turns came in each write."""
+    """Accepts all writes and records the turns in each of them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[list[str]] = []
 
-    def writelines(self, data: Iterable[bytes]) -> None:  # type: ignore[override]  # bytes are all we send
+    def writelines(self, data: Iterable[bytes]) -> None:  # type: ignore[override]  # only bytes are sent
         frames = FrameReader().feed(b"".join(data))
         self.writes.append([frame.run_id for frame in frames if isinstance(frame, Open)])
 
@@ -30,8 +30,8 @@ class Socket(asyncio.Transport):
 
 
 def connected() -> tuple[WorkerLink, Socket]:
-    nobody: Any = None
-    link, socket = WorkerLink(1, "0.1", {}, nobody, nobody), Socket()
+    unused: Any = None
+    link, socket = WorkerLink(1, "0.1", {}, unused, unused), Socket()
     link._link.connection_made(socket)
     link._link.data_received(encode(Hello(PROTOCOL_VERSION, {})))
     socket.writes.clear()
@@ -49,7 +49,7 @@ def dispatch(link: WorkerLink, *numbers: int) -> None:
         )
 
 
-async def test_few_turns_leave_in_one_write_when_the_loop_has_turned() -> None:
+async def test_a_few_turns_are_sent_in_one_write_at_the_end_of_the_iteration() -> None:
     link, socket = connected()
     dispatch(link, 1, 2, 3)
     assert socket.writes == []
@@ -57,7 +57,7 @@ async def test_few_turns_leave_in_one_write_when_the_loop_has_turned() -> None:
     assert socket.writes == [["r1", "r2", "r3"]]
 
 
-async def test_of_many_turns_the_first_leave_before_the_last_are_read() -> None:
+async def test_many_turns_are_sent_in_batches() -> None:
     link, socket = connected()
     dispatch(link, *range(2 * AT_ONCE + 1))
     assert [len(turns) for turns in socket.writes] == [AT_ONCE, AT_ONCE]

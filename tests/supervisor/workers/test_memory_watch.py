@@ -1,4 +1,4 @@
-"""The watch over the memory of workers: what goes wrong in one look, the next one makes good."""
+"""The memory watch continues after a failed measurement."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from agentscope_supervisor.workers.memory_watch import MemoryWatch
 from tests.harness.waiting import eventually
 
 
-async def test_a_look_that_fails_is_told_and_ends_neither_the_watch_nor_its_stop(
+async def test_a_failed_measurement_is_logged_and_does_not_end_the_watch(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(memory_watch, "MEASURE_EVERY", 0.01)
@@ -24,9 +24,9 @@ async def test_a_look_that_fails_is_told_and_ends_neither_the_watch_nor_its_stop
         return {7: os.getpid()}
 
     watch = MemoryWatch(ProcessMemory(lambda: [os.getpid()]), workers, seen.__setitem__)
-    await eventually(lambda: caplog.records, 10, "the failure is told")
+    await eventually(lambda: caplog.records, 10, "the failure is logged")
     fails[0] = False
-    await eventually(lambda: seen, 10, "it looks again")
+    await eventually(lambda: seen, 10, "the next measurement succeeds")
     assert seen.keys() == {7}
     assert seen[7] > 10
     await watch.stop()

@@ -1,16 +1,16 @@
-"""When a process is worn, in virtual time."""
+"""When a process is recycled, in virtual time."""
 
 from agentscope_supervisor.workers.recycling import REQUEST_AGAIN_AFTER, Recycling
 
 
-def test_a_process_is_worn_when_it_has_had_its_turns() -> None:
+def test_a_process_is_recycled_after_max_turns() -> None:
     recycling = Recycling(max_turns=10, max_memory_mb=None)
     recycling.started(1, 0.5)
     assert [recycling.dispatched(1, 0.0) for _ in range(9)] == [None] * 9
     assert recycling.dispatched(1, 0.0) == "it has had 10 turns, supervisor.max_turns"
 
 
-def test_the_number_of_turns_has_ten_per_cent_of_jitter_either_way() -> None:
+def test_max_turns_has_ten_percent_of_jitter() -> None:
     for chance, most in ((0.0, 90), (0.999, 110)):
         recycling = Recycling(max_turns=100, max_memory_mb=None)
         recycling.started(1, chance)
@@ -20,13 +20,13 @@ def test_the_number_of_turns_has_ten_per_cent_of_jitter_either_way() -> None:
         assert turns == most
 
 
-def test_one_turn_at_least() -> None:
+def test_a_process_gets_at_least_one_turn() -> None:
     recycling = Recycling(max_turns=1, max_memory_mb=None)
     recycling.started(1, 0.0)
     assert recycling.dispatched(1, 0.0)
 
 
-def test_a_limit_that_changes_holds_for_those_that_run() -> None:
+def test_a_changed_limit_applies_to_running_processes() -> None:
     recycling = Recycling(max_turns=None, max_memory_mb=None)
     recycling.started(1, 0.5)
     assert recycling.dispatched(1, 0.0) is None
@@ -36,7 +36,7 @@ def test_a_limit_that_changes_holds_for_those_that_run() -> None:
     assert recycling.dispatched(1, 2 * REQUEST_AGAIN_AFTER) is None
 
 
-def test_what_was_asked_for_is_asked_again_after_a_while_only() -> None:
+def test_a_replacement_is_requested_again_only_after_a_delay() -> None:
     recycling = Recycling(max_turns=1, max_memory_mb=None)
     recycling.started(1, 0.5)
     assert recycling.dispatched(1, 5.0)
@@ -44,14 +44,14 @@ def test_what_was_asked_for_is_asked_again_after_a_while_only() -> None:
     assert recycling.dispatched(1, 5.0 + REQUEST_AGAIN_AFTER)
 
 
-def test_a_process_is_worn_when_it_is_larger_than_it_may_be() -> None:
+def test_a_process_is_recycled_above_max_memory() -> None:
     recycling = Recycling(max_turns=None, max_memory_mb=512)
     recycling.started(1, 0.5)
     assert recycling.measured(1, 512.0, 0.0) is None
     assert recycling.measured(1, 512.6, 0.0) == "it uses 513 MB, more than supervisor.max_memory_mb: 512"
 
 
-def test_without_limits_nothing_wears_but_what_a_process_says_itself_counts() -> None:
+def test_without_limits_only_a_request_of_the_process_counts() -> None:
     recycling = Recycling(max_turns=None, max_memory_mb=None)
     recycling.started(1, 0.5)
     assert recycling.dispatched(1, 0.0) is recycling.measured(1, 1e6, 0.0) is None
@@ -59,7 +59,7 @@ def test_without_limits_nothing_wears_but_what_a_process_says_itself_counts() ->
     assert recycling.requested(1, "it is out of memory", 1.0) is None
 
 
-def test_a_look_at_the_memory_may_come_after_the_end() -> None:
+def test_a_measurement_after_the_exit_is_ignored() -> None:
     recycling = Recycling(max_turns=None, max_memory_mb=1)
     recycling.started(1, 0.5)
     recycling.exited(1)

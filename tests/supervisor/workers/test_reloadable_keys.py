@@ -1,4 +1,4 @@
-"""What a reload takes over in the supervisor itself, key by key."""
+"""The keys that a reload applies in the supervisor."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def of(**sections: Any) -> Settings:
     return Settings.model_validate(sections)
 
 
-def test_every_name_is_a_key() -> None:
+def test_every_reloadable_key_exists() -> None:
     properties = settings_module.json_schema()["$defs"]
     names = {
         f"{section}.{key}"
@@ -35,5 +35,7 @@ def test_every_name_is_a_key() -> None:
         (of(), of(tracing={"endpoint": "http://a/v1/traces"}), ["tracing.endpoint"]),
     ],
 )
-def test_what_is_not_taken_over_is_named(old: Settings, new: Settings, stale: list[str]) -> None:
+def test_changed_keys_that_need_a_restart_are_returned(
+    old: Settings, new: Settings, stale: list[str]
+) -> None:
     assert needs_restart(old, new) == stale

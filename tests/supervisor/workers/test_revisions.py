@@ -1,4 +1,4 @@
-"""Who waits for a rollout hears of its end, also when a newer one took its place; snapshots that are kept."""
+"""Waiting for the outcome of a rollout, and how long snapshots are kept."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ import pytest
 from agentscope_supervisor.workers.revisions import Revisions
 
 
-async def test_who_waits_hears_how_it_ended() -> None:
+async def test_waiting_callers_get_the_outcome() -> None:
     revisions = Revisions(b"one")
     revision = revisions.begin(b"two")
     waiters = [asyncio.create_task(revisions.outcome(revision)) for _ in range(2)]
@@ -17,7 +17,7 @@ async def test_who_waits_hears_how_it_ended() -> None:
         assert (outcome.revision, outcome.failure) == (revision, "no room")
 
 
-async def test_who_asks_afterwards_hears_it_too() -> None:
+async def test_a_later_caller_gets_the_outcome_too() -> None:
     revisions = Revisions(b"one")
     revision = revisions.begin(b"two")
     revisions.ended(revision, "", wanted=revision)
@@ -25,7 +25,7 @@ async def test_who_asks_afterwards_hears_it_too() -> None:
     assert revisions.last is not None
 
 
-async def test_a_newer_edition_answers_for_an_older_one_and_not_the_reverse() -> None:
+async def test_a_newer_revision_answers_for_an_older_one_but_not_the_reverse() -> None:
     revisions = Revisions(b"one")
     older, newer = revisions.begin(b"two"), revisions.begin(b"three")
     first, second = (asyncio.create_task(revisions.outcome(revision)) for revision in (older, newer))
@@ -39,7 +39,7 @@ async def test_a_newer_edition_answers_for_an_older_one_and_not_the_reverse() ->
     assert (await revisions.outcome(older)).revision == newer
 
 
-async def test_the_end_of_the_instance_ends_every_wait() -> None:
+async def test_the_stop_of_the_instance_answers_all_callers() -> None:
     revisions = Revisions(b"one")
     waiting = asyncio.create_task(revisions.outcome(revisions.begin(b"two")))
     await asyncio.sleep(0)
@@ -48,7 +48,7 @@ async def test_the_end_of_the_instance_ends_every_wait() -> None:
     assert (outcome.failure, outcome.cut) == ("the instance is stopping", True)
 
 
-async def test_who_no_longer_waits_is_forgotten() -> None:
+async def test_a_cancelled_caller_is_forgotten() -> None:
     revisions = Revisions(b"one")
     waiting = asyncio.create_task(revisions.outcome(revisions.begin(b"two")))
     await asyncio.sleep(0)
@@ -58,7 +58,7 @@ async def test_who_no_longer_waits_is_forgotten() -> None:
     revisions.ended(2, "", wanted=2)
 
 
-async def test_snapshots_live_as_long_as_a_process_may_be_started_with_them() -> None:
+async def test_a_snapshot_is_kept_while_a_process_may_start_with_it() -> None:
     revisions = Revisions(b"one")
     two = revisions.begin(b"two")
     revisions.ended(two, "broken", wanted=1)
@@ -75,18 +75,18 @@ async def test_snapshots_live_as_long_as_a_process_may_be_started_with_them() ->
     assert revisions.snapshot(three) == b"three"
 
 
-def test_an_image_serves_as_long_as_only_code_changes() -> None:
+def test_the_preload_revision_stays_while_only_code_changes() -> None:
     revisions = Revisions(b"one")
     assert revisions.preload_revision(1) == 1
     assert [revisions.preload_revision(revisions.begin(b"one", code_only=True)) for _ in range(2)] == [1, 1]
     settings = revisions.begin(b"two", code_only=True)
     assert revisions.preload_revision(settings) == settings
-    # A reload that was asked for may follow an installation.
+    # A requested reload may follow the installation of a package.
     asked = revisions.begin(b"two")
     assert revisions.preload_revision(asked) == asked
 
 
-def test_an_edition_that_failed_leaves_its_image_to_the_next() -> None:
+def test_a_failed_revision_passes_its_preload_revision_on() -> None:
     revisions = Revisions(b"one")
     tried = revisions.begin(b"two", code_only=True)
     revisions.ended(tried, "a syntax error", wanted=1)
