@@ -1,10 +1,9 @@
-"""A machine in memory: its clock, its processes, and the links to them, for the real `daemon` to run on.
+"""A machine in memory, with a clock, processes and links, on which the real `daemon` runs.
 
-`Machine.installed` puts it in the place of asyncio's clock, of `processes.launcher`, `workers.link`,
-`web.app`, `processes.reaper`, the store, the signals and psutil; everything between these is the product's
-own code. What a `Worker` is doing is true at once; what the supervisor has been told of it may lag behind,
-and a test says when it is told. Here too is what no machine may be asked for (a second process for one turn,
-a kill of what is well), asserted.
+`Machine.installed` replaces the clock of asyncio, `processes.launcher`, `workers.link`, `web.app`,
+`processes.reaper`, the store, the signals and psutil. Everything else is the code of the product. The state
+of a `Worker` changes at once; the supervisor learns about it later, when the test reports it. The machine
+also asserts what the supervisor must never do, for example send a turn twice or kill a healthy process.
 """
 
 import asyncio
@@ -36,7 +35,8 @@ T = TypeVar("T")
 
 ROUNDING: Final = 0.001  # seconds; times are sums of floats
 
-# What keeps a loop from turning: how the kernel describes the process, and whether its thread still ticks.
+# Reasons of a blocked loop: the state that the kernel reports, the CPU share, and whether the thread still
+# runs.
 STATES: Final[Mapping[str, tuple[str, float, bool]]] = {
     "blocked": (psutil.STATUS_SLEEPING, 0.0, True),
     "stopped": (psutil.STATUS_STOPPED, 0.0, False),
@@ -45,7 +45,7 @@ STATES: Final[Mapping[str, tuple[str, float, bool]]] = {
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """An event loop whose time passes when it has nothing else to do."""
+    """An event loop whose time advances when no event is ready."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self.now
 
     def select(self, timeout: float | None) -> Sequence[object]:
-        assert timeout is not None, "somebody waits for what can never come"
+        assert timeout is not None, "the loop waits for an event that cannot happen"
         self.now += timeout
         return ()
 
@@ -66,11 +66,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         pass
 
     def do(self, event: Callable[[], T]) -> T:
-        """Let `event` happen, and what comes of it at once."""
+        """Run `event` and the callbacks that follow at once."""
 
         async def happen() -> T:
             result = event()
-            for _ in range(3):  # a task that it starts, and that one's callbacks
+            for _ in range(3):  # a task that the event starts, and the callbacks of the task
                 await asyncio.sleep(0)
             return result
 
@@ -81,20 +81,22 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
 
 class Worker:
-    """One process, its end of the link included. `turns`: what its App has been given and has not ended."""
+    """One process with its end of the link. `turns` are the open turns that were sent to it."""
 
     def __init__(self, machine: "Machine", on_exit: Callable[[int], None]) -> None:
         self._machine: Final = machine
         self._on_exit: Final = on_exit
         self.link: Link
-        self.sessions: set[str] = set()  # in its memory: the App was not told that they leave
-        self.turns: dict[Turn, bool] = {}  # whether the App has begun it; else it lies in the socket
+        self.sessions: set[str] = set()  # in its memory: the App was not notified that they leave
+        self.turns: dict[
+            Turn, bool
+        ] = {}  # whether the App has begun the turn; otherwise it is still in the socket
         self.cancelled: set[Turn] = set()
         self.is_ready = False
         self.terminated_at: float | None = None
         self.stuck: str | None = None  # a key of STATES
         self.stuck_at = 0.0
-        self.status: int | None = None  # of its end, which may not have been reported
+        self.status: int | None = None  # exit status; the supervisor may not know it yet
         self.reported = False
         self.socket = None
         self.output = SimpleNamespace(last_lines=(), stacks=())
@@ -120,7 +122,7 @@ class Worker:
         ticks = self.stuck is None or STATES[self.stuck][2]
         return int(4 * (self._machine.loop.now if self.alive and ticks else self.stuck_at))
 
-    # -- what the supervisor does to it: spawn.Child --------------------------------------------
+    # -- spawn.Child: calls of the supervisor ---------------------------------------------------
 
     def signal(self, number: signal.Signals) -> None:
         if number is signal.SIGTERM and self.alive:
@@ -131,27 +133,27 @@ class Worker:
         pass
 
     def close(self) -> None:
-        assert not self.alive, "what it says is dropped while it lives"
+        assert not self.alive, "the channels of a living process are closed"
 
     def kill(self) -> None:
         if self.alive:
             self._machine.may_kill(self)
             self.dies(-9)
 
-    # -- what it does itself --------------------------------------------------------------------
+    # -- actions of the worker ------------------------------------------------------------------
 
     def becomes_ready(self) -> None:
         self.is_ready = True
         self.link.listener.noticed(self.link.process, "ready", self._machine.ready)
 
     def reads(self) -> None:
-        """It takes what lies in its socket."""
+        """The worker reads the turns in its socket."""
         for turn in self.turns:
             self.turns[turn] = True
             self._machine.begun.add(turn)
 
     def answers(self, turn: Turn, code: Code | None) -> None:
-        """A turn ends; `code` None: well."""
+        """A turn ends; `code` is None if it succeeds."""
         del self.turns[turn]
         if code is None:
             self.link.listener.turn_ended(turn, b"[]")
@@ -160,7 +162,7 @@ class Worker:
             self.link.listener.turn_failed(turn, code, "")
 
     def dies(self, status: int) -> None:
-        """In truth; nobody has been told."""
+        """The process exits. The supervisor does not know it yet."""
         self.status, self.stuck_at = status, self._machine.loop.now
 
     def end_is_reported(self) -> None:
@@ -171,7 +173,8 @@ class Worker:
 
 
 class Link:
-    """`worker_link.WorkerLink` without a socket, and in the same order: the loss first, then each turn."""
+    """`workers.link.WorkerLink` without a socket. Reports in the same order: first the loss, then each
+    turn."""
 
     def __init__(self, process: int, label: str, greeting: object, page: Worker, listener: Any) -> None:
         self.process: Final = process
@@ -209,7 +212,7 @@ class Link:
         self.lose()
 
     def lose(self) -> None:
-        """The supervisor's end sees the other one closed, or closes."""
+        """The link is closed, by either end."""
         if self.closed:
             return
         alive, turns = self.worker.alive, self.worker.turns
@@ -226,7 +229,7 @@ class Link:
 
 
 class Door:
-    """`front_door.FrontDoor` and `control.Control` that nobody comes through."""
+    """`web.app.FrontDoor` and `control.server.ControlServer` without clients."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -239,7 +242,7 @@ class Door:
 
 
 class Launcher:
-    """`launcher.Launcher`: what it starts is there at once, or `Machine.births` says later."""
+    """`processes.launcher.Launcher`. Processes start at once, or later as `Machine.starts` says."""
 
     def __init__(self, machine: "Machine") -> None:
         self._machine: Final = machine
@@ -247,11 +250,11 @@ class Launcher:
     def start(self, request: LaunchRequest) -> None:
         assert not self._machine.asked_at, "started after the stop"
         self._machine.requests[request.process] = request
-        if self._machine.births == "at once":
-            self._machine.bear(request.process)
+        if self._machine.starts == "at once":
+            self._machine.start_process(request.process)
 
     def cancel(self, process: int) -> bool:
-        if self._machine.births == "under way":
+        if self._machine.starts == "under way":
             return False
         return self._machine.requests.pop(process, None) is not None
 
@@ -263,7 +266,7 @@ class Launcher:
 
 
 class Reaper:
-    """`orphans.Reaper` where there are none."""
+    """`processes.reaper.Reaper` without orphan processes."""
 
     def __init__(self, marks: object) -> None:
         pass
@@ -276,7 +279,7 @@ class Reaper:
 
 
 class Store:
-    """`store.Store` that keeps nothing."""
+    """`runs.store.Store` that stores nothing."""
 
     failure = ""
 
@@ -297,7 +300,7 @@ class Store:
 
 
 class Failures(logging.Handler):
-    """What the daemon caught and logged, so that an event of a bug of ours would not end it."""
+    """Collects exceptions that the daemon has caught and logged, so that a test fails on them."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -309,21 +312,21 @@ class Failures(logging.Handler):
 
 
 class Machine:
-    """One instance on a machine of its own. `settings` is what each reading of the file gives; None: it is
+    """One instance on its own machine. `settings` is the content of the configuration file; None: it is
     broken."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings: Settings | None = settings
         self.supervisor: Final = settings.supervisor
         self.loop: Final = VirtualLoop()
-        self.workers: list[Worker] = []  # all that ever were
+        self.workers: list[Worker] = []  # all workers so far
         self.by_number: dict[int, Worker] = {}
-        self.begun: set[Turn] = set()  # turns that an App may have seen
-        self.requests: dict[int, LaunchRequest] = {}  # of processes that are not there yet
-        self.births = "at once"  # or "waiting", or "under way" and no more to be called off
+        self.begun: set[Turn] = set()  # turns that an App may have begun
+        self.requests: dict[int, LaunchRequest] = {}  # of processes that have not started yet
+        self.starts = "at once"  # or "waiting", or "under way" if they cannot be cancelled any more
         self.forks_fail = False
-        self.ready = ""  # what workers say with that word
-        self.asked_at: list[float] = []  # when the instance was told to stop
+        self.ready = ""  # detail of the `ready` notice of workers
+        self.asked_at: list[float] = []  # times of the stop signals
         self.on_failed: Callable[[Worker, Turn, Code], None] = lambda *_: None
         self._handlers: Mapping[signal.Signals, Callable[[], None]] = {}
         self._failures: Final = Failures()
@@ -354,8 +357,8 @@ class Machine:
     def _install(self, handlers: Mapping[signal.Signals, Callable[[], None]]) -> None:
         self._handlers = handlers
 
-    def bear(self, process: int) -> None:
-        """A process that was ordered is there, or could not be started."""
+    def start_process(self, process: int) -> None:
+        """A requested process starts, or fails to start."""
         request = self.requests.pop(process)
         if self.forks_fail:
             request.on_failed(OSError("cannot fork"))
@@ -371,7 +374,7 @@ class Machine:
         times = SimpleNamespace(user=cpu * self.loop.now, system=0.0)
         return SimpleNamespace(cpu_times=lambda: times, status=lambda: status)
 
-    # -- what happens to it ---------------------------------------------------------------------
+    # -- events ---------------------------------------------------------------------------------
 
     def boot(self) -> None:
         def run() -> None:
@@ -385,7 +388,7 @@ class Machine:
         self.do(run)
 
     def do(self, event: Callable[[], T]) -> T:
-        """Let something happen. Raises: what went wrong in it, also where the daemon would only log that."""
+        """Run an event. Raises exceptions of the event, including those that the daemon only logs."""
         result = self.loop.do(event)
         self._check()
         return result
@@ -401,7 +404,7 @@ class Machine:
 
     @property
     def status(self) -> int | None:
-        """Of the whole instance; None while it runs."""
+        """Exit status of the instance; None while it runs."""
         return self._run.result() if self._run.done() else None
 
     def _check(self) -> None:
@@ -417,52 +420,55 @@ class Machine:
     def failed(self, worker: Worker, turn: Turn, code: Code) -> None:
         self.on_failed(worker, turn, code)
 
-    # -- what it may be asked for ---------------------------------------------------------------
+    # -- what the supervisor may do ---------------------------------------------------------------
 
     def may_dispatch(self, turn: Turn, worker: Worker) -> None:
-        """Once, unless it never left; to a ready process; never beside another turn of its session."""
-        assert turn not in self.begun, "a turn that an App may have seen is handed over again"
+        """A turn is sent once, to a ready process, and never beside another turn of its session."""
+        assert turn not in self.begun, "a turn that an App may have begun is sent again"
         process = self.daemon._pool[worker.link.process]
         if turn.purpose is Purpose.TELL:
             assert process.state.name in ("READY", "DRAINING")
-            assert turn.session_id in worker.sessions, "it is told twice, or of what it never had"
+            assert turn.session_id in worker.sessions, "notified twice, or about a session that it never had"
         else:
             assert process.state.name == "READY"
             for other in self.workers:
                 lives = other.acts and not other.link.closed and other.terminated_at is None
                 left = other is worker or turn.session_id not in other.sessions
-                assert left or not lives or not self.ready, "a session moves in silence"
+                assert left or not lives or not self.ready, "a session moves without a notification"
         for other in self.workers:
             if other.alive:
                 for running in other.turns:
                     assert running.session_id != turn.session_id, "two turns of a session overlap"
 
     def may_end(self, worker: Worker) -> None:
-        """Not under a turn that is waited for, unless the instance stops and its time is over."""
+        """A process with open turns is terminated only if the instance stops and drain_timeout has passed."""
         waited_for = [turn for turn in worker.turns if turn.state.name in ("RUNNING", "CANCELLING")]
         if waited_for:
-            assert self.asked_at, "a turn is cut although nothing presses"
+            assert self.asked_at, "a turn is cancelled without need"
             assert self.loop.now - self.asked_at[0] >= self.supervisor.drain_timeout - ROUNDING
         elif self.ready and not self.asked_at:
             drains_for = self.loop.now - self.daemon._pool[worker.link.process].since
             held = {turn.session_id for turn in worker.turns}
-            assert worker.sessions <= held or drains_for >= FAREWELL_WITHIN - ROUNDING, "it was not told"
+            assert worker.sessions <= held or drains_for >= FAREWELL_WITHIN - ROUNDING, (
+                "the App was not notified"
+            )
 
     def may_kill(self, worker: Worker) -> None:
-        """Only what does not start, does not turn, does not end, has lost its link, or must go at once."""
+        """A process is killed only if it is starting, blocked, without a link, too slow to exit, or at a
+        second stop."""
         now, terminated = self.loop.now, worker.terminated_at
         assert (
             not worker.is_ready
             or worker.link.closed
             or len(self.asked_at) > 1
-            or (worker.stuck in ("blocked", "stopped") and self.is_old(worker))
+            or (worker.stuck in ("blocked", "stopped") and self.is_overdue(worker))
             or (terminated is not None and now - terminated >= self.supervisor.stop_timeout - ROUNDING)
         ), "a healthy process is killed"
 
-    def is_old(self, worker: Worker) -> bool:
+    def is_overdue(self, worker: Worker) -> bool:
         return self.loop.now - worker.stuck_at >= self.supervisor.unresponsive_timeout - 0.5
 
 
-def worn(reason: str) -> str:
-    """The detail of the notice by which a worker says that it is worn."""
-    return json.dumps({"message": reason})
+def notice_detail(message: str) -> str:
+    """Return the detail of a `failed` or `worn` notice with this message."""
+    return json.dumps({"message": message})

@@ -1,8 +1,8 @@
-"""All decisions together, as `daemon` and `workers.pool` wire them, on a machine that does what it likes.
+"""All decisions together, as `daemon` and `workers.pool` connect them, on a machine with arbitrary events.
 
-Each decision has tests of its own beside this one; here is what holds only if they fit together: the
-invariants of a turn across processes, and that nothing is kept of what is over. The daemon is the real one;
-`tests.fakes.machine` is the kernel, the workers and the clock below it.
+Each decision has its own tests. These tests check what holds only if the decisions fit together: the
+invariants of a turn across processes, and that nothing is kept of turns and processes that have ended. The
+daemon is the real one; `tests.fakes.machine` provides the kernel, the workers and the clock.
 """
 
 import signal
@@ -29,38 +29,38 @@ from agentscope_supervisor.turns import routing
 from agentscope_supervisor.turns.quarantine import Quarantine
 from agentscope_supervisor.workers.fleet import EX_CONFIG, EX_OK, EX_TEMPFAIL
 from agentscope_supervisor.workers.lifecycle import ProcessState
-from tests.fakes.machine import STATES, Machine, Worker, worn
+from tests.fakes.machine import STATES, Machine, Worker, notice_detail
 
 pytestmark = pytest.mark.as_python
 
-SESSIONS: Final = ("a", "b", "c", "d", "e")  # over two slots and over three, each slot has some
+SESSIONS: Final = ("a", "b", "c", "d", "e")  # with two slots and with three, each slot has some
 BODIES: Final = (b"one", b"two")
 STATUSES: Final = st.sampled_from([0, 1, -11, EX_CONFIG])
 MOST_SLOTS: Final = 4
-TELLS: Final = '{"forms": [2, 3]}'  # of a worker that wants to be told of the sessions that leave it
+NOTIFIED: Final = '{"forms": [2, 3]}'  # a worker that is notified about sessions that leave it
 
 
 class Asked(Answer):
-    """The answer to a request that became a turn, and each end that its client has been told of it."""
+    """The answer to an accepted request, and each result that its client has received."""
 
     def __init__(self, run_id: str, body: bytes, now: float) -> None:
         super().__init__(run_id, StreamKind.EVENTS, now)
         self.body: Final = body
-        self.told: Final[list[Failure | None]] = []
+        self.results: Final[list[Failure | None]] = []
 
     def settle(self, failure: Failure | None, now: float) -> None:
-        self.told.append(failure)
+        self.results.append(failure)
         super().settle(failure, now)
 
 
 class World(RuleBasedStateMachine):
-    """Clients, an operator, and whatever ends processes."""
+    """Clients, an operator, and all events that end processes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.undo = ExitStack()
         self.runs = count(1)
-        self.asked: dict[Turn, Asked] = {}  # all that were accepted, in order of arrival
+        self.asked: dict[Turn, Asked] = {}  # all accepted turns, in order of arrival
         self.poison = Quarantine()
         self.blamed: set[int] = set()
 
@@ -68,25 +68,25 @@ class World(RuleBasedStateMachine):
         size=st.integers(1, 3),
         works=st.sampled_from([True] * 5 + [False]),
         max_turns=st.sampled_from([None, None, 4]),
-        tells=st.booleans(),
+        notified=st.booleans(),
     )
-    def begin(self, size: int, works: bool, max_turns: int | None, tells: bool) -> None:
+    def begin(self, size: int, works: bool, max_turns: int | None, notified: bool) -> None:
         supervisor = {"workers": size, "max_turns": max_turns}
         sessions = {"max_queue": 2, "idle_after": 20}
         sections = {"supervisor": supervisor, "sessions": sessions, "server": {"metrics": False}}
         chosen = Settings.model_validate(sections)
         self.size = size
         self.machine = Machine(chosen)
-        self.machine.ready = TELLS if tells else ""
+        self.machine.ready = NOTIFIED if notified else ""
         self.machine.on_failed = self.a_turn_has_failed
         self.undo.enter_context(self.machine.installed())
         self.machine.boot()
-        assert len(self.machine.workers) == 1, "first one slot, then the others"
+        assert len(self.machine.workers) == 1, "the first slot starts alone"
         if works:
             self.all_starts_succeed()
             self.all_starts_succeed()
 
-    # -- what is true -----------------------------------------------------------------------
+    # -- facts ------------------------------------------------------------------------------
 
     @property
     def daemon(self) -> Daemon:
@@ -113,11 +113,11 @@ class World(RuleBasedStateMachine):
         return [worker for worker in self.machine.workers if not worker.alive and not worker.reported]
 
     def open(self) -> list[Turn]:
-        return [turn for turn, asked in self.asked.items() if not asked.told]
+        return [turn for turn, asked in self.asked.items() if not asked.results]
 
     def a_turn_has_failed(self, worker: Worker, turn: Turn, code: Code) -> None:
-        """A link is about to report it: the model's poison takes the same notes."""
-        if turn.purpose is not Purpose.CLIENT or self.asked[turn].told:
+        """A link is about to report a failure; the quarantine of the model records it too."""
+        if turn.purpose is not Purpose.CLIENT or self.asked[turn].results:
             return
         body, now = self.asked[turn].body, self.machine.loop.now
         if code is Code.LINK_LOST:
@@ -127,7 +127,7 @@ class World(RuleBasedStateMachine):
         elif code is not Code.UNSENT:
             self.poison.survived(turn.session_id, body)
 
-    # -- what clients do ----------------------------------------------------------------------
+    # -- clients ------------------------------------------------------------------------------
 
     def ask(self, session: str, on_busy: OnBusy | None, body: bytes, key: Key | None = None) -> None:
         run_id = f"r{next(self.runs)}"
@@ -185,12 +185,12 @@ class World(RuleBasedStateMachine):
     def a_session_is_stopped(self, session: str) -> None:
         self.machine.do(lambda: self.daemon.interrupt(session_id=session, run_id=None))
 
-    # -- what workers do ----------------------------------------------------------------------
+    # -- workers ------------------------------------------------------------------------------
 
     def ends(self, worker: Worker, turn: Turn, code: Code | None) -> None:
         if turn in worker.cancelled:
             code = Code.CANCELLED
-        if code is None and turn.purpose is Purpose.CLIENT and not self.asked[turn].told:
+        if code is None and turn.purpose is Purpose.CLIENT and not self.asked[turn].results:
             self.poison.survived(turn.session_id, self.asked[turn].body)
         self.machine.do(lambda: worker.answers(turn, code))
 
@@ -211,7 +211,7 @@ class World(RuleBasedStateMachine):
     @rule()
     def all_starts_succeed(self) -> None:
         for worker in self.starting():
-            if worker.alive:  # the one before may have made it superfluous
+            if worker.alive:  # an earlier one may have made it unnecessary
                 self.machine.do(worker.becomes_ready)
 
     @precondition(lambda self: not self.over and self.starting())
@@ -220,7 +220,9 @@ class World(RuleBasedStateMachine):
         self.a_start_of(data.draw(st.sampled_from(self.starting())), fails_with=status)
 
     def a_start_of(self, worker: Worker, fails_with: int) -> None:
-        self.machine.do(lambda: worker.link.listener.noticed(worker.link.process, "failed", worn("no")))
+        self.machine.do(
+            lambda: worker.link.listener.noticed(worker.link.process, "failed", notice_detail("no"))
+        )
         worker.dies(fails_with)
         self.reported(worker, "link first")
 
@@ -228,12 +230,12 @@ class World(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         status=STATUSES,
-        told=st.sampled_from(["link first", "exit first", "exit only", "link only", "not yet"]),
+        report=st.sampled_from(["link first", "exit first", "exit only", "link only", "not yet"]),
     )
-    def one_dies(self, data: st.DataObject, status: int, told: str) -> None:
+    def one_dies(self, data: st.DataObject, status: int, report: str) -> None:
         worker = data.draw(st.sampled_from(self.workers()))
         worker.dies(status)
-        self.reported(worker, told)
+        self.reported(worker, report)
 
     @precondition(lambda self: not self.over and self.workers(lambda w: bool(w.turns)))
     @rule(data=st.data())
@@ -245,9 +247,9 @@ class World(RuleBasedStateMachine):
         self.reported(worker, "link first")
 
     @precondition(lambda self: not self.over and not self.stopping)
-    @rule(session=st.sampled_from(SESSIONS), body=st.sampled_from(BODIES), told=st.booleans())
-    def a_message_kills_again_and_again(self, session: str, body: bytes, told: bool) -> None:
-        """Until it is refused. `told`: the link says it first, else the kernel."""
+    @rule(session=st.sampled_from(SESSIONS), body=st.sampled_from(BODIES), link_first=st.booleans())
+    def a_message_kills_again_and_again(self, session: str, body: bytes, link_first: bool) -> None:
+        """Until it is refused. `link_first`: the link reports each exit first, otherwise the kernel."""
         for _ in range(4):
             self.recover(2.0)
             if self.over:
@@ -256,7 +258,7 @@ class World(RuleBasedStateMachine):
             for worker, turn in self.running():
                 if turn.session_id == session:
                     worker.dies(-11)
-                    self.reported(worker, "link first" if told else "exit first")
+                    self.reported(worker, "link first" if link_first else "exit first")
 
     @precondition(lambda self: not self.over and self.soaking())
     @rule()
@@ -271,12 +273,12 @@ class World(RuleBasedStateMachine):
         return self.workers(lambda w: w.is_ready and w.link.process in incoming)
 
     @precondition(lambda self: not self.over and self.unreported())
-    @rule(data=st.data(), told=st.sampled_from(["link first", "exit first", "exit only"]))
-    def an_end_is_reported(self, data: st.DataObject, told: str) -> None:
-        self.reported(data.draw(st.sampled_from(self.unreported())), told)
+    @rule(data=st.data(), report=st.sampled_from(["link first", "exit first", "exit only"]))
+    def an_end_is_reported(self, data: st.DataObject, report: str) -> None:
+        self.reported(data.draw(st.sampled_from(self.unreported())), report)
 
-    def reported(self, worker: Worker, told: str) -> None:
-        match told:
+    def reported(self, worker: Worker, report: str) -> None:
+        match report:
             case "link first":
                 self.machine.do(worker.link.lose)
                 self.exit_is_reported(worker)
@@ -297,13 +299,13 @@ class World(RuleBasedStateMachine):
         if was_current and worker.link.process in self.blamed and worker.reported and worker.link.closed:
             slot = self.daemon._fleet.slots[worker.link.slot]
             assert self.stopping or self.machine.forks_fail or slot.start_at is None, (
-                "it is not the slot's fault, and need not wait"
+                "the slot is not to blame and must not wait"
             )
 
     @precondition(lambda self: not self.over and self.linked())
     @rule(data=st.data())
     def a_link_is_lost(self, data: st.DataObject) -> None:
-        """Its process lives: it broke the protocol, or closed what it should not have."""
+        """Its process lives: it broke the protocol, or closed its link."""
         worker = data.draw(st.sampled_from(self.linked()))
         self.machine.do(worker.link.lose)
 
@@ -312,13 +314,13 @@ class World(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.over and self.workers(lambda w: w.is_ready))
     @rule(data=st.data(), kind=st.sampled_from(sorted(STATES)))
-    def a_loop_stands(self, data: st.DataObject, kind: str) -> None:
+    def a_loop_is_blocked(self, data: st.DataObject, kind: str) -> None:
         worker = data.draw(st.sampled_from(self.workers(lambda w: w.is_ready)))
         worker.stuck, worker.stuck_at = kind, self.machine.loop.now
 
     @precondition(lambda self: not self.over and any(w.stuck for w in self.machine.workers))
     @rule()
-    def loops_turn_again(self) -> None:
+    def loops_run_again(self) -> None:
         for worker in self.machine.workers:
             if worker.alive:
                 worker.stuck = None
@@ -326,13 +328,15 @@ class World(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.over and self.workers(lambda w: w.is_ready and not w.link.closed))
     @rule(data=st.data())
-    def one_says_that_it_is_worn(self, data: st.DataObject) -> None:
+    def one_requests_its_replacement(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(self.workers(lambda w: w.is_ready and not w.link.closed)))
-        self.machine.do(lambda: worker.link.listener.noticed(worker.link.process, "worn", worn("full")))
+        self.machine.do(
+            lambda: worker.link.listener.noticed(worker.link.process, "worn", notice_detail("full"))
+        )
 
     @precondition(lambda self: not self.over and self.terminated())
-    @rule(told=st.sampled_from(["link first", "exit first", "exit only", "not yet"]))
-    def who_was_asked_to_ends(self, told: str) -> None:
+    @rule(report=st.sampled_from(["link first", "exit first", "exit only", "not yet"]))
+    def terminated_workers_exit(self, report: str) -> None:
         for worker in self.terminated():
             for turn in list(worker.turns):
                 if not worker.link.closed:
@@ -340,16 +344,16 @@ class World(RuleBasedStateMachine):
                     self.ends(worker, turn, None)
             if worker.alive:
                 worker.dies(0)
-                self.reported(worker, told)
+                self.reported(worker, report)
 
     def terminated(self) -> list[Worker]:
         return self.workers(lambda w: w.terminated_at is not None)
 
-    # -- what the operator does, and time -----------------------------------------------------
+    # -- the operator, and time ---------------------------------------------------------------
 
     @precondition(lambda self: not self.over)
     @rule(number=st.sampled_from([signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGQUIT]))
-    def a_signal_comes(self, number: signal.Signals) -> None:
+    def a_signal_arrives(self, number: signal.Signals) -> None:
         if number is signal.SIGTTIN and self.size == MOST_SLOTS:
             return
         if not self.stopping:
@@ -358,7 +362,7 @@ class World(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.over)
     @rule()
-    def the_deaths_of_slots_are_forgiven(self) -> None:
+    def slots_are_reset(self) -> None:
         fleet = self.daemon._fleet
         for slot in range(self.size):
             self.machine.do(lambda slot=slot: self.daemon.reset(slot))
@@ -366,7 +370,7 @@ class World(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.over)
     @rule()
-    def a_broken_file_is_not_taken(self) -> None:
+    def a_broken_file_is_rejected(self) -> None:
         revision, chosen = self.daemon._fleet.revision, self.machine.settings
         self.machine.settings = None
         self.machine.signal(signal.SIGHUP)
@@ -379,12 +383,12 @@ class World(RuleBasedStateMachine):
         self.machine.forks_fail = fail
 
     @precondition(lambda self: not self.over)
-    @rule(births=st.sampled_from(["at once", "at once", "waiting", "under way"]))
-    def births_take_their_time(self, births: str) -> None:
-        self.machine.births = births
-        if births == "at once":
+    @rule(starts=st.sampled_from(["at once", "at once", "waiting", "under way"]))
+    def starts_are_delayed(self, starts: str) -> None:
+        self.machine.starts = starts
+        if starts == "at once":
             for process in sorted(self.machine.requests):
-                self.machine.do(lambda process=process: self.machine.bear(process))
+                self.machine.do(lambda process=process: self.machine.start_process(process))
 
     @precondition(lambda self: not self.over)
     @rule(seconds=st.sampled_from([0.06, 1.0, 2.0, 6.0, 11.0, 35.0]))
@@ -393,13 +397,13 @@ class World(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.over)
     @rule()
-    def all_goes_well_for_a_while(self) -> None:
+    def everything_succeeds_for_a_while(self) -> None:
         self.recover()
 
     @precondition(lambda self: not self.over and not self.stopping and self.deaf())
     @rule()
     def a_turn_that_ignores_its_cancellation_ends_with_its_process(self) -> None:
-        """Also if its process cannot be replaced at once. Nobody else may lose a turn by it."""
+        """Even if its process cannot be replaced at once. No other client may lose a turn."""
         worker = self.deaf()[0]
         for _ in range(60):
             if worker.alive:
@@ -411,32 +415,32 @@ class World(RuleBasedStateMachine):
 
     def recover(self, seconds: float = 6.0, *, but_the_cancelled: bool = False) -> None:
         self.machine.forks_fail = False
-        self.births_take_their_time("at once")
-        self.loops_turn_again()
+        self.starts_are_delayed("at once")
+        self.loops_run_again()
         for worker in self.unreported():
             self.reported(worker, "link first")
-        self.who_was_asked_to_ends("link first")
+        self.terminated_workers_exit("link first")
         self.the_turns_end(but_the_cancelled)
         self.all_starts_succeed()
         self.machine.pass_time(seconds)
 
     @precondition(lambda self: not self.over)
     @rule(really=st.sampled_from([False] * 7 + [True]))
-    def it_is_told_to_stop(self, really: bool) -> None:
+    def it_is_stopped(self, really: bool) -> None:
         if really or self.stopping:
             self.machine.signal(signal.SIGTERM)
 
     @precondition(lambda self: self.over)
     @rule()
-    def nothing_comes_after_the_end(self) -> None:
+    def nothing_happens_after_the_end(self) -> None:
         processes = len(self.machine.workers)
         self.machine.pass_time(100.0)
         assert len(self.machine.workers) == processes
 
-    # -- what must hold -----------------------------------------------------------------------
+    # -- invariants ---------------------------------------------------------------------------
 
     def currents(self) -> dict[int, int]:
-        """The process that has each slot, and that slot."""
+        """Return the current process of each slot, with the slot."""
         return {s.current: i for i, s in enumerate(self.daemon._fleet.slots) if s.current is not None}
 
     @invariant()
@@ -444,7 +448,7 @@ class World(RuleBasedStateMachine):
         fleet = self.daemon._fleet
         alive = {w.link.process for w in self.machine.workers if w.alive}
         known = {process.number for process in self.daemon._pool}
-        assert alive <= known, "a process was forgotten before the kernel reported its end"
+        assert alive <= known, "a process was removed before the kernel reported its exit"
         assert len(known - fleet.leaving) <= self.size + 1
         assert fleet.size == self.size
         if not self.over:
@@ -467,30 +471,34 @@ class World(RuleBasedStateMachine):
             for turn in waiting:
                 first = book._sessions[turn.session_id][0]
                 assert turn.slot == routing.slot_of(turn.session_id, fleet.routed)
-                assert first is not turn or book.assigned(turn.slot) is None, "it could run, and waits"
+                assert first is not turn or book.assigned(turn.slot) is None, (
+                    "a turn waits although it could run"
+                )
 
     @invariant()
     def each_turn_is_kept_while_it_lasts(self) -> None:
         if self.over:
             assert not self.open(), "a turn without a terminal event"
             return
-        told = {
+        notifications = {
             number
             for number, (request, _) in self.daemon._turns.open.items()
             if request.form is StreamKind.IDLE
         }
-        assert self.daemon._turns.open.keys() - told == {turn.number for turn in self.open()}
-        assert self.machine.ready or not told
+        assert self.daemon._turns.open.keys() - notifications == {turn.number for turn in self.open()}
+        assert self.machine.ready or not notifications
         runs = {turn.number for w in self.machine.workers if not w.link.closed for turn in w.turns}
         assert self.daemon._ledger._turns.keys() <= self.daemon._turns.open.keys() | runs
 
     @invariant()
     def turns_of_a_session_begin_in_order(self) -> None:
         for session in SESSIONS:
-            turns = [turn for turn in self.asked if turn.session_id == session and not self.asked[turn].told]
+            turns = [
+                turn for turn in self.asked if turn.session_id == session and not self.asked[turn].results
+            ]
             assert not any(turn in self.machine.begun for turn in turns[1:])
 
-    # -- when it is over ----------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------
 
     def teardown(self) -> None:
         with self.undo:
@@ -505,13 +513,13 @@ class World(RuleBasedStateMachine):
         for _ in range(10):
             if not self.over:
                 self.recover(12.0)
-        assert self.over, "it is told to stop, and all its processes have ended"
+        assert self.over, "the instance was stopped, and all its processes have exited"
         if self.stopping:
             assert self.machine.status == EX_OK
         else:
             assert self.machine.status in (EX_CONFIG, EX_TEMPFAIL)
-            assert not self.daemon._fleet.ever_ready, "gave up although it had worked once"
-        assert all(len(asked.told) == 1 for asked in self.asked.values())
+            assert not self.daemon._fleet.ever_ready, "gave up although the App has worked"
+        assert all(len(asked.results) == 1 for asked in self.asked.values())
         daemon = self.daemon
         assert not any(
             [daemon._turns.open, daemon._ledger._turns, daemon._ledger._sessions, daemon._turns._blamed]
@@ -524,7 +532,7 @@ class World(RuleBasedStateMachine):
         )
 
     def comes_to_rest(self) -> None:
-        """Once nothing fails any more, one more reload brings every slot to the newest revision."""
+        """Check that once nothing fails, one more reload brings every slot to the newest revision."""
         for asked in (False, True):
             if asked:
                 self.machine.signal(signal.SIGHUP)
@@ -551,33 +559,35 @@ class World(RuleBasedStateMachine):
 @pytest.fixture
 def world() -> Iterator[World]:
     world = World()
-    world.begin(size=1, works=True, max_turns=None, tells=False)
+    world.begin(size=1, works=True, max_turns=None, notified=False)
     yield world
     world.teardown()
 
 
-def test_a_deaf_turn_does_not_hold_its_session_for_ever_if_its_worker_cannot_be_replaced_at_once(
+def test_a_turn_that_ignores_its_cancellation_ends_even_if_its_worker_is_replaced_late(
     world: World,
 ) -> None:
     world.clients_ask([("a", "queue"), ("a", "interrupt")], b"one")
     old = world.machine.workers[0]
     world.machine.pass_time(11.0)
     world.a_start_of(world.machine.workers[1], fails_with=1)
-    assert len(world.machine.workers) == 2, "the replacement has failed, and is not tried again at once"
+    assert len(world.machine.workers) == 2, "the replacement has failed, and is not retried at once"
     world.a_turn_that_ignores_its_cancellation_ends_with_its_process()
     assert not old.alive
-    assert [len(asked.told) for asked in world.asked.values()] == [1, 1]
+    assert [len(asked.results) for asked in world.asked.values()] == [1, 1]
 
 
-def test_who_is_to_blame_is_known_also_if_the_kernel_tells_of_the_end_before_the_link(world: World) -> None:
-    world.a_message_kills_again_and_again("a", b"one", told=False)
+def test_a_turn_is_blamed_even_if_the_kernel_reports_the_exit_before_the_link(world: World) -> None:
+    world.a_message_kills_again_and_again("a", b"one", link_first=False)
     assert world.poison.refusal("a", b"one", world.machine.loop.now) is not None
-    assert world.daemon._fleet.slots[0].history.short_lives == 1, "the first death may have been the slot's"
+    assert world.daemon._fleet.slots[0].history.short_lives == 1, (
+        "the slot may be to blame for the first exit"
+    )
     assert not world.daemon._turns._blamed
 
 
 @pytest.mark.parametrize("code", [None, Code.APP_ERROR])
-def test_a_message_that_is_answered_at_last_is_not_refused(world: World, code: Code | None) -> None:
+def test_a_message_that_succeeds_in_the_end_is_not_refused(world: World, code: Code | None) -> None:
     for _ in range(3):
         world.ask("a", "queue", b"one")
         world.one_dies_of(world.running()[0][0])
@@ -585,12 +595,12 @@ def test_a_message_that_is_answered_at_last_is_not_refused(world: World, code: C
         world.all_starts_succeed()
         world.ask("a", "queue", b"one")
         world.ends(*world.running()[0], code)
-    assert [len(asked.told) for asked in world.asked.values()] == [1] * 6
+    assert [len(asked.results) for asked in world.asked.values()] == [1] * 6
 
 
-def test_who_waits_for_a_first_start_that_fails_for_good_is_told() -> None:
+def test_a_turn_that_waits_for_a_failing_first_start_gets_an_error() -> None:
     world = World()
-    world.begin(size=1, works=False, max_turns=None, tells=False)
+    world.begin(size=1, works=False, max_turns=None, notified=False)
     world.ask("a", "queue", b"one")
     world.a_start_of(world.machine.workers[0], fails_with=EX_CONFIG)
     assert world.over
@@ -599,7 +609,7 @@ def test_who_waits_for_a_first_start_that_fails_for_good_is_told() -> None:
 
 
 def test_a_replacement_that_is_lost_while_it_soaks_does_not_get_the_slot(world: World) -> None:
-    world.a_signal_comes(signal.SIGHUP)
+    world.a_signal_arrives(signal.SIGHUP)
     world.all_starts_succeed()
     world.a_replacement_is_lost_while_it_soaks()
     world.turns_go_where_they_can_run()
@@ -608,9 +618,9 @@ def test_a_replacement_that_is_lost_while_it_soaks_does_not_get_the_slot(world: 
 
 
 def replaced_under_a_turn(world: World) -> Worker:
-    """A process that drains: it has a turn, and its slot is another's."""
+    """Return a draining process with an open turn; another process serves its slot."""
     world.ask("a", "queue", b"one")
-    world.a_signal_comes(signal.SIGHUP)
+    world.a_signal_arrives(signal.SIGHUP)
     world.all_starts_succeed()
     world.machine.pass_time(2.1)
     (old, _), *_ = world.running()
@@ -618,7 +628,7 @@ def replaced_under_a_turn(world: World) -> Worker:
     return old
 
 
-def test_a_rollout_waits_for_a_long_turn_and_its_process_ends_right_after(world: World) -> None:
+def test_a_rollout_waits_for_a_long_turn_and_then_ends_its_process(world: World) -> None:
     old = replaced_under_a_turn(world)
     world.machine.pass_time(100.0)
     assert old.terminated_at is None
@@ -626,36 +636,36 @@ def test_a_rollout_waits_for_a_long_turn_and_its_process_ends_right_after(world:
     assert old.terminated_at == world.machine.loop.now
 
 
-def test_a_stop_does_not_wait_longer_for_who_was_draining_already(world: World) -> None:
+def test_a_stop_gives_a_draining_process_the_same_deadline(world: World) -> None:
     old = replaced_under_a_turn(world)
     world.machine.signal(signal.SIGTERM)
     world.machine.pass_time(31.0)
     assert old.terminated_at is not None
 
 
-def test_a_second_signal_ends_everything_at_once(world: World) -> None:
+def test_a_second_stop_signal_kills_all_processes(world: World) -> None:
     world.ask("a", "queue", b"one")
     world.machine.signal(signal.SIGTERM)
     world.machine.signal(signal.SIGTERM)
     assert not any(worker.alive for worker in world.machine.workers)
 
 
-def test_a_process_that_was_ordered_and_called_off_does_not_hold_up_the_stop(world: World) -> None:
-    world.births_take_their_time("waiting")
-    world.a_signal_comes(signal.SIGTTIN)
+def test_a_cancelled_start_does_not_block_the_stop(world: World) -> None:
+    world.starts_are_delayed("waiting")
+    world.a_signal_arrives(signal.SIGTTIN)
     world.machine.signal(signal.SIGTERM)
-    world.who_was_asked_to_ends("link first")
+    world.terminated_workers_exit("link first")
     assert world.over
 
 
-def test_a_slot_that_is_added_while_it_is_rolled_out_gets_its_sessions(world: World) -> None:
-    world.a_signal_comes(signal.SIGTTIN)
+def test_a_slot_that_is_added_during_a_rollout_gets_its_sessions(world: World) -> None:
+    world.a_signal_arrives(signal.SIGTTIN)
     world.machine.do(world.machine.workers[1].link.lose)
-    world.a_signal_comes(signal.SIGHUP)
+    world.a_signal_arrives(signal.SIGHUP)
     world.comes_to_rest()
 
 
-def test_a_turn_that_comes_back_unsent_waits_again(world: World) -> None:
+def test_an_unsent_turn_waits_again(world: World) -> None:
     worker = world.machine.workers[0]
     worker.stuck, worker.stuck_at = "blocked", world.machine.loop.now
     world.ask("a", "queue", b"one")
@@ -669,13 +679,13 @@ def test_a_turn_that_comes_back_unsent_waits_again(world: World) -> None:
     assert world.daemon.ahead(turn) == 0
 
 
-def test_a_client_with_a_key_has_its_time_to_come_back_each_time_that_it_leaves(world: World) -> None:
+def test_a_client_with_a_key_may_come_back_after_each_disconnect(world: World) -> None:
     world.ask("a", "queue", b"one", Key("me", "k", b"print"))
     ((turn, asked),) = world.asked.items()
     world.machine.do(asked.abandon)
     world.machine.do(lambda: world.daemon.leave(turn))
     world.machine.pass_time(8.0)
-    world.machine.do(lambda: world.daemon.leave(turn))  # it came back in between
+    world.machine.do(lambda: world.daemon.leave(turn))  # the client came back in between
     world.machine.pass_time(9.0)
     assert turn.state is TurnState.RUNNING
     world.machine.pass_time(2.0)
@@ -684,7 +694,7 @@ def test_a_client_with_a_key_has_its_time_to_come_back_each_time_that_it_leaves(
     assert not world.daemon._turns._leaving
 
 
-# -- the machine, last: what an example finds is told faster and more plainly --------------------
+# -- the state machine; last, because a failing example is faster and easier to read --------------
 
 World.TestCase.settings = settings(
     max_examples=150,
