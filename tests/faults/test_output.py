@@ -63,7 +63,7 @@ def test_f76_the_last_lines_of_a_flood_are_in_the_report_of_a_death(
     hooks(project, startup=flood)
     instance = new_instance(project, workers=1).launch()
     assert instance.wait_exit(30) == 75
-    assert "ended at its start with exit 3" in instance.log
+    assert "exited during its start with exit 3" in instance.log
     assert "my last words" in instance.log
 
 

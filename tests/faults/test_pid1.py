@@ -123,7 +123,7 @@ async def test_f30_a_second_sigterm_does_not_wait_for_orphans_that_ignore_sigter
     session = new_session()
     await invoke(instance.port, session, [{"shell": "trap '' TERM; setsid sleep 1004 &"}])
     instance.signal(signal.SIGTERM)
-    wait_until(lambda: "is ended" in instance.log, 10, "the orphan gets SIGTERM")
+    wait_until(lambda: "orphan process is terminated" in instance.log, 10, "the orphan gets SIGTERM")
     assert instance.running
     asked = time.monotonic()
     assert instance.stop(within=5) == 0

@@ -334,10 +334,10 @@ async def test_drain_returns_after_the_last_turn(steered: Instance, tmp_path: Pa
 async def test_loglevel_changes_what_is_logged(steered: Instance) -> None:
     assert (await run(steered, "loglevel", "error")).returncode == 0
     await run(steered, "scale", "2")
-    assert "slots are wanted" not in (await run(steered, "events", "-n", "1")).stdout
+    assert "number of slots changes" not in (await run(steered, "events", "-n", "1")).stdout
     assert (await run(steered, "loglevel", "info")).returncode == 0
     await run(steered, "scale", "2")
-    assert "slots are wanted" in (await run(steered, "events", "-n", "1")).stdout
+    assert "number of slots changes" in (await run(steered, "events", "-n", "1")).stdout
 
 
 async def test_stop_wait_returns_when_the_instance_has_exited(

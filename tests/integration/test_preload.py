@@ -336,7 +336,7 @@ def test_the_zygote_of_an_instance_without_workers_is_no_orphan_at_the_end(
     instance = new_instance(project, workers=1).launch()
     wait_until(lambda: "database is away" in instance.log, 60, "the first worker is gone, the next to come")
     assert instance.stop() == 0
-    assert "outlived" not in instance.log
+    assert "orphan process" not in instance.log
 
 
 @pytest.mark.supervisor_only
