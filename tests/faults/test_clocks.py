@@ -158,5 +158,9 @@ async def test_f82_the_wall_clock_jumps(
     yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
     assert abs(datetime.datetime.fromisoformat(died) - yesterday) < datetime.timedelta(hours=1)
     messages = [line["message"] for line in lines]
-    assert not [message for message in messages if "event loop of worker is blocked" in message or "deadline" in message]
+    assert not [
+        message
+        for message in messages
+        if "event loop of worker is blocked" in message or "deadline" in message
+    ]
     assert (await call(port, "GET", "/readiness")).status == 200

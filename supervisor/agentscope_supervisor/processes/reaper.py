@@ -25,6 +25,7 @@ from agentscope_supervisor.processes.reaper_policy import (
     Terminate,
 )
 from agentscope_supervisor.system import kernel
+from agentscope_supervisor.system.sweeper import Sweeper
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +59,13 @@ class Reaper:
         self._loop: Final = asyncio.get_running_loop()
         self._policy: Final = ReaperPolicy()
         self._pids: set[int] = set()  # of the previous poll
-        self._timer: asyncio.TimerHandle | None = None
+        self._sweeper: Sweeper | None = None
         self._reaped = 0
         self._terminated = 0
         self._killed = 0
         if kernel.become_subreaper() or os.getpid() == 1:
+            self._sweeper = Sweeper(self._loop, POLL_EVERY, self._poll)
+            self._sweeper.soon()
             self._poll()
 
     async def stop(self) -> None:
@@ -70,9 +73,9 @@ class Reaper:
 
         Takes at most six seconds, and usually returns at once.
         """
-        if self._timer is None:
+        if self._sweeper is None:
             return
-        self._timer.cancel()
+        self._sweeper.close()
         for _ in range(FINAL_POLLS):
             if not self._act():
                 break
@@ -86,9 +89,9 @@ class Reaper:
         """From now on, kill a terminated process at the next poll."""
         self._policy.end_within = 0.0
 
-    def _poll(self) -> None:
-        self._timer = self._loop.call_later(POLL_EVERY, self._poll)
+    def _poll(self) -> bool:
         self._act()
+        return True
 
     def _act(self) -> bool:
         """Poll once; return whether an orphan process that was asked to end is still alive."""

@@ -10,6 +10,7 @@ import logging
 from typing import Final, NamedTuple
 
 from agentscope_supervisor.system.event_queue import Post
+from agentscope_supervisor.system.sweeper import Sweeper
 from agentscope_supervisor.workers import hang_detection
 from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason
 from agentscope_supervisor.workers.hang_detection import (
@@ -37,10 +38,10 @@ class HangWatch:
     def __init__(self, unresponsive_timeout: float, pool: Pool, post: Post) -> None:
         self._detector: Final = HangDetector(unresponsive_timeout)
         self._pool: Final = pool
-        self._post: Final = post
         self._loop: Final = asyncio.get_running_loop()
         self._cpu: dict[int, _Use] = {}  # of processes whose event loop is late
-        self._timer = self._arm()
+        self._sweeper: Final = Sweeper(self._loop, CHECK_EVERY, self._check, post)
+        self._sweeper.soon()
 
     def set_timeout(self, unresponsive_timeout: float) -> None:
         """Use this timeout from now on, in seconds."""
@@ -48,13 +49,9 @@ class HangWatch:
 
     def stop(self) -> None:
         """Stop checking."""
-        self._timer.cancel()
+        self._sweeper.close()
 
-    def _arm(self) -> asyncio.TimerHandle:
-        return self._loop.call_later(CHECK_EVERY, self._post, self._check)
-
-    def _check(self) -> None:
-        self._timer = self._arm()
+    def _check(self) -> bool:
         now = self._loop.time()
         ready = {p.number: p for p in self._pool if p.state in (ProcessState.READY, ProcessState.DRAINING)}
         for process in ready.values():
@@ -76,6 +73,7 @@ class HangWatch:
             del self._cpu[number]
         for command in self._detector.judge(samples, now):
             self._act(command, ready[command.process])
+        return True
 
     def _act(self, command: hang_detection.Command, process: Process) -> None:
         fields = {"worker": process.label, "seconds": round(command.age, 1), "kind": command.kind}
