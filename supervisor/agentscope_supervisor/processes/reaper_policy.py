@@ -69,10 +69,8 @@ class ReaperPolicy:
     """The adopted processes that are not reaped yet. Times are seconds of a monotonic clock."""
 
     end_within: float = END_WITHIN
-    _known: dict[int, _Known] = field(default_factory=dict)  # by pid: none is used again before we reap it
-    _sessions: dict[int, str] = field(
-        default_factory=dict
-    )  # mark of the worker that leads or led the session
+    _known: dict[int, _Known] = field(default_factory=dict)  # by pid; not reused before it is reaped
+    _sessions: dict[int, str] = field(default_factory=dict)  # mark of the worker that leads or led each one
 
     def decide(self, adopted: Iterable[Adopted], workers: Mapping[int, str], now: float) -> list[Command]:
         """Return the commands for the adopted processes. `workers`: pid and mark of the living workers."""

@@ -148,9 +148,9 @@ class Controller:
 
     # -- Hands: requests from `turns.service` --------------------------------------------------------
 
-    def dispatch(self, number: int, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
-        self.pool.dispatch(number, turn, invocation, answer)
-        if turn.purpose is Purpose.TELL:  # on its way out, or for nobody: no recycling
+    def dispatch(self, number: int, turn: Turn, request: TurnRequest, answer: Answer) -> None:
+        self.pool.dispatch(number, turn, request, answer)
+        if turn.purpose is Purpose.TELL:  # a notification, not a turn of a client: not counted
             return
         reason = self.recycling.dispatched(number, self._loop.time())
         if reason is not None:
@@ -225,8 +225,8 @@ class Controller:
         if accepted is not None:
             self._replace(process.number, ExitReason(Cause.ASKED, accepted))
 
-    def turn_ended(self, turn: Turn, whole: bytes) -> None:
-        self._turns.ended(turn, whole)
+    def turn_ended(self, turn: Turn, json_body: bytes) -> None:
+        self._turns.ended(turn, json_body)
 
     def turn_failed(self, turn: Turn, code: Code, message: str) -> None:
         self._turns.failed(turn, code, message)

@@ -42,8 +42,8 @@ class LinkListener(Protocol):
     def noticed(self, process: int, word: str, detail: str) -> None:
         """The worker sent a notice."""
 
-    def turn_ended(self, turn: Turn, whole: bytes) -> None:
-        """A turn ended successfully. `whole` is its answer as one JSON object, if it was requested so."""
+    def turn_ended(self, turn: Turn, json_body: bytes) -> None:
+        """A turn ended successfully. `json_body` is its answer as one JSON object, if it was requested so."""
 
     def turn_failed(self, turn: Turn, code: Code, message: str) -> None:
         """A turn failed, or was lost with the link."""
@@ -82,10 +82,10 @@ class WorkerLink:
         """Take over a connected socket. Call it once, before any other method."""
         await self._loop.create_connection(lambda: self._link, sock=sock)
 
-    def dispatch(self, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
+    def dispatch(self, turn: Turn, request: TurnRequest, answer: Answer) -> None:
         """Send a turn to the worker. Raises: LocalProtocolError if the link is closed."""
         stream = self._requester.open(
-            turn.session_id, turn.run_id, invocation.body, invocation.form, invocation.headers
+            turn.session_id, turn.run_id, request.body, request.form, request.headers
         )
         self._streams[stream] = turn, answer
         self._stream_of[turn.number] = stream

@@ -66,7 +66,7 @@ class PoolListener(Protocol):
     def exited(self, process: Process, record: ExitRecord) -> None:
         """A process has exited. This is its last event: its open turns have failed before."""
 
-    def turn_ended(self, turn: Turn, whole: bytes) -> None:
+    def turn_ended(self, turn: Turn, json_body: bytes) -> None:
         """A turn ended successfully."""
 
     def turn_failed(self, turn: Turn, code: Code, message: str) -> None:
@@ -110,15 +110,15 @@ class Pool:
         marks = {process.child.pid: process.mark for process in self if process.child is not None}
         return marks | self._launcher.marks()
 
-    def dispatch(self, number: int, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
+    def dispatch(self, number: int, turn: Turn, request: TurnRequest, answer: Answer) -> None:
         """Send a turn to a process that is ready. Raises: LocalProtocolError if it cannot be sent."""
         process = self._processes.get(number)
         if process is None:  # a notification about a session, which may come late
             raise LocalProtocolError("the process has exited")
         assert process.link is not None, "turns are sent only to ready processes"
-        if invocation.form not in process.stream_kinds:
-            raise LocalProtocolError(f"this worker's package is too old for {invocation.form.name}")
-        process.link.dispatch(turn, invocation, answer)
+        if request.form not in process.stream_kinds:
+            raise LocalProtocolError(f"this worker's package is too old for {request.form.name}")
+        process.link.dispatch(turn, request, answer)
 
     def cancel(self, number: int, turn: Turn, reason: CancelReason) -> None:
         """Ask a process to cancel a turn. Does nothing if the process has exited."""
@@ -245,8 +245,8 @@ class Pool:
             case _:
                 pass  # a worker of a newer version
 
-    def turn_ended(self, turn: Turn, whole: bytes) -> None:
-        self._post(lambda: self._listener.turn_ended(turn, whole))
+    def turn_ended(self, turn: Turn, json_body: bytes) -> None:
+        self._post(lambda: self._listener.turn_ended(turn, json_body))
 
     def turn_failed(self, turn: Turn, code: Code, message: str) -> None:
         self._post(lambda: self._listener.turn_failed(turn, code, message))

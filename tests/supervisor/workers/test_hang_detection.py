@@ -21,7 +21,7 @@ from agentscope_supervisor.workers.hang_detection import (
     diagnose,
 )
 
-EVERY = 0.5  # seconds between two looks
+EVERY = 0.5  # seconds between two checks
 TIMEOUT = 30.0
 SLEEPING, RUNNING, STARVED = (
     ProcessSample("S", 0.0),
