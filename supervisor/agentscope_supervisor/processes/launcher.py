@@ -37,7 +37,7 @@ The worker's own start consists mostly of the same imports. It must still be pos
 
 @dataclass(frozen=True, slots=True)
 class LaunchRequest:
-    """A request to start a worker. Exactly one of `on_started` and `on_failed` is called."""
+    """A request to start a worker. Calls `on_started` or `on_failed` once, unless it is cancelled before."""
 
     process: int
     """Number of the process."""

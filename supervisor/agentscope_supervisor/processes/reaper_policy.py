@@ -22,13 +22,12 @@ END_WITHIN: Final = 5.0  # seconds from SIGTERM to SIGKILL
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A child that is not a worker. `session` is the pid of its session leader; `mark` is that of a
-    worker."""
+    """A child that is not a worker. `session` is the pid of its session leader."""
 
     pid: int
     zombie: bool
     session: int
-    mark: str | None
+    mark: str | None  # of the worker that it descends from, if its environment has one
 
 
 @dataclass(frozen=True, slots=True)

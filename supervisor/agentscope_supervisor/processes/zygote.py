@@ -50,10 +50,10 @@ class Zygote:
         on_refused: Callable[[str], None],
         on_exit: kernel.OnExit,
     ) -> None:
-        """Start a zygote: `command` with two more arguments, the supervisor's pid and the socket's
-        descriptor.
+        """Start a zygote with `command`.
 
-        The callbacks run on the event loop.
+        The command gets two more arguments: the pid of the supervisor, and the descriptor of its socket. The
+        callbacks run on the event loop.
 
         Raises: OSError. No process and no descriptor is left then.
         """

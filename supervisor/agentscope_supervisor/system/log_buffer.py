@@ -17,8 +17,7 @@ from typing import Final
 from agentscope_supervisor.system.log_setup import WORKER, JsonFormatter
 
 KEPT: Final = 500
-"""Records that are kept. Enough for the output before a crash; at most 8 MB, if all records have the
-maximum length."""
+"""Records that are kept. Enough for the output before a crash; at most 8 MB."""
 
 MAX_BEHIND: Final = 1_000
 """Records that may wait for one follower: about one second of an App that prints at the maximum rate."""

@@ -22,8 +22,7 @@ from agentscope_protocol.wire.log_lines import LogLine
 
 LogFormat = Literal["text", "json"]
 MAX_QUEUED: Final = 2_000
-"""Lines that wait for the writer thread. Enough for a crash with its stack dump; at most 32 MB, if all lines
-have the maximum length."""
+"""Lines that wait for the writer thread. Enough for a crash with its stack dump; at most 32 MB."""
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 

@@ -67,8 +67,7 @@ class Notifier:
         self._send("READY=1", self._changed())
 
     def reloading(self) -> None:
-        """Report that a reload has started; call `reloaded` afterwards. Does nothing before the first
-        `ready`."""
+        """Report that a reload has started; `reloaded` must follow. Does nothing before `ready`."""
         if self._ready:
             self._reloading = True
             # Both in one datagram: systemd ignores RELOADING=1 without MONOTONIC_USEC.
@@ -139,8 +138,7 @@ def _address(text: str) -> str:
 
 
 def _watchdog(environ: Mapping[str, str], pid: int) -> float:
-    """Return the seconds between two watchdog messages: a third of the watchdog timeout; 0 without a
-    watchdog."""
+    """Return the seconds between two watchdog messages, a third of the timeout; 0 without a watchdog."""
     if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
         return 0.0
     with contextlib.suppress(ValueError):

@@ -44,8 +44,7 @@ class RolloutEnded:
     failure: str
     """Why it failed; empty if every process is of this revision now."""
     asked: bool = True
-    """Whether `Fleet.roll` began it; otherwise single processes were replaced, or a failed rollout rolled
-    back."""
+    """Whether `Fleet.roll` began it. Otherwise it was the replacement of single processes, or a rollback."""
 
 
 @dataclass(frozen=True, slots=True)

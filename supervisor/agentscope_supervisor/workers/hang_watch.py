@@ -107,8 +107,7 @@ class HangWatch:
 
 
 class _Use(NamedTuple):
-    """CPU seconds of a process: `at_first` when its event loop was first late, and `used` at the time
-    `at`."""
+    """CPU seconds of a process: `at_first` when its loop was first late, and `used` at the time `at`."""
 
     at_first: float
     used: float

@@ -49,8 +49,7 @@ class LinkListener(Protocol):
         """A turn failed, or was lost with the link."""
 
     def link_lost(self, process: int, reason: str, lost: int) -> None:
-        """The link was closed. `lost` is the number of turns that had begun; each of them fails
-        afterwards."""
+        """The link was closed. `lost` turns had begun; `turn_failed` follows for each of them."""
 
 
 class WorkerLink:
