@@ -13,7 +13,6 @@ import socket
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
 from functools import partial
 from typing import Any, Final
 
