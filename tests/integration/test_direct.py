@@ -17,7 +17,8 @@ from aiohttp import web
 
 from agentscope_protocol.config.settings import Settings
 from agentscope_supervisor.http1 import aiohttp_connection, fast_connection
-from agentscope_supervisor.http1.fast_connection import Exchange, FastConnection, FastServer
+from agentscope_supervisor.http1.channel import Exchange
+from agentscope_supervisor.http1.fast_connection import FastConnection, FastServer
 from agentscope_supervisor.http1.fast_head import FastHead
 from agentscope_supervisor.http1.responses import head_bytes
 from agentscope_supervisor.runs.recorder import Recorder
@@ -34,7 +35,7 @@ POST: Final = request("POST", "/invoke", b"hello", JSON)
 WAIT: Final = request("POST", "/invoke", b"wait", JSON)  # is answered, and its answer does not end
 
 
-class Door:
+class Door(Exchange):
     """Says which way each request came."""
 
     def __init__(self, idle: float = 60.0, head: float = 5.0, body_within: float = 0.05) -> None:
@@ -61,6 +62,9 @@ class Door:
         return None
 
     def resumed(self) -> None: ...
+
+    def probe(self) -> bool:
+        return False
 
     def lost(self) -> None:
         self.left += 1
@@ -141,7 +145,7 @@ async def test_what_comes_during_an_answer_waits_for_its_end() -> None:
         await connection.send(POST)
         assert not await connection.is_closed(within=0.1)
         assert not connection.has_arrived()
-        door.answers.pop().answered()
+        door.answers.pop().done()
         assert (await connection.answer()).body == b"plain hello"
 
 
@@ -155,7 +159,7 @@ async def test_much_that_comes_during_an_answer_is_left_in_the_socket() -> None:
         await eventually(lambda: len(direct._data) > fast_connection.MAX_EARLY, 10, "enough has come")
         assert not await connection.is_closed(within=0.2)
         assert len(direct._data) <= fast_connection.MAX_EARLY + ONE_READ
-        door.answers.pop().answered()
+        door.answers.pop().done()
         await sending
         assert (await connection.answer()).body == b"plain " + b"x" * LARGE
 
@@ -180,7 +184,7 @@ async def test_idle_connection_is_closed_and_one_that_waits_is_not() -> None:
     async with door.connected() as connection:
         assert await ask(connection, WAIT) == b"direct wait"
         assert not await connection.is_closed(within=3 * IDLE)
-        door.answers.pop().answered()
+        door.answers.pop().done()
         assert await connection.is_closed(within=10)
     assert door.left == 0
 
@@ -200,7 +204,7 @@ async def test_who_sends_no_more_in_the_moment_of_the_answer_is_not_waited_for()
         assert await ask(connection, WAIT) == b"direct wait"
         [direct] = door.server.connections
         assert direct.eof_received()
-        door.answers.pop().answered()
+        door.answers.pop().done()
         assert await connection.is_closed(within=10)
 
 
@@ -209,7 +213,7 @@ async def half_closed(door: Door, connection: Connection, asked: bytes) -> None:
     [direct] = door.server.connections
     connection.writer.write(asked)
     connection.writer.write_eof()
-    await eventually(lambda: direct._is_half_closed, 10, "its end has come")
+    await eventually(lambda: direct._half_close is not None, 10, "its end has come")
     await asyncio.sleep(0)  # a turn of the loop, in which it is looked at
 
 
@@ -219,7 +223,7 @@ async def test_who_sends_no_more_gets_the_answer_and_then_the_end() -> None:
         assert await ask(connection, WAIT) == b"direct wait"
         await half_closed(door, connection, b"")
         assert not await connection.is_closed(within=0.2)
-        door.answers.pop().answered()
+        door.answers.pop().done()
         assert await connection.is_closed(within=10)
     assert door.left == 0
 
@@ -229,7 +233,7 @@ async def test_what_was_asked_before_the_end_is_answered() -> None:
     async with door.connected() as connection:
         assert await ask(connection, WAIT) == b"direct wait"
         await half_closed(door, connection, POST)
-        door.answers.pop().answered()
+        door.answers.pop().done()
         assert (await connection.answer()).body == b"plain hello"
         assert await connection.is_closed(within=10)
 
@@ -239,7 +243,7 @@ async def test_half_a_request_before_the_end_is_none() -> None:
     async with door.connected() as connection:
         assert await ask(connection, WAIT) == b"direct wait"
         await half_closed(door, connection, POST[:20])
-        door.answers.pop().answered()
+        door.answers.pop().done()
         assert await connection.is_closed(within=10)
 
 
@@ -260,7 +264,7 @@ async def test_shutdown_ends_idle_connections_and_waits_for_answers() -> None:
         ending = asyncio.create_task(door.server.shutdown(20))
         assert await idle.is_closed(within=10)
         assert not await busy.is_closed(within=0.2)
-        door.answers.pop().answered()
+        door.answers.pop().done()
         assert await busy.is_closed(within=10)
         await ending
 
@@ -305,10 +309,9 @@ async def test_shutdown_does_not_wait_for_who_has_left() -> None:
 async def test_a_bug_of_ours_counts_as_500_whichever_way_it_came() -> None:
     counted: list[tuple[str, int]] = []
     metrics: Any = SimpleNamespace(request=lambda route, status: counted.append((route, status)))
-    desk: Any = SimpleNamespace(ahead=None, leave=None)  # has no method to submit to, nor health
-    store: Any = None
-    recorder = Recorder(Settings().sessions, store)
-    door = FrontDoor(Settings().server, desk, recorder, metrics=metrics)
+    broken: Any = SimpleNamespace(ahead=None)  # has no other method
+    recorder = Recorder(Settings().sessions, broken, {})
+    door = FrontDoor(Settings().server, broken, broken, broken, recorder, metrics=metrics)
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         await door.listen(sock)

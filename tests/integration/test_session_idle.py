@@ -139,7 +139,7 @@ async def test_a_hook_that_hangs_is_cancelled(start_told: StartTold) -> None:
         events = await stream.whole(within=60)
     assert [event.text for event in events] == [str(pid)], "after the time that the hook may take"
     assert len(told(instance, "cancelled", session)) == 1
-    await eventually(lambda: "did not end well" in instance.log, WITHIN, "the log says so")
+    await eventually(lambda: "App.on_session_idle failed" in instance.log, WITHIN, "the log says so")
 
 
 @pytest.mark.timeout(150)
@@ -162,7 +162,7 @@ async def test_before_a_session_moves_its_old_process_is_told(start_told: StartT
         (line,) = told(instance, "end", session)
         assert line["pid"] == pids[session]
         assert await texts(instance.port, session, [{"recall": 1}], metadata=leaving) == ["1"]
-    assert "did not end well" not in instance.log
+    assert "App.on_session_idle failed" not in instance.log
 
 
 @pytest.mark.timeout(150)

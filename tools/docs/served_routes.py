@@ -11,13 +11,6 @@ from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.web.app import FrontDoor, Route
 from tools.docs.nothing import NOTHING
 
-PATTERNS = {
-    "/sessions/{session_id}": "/sessions/s",
-    "/runs/{run_id}": "/runs/r",
-    "/runs/{run_id}/events": "/runs/r/events",
-}
-"""Routes with a parameter: how they are documented, and a path that each matches."""
-
 
 def served() -> dict[str, Route]:
     """Every route outside the console, by its path."""
@@ -33,9 +26,4 @@ async def _served() -> dict[str, Route]:
         if each.default is inspect.Parameter.empty and name != "settings"
     ]
     door = FrontDoor(ServerSettings(), **dict.fromkeys(needed, NOTHING), metrics=metrics)
-    routes = dict(door._routes)
-    for pattern, path in PATTERNS.items():
-        route = door._route_below(path)
-        if route is not None:
-            routes[pattern] = route
-    return routes
+    return {route.path.replace("*", ""): route for route in door.routes}

@@ -13,8 +13,6 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
-import orjson
-
 from agentscope_protocol.wire.connection import Event, Responder, Writable
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import (
@@ -23,11 +21,12 @@ from agentscope_protocol.wire.frames import (
     Cancel,
     CancelReason,
     Open,
-    Ping,
     StreamKind,
 )
 from agentscope_protocol.wire.link import Link
-from agentscope_worker import host, log_output, messages
+from agentscope_worker import host, log_output
+from agentscope_worker.dialects import DIALECTS
+from agentscope_worker.dialects.dialect import BadMessage, Dialect
 from agentscope_worker.runtime import AgentApp, SessionContext, tracing
 from agentscope_worker.runtime.sessions import claims as session_claims
 from agentscope_worker.sessions import Sessions
@@ -90,8 +89,6 @@ class Server:
                 turn = self._turns[stream]
                 if turn.writable is not None and not turn.writable.done():
                     turn.writable.set_result(None)
-            case Ping(nonce):
-                self._responder.pong(nonce, self._life.worst_lag_ms())
             case _:
                 pass
 
@@ -137,7 +134,7 @@ class Server:
         opened = turn.opened
         try:
             with session_claims.turn(opened.session_id, opened.run_id):
-                match opened.form:
+                match opened.kind:
                     case StreamKind.IDLE:
                         return await self._sessions.leaves(opened.session_id, opened.run_id)
                     case StreamKind.FORGET:
@@ -152,17 +149,15 @@ class Server:
         opened = turn.opened
         headers = {name: value for name, value in opened.headers.items() if name != REQUEST_ID}
         with tracing.turn(opened.run_id, opened.session_id, headers, lambda: turn.cancelled) as trace:
-            body = orjson.loads(opened.body)
-            message = messages.read(body["message"])
-            context = SessionContext(
-                opened.session_id, body.get("metadata", {}), run_id=opened.run_id, trace=trace
-            )
+            dialect = DIALECTS[opened.dialect]
+            message, metadata = dialect.read(opened.body)
+            context = SessionContext(opened.session_id, metadata, run_id=opened.run_id, trace=trace)
             self._sessions.begins(context)
             answers = await host.start_answer(self._app, message, context)
             try:
-                if opened.form == StreamKind.WHOLE:
-                    return await self._collect(turn, answers)
-                await self._stream(turn, answers)
+                if opened.kind == StreamKind.WHOLE:
+                    return await self._collect(turn, dialect, answers)
+                await self._stream(turn, dialect, answers)
                 return b""
             except asyncio.CancelledError:
                 await _tell_cancelled(answers)
@@ -172,14 +167,13 @@ class Server:
                 if close is not None:  # its `finally` runs now, not when the collector finds it
                     await close()
 
-    async def _stream(self, turn: _Turn, answers: AsyncIterator[Any]) -> None:
-        stream, prefix, number = turn.opened.stream, turn.opened.run_id.encode(), 0
-        send, write = self._responder.send, messages.write
+    async def _stream(self, turn: _Turn, dialect: Dialect, answers: AsyncIterator[Any]) -> None:
+        stream, run_id, number = turn.opened.stream, turn.opened.run_id.encode(), 0
+        send, write = self._responder.send, dialect.event
         async for answer in answers:
-            data = write(answer)
-            if turn.cancelled:  # it went on although it was told to stop
+            event = write(run_id, number, answer)
+            if turn.cancelled:  # the App went on although its turn was cancelled
                 return
-            event = b"id: %b-%d\ndata: %b\n\n" % (prefix, number, data)
             if len(event) > MAX_ANSWER:
                 raise TooLarge(f"a message of {len(event)} bytes is over the limit of {MAX_ANSWER}")
             number += 1
@@ -191,19 +185,19 @@ class Server:
             elif number % FAIR_SHARE == 0:
                 await asyncio.sleep(0)
 
-    async def _collect(self, turn: _Turn, answers: AsyncIterator[Any]) -> bytes:
+    async def _collect(self, turn: _Turn, dialect: Dialect, answers: AsyncIterator[Any]) -> bytes:
         collected, size = [], 0
         async for answer in answers:
             if turn.cancelled:
                 return b""
-            size += len(messages.write(answer))
+            size += dialect.size(answer)
             if size > MAX_ANSWER:
                 raise TooLarge(f'an answer of over {MAX_ANSWER} bytes needs "stream": true')
             collected.append(answer)
-        whole = messages.join(collected)
-        if len(whole) > MAX_ANSWER:
+        joined = dialect.join(collected)
+        if len(joined) > MAX_ANSWER:
             raise TooLarge(f'an answer of over {MAX_ANSWER} bytes needs "stream": true')
-        return whole
+        return joined
 
     def _over(self, turn: _Turn, payload: bytes, error: BaseException | None) -> None:
         """A turn has ended: tell it, once, whatever the end was."""
@@ -224,10 +218,10 @@ class Server:
             self._responder.fail(stream, Code.CANCELLED, "cancelled")
         elif error is None:
             self._responder.end(stream, payload)
-        elif isinstance(error, messages.BadMessage):
+        elif isinstance(error, BadMessage):
             self._responder.fail(stream, Code.BAD_MESSAGE, str(error))
         else:
-            who = "the session store" if turn.opened.form == StreamKind.FORGET else "the App"
+            who = "the session store" if turn.opened.kind == StreamKind.FORGET else "the App"
             log.error("%s raised", who, exc_info=error, extra=turn.extra)
             self._responder.fail(stream, Code.APP_ERROR, _text(error))
             if worn := _worn(error):

@@ -28,8 +28,6 @@ from agentscope_protocol.wire.frames import (
     Hello,
     Notice,
     Open,
-    Ping,
-    Pong,
     StreamKind,
     Tag,
 )
@@ -47,6 +45,10 @@ _MAX_TAG: Final = 0x7F
 _DATA: Final = int(Tag.DATA)
 _END: Final = int(Tag.END)
 _CREDIT: Final = int(Tag.CREDIT)
+
+# Of the number of OPEN: the kind in the low byte, the dialect above it.
+_KIND_BITS: Final = 8
+_KIND_MASK: Final = 0xFF
 
 _BUFFER: Final = 2048
 """Bytes that a payload is packed in at first; it grows, but most fit. msgpack itself begins with 256 KiB,
@@ -80,8 +82,9 @@ def encode(frame: Frame) -> bytes:
             return header(_CREDIT, stream, amount, 0)
         case End(stream, payload):
             return header(_END, stream, 0, len(payload)) + payload
-        case Open(stream, form, session_id, run_id, body, headers):
-            return _packed(Tag.OPEN, stream, form, [session_id, run_id, body, dict(headers)])
+        case Open(stream, kind, session_id, run_id, body, headers, dialect):
+            number = kind | dialect << _KIND_BITS
+            return _packed(Tag.OPEN, stream, number, [session_id, run_id, body, dict(headers)])
         case Data(stream, count, payload):
             return header(_DATA, stream, count, len(payload)) + payload
         case Fail(stream, code, message):
@@ -89,10 +92,6 @@ def encode(frame: Frame) -> bytes:
             return header(Tag.FAIL, stream, code, len(text)) + text
         case Cancel(stream, reason):
             return header(Tag.CANCEL, stream, reason, 0)
-        case Ping(nonce):
-            return header(Tag.PING, 0, nonce, 0)
-        case Pong(nonce, lag_ms, open_streams):
-            return _packed(Tag.PONG, 0, nonce, [lag_ms, open_streams])
         case Notice(word, detail):
             return _packed(Tag.NOTICE, 0, 0, [word, detail])
         case _:
@@ -130,16 +129,12 @@ def _fail(stream: int, number: int, payload: bytes) -> Frame:
 
 def _open(stream: int, number: int, payload: bytes) -> Frame:
     session_id, run_id, body, headers = _fields(Tag.OPEN, payload, (str, str, bytes, dict))
-    if number not in _FORMS:
-        raise RemoteProtocolError(f"OPEN with form {number}")
+    kind, dialect = number & _KIND_MASK, number >> _KIND_BITS
+    if kind not in _KINDS:
+        raise RemoteProtocolError(f"OPEN of kind {kind}")
     if not all(type(k) is str and type(v) is str for k, v in headers.items()):
         raise RemoteProtocolError("OPEN with headers that are not text")
-    return Open(stream, number, session_id, run_id, body, headers)
-
-
-def _pong(_stream: int, number: int, payload: bytes) -> Frame:
-    lag_ms, open_streams = _fields(Tag.PONG, payload, (int, int))
-    return Pong(number, lag_ms, open_streams)
+    return Open(stream, kind, session_id, run_id, body, headers, dialect)
 
 
 def _notice(_stream: int, _number: int, payload: bytes) -> Frame:
@@ -155,15 +150,13 @@ def _hello(_stream: int, number: int, payload: bytes) -> Frame:
 
 
 _CODES: Final = frozenset(int(code) for code in Code)
-_FORMS: Final = frozenset(int(form) for form in StreamKind)
+_KINDS: Final = frozenset(int(kind) for kind in StreamKind)
 _DECODERS: Final[Mapping[int, Callable[[int, int, bytes], Frame]]] = {
     Tag.DATA: _data,
     Tag.END: lambda stream, _number, payload: End(stream, payload),
     Tag.FAIL: _fail,
     Tag.CANCEL: lambda stream, number, _payload: Cancel(stream, number),
     Tag.CREDIT: lambda stream, number, _payload: Credit(stream, number),
-    Tag.PING: lambda _stream, number, _payload: Ping(number),
-    Tag.PONG: _pong,
     Tag.OPEN: _open,
     Tag.NOTICE: _notice,
     Tag.HELLO: _hello,

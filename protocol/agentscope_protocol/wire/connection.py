@@ -36,8 +36,6 @@ from agentscope_protocol.wire.frames import (
     Hello,
     Notice,
     Open,
-    Ping,
-    Pong,
     Tag,
 )
 
@@ -49,7 +47,7 @@ class Writable:
     stream: int
 
 
-Event = Hello | Open | Data | End | Fail | Cancel | Ping | Pong | Notice | Writable
+Event = Hello | Open | Data | End | Fail | Cancel | Notice | Writable
 
 
 class _Connection(ABC):
@@ -161,17 +159,19 @@ class Requester(_Connection):
         session_id: str,
         run_id: str,
         body: bytes,
-        form: int = 0,
+        kind: int = 0,
         headers: Mapping[str, str] | None = None,
+        dialect: int = 0,
     ) -> int:
-        """Start a turn; returns its stream id. `form`: see frames.Form.
+        """Start a turn; returns its stream id. `kind`: of `frames.StreamKind`. `dialect`: as in
+        `frames.Open`.
 
         Raises: LocalProtocolError once closed, or if the turn cannot be encoded.
         """
         if self.closed or self._last_stream == MAX_STREAM:
             raise LocalProtocolError("open on a closed or exhausted connection")
         stream = self._last_stream + 1
-        self._send(Open(stream, form, session_id, run_id, body, headers or {}))
+        self._send(Open(stream, kind, session_id, run_id, body, headers or {}, dialect))
         self._last_stream = stream
         self._streams[stream] = _Asked()
         self._unwritten.add(stream)
@@ -193,9 +193,6 @@ class Requester(_Connection):
         asked = self._streams.get(stream)
         if asked is not None and (amount := asked.window.consumed(size)):
             self._send(Credit(stream, amount))
-
-    def ping(self, nonce: int) -> None:
-        self._send(Ping(nonce))
 
     def close(self, reason: str) -> list[Fail]:
         """The link is gone: every stream still open fails here, once. Idempotent.
@@ -228,7 +225,7 @@ class Requester(_Connection):
                 self._move(stream, _RECV_TERMINAL)
                 del self._streams[stream]
                 return frame
-            case Pong() | Notice():
+            case Notice():
                 return frame
             case _:
                 raise self._refuse(frame)
@@ -299,9 +296,6 @@ class Responder(_Connection):
         """The answer will not be completed. Raises: LocalProtocolError if it was ended before."""
         self._finish(Fail(stream, code, message))
 
-    def pong(self, nonce: int, lag_ms: int) -> None:
-        self._send(Pong(nonce, lag_ms, len(self._streams)))
-
     def take_output(self) -> list[bytes]:
         for stream, entry in self._unsent.items():
             self._gather(stream, entry)
@@ -360,7 +354,7 @@ class Responder(_Connection):
                     return None
                 entry.state = st.step(st.RESPONDER, entry.state, st.Move.RECV_CANCEL)
                 return frame
-            case Ping() | Notice():
+            case Notice():
                 return frame
             case _:
                 raise self._refuse(frame)

@@ -2,7 +2,7 @@
 
 Every frame is one msgpack array of four, `[tag, stream, number, payload]`, in a fixed-width form that
 `codec` reads and writes with one struct call. `number` and `payload` mean what the frame's fields say.
-Payloads of Open, Hello, Pong and Notice are msgpack arrays to which fields may be appended; a peer
+Payloads of Open, Hello and Notice are msgpack arrays to which fields may be appended; a peer
 skips what it does not know. The payloads of Data and End, and the body of Open, are opaque here: the
 supervisor passes them on and never decodes them.
 
@@ -55,8 +55,7 @@ class Tag(IntEnum):
     FAIL = 5
     CANCEL = 6
     CREDIT = 7
-    PING = 8
-    PONG = 9
+    # 8 and 9 were Ping and Pong; their numbers stay unused.
     NOTICE = 10
 
 
@@ -66,17 +65,16 @@ MAX_PAYLOAD: Final[Mapping[int, int]] = {
     Tag.DATA: INITIAL_CREDIT + MAX_ANSWER,
     Tag.END: MAX_ANSWER,
     Tag.FAIL: MAX_FEW_WORDS,
-    Tag.PONG: MAX_FEW_WORDS,
     Tag.NOTICE: MAX_FEW_WORDS,
 }
 """Bytes a payload may have, by tag; MAX_WORDS where the tag is not listed, or not known to us."""
 
 
 class StreamKind(IntEnum):
-    """What a stream is for, and how the requester wants its answer.
+    """What a stream is for, and how the requester wants its answer. 0 to 255.
 
-    A turn has one of the first two. The others are for the session between its turns; a worker that can do
-    them says so with its word `ready`, and is not sent what it does not know.
+    A turn has one of the first two. The others are for the session between its turns; a worker that supports
+    them says so with its word `ready`, and is not sent others.
     """
 
     EVENTS = 0  # server-sent events, in Data frames as the App yields
@@ -104,26 +102,32 @@ class Hello:
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class Open:
-    """Supervisor to worker: one turn, whole, or what else `form` says. Stream ids only ever grow."""
+    """Supervisor to worker: one turn, whole, or what else `kind` says. Stream ids only ever grow.
+
+    `dialect`: the number of the wire format in which the answer's events are written; 0: the native one. In
+    the frame it stands above the kind, in the same number.
+    """
 
     stream: Final[int]
-    form: Final[int]
+    kind: Final[int]
     session_id: Final[str]
     run_id: Final[str]
     body: Final[bytes]
     headers: Final[Mapping[str, str]]  # W3C trace context, and REQUEST_ID
+    dialect: Final[int]
 
     def __init__(
         self,
         stream: int,
-        form: int,
+        kind: int,
         session_id: str,
         run_id: str,
         body: bytes,
         headers: Mapping[str, str] = MappingProxyType({}),
+        dialect: int = 0,
     ) -> None:
-        self.stream, self.form, self.session_id, self.run_id = stream, form, session_id, run_id
-        self.body, self.headers = body, headers
+        self.stream, self.kind, self.session_id, self.run_id = stream, kind, session_id, run_id
+        self.body, self.headers, self.dialect = body, headers, dialect
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
@@ -178,22 +182,6 @@ class Credit:
 
 
 @value
-class Ping:
-    """Supervisor to worker: does your event loop turn?"""
-
-    nonce: int
-
-
-@value
-class Pong:
-    """Worker to supervisor, written by its event loop in answer to Ping."""
-
-    nonce: int
-    lag_ms: int  # the worst lateness of the worker's loop since the last Pong
-    open_streams: int
-
-
-@value
 class Notice:
     """A word about the life of the process: worker to supervisor `progress`, `ready`, `failed`;
     supervisor to worker `shutdown`. An unknown word is ignored. The detail of `ready` is empty or a JSON
@@ -203,4 +191,4 @@ class Notice:
     detail: str
 
 
-Frame = Hello | Open | Data | End | Fail | Cancel | Credit | Ping | Pong | Notice
+Frame = Hello | Open | Data | End | Fail | Cancel | Credit | Notice

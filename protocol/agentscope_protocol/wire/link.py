@@ -13,11 +13,6 @@ from agentscope_protocol.wire.errors import RemoteProtocolError
 
 End = TypeVar("End", Requester, Responder)
 
-WRITE_HIGH_WATER: Final = 1024 * 1024
-"""Bytes written that the peer's socket has not taken, above which `congested` is set. Far above what
-a healthy worker leaves (a socket buffer is 200 KiB), far below what would hurt."""
-
-
 BROKE_THE_RULES: Final = "protocol error: "
 """What the reason of a loss begins with when the peer sent what is not legal."""
 
@@ -37,7 +32,6 @@ class Link(asyncio.Protocol, Generic[End]):
         on_lost: Callable[[str, Sequence[Event]], None],
     ) -> None:
         self.connection: End = connection
-        self.congested = False
         self.peer_gone = False  # the peer's end is closed: it reads nothing any more
         self._on_event = on_event
         self._on_lost = on_lost
@@ -86,7 +80,6 @@ class Link(asyncio.Protocol, Generic[End]):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods of asyncio.Transport without deriving from it.
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
@@ -105,9 +98,3 @@ class Link(asyncio.Protocol, Generic[End]):
         # After our own `close` the peer may still read what was sent before.
         self.peer_gone = self.peer_gone or not self.connection.closed
         self.close("the link broke" if exc is None else f"the link broke: {exc}")
-
-    def pause_writing(self) -> None:
-        self.congested = True
-
-    def resume_writing(self) -> None:
-        self.congested = False

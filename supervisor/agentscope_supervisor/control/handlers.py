@@ -1,98 +1,83 @@
 """The operator's commands: what each one reads from the instance, and what it does to it.
 
-Reads the fleet, the worker pool and the open turns, and never changes them: every change goes through
-`InstanceActions`, which `daemon` implements. `control.server` serves the handlers over HTTP; the console in
-`web` uses some of them too.
+Reads the fleet, the worker pool and the open turns, and never changes them directly: a change is an event in the
+daemon's queue, or a call of `InstanceActions`, which `daemon` implements. `control.server` serves the handlers
+over HTTP; the console in `web` uses some of them too.
 """
 
 import asyncio
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final, Protocol
 
 from agentscope_supervisor import __version__
-from agentscope_supervisor.domain.errors import ErrorCode, Failure
-from agentscope_supervisor.domain.request import Refused, invalid
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid
 from agentscope_supervisor.processes.launcher import ZYGOTE
+from agentscope_supervisor.system.event_queue import Post
 from agentscope_supervisor.system.instance_dir import Address
 from agentscope_supervisor.system.process_memory import MemoryByPid, ProcessMemory
-from agentscope_supervisor.turns.ledger import Ledger
+from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.turns.session_table import SessionTable
 from agentscope_supervisor.workers import stacks
+from agentscope_supervisor.workers.condition import Condition
+from agentscope_supervisor.workers.controller import Controller
 from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason, ExitRecord
-from agentscope_supervisor.workers.fleet import Fleet
-from agentscope_supervisor.workers.pool import Pool
 from agentscope_supervisor.workers.process import Process
-from agentscope_supervisor.workers.revisions import Outcome, ReloadRefused, Revisions, Rolling, Unchanged
+from agentscope_supervisor.workers.revisions import Outcome, ReloadRefused, Rolling, Unchanged
 
 
 class InstanceActions(Protocol):
-    """What `daemon` does for the operator. Changes are queued and carried out on the daemon's queue."""
-
-    def health(self) -> dict[str, Any]:
-        """Return the body of `/health`."""
-
-    def outlook(self) -> dict[str, Any]:
-        """Return the details of turns, platform and last reload that only the operator may see."""
-
-    def unready(self) -> Failure | None:
-        """Return why the instance would refuse a turn now; None if it would accept one."""
+    """What `daemon` does for the operator, since it must notify the service manager too."""
 
     def reload(self, *, even_unchanged: bool) -> Rolling | Unchanged | ReloadRefused: ...
 
     def roll(self) -> Rolling | ReloadRefused: ...
 
-    def scale(self, slots: int) -> None: ...
-
-    def reset(self, slot: int) -> None: ...
-
-    def kill(self, process: Process, reason: ExitReason) -> None: ...
-
     def stop(self, *, at_once: bool) -> None: ...
-
-    def maintain(self, on: bool) -> None: ...
-
-    async def idle(self) -> None: ...
 
 
 class Handlers:
-    """One method per command. Methods without `async` return at once."""
+    """One method per command. Methods without `async` return at once; changes go through the queue."""
 
     def __init__(
         self,
         actions: InstanceActions,
-        fleet: Fleet,
-        ledger: Ledger,
-        pool: Pool,
-        memory: ProcessMemory,
-        revisions: Revisions,
+        condition: Condition,
+        controller: Controller,
+        turns: TurnService,
         table: SessionTable,
+        memory: ProcessMemory,
+        post: Post,
         address: Address,
     ) -> None:
-        self._fleet: Final = fleet
-        self._ledger: Final = ledger
-        self._pool: Final = pool
-        self._memory: Final = memory
-        self._revisions: Final = revisions
-        self._table: Final = table
-        self._address: Final = address
         self._actions: Final = actions
+        self._condition: Final = condition
+        self._controller: Final = controller
+        self._fleet: Final = controller.fleet
+        self._pool: Final = controller.pool
+        self._revisions: Final = controller.revisions
+        self._ledger: Final = turns.ledger
+        self._table: Final = table
+        self._memory: Final = memory
+        self._post: Final = post
+        self._address: Final = address
         self._loop: Final = asyncio.get_running_loop()
         # Commands that need no check of their own.
         self.roll: Final = actions.roll
         self.stop: Final = actions.stop
-        self.maintain: Final = actions.maintain
-        self.idle: Final = actions.idle
-        self.outcome: Final = revisions.outcome
+        self.maintain: Final = turns.maintain
+        self.idle: Final = turns.idle
+        self.outcome: Final = controller.revisions.outcome
 
     # -- queries ----------------------------------------------------------------------------
 
     async def status(self) -> dict[str, Any]:
         """Return everything that is known of the instance, its slots and its workers."""
         held = await self._memory.measure()
-        health, unready = self._actions.health(), self._actions.unready()
-        outlook = self._actions.outlook()
+        health, unready = self._condition.health(), self._condition.unready()
+        outlook = self._condition.outlook()
         deaths = self._pool.exit_records
         last = self._revisions.last
         return {
@@ -172,7 +157,7 @@ class Handlers:
         """Set the number of slots, at least 1. Raises: Refused while the instance stops."""
         if self._fleet.stopping:
             raise Refused(Failure(ErrorCode.DRAINING, "refused: the instance is stopping"))
-        self._actions.scale(slots)
+        self._post(partial(self._controller.scale, slots))
 
     def reset(self, slot: int) -> None:
         """Close the circuit breaker of a slot and start its worker at once.
@@ -181,7 +166,7 @@ class Handlers:
         """
         if slot >= self._fleet.size:
             raise invalid(f"no slot {slot}; slots are 0 to {self._fleet.size - 1}")
-        self._actions.reset(slot)
+        self._post(partial(self._controller.reset, slot))
 
     def reload(self) -> Rolling | ReloadRefused:
         """Read agentapp.yaml again and replace all workers, also when nothing has changed."""
@@ -201,7 +186,7 @@ class Handlers:
                 Failure(ErrorCode.NOT_FOUND, f"no worker {worker[:20]!r}; running workers: {known}")
             )
         for process in processes:
-            self._actions.kill(process, ExitReason(Cause.KILLED, "by an operator"))
+            self._post(partial(self._controller.kill, process, ExitReason(Cause.KILLED, "by an operator")))
         return ", ".join(process.label for process in processes)
 
 

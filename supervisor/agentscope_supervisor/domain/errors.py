@@ -1,6 +1,6 @@
 """How a turn or a request ends other than well: the codes of the HTTP contract and their statuses. Pure.
 
-`ledger` and `web.app` make Failures, `sse` and `responses` tell them to the client.
+`turns.ledger` and the routes make Failures; `http1.responses` and the wire formats send them to the client.
 """
 
 from collections.abc import Mapping
@@ -135,6 +135,24 @@ class Failure:
         return STATUS[self.code]
 
 
+class Refused(Exception):
+    """A request is refused; `failure` is what the client gets."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def invalid(message: str) -> Refused:
+    """The content of a request is wrong: 400."""
+    return Refused(Failure(ErrorCode.INVALID_REQUEST, message))
+
+
+def error_object(failure: Failure) -> dict[str, str | bool]:
+    """The value of `error`, in the body of a status and in a native event alike."""
+    return {"code": failure.code, "message": failure.message, "retryable": failure.retryable}
+
+
 def refusal(code: ErrorCode, message: str) -> Failure:
     """A failure before the App saw anything; retryable if waiting can help."""
     return Failure(code, message, retryable=code in RETRY_LATER or code is ErrorCode.SESSION_BUSY)
@@ -160,7 +178,7 @@ def of_worker(code: Code, message: str) -> Failure:
     return Failure(told, message, retryable=not code.begun and told is not ErrorCode.INVALID_REQUEST)
 
 
-def repeated_in_vain(failure: Failure) -> Failure:
+def failed_again(failure: Failure) -> Failure:
     """The failure to tell of a turn that a worker died under before, and that was to run again: whatever has
     kept it from that, the App has seen it."""
     if failure.retryable or failure.code is ErrorCode.WORKER_LOST:

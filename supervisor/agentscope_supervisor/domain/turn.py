@@ -6,28 +6,28 @@ another purpose, so that it takes its place in the session's order as they do.
 
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final, Literal
+from typing import Final
 
 from agentscope_protocol.wire.frames import CancelReason
 from agentscope_protocol.wire.values import value
 from agentscope_supervisor.domain.errors import Failure
-
-OnBusy = Literal["queue", "reject", "interrupt", "latest"]
+from agentscope_supervisor.domain.request import TurnRequest
+from agentscope_supervisor.domain.run import Run
 
 
 class Purpose(Enum):
-    """Why there is a turn."""
+    """Why a turn exists."""
 
-    CLIENT = auto()
+    CLIENT = auto()  # a client sent a message
     FORGET = auto()  # a client has its session deleted
-    TELL = auto()  # the process in which its session lives is told that it leaves
+    NOTIFY_IDLE = auto()  # the process that holds the session is notified that the session leaves it
 
 
 class TurnState(Enum):
     WAITING = auto()
     RUNNING = auto()
     CANCELLING = auto()
-    SETTLED = auto()
+    SETTLED = auto()  # its run has ended; the process has not ended the turn
 
 
 _WAITING: Final = TurnState.WAITING  # read once: see `agentscope_protocol.wire.values`
@@ -35,43 +35,53 @@ _WAITING: Final = TurnState.WAITING  # read once: see `agentscope_protocol.wire.
 
 @dataclass(init=False, slots=True, eq=False)
 class Turn:
-    """One turn. Others read it; only the ledger writes it."""
+    """One turn: its request, its run, and its state. The ledger writes it; `stream` belongs to its link."""
 
-    number: Final[int]  # of the instance, never reused
-    run_id: Final[str]
-    session_id: Final[str]
+    number: Final[int]  # unique in the instance, never reused
+    request: Final[TurnRequest]
+    run: Final[Run]
     slot: int
-    size: Final[int]  # bytes of its body
-    principal: Final[str]
     accepted_at: float
     purpose: Final[Purpose]
     state: TurnState
-    process: int | None  # that it was handed to
+    process: int | None  # that it was dispatched to
+    stream: int  # its number on the link of that process; 0: none
     crashes: int  # processes that it was lost with, and after which it waits or runs again
-    ending: Failure | None  # what its client will be told once it has been cancelled
+    ending: Failure | None  # the failure to report once it has been cancelled
     cancelled_at: float
-    distrusted_at: float  # when the end of its process was last asked for
+    replace_asked_at: float  # when the replacement of its process was last asked for
 
     def __init__(
         self,
         number: int,
-        run_id: str,
-        session_id: str,
+        request: TurnRequest,
+        run: Run,
         slot: int,
-        size: int,
-        principal: str,
         accepted_at: float,
         purpose: Purpose = Purpose.CLIENT,
     ) -> None:
-        self.number, self.run_id, self.session_id, self.slot = number, run_id, session_id, slot
-        self.size, self.principal, self.accepted_at, self.purpose = size, principal, accepted_at, purpose
-        self.state, self.process, self.crashes, self.ending = _WAITING, None, 0, None
-        self.cancelled_at = self.distrusted_at = 0.0
+        self.number, self.request, self.run, self.slot = number, request, run, slot
+        self.accepted_at, self.purpose = accepted_at, purpose
+        self.state, self.process, self.stream, self.crashes, self.ending = _WAITING, None, 0, 0, None
+        self.cancelled_at = self.replace_asked_at = 0.0
+
+    @property
+    def run_id(self) -> str:
+        return self.run.run_id
+
+    @property
+    def session_id(self) -> str:
+        return self.request.session_id
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its run has not ended."""
+        return self.run.ended_at is None
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class Dispatch:
-    """Give the turn to this process now."""
+    """Send the turn to this process now."""
 
     turn: Final[Turn]
     process: Final[int]
@@ -91,7 +101,7 @@ class Cancel:
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class Complete:
-    """Tell the client the end of its turn: well if `failure` is None. Once for each turn."""
+    """End the turn's run: with success if `failure` is None. Once for each turn."""
 
     turn: Final[Turn]
     failure: Final[Failure | None]

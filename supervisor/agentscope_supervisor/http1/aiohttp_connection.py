@@ -1,6 +1,6 @@
-"""What we add to aiohttp's HTTP: its settings, our form of its own errors, a way to the bare transport.
+"""Our additions to aiohttp's HTTP: its settings, our form of its errors, and a way past its response classes.
 
-All that leans on aiohttp's inner workings is here. Knows no route and no turn: `web.app` gives it one
+Everything that relies on aiohttp's inner workings is here. Knows no route and no turn: `web.app` gives it one
 handler for every request.
 """
 
@@ -18,10 +18,12 @@ from aiohttp.http import HttpVersion11, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
-from agentscope_supervisor.domain import sse
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
-from agentscope_supervisor.http1 import half_close, strictness
+from agentscope_supervisor.http1 import strictness
+from agentscope_supervisor.http1.channel import CONTINUE, Channel, Exchange
 from agentscope_supervisor.http1.chunked_writer import ChunkedWriter
+from agentscope_supervisor.http1.deadline import Deadline
+from agentscope_supervisor.http1.half_close import HalfClose
 from agentscope_supervisor.http1.listener import NO_PLACE, OnLost
 from agentscope_supervisor.http1.responses import error_bytes, error_response, request_id
 
@@ -29,7 +31,7 @@ log = logging.getLogger(__name__)
 
 MAX_LINE: Final = 16 * 1024  # bytes of a request line or a header; large cookies fit
 RESERVED_HEAD_TIMEOUT: Final = 2.0
-"""Seconds in which a connection in a reserved place must have said what it wants: others need the place."""
+"""Seconds in which a connection in a reserved place must have sent a head: others need the place."""
 
 FAILED: Final = Failure(ErrorCode.INTERNAL_ERROR, "the request failed in the supervisor")
 
@@ -38,7 +40,7 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """Of one connection. Times in seconds."""
+    """Limits of one connection. Times in seconds."""
 
     head_timeout: float  # from the accept, or from the first byte of a later request, to the end of its head
     max_body: int  # bytes
@@ -46,23 +48,38 @@ class HttpLimits:
 
 
 class BrokenRule(Exception):
-    """A head that the parser takes and we do not; the text is for the client."""
+    """A head that the parser accepts and we refuse; the text is for the client."""
 
 
-class Protocol(web.RequestHandler):
+class SentResponse(web.StreamResponse):
+    """A response that was written to the connection already (`aiohttp_channel`)."""
+
+    def __init__(self, status: int, *, keeps_alive: bool) -> None:
+        super().__init__(status=status)
+        self._keep_alive = keeps_alive
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+class AiohttpConnection(web.RequestHandler):
     """One connection: aiohttp's HTTP protocol, with a time limit for heads, our rules for them, and our form
-    of the errors that come before there is a request."""
+    of the errors that come before a request."""
 
     __slots__ = (
         "_body",
+        "_channel",
+        "_deadline",
+        "_exchange",
+        "_half_close",
         "_head_timeout",
-        "_head_timer",
-        "_is_half_closed",
         "_on_lost",
         "_opened_at",
-        "_streamed",
+        "_writer",
         "is_reserved",
-        "outlet",
     )
 
     def __init__(
@@ -76,21 +93,22 @@ class Protocol(web.RequestHandler):
     ) -> None:
         super().__init__(server, **options)
         self.is_reserved = is_reserved  # one request of a probe, and no other
-        self.outlet: ChunkedWriter | None = None  # of the newest stream
-        self._streamed: web.BaseRequest | None = None  # that asked for it
         self._on_lost = on_lost
         self._opened_at = opened_at
         self._head_timeout = min(limits.head_timeout, RESERVED_HEAD_TIMEOUT if is_reserved else math.inf)
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._is_half_closed = False
+        self._deadline = Deadline(self._loop, self._head_is_late)
+        self._half_close = HalfClose(self._loop, self._probe)
         self._body: StreamReader = EMPTY_PAYLOAD  # of the newest request
+        self._channel: Channel | None = None  # of the request that is being answered, if it has one
+        self._exchange: Exchange | None = None
+        self._writer: ChunkedWriter | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._await_head(self._opened_at)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._forget_head()
+        self._deadline.clear()
         super().connection_lost(exc)
         self._on_lost()
 
@@ -99,14 +117,14 @@ class Protocol(web.RequestHandler):
         super().data_received(data)
         if self._request_count != seen:
             self._heads_arrived(self._request_count - seen)
-        elif data and self._head_timer is None and self._body.is_eof():
+        elif data and not self._deadline.is_set and self._body.is_eof():
             self._await_head()  # the beginning of one
 
     def _heads_arrived(self, count: int) -> None:
-        self._forget_head()
+        self._deadline.clear()
         if not self._body.is_eof():
-            # The parser gave up in the middle of a body, and tells it as one more message: whoever reads
-            # that body would wait for ever.
+            # The parser gave up in the middle of a body, and reports it as one more message: a reader of that
+            # body would wait for ever.
             self._body.set_exception(web.RequestPayloadError("its framing is broken"))
         for at in range(-count, 0):
             arrived: Any = self._messages[at]
@@ -118,7 +136,7 @@ class Protocol(web.RequestHandler):
                     self._messages[at] = _ErrInfo(HTTPStatus.BAD_REQUEST, error, problem), EMPTY_PAYLOAD
 
     def _is_idle(self) -> bool:
-        """Whether there is no request that has come whole and is not answered."""
+        """Whether every request that has come whole was answered."""
         waits = self._request_count == 0 or (self._waiter is not None and not self._waiter.done())
         return waits and not self._messages
 
@@ -126,71 +144,86 @@ class Protocol(web.RequestHandler):
 
     def _await_head(self, since: float | None = None) -> None:
         since = self._loop.time() if since is None else since
-        self._head_timer = self._loop.call_at(since + self._head_timeout, self._head_is_late)
-
-    def _forget_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        self._deadline.set(since + self._head_timeout)
 
     def _head_is_late(self) -> None:
-        self._head_timer = None
         # Behind a request that is being answered it may be late: its next byte begins a new time limit.
         if self.transport is not None and self._is_idle():
             failure = NO_PLACE if self.is_reserved else late(self._head_timeout)
             self.transport.write(error_bytes(failure))
             self.force_close()
 
-    # -- a peer that sends no more ------------------------------------------------------------
+    # -- a client that sends no more ----------------------------------------------------------
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp leaves the transport's default
-        """Whether the connection stays for what its peer has asked."""
+        """Whether the connection stays for what its client has asked."""
         if self._is_idle() or not self._body.is_eof():
             return False
-        if not self._is_half_closed:  # uvloop may tell it twice
-            self._is_half_closed = True
-            assert self.transport is not None, "it has just told something"
-            half_close.watch(self._loop, self.transport, self._provoke)
+        assert self.transport is not None, "it has just reported"
+        self._half_close.begin(self.transport)
         return True
 
-    def _provoke(self) -> bool:
-        """Send something that means nothing beside the answer under way."""
+    def _probe(self) -> bool:
         transport, asked = self.transport, self._current_request
         assert transport is not None, "it is not closed yet"
         if self._is_idle():  # all that it asked for is answered
             self.force_close()
             return False
         if not self._messages:
-            self.close()  # after the answer under way
-        if asked is None:
+            self.close()  # after the response under way
+        if asked is None or (self._exchange is not None and self._exchange.probe()):
             return True
-        if self.outlet is not None and self._streamed is asked:
-            self.outlet.write(sse.comment("keep-alive"))
-        elif asked.writer.output_size == 0:
+        if asked.writer.output_size == 0:
             if asked.version < HttpVersion11:
-                transport.abort()  # it knows no interim answers: to cancel turns in time it is taken as gone
+                transport.abort()  # it knows no interim responses: to cancel turns in time it counts as gone
                 return False
-            transport.write(half_close.CONTINUE)
+            transport.write(CONTINUE)
         return True
 
-    # -- a stream -----------------------------------------------------------------------------
+    # -- the channel of a request -------------------------------------------------------------
 
-    def stream(self, request: web.BaseRequest) -> ChunkedWriter:
-        """The way to the client of a request, after the head of its answer."""
-        assert self.transport is not None, "who asks has just been sent the head"
-        self.outlet = ChunkedWriter(self.transport, self._paused, chunked=request.version >= HttpVersion11)
-        self._streamed = request
-        return self.outlet
+    @property
+    def is_paused(self) -> bool:
+        """Whether the client's socket takes less than is sent."""
+        return self._paused
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the connection ends with the response under way."""
+        return self._close or self._force_close
+
+    def begin(self, channel: Channel, exchange: Exchange) -> None:
+        """`exchange` answers the request on `channel` from now on, until `end`."""
+        self._channel, self._exchange = channel, exchange
+
+    def end(self) -> None:
+        self._channel = self._exchange = self._writer = None
+
+    def writer_of(self, head: bytes, end: bytes) -> ChunkedWriter:
+        """The writer of the response under way; chunked if `end` is not empty."""
+        assert self.transport is not None, "the client is there, or the handler was cancelled"
+        self._writer = ChunkedWriter(self.transport, self._paused, chunked=bool(end), head=head, end=end)
+        return self._writer
+
+    def close(self) -> None:
+        super().close()
+        if self._channel is not None:
+            self._channel.is_closing = True
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self.outlet is not None:
-            self.outlet.is_blocked = True
+        if self._writer is not None:
+            self._writer.is_blocked = True
+        if self._channel is not None:
+            self._channel.writing_paused = True
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self.outlet is not None:
-            self.outlet.is_blocked = False
+        if self._writer is not None:
+            self._writer.is_blocked = False
+        if self._channel is not None and self._exchange is not None:
+            self._channel.writing_paused = False
+            self._exchange.resumed()
 
     # -- errors before there is a request -----------------------------------------------------
 
@@ -205,7 +238,7 @@ class Protocol(web.RequestHandler):
 
 
 class Server(web.Server):
-    """Makes the protocols of connections (`connect`); all of them call `handler` for each request."""
+    """Makes the connections (`connect`); each calls `handler` for each of its requests."""
 
     def __init__(self, handler: Handler, limits: HttpLimits) -> None:
         self._limits = limits
@@ -222,11 +255,13 @@ class Server(web.Server):
         factory = partial(plain_request, limits.max_body)
         super().__init__(handler, request_factory=factory, handler_cancellation=True)
 
-    def connect(self, is_reserved: bool, on_lost: OnLost, opened_at: float | None = None) -> Protocol:
+    def connect(
+        self, is_reserved: bool, on_lost: OnLost, opened_at: float | None = None
+    ) -> AiohttpConnection:
         """The protocol of one more connection. `on_lost`: called once, when it is lost. `opened_at`: since
         when its first head is awaited, in the loop's time, if not from now on."""
         loop, options = asyncio.get_running_loop(), self._protocol_options
-        return Protocol(self, self._limits, is_reserved, on_lost, opened_at, loop=loop, **options)
+        return AiohttpConnection(self, self._limits, is_reserved, on_lost, opened_at, loop=loop, **options)
 
 
 def plain_request(
@@ -237,7 +272,7 @@ def plain_request(
     writer: Any,
     task: "asyncio.Task[None]",
 ) -> web.BaseRequest:
-    """What aiohttp's server makes of a request, with the bound of bodies in bytes bound first."""
+    """A request as aiohttp's server makes it. `max_body`: bytes."""
     loop = asyncio.get_running_loop()
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body)
 
@@ -245,12 +280,12 @@ def plain_request(
 def answer_to_error(
     request: web.BaseRequest, status: int, error: BaseException | None, headers: Mapping[str, str]
 ) -> web.StreamResponse:
-    """Our form of what went wrong in aiohttp, before or in a handler; the connection ends with it.
+    """Our form of an error in aiohttp, before or in a handler; the connection ends with it.
 
-    Raises: ConnectionError if the answer has begun.
+    Raises: ConnectionError if the response has begun.
     """
     if request.writer.output_size > 0:
-        raise ConnectionError("the answer has begun; no error can be sent any more")
+        raise ConnectionError("the response has begun; no error can be sent")
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
         text = str(error) if isinstance(error, BrokenRule) else "this is not an HTTP/1.1 request"
         failure = Failure(ErrorCode.INVALID_REQUEST, text)
@@ -263,15 +298,10 @@ def answer_to_error(
 
 
 def late(timeout: float) -> Failure:
-    """What is told to who has not sent a head within so many seconds."""
+    """The 408 sent when request headers do not arrive in time. `timeout`: seconds."""
     return Failure(ErrorCode.REQUEST_TIMEOUT, f"the head of a request did not come within {timeout:g} s")
 
 
 def is_reserved(request: web.BaseRequest) -> bool:
     """Whether it came on a connection that has its place for a probe."""
-    return cast(Protocol, request.protocol).is_reserved
-
-
-def outlet_of(request: web.BaseRequest) -> ChunkedWriter:
-    """The way to the client of a request, after the head of its answer."""
-    return cast(Protocol, request.protocol).stream(request)
+    return cast(AiohttpConnection, request.protocol).is_reserved

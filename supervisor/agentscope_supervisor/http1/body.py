@@ -11,8 +11,7 @@ from aiohttp import web
 from aiohttp.streams import StreamReader
 
 from agentscope_protocol.config.settings import ServerSettings
-from agentscope_supervisor.domain.errors import ErrorCode, Failure, refusal
-from agentscope_supervisor.domain.request import Refused, invalid
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid, refusal
 from agentscope_supervisor.http1.strictness import PLAIN_TYPES
 
 MIN_RATE: Final = 1024  # bytes per second, measured over each

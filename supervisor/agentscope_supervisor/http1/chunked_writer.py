@@ -1,19 +1,22 @@
-"""The way of a stream's bytes to its client's transport: the last step of each event.
+"""The writer of a stream: its client's transport, and the framing of what is written. The last step of an
+event.
 
-`aiohttp_connection` and `fast_connection` own the connection; `runs.client_stream` writes here. Each write is
-a system call, so that the head of a response waits for its first event, and its end leaves with the last.
+The connection owns the transport; `runs.client_stream` writes here. Each write is a system call, so the head
+of a response waits for its first event, and its end leaves with the last.
 """
 
 import asyncio
 from typing import Final
 
+from agentscope_supervisor.runs.client_stream import Writer
 
-class ChunkedWriter:
-    """The client's transport, with chunked framing where the client understands it.
 
-    `is_blocked`: the client's socket takes less than is sent; its connection sets it. `head`: of the
-    response, if it is not out; it leaves with what is first written. `end`: what ends the response, if that
-    is not for others to do; it leaves with what is last written. After that nothing is written.
+class ChunkedWriter(Writer):
+    """Writes to a transport, with chunked framing where the client understands it.
+
+    `is_blocked`: whether the client's socket takes less than is sent; its connection sets it. `head`: of the
+    response; it leaves with the first write. `end`: ends the response; it leaves with the last write. Nothing
+    is written after that.
     """
 
     __slots__ = ("_chunked", "_end", "_head", "_is_over", "_transport", "is_blocked")
@@ -35,7 +38,7 @@ class ChunkedWriter:
         self._is_over = False
 
     def write(self, data: bytes) -> None:
-        # uvloop raises on a write to a closing transport; the handler hears of the end by itself.
+        # uvloop raises on a write to a closing transport; the connection reports its end by itself.
         if self._is_over or self._transport.is_closing():
             return
         if self._head:
@@ -45,9 +48,15 @@ class ChunkedWriter:
             self._transport.write(self._framed(data))
 
     def write_last(self, data: bytes) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(b"%b%b%b" % (self._head, self._framed(data), self._end))
+        if not self._is_over and not self._transport.is_closing():
+            framed = self._framed(data) if data else b""  # an empty chunk would be the end
+            self._transport.write(b"%b%b%b" % (self._head, framed, self._end))
         self._is_over = True
+
+    def flush(self) -> None:
+        if self._head and not self._transport.is_closing():
+            self._transport.write(self._head)
+            self._head = b""
 
     def is_full(self) -> bool:
         return self.is_blocked

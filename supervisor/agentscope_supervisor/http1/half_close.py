@@ -1,7 +1,7 @@
-"""A peer that has sent its end: it has left, or only sends no more and waits for its answer.
+"""A client that has sent its end: it has left, or it sends no more and waits for its response.
 
-TCP tells the two apart when something is sent: who has left resets the connection. So while an answer is
-awaited, the peer is sent what a client must ignore, at growing intervals.
+TCP tells the two apart when something is sent: a client that has left resets the connection. So while a
+response is awaited, the client is sent something that it must ignore, at growing intervals.
 """
 
 import asyncio
@@ -9,35 +9,41 @@ import select
 from collections.abc import Callable
 from typing import Final
 
-FIRST_LOOK: Final = 0.05  # seconds after which a half-closed peer is looked at; each time twice as long
-LAST_LOOK: Final = 5.0  # but not longer
-
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-"""What may be sent before an answer, as often as one likes."""
+FIRST_PROBE: Final = 0.05  # seconds after the end; each interval is twice as long as the one before
+LONGEST_INTERVAL: Final = 5.0  # seconds
 
 
-def watch(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, provoke: Callable[[], bool]) -> None:
-    """Abort the connection once its peer turns out to have left. `provoke`: sends something, or closes the
-    connection if nothing is awaited on it; returns whether the peer is to be looked at again."""
-    loop.call_soon(_look, loop, transport, provoke, FIRST_LOOK)
+class HalfClose:
+    """The watch of one connection over its half-closed client.
 
+    `probe`: sends something that the client ignores, or closes the connection if no response is awaited on
+    it; returns whether to probe again.
+    """
 
-def _look(
-    loop: asyncio.AbstractEventLoop,
-    transport: asyncio.Transport,
-    provoke: Callable[[], bool],
-    next_look: float,
-) -> None:
-    if transport.is_closing():
-        return
-    if _is_reset(transport):
-        transport.abort()
-    elif provoke():
-        loop.call_later(next_look, _look, loop, transport, provoke, min(next_look * 2, LAST_LOOK))
+    __slots__ = ("_loop", "_probe", "has_begun")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, probe: Callable[[], bool]) -> None:
+        self._loop: Final = loop
+        self._probe: Final = probe
+        self.has_begun = False  # the client has sent its end
+
+    def begin(self, transport: asyncio.Transport) -> None:
+        """The client has sent its end. uvloop may report it twice."""
+        if not self.has_begun:
+            self.has_begun = True
+            self._loop.call_soon(self._look, transport, FIRST_PROBE)
+
+    def _look(self, transport: asyncio.Transport, interval: float) -> None:
+        if transport.is_closing():
+            return
+        if _is_reset(transport):
+            transport.abort()
+        elif self._probe():
+            self._loop.call_later(interval, self._look, transport, min(interval * 2, LONGEST_INTERVAL))
 
 
 def _is_reset(transport: asyncio.Transport) -> bool:
-    """Whether the peer has reset the connection; the loop does not look after the end of what it sends."""
+    """Whether the client has reset the connection: the loop does not report it after the client's end."""
     poll = select.poll()
     poll.register(transport.get_extra_info("socket").fileno(), 0)
     return len(poll.poll(0)) > 0

@@ -1,10 +1,10 @@
-"""What the head of a request must be, where aiohttp's parser is more lenient than a server may be. Pure.
+"""Rules for the head of a request, where aiohttp's parser is more lenient than a server may be. Pure.
 
-The parser refuses most of what is malformed by itself; the rules here are for what it lets pass. Whoever
-breaks one gets 400 and the end of the connection: what follows such a head cannot be trusted. Deliberately
-no rule: blanks in a row in the request line and empty lines before it (RFC 9112 allows to take them),
-trailers (they are read to their end and dropped), names with an underscore (they are names of their own, no
-spelling of those with a dash), what the one Host says (nothing here depends on it).
+The parser refuses most malformed heads by itself; these rules are for those that it accepts. A request that
+breaks a rule gets 400 and the end of the connection: bytes after such a head cannot be trusted. There is no
+rule for: repeated blanks in the request line and empty lines before it (RFC 9112 allows a server to accept
+them), trailers (they are read to their end and dropped), names with an underscore (they are names of their
+own, not another spelling of those with a dash), the value of the one Host (nothing here depends on it).
 """
 
 import re

@@ -133,7 +133,7 @@ class Database:
             (kept, keyed, self._supervisor),
         ).rowcount
 
-    def claim(self, run_id: str, session_id: str, form: StreamKind, key: Key, now: float) -> Stored | None:
+    def claim(self, run_id: str, session_id: str, form: int, key: Key, now: float) -> Stored | None:
         """Take a key for a run; if a run has it already, that run, and nothing is changed."""
         where = (key.scope, key.value)
         row = self._one("SELECT run_id, expires FROM runs WHERE scope = ? AND key = ?", where)
@@ -144,13 +144,13 @@ class Database:
         self.open(run_id, session_id, form, key)
         return None
 
-    def open(self, run_id: str, session_id: str, form: StreamKind, key: Key | None) -> None:
+    def open(self, run_id: str, session_id: str, form: int, key: Key | None) -> None:
         """A run begins."""
         told = (key.scope, key.value, key.fingerprint) if key is not None else (None, None, None)
         self._sql.execute(
             "INSERT INTO runs (run_id, supervisor, session_id, form, scope, key, fingerprint)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (run_id, self._supervisor, session_id, int(form), *told),
+            (run_id, self._supervisor, session_id, form, *told),
         )
 
     def add(self, run_id: str, first: int, after_last: int, data: bytes) -> None:
@@ -220,7 +220,8 @@ class Database:
         return Stored(
             run_id,
             session_id,
-            StreamKind(form),
+            StreamKind(form & 0xFF),
+            form >> 8,
             Key(scope, key, fingerprint) if key is not None else None,
             worker,
             _failure(failure),

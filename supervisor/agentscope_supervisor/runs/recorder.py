@@ -1,15 +1,13 @@
 """The record of runs: what is kept of each in memory and, where it can be asked for again, in the store.
 
-`turns.service` tells it when a turn begins and ends, `web.runs` and `web.invoke` ask it for runs and for the
-run of an Idempotency-Key. Bytes of events come to memory from `client_stream`, and go to the store from here
-in batches, so that an event costs the store nothing by itself. Which runs the store gets, and why, is said in
-`store`.
+`turns.service` reports when a turn begins and ends; `web.runs` and `web.invoke` ask for runs, and for the run
+of an Idempotency-Key. A run keeps its own events (`domain.run`); they go to the store from here in batches,
+so that an event costs the store nothing by itself. `store` says which runs the store gets, and why.
 """
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
@@ -17,11 +15,10 @@ from agentscope_protocol.config.settings import SessionsSettings
 from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.domain.idempotency import MISMATCH, Key
 from agentscope_supervisor.domain.request import TurnRequest
-from agentscope_supervisor.domain.turn import Turn
-from agentscope_supervisor.runs.client_stream import Answer
+from agentscope_supervisor.domain.run import LOST, Run
+from agentscope_supervisor.domain.wire_format import WireFormat
 from agentscope_supervisor.runs.database import Database, StoreLimits
-from agentscope_supervisor.runs.log import LOST, Run, RunLog, Stored, restored
-from agentscope_supervisor.runs.reader import RunReader
+from agentscope_supervisor.runs.log import RunLog, Stored, restored
 from agentscope_supervisor.runs.store import Store
 
 FLUSH_EVERY: Final = 0.1  # seconds; what a supervisor that is killed has not written of running runs
@@ -39,13 +36,14 @@ def _bytes(settings: SessionsSettings) -> int:
 
 
 class Recorder:
-    """All runs of the instance. To be made on the event loop; `close` once."""
+    """All runs of the instance. To be made on the event loop; `close` once. `formats`: the wire formats of
+    stored runs, by number."""
 
-    def __init__(self, settings: SessionsSettings, store: Store) -> None:
+    def __init__(self, settings: SessionsSettings, store: Store, formats: Mapping[int, WireFormat]) -> None:
+        self._formats: Final = formats
         self._store: Final = store
         self._runs: Final = RunLog(_bytes(settings), settings.replay_ttl, settings.idempotency_ttl)
         self._continues: Final = settings.on_disconnect == "continue"
-        self._live: Final[dict[str, tuple[Turn, Answer]]] = {}  # by id of the run
         self._pending: Final[dict[Key, tuple[Key, asyncio.Event]]] = {}  # claims that are being decided
         self._durable: Final[dict[str, Run]] = {}  # that run, and whose events go to the store
         self._loop: Final = asyncio.get_running_loop()
@@ -60,30 +58,24 @@ class Recorder:
 
     # -- what turns do ------------------------------------------------------------------------
 
-    def begin(self, request: TurnRequest, turn: Turn, answer: Answer) -> None:
-        """A request has become a turn."""
-        run = Run(answer.run_id, request.session_id, request.form, request.key)
+    def begin(self, run: Run) -> None:
+        """A turn of a client was accepted."""
         self._runs.open(run)
-        self._live[run.run_id] = turn, answer
-        answer.keep(self._runs, run)
-        if request.key is not None or self._continues:
+        if run.key is not None or self._continues:
             self._durable[run.run_id] = run
             self._flush_soon()
-        if request.key is not None:
-            self._decided(request.key)
+        if run.key is not None:
+            self._decided(run.key)
         elif self._continues:
-            begun = partial(
-                Database.open, run_id=run.run_id, session_id=run.session_id, form=run.form, key=None
+            self._store.put(
+                partial(
+                    Database.open, run_id=run.run_id, session_id=run.session_id, form=form_of(run), key=None
+                )
             )
-            self._store.put(begun)
 
-    def end(self, answer: Answer, failure: Failure | None) -> None:
-        """Its turn was settled, and its last bytes are there."""
-        del self._live[answer.run_id]
-        run = answer.run
-        assert run is not None, "it has begun"
-        run.whole = answer.whole
-        self._runs.end(run, failure, self._loop.time())
+    def end(self, run: Run) -> None:
+        """A run has ended, and its last bytes are there."""
+        self._runs.end(run, self._loop.time())
         if self._durable.pop(run.run_id, None) is not None:
             self._write(run)
             self._store.put(
@@ -92,16 +84,14 @@ class Recorder:
                     run_id=run.run_id,
                     after_last=run.next,
                     worker=run.worker,
-                    failure=failure,
-                    whole=run.whole,
+                    failure=run.failure,
+                    whole=run.json_body,
                     frees_key=run.frees_key,
                     now=time.time(),
                 ),
-                len(run.whole),
+                len(run.json_body),
                 owed=True,
             )
-        for follower in answer.followers:
-            follower.wake()
 
     # -- what requests ask ----------------------------------------------------------------------
 
@@ -121,9 +111,8 @@ class Recorder:
                 return MISMATCH
             await pending[1].wait()
         self._pending[key] = key, asyncio.Event()
-        claim = partial(
-            Database.claim, run_id=run_id, session_id=request.session_id, form=request.form, key=key
-        )
+        form = request.kind | request.wire.number << 8
+        claim = partial(Database.claim, run_id=run_id, session_id=request.session_id, form=form, key=key)
         try:
             stored = await self._store.ask(partial(claim, now=time.time()))
         except BaseException:
@@ -157,19 +146,6 @@ class Recorder:
             self._store.put(step, owed=True)
         return bool(in_memory or in_store)
 
-    @contextmanager
-    def following(self, viewer: RunReader) -> Iterator[Turn | None]:
-        """The viewer is fed with what comes. Gives the turn of its run, if that has not ended."""
-        turn, answer = self._live.get(viewer.run.run_id, (None, None))
-        if answer is None:
-            yield None
-            return
-        answer.followers.append(viewer)
-        try:
-            yield turn
-        finally:
-            answer.followers.remove(viewer)
-
     # -- inside -----------------------------------------------------------------------------
 
     def _decided(self, key: Key) -> None:
@@ -179,8 +155,8 @@ class Recorder:
 
     def _restored(self, stored: Stored, after: int) -> Run:
         now = self._loop.time()
-        run = restored(stored, after, now)
-        # A lost run has its end where its reader is; another reader may be elsewhere.
+        run = restored(stored, self._formats, after, now)
+        # A lost run ends where its reader is; another reader may be elsewhere.
         return run if run.failure == LOST else self._runs.put_back(run, now)
 
     def _flush_soon(self) -> None:
@@ -209,6 +185,11 @@ class Recorder:
     def _expire(self) -> None:
         self._runs.expire(self._loop.time())
         self._expiring = self._loop.call_later(EXPIRE_EVERY, self._expire)
+
+
+def form_of(run: Run) -> int:
+    """The kind and the wire format of a run in one number, as the store has it and the Open frame."""
+    return run.kind | run.wire.number << 8
 
 
 def _same(run: Run, key: Key) -> Run | Failure:

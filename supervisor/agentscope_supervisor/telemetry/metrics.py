@@ -9,13 +9,13 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from agentscope_supervisor import __version__
 from agentscope_supervisor.domain.errors import Failure
-from agentscope_supervisor.runs.client_stream import Answer
+from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.system.process_memory import MB, MemoryByPid, ProcessMemory
 from agentscope_supervisor.telemetry.histogram import Histogram
 
@@ -39,13 +39,6 @@ class Gauges:
     workers: Mapping[str, int]  # by state
     rolling: bool
     platform_failures: Mapping[tuple[str, str], int]  # by exchange and kind
-
-
-class GaugeSource(Protocol):
-    """The source of the gauges."""
-
-    def gauges(self) -> Gauges:
-        """Return the current values without blocking."""
 
 
 Values = Iterable[tuple[Sequence[str], float]]
@@ -75,13 +68,18 @@ class Distribution:
 class Metrics:
     """The metrics of one instance. Create it on the event loop; `close` stops the measurement of its lag.
 
-    `states` are the states of worker processes that are counted; `causes` are the causes of their exits.
+    `gauges` returns the current gauges without blocking. `states` are the states of worker processes that are
+    counted; `causes` are the causes of their exits.
     """
 
     def __init__(
-        self, source: GaugeSource, memory: ProcessMemory, states: Sequence[str], causes: Iterable[str]
+        self,
+        gauges: Callable[[], Gauges],
+        memory: ProcessMemory,
+        states: Sequence[str],
+        causes: Iterable[str],
     ) -> None:
-        self._source: Final = source
+        self._gauges: Final = gauges
         self._loop: Final = asyncio.get_running_loop()
         self._started: Final = time.time()
         self._states: Final = states
@@ -114,16 +112,16 @@ class Metrics:
         """Count an answered request. `route` must be one of a few fixed values."""
         self._requests[route, status] += 1
 
-    def turn(self, answer: Answer, failure: Failure | None, now: float) -> None:
+    def turn(self, run: Run, failure: Failure | None, now: float) -> None:
         """Count a turn that has ended, with its durations and its output."""
         self._turns[failure.code if failure is not None else "OK"] += 1
-        self._duration.observe(now - answer.started_at)
-        if answer.taken_at is not None:
-            self._wait.observe(answer.taken_at - answer.started_at)
-        if answer.first_at is not None:
-            self._first.observe(answer.first_at - answer.started_at)
-        self._events += answer.events
-        self._bytes += answer.bytes
+        self._duration.observe(now - run.started_at)
+        if run.taken_at is not None:
+            self._wait.observe(run.taken_at - run.started_at)
+        if run.first_at is not None:
+            self._first.observe(run.first_at - run.started_at)
+        self._events += run.events
+        self._bytes += run.bytes
 
     def worker_started(self) -> None:
         """Count a worker process that was started."""
@@ -140,7 +138,7 @@ class Metrics:
     # -- output -------------------------------------------------------------------------------
 
     def _collect(self) -> Iterator[Scalar | Distribution]:
-        gauges = self._source.gauges()
+        gauges = self._gauges()
         yield _gauge("build_info", "Version of the supervisor.", [((__version__,), 1)], "version")
         yield _gauge(
             "start_time_seconds", "When the instance was started, since 1970.", [((), self._started)]

@@ -20,25 +20,27 @@ Where to read next: `service` carries out the commands; `domain.errors` has the 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from agentscope_protocol.wire.errors import Code
-from agentscope_protocol.wire.frames import CancelReason
-from agentscope_supervisor.domain.errors import ErrorCode, Failure, of_worker, refusal, repeated_in_vain
+from agentscope_protocol.wire.frames import CancelReason, StreamKind
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, failed_again, of_worker, refusal
+from agentscope_supervisor.domain.request import OnBusy, TurnRequest
+from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.domain.turn import (
     Cancel,
     Command,
     Complete,
     Dispatch,
     Idle,
-    OnBusy,
     Purpose,
     ReplaceProcess,
     Turn,
     TurnState,
 )
+from agentscope_supervisor.domain.wire_format import NO_EVENTS
 from agentscope_supervisor.turns.session_affinity import SessionAffinity
 
 MAX_HELD_BODIES: Final = 256 * 1024 * 1024
@@ -49,16 +51,16 @@ CRASH_RETRIES: Final = 1
 """Times that a turn is run again after a crash: what it met may have been chance once, and each time costs
 the other turns of its slot their process."""
 
-DISTRUST_AGAIN_AFTER: Final = 60.0
+REPLACE_AGAIN_AFTER: Final = 60.0
 """Seconds after which the end of a process that holds a session is asked for once more: what was to take its
 place may not have started."""
 
 
-TELL_WITHIN: Final = 15.0
+NOTIFY_WITHIN: Final = 15.0
 """Seconds that a process may take to be told of a session that leaves it; then that is cancelled. A client
 may be waiting: it should free memory, or save what one save takes."""
 
-MAX_TELLING: Final = 32
+MAX_NOTIFYING: Final = 32
 """Sessions that are told at once without a client that waits for it: as many saves as a store takes well."""
 
 
@@ -88,7 +90,7 @@ _DRAINING: Final = refusal(ErrorCode.DRAINING, "the instance is stopping")
 
 # Read once: see `agentscope_protocol.wire.values`.
 _CLIENT: Final = Purpose.CLIENT
-_TELL: Final = Purpose.TELL
+_NOTIFY_IDLE: Final = Purpose.NOTIFY_IDLE
 _FORGET: Final = Purpose.FORGET
 _WAITING: Final = TurnState.WAITING
 _RUNNING: Final = TurnState.RUNNING
@@ -117,10 +119,10 @@ class Ledger:
     slots: int
     slot_of: Callable[[str, int], int]
     draining: bool = False
-    residents: SessionAffinity = field(default_factory=lambda: SessionAffinity(math.inf))
+    affinity: SessionAffinity = field(default_factory=lambda: SessionAffinity(math.inf))
     total: int = 0  # turns of clients accepted since the start
     _last: int = 0  # number of a turn
-    _told: int = 0  # turns that tell
+    _notifying: int = 0  # open turns of this purpose
     _turns: dict[int, Turn] = field(default_factory=dict)
     # The first one runs, or will next. Lists: there are few in each, and an empty deque takes 700 bytes.
     _sessions: dict[str, list[Turn]] = field(default_factory=dict)
@@ -128,6 +130,7 @@ class Ledger:
     _on_process: dict[int, int] = field(default_factory=dict)  # turns handed over and not ended
     _by_principal: dict[str, int] = field(default_factory=dict)
     _held: int = 0  # bytes of bodies
+    _settled: int = 0  # turns in SETTLED
 
     def __post_init__(self) -> None:
         self._slots = [_Slot() for _ in range(self.slots)]
@@ -136,6 +139,22 @@ class Ledger:
 
     def __len__(self) -> int:
         return len(self._turns)
+
+    @property
+    def open(self) -> int:
+        """Turns whose run has not ended."""
+        return len(self._turns) - self._settled
+
+    def active_sessions(self) -> Iterator[str]:
+        """The session of each open turn of a client."""
+        for turn in self._turns.values():
+            if turn.purpose is _CLIENT and turn.state is not _SETTLED:
+                yield turn.session_id
+
+    def turn_of(self, run: Run) -> Turn | None:
+        """The turn of a run; None: it has ended."""
+        turns = self._sessions.get(run.session_id, ())
+        return next((turn for turn in turns if turn.run is run), None)
 
     def ahead(self, turn: Turn) -> int:
         """Turns of its session that come before a waiting turn; 0 if it has just ended."""
@@ -161,16 +180,10 @@ class Ledger:
     # -- what happened ----------------------------------------------------------------------
 
     def accept(
-        self,
-        run_id: str,
-        session_id: str,
-        size: int,
-        principal: str,
-        on_busy: OnBusy,
-        now: float,
-        purpose: Purpose = _CLIENT,
+        self, request: TurnRequest, run: Run, on_busy: OnBusy, now: float, purpose: Purpose = _CLIENT
     ) -> tuple[Turn | Failure, list[Command]]:
-        """A request came: the turn it has become, or why it is refused. `purpose`: not TELL."""
+        """A request came: returns its turn, or why it is refused. `purpose`: not NOTIFY_IDLE."""
+        session_id, principal, size = request.session_id, request.principal, len(request.body)
         queue = self._sessions.get(session_id)
         slot = self.slot_of(session_id, self.slots)
         failure = self._refusal(slot, size, principal) or (queue and self._busy(queue, on_busy)) or None
@@ -178,7 +191,7 @@ class Ledger:
             return failure, []
         self.total += purpose is _CLIENT
         self._last += 1
-        turn = Turn(self._last, run_id, session_id, slot, size, principal, now, purpose)
+        turn = Turn(self._last, request, run, slot, now, purpose)
         self._turns[turn.number] = turn
         self._slots[slot].turns += 1
         self._held += size
@@ -194,7 +207,7 @@ class Ledger:
             self._cancel(earlier[0], CancelReason.INTERRUPTED, now, commands)
         elif on_busy == "latest":
             for other in earlier:
-                # One that waits to run again has begun before: it is not among those that make room.
+                # A turn that waits to run again has begun before: it does not make room.
                 waits = other.state is _WAITING and not other.crashes
                 if waits and other.purpose is _CLIENT:
                     self._drop(other, _SUPERSEDED, commands)
@@ -237,7 +250,7 @@ class Ledger:
             return []
         crashed = code is _LINK_LOST and harmless and self.limits.retry_on_crash
         again = code is _UNSENT or (crashed and turn.crashes < CRASH_RETRIES)
-        may_wait = turn.state is _RUNNING and turn.purpose is not _TELL and not self.draining
+        may_wait = turn.state is _RUNNING and turn.purpose is not _NOTIFY_IDLE and not self.draining
         if again and may_wait:
             commands: list[Command] = []
             turn.crashes += crashed
@@ -272,14 +285,16 @@ class Ledger:
             self._cancel(turn, CancelReason.INTERRUPTED, now, commands)
         return len(hit), commands
 
-    def tell(self, now: float) -> list[Command]:
+    def notify_idle(self, now: float) -> list[Command]:
         """Have processes told of the sessions that are to leave them. To be called when such a turn has
-        ended, and about every second while `residents.waiting`."""
+        ended, and about every second while `affinity.waiting`."""
         commands: list[Command] = []
         if not self.draining:
-            for session_id, process in self.residents.due(self._sessions, MAX_TELLING - self._told, now):
+            for session_id, process in self.affinity.due(
+                self._sessions, MAX_NOTIFYING - self._notifying, now
+            ):
                 self._sessions[session_id] = []
-                self._tell(session_id, process, commands)
+                self._notify(session_id, process, commands)
         return commands
 
     def cut(self, process: int, now: float) -> list[Command]:
@@ -313,11 +328,11 @@ class Ledger:
                 if now - turn.cancelled_at >= limits.cancel_grace:
                     self._give_up(turn, now, commands)
             elif turn.state is _SETTLED:
-                if now - turn.distrusted_at >= DISTRUST_AGAIN_AFTER:
-                    self._distrust(turn, now, commands)
-            elif turn.purpose is _TELL:
+                if now - turn.replace_asked_at >= REPLACE_AGAIN_AFTER:
+                    self._replace(turn, now, commands)
+            elif turn.purpose is _NOTIFY_IDLE:
                 turn.accepted_at = min(turn.accepted_at, now)
-                if now - turn.accepted_at >= TELL_WITHIN:
+                if now - turn.accepted_at >= NOTIFY_WITHIN:
                     self._cancel(turn, CancelReason.TIMEOUT, now, commands)
             else:
                 place = self._slots[turn.slot]
@@ -335,7 +350,7 @@ class Ledger:
         """Why no turn at all with a body of so many bytes would be accepted now; None: one would."""
         if self.draining:
             return _DRAINING
-        if len(self._turns) - self._told >= self.limits.max_turns:
+        if len(self._turns) - self._notifying >= self.limits.max_turns:
             return refusal(ErrorCode.OVERLOADED, f"the instance has {self.limits.max_turns} turns already")
         if self._held + size > MAX_HELD_BODIES:
             return refusal(ErrorCode.OVERLOADED, "the open turns hold too many bytes already")
@@ -358,7 +373,7 @@ class Ledger:
         if on_busy == "reject" and any(turn.purpose is _CLIENT for turn in queue):
             return refusal(ErrorCode.SESSION_BUSY, "a turn of this session is running")
         # With `latest`, those that wait make room; the bound is for the others.
-        turns = len(queue) - (queue[0].purpose is _TELL)
+        turns = len(queue) - (queue[0].purpose is _NOTIFY_IDLE)
         if on_busy != "latest" and turns > self.limits.max_queue:
             message = f"{self.limits.max_queue} turns of this session wait already"
             return refusal(ErrorCode.TOO_MANY_REQUESTS, message)
@@ -374,28 +389,30 @@ class Ledger:
             place.ready[session_id] = None
             return
         place.ready.pop(session_id, None)
-        home = self.residents.home(session_id)
+        home = self.affinity.home(session_id)
         if home is not None and (home != place.process or turn.purpose is _FORGET):
-            self.residents.told(session_id)
-            self._tell(session_id, home, commands)
+            self.affinity.notified(session_id)
+            self._notify(session_id, home, commands)
         else:
-            self._hand(turn, place.process, commands)
+            self._dispatch(turn, place.process, commands)
 
-    def _hand(self, turn: Turn, process: int, commands: list[Command]) -> None:
+    def _dispatch(self, turn: Turn, process: int, commands: list[Command]) -> None:
         turn.state, turn.process = _RUNNING, process
         self._on_process[process] = self.on_process(process) + 1
         commands.append(Dispatch(turn, process))
 
-    def _tell(self, session_id: str, process: int, commands: list[Command]) -> None:
+    def _notify(self, session_id: str, process: int, commands: list[Command]) -> None:
         """Before what waits in the session runs, if anything does, tell the process that it leaves."""
         self._last += 1
-        self._told += 1
+        self._notifying += 1
         slot = self.slot_of(session_id, self.slots)
         # When it was accepted is known at the next look for what takes too long.
-        turn = Turn(self._last, f"tell-{self._last}", session_id, slot, 0, "", math.inf, _TELL)
+        request = TurnRequest(session_id, StreamKind.IDLE, None, b"", "", {}, NO_EVENTS)
+        run = Run(f"idle-{self._last}", session_id, StreamKind.IDLE, NO_EVENTS, math.inf)
+        turn = Turn(self._last, request, run, slot, math.inf, _NOTIFY_IDLE)
         self._turns[turn.number] = turn
         self._sessions[session_id].insert(0, turn)
-        self._hand(turn, process, commands)
+        self._dispatch(turn, process, commands)
 
     def _place(self, turn: Turn) -> None:
         """Where a waiting turn will run, as the sessions are shared out now."""
@@ -416,7 +433,7 @@ class Ledger:
 
     def _drop(self, turn: Turn, failure: Failure, commands: list[Command]) -> None:
         """A waiting turn ends."""
-        commands.append(Complete(turn, _told(turn, failure)))
+        commands.append(Complete(turn, _reported(turn, failure)))
         self._forget(turn, commands)
 
     def _give_up(self, turn: Turn, now: float, commands: list[Command]) -> None:
@@ -424,21 +441,24 @@ class Ledger:
         stays held until then, so that the next turn does not run beside it."""
         assert turn.process is not None
         turn.state = _SETTLED
-        self.residents.told(turn.session_id)  # as far as it can be: its process need not wait for more
+        self._settled += 1
+        self.affinity.notified(turn.session_id)  # as far as it can be: its process need not wait for more
         commands.append(Complete(turn, turn.ending))
-        self._distrust(turn, now, commands)
+        self._replace(turn, now, commands)
         self._count_off(turn.process, commands)
 
-    def _distrust(self, turn: Turn, now: float, commands: list[Command]) -> None:
+    def _replace(self, turn: Turn, now: float, commands: list[Command]) -> None:
         assert turn.process is not None
-        turn.distrusted_at = now
+        turn.replace_asked_at = now
         commands.append(ReplaceProcess(turn, turn.process))
 
     def _terminal(self, turn: Turn, failure: Failure | None) -> list[Command]:
         commands: list[Command] = []
-        if turn.state is not _SETTLED:
-            assert turn.process is not None, "only a turn that was handed over can end"
-            commands.append(Complete(turn, turn.ending or (failure and _told(turn, failure))))
+        if turn.state is _SETTLED:
+            self._settled -= 1
+        else:
+            assert turn.process is not None, "only a turn that was dispatched can end"
+            commands.append(Complete(turn, turn.ending or (failure and _reported(turn, failure))))
             self._count_off(turn.process, commands)
         self._forget(turn, commands)
         return commands
@@ -454,14 +474,14 @@ class Ledger:
     def _forget(self, turn: Turn, commands: list[Command]) -> None:
         assert self._turns.pop(turn.number, None) is turn, "a turn ends once"
         place = self._slots[turn.slot]
-        if turn.purpose is _TELL:
-            self._told -= 1
+        if turn.purpose is _NOTIFY_IDLE:
+            self._notifying -= 1
         else:
             place.turns -= 1
-            self._held -= turn.size
-            count = self._by_principal.pop(turn.principal) - 1
+            self._held -= len(turn.request.body)
+            count = self._by_principal.pop(turn.request.principal) - 1
             if count:
-                self._by_principal[turn.principal] = count
+                self._by_principal[turn.request.principal] = count
         queue = self._sessions[turn.session_id]
         queue.remove(turn)
         if queue:
@@ -471,6 +491,6 @@ class Ledger:
             place.ready.pop(turn.session_id, None)
 
 
-def _told(turn: Turn, failure: Failure) -> Failure:
+def _reported(turn: Turn, failure: Failure) -> Failure:
     """The failure as the client must read it: of a turn that began once none may say that it did not."""
-    return repeated_in_vain(failure) if turn.crashes else failure
+    return failed_again(failure) if turn.crashes else failure

@@ -1,8 +1,8 @@
-"""The turns of an instance: what `ledger` decides of them, carried out.
+"""The turns of an instance: the commands of `ledger`, executed.
 
-From here a turn is accepted, handed to a process, cancelled and settled; its answer is kept in its run on the
-way. It knows processes by number only, through `Hands`, which `workers.controller` provides. The bytes of
-answers do not come this way: they go from `workers.link` to `runs.client_stream` directly.
+Turns are accepted, dispatched to a process, cancelled and completed here. Processes are known by number only,
+through `Processes`, which `workers.controller` implements. The bytes of a run do not pass here: they go from
+`workers.link` to the run, and from there to its readers.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from agentscope_protocol.wire.frames import REQUEST_ID, CancelReason, StreamKind
 from agentscope_protocol.wire.log_lines import session_digest
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, refusal
 from agentscope_supervisor.domain.request import TurnRequest
+from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.domain.turn import (
     Cancel,
     Command,
@@ -28,9 +29,9 @@ from agentscope_supervisor.domain.turn import (
     ReplaceProcess,
     Turn,
 )
-from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.system.event_queue import Post
+from agentscope_supervisor.system.sweeper import Sweeper
 from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.turns import routing
 from agentscope_supervisor.turns.active_sessions import ActiveSessions
@@ -43,41 +44,41 @@ log = logging.getLogger(__name__)
 
 # Read once: see `agentscope_protocol.wire.values`.
 _CLIENT: Final = Purpose.CLIENT
-_TELL: Final = Purpose.TELL
+_NOTIFY_IDLE: Final = Purpose.NOTIFY_IDLE
 _FORGET: Final = Purpose.FORGET
-_FORGET_FORM: Final = StreamKind.FORGET
+_FORGET_KIND: Final = StreamKind.FORGET
 
 MAINTENANCE: Final = refusal(ErrorCode.DRAINING, "the instance is in maintenance")
 RETURN_WITHIN: Final = 10.0
-"""Seconds after which a client that sent an Idempotency-Key and lost its connection is taken to have left:
-who sends a key means to ask again, and finds its turn still running."""
+"""Seconds after which a client that sent an Idempotency-Key and lost its connection counts as gone: a client
+that sends a key intends to ask again, and then finds its turn still running."""
 
 SWEEP_EVERY: Final = 0.5  # seconds between two looks for turns that have taken too long
 
 
-class Hands(Protocol):
+class Processes(Protocol):
     """The processes that run turns, by number."""
 
-    def dispatch(self, number: int, turn: Turn, invocation: TurnRequest, answer: Answer) -> None:
-        """Give a turn to a process that is ready. Raises: LocalProtocolError if it cannot be sent."""
+    def dispatch(self, process: int, turn: Turn) -> None:
+        """Send a turn to a process that is ready. Raises: LocalProtocolError if it cannot be sent."""
 
-    def cancel(self, number: int, turn: Turn, reason: CancelReason) -> None:
+    def cancel(self, process: int, turn: Turn, reason: CancelReason) -> None:
         """Ask a process to end a turn."""
 
-    def drained(self, number: int) -> None:
+    def drained(self, process: int) -> None:
         """The last turn of this process has ended."""
 
-    def replace(self, number: int) -> None:
+    def replace(self, process: int) -> None:
         """A turn of this process ignores its cancellation."""
 
-    def is_leaving(self, number: int) -> bool:
+    def is_leaving(self, process: int) -> bool:
         """Whether the process was asked to end."""
 
 
 class TurnService:
-    """All open turns. `hands` is to be set before the first one comes; `metrics`: None, off."""
+    """All open turns. `processes` must be set before the first one comes. `metrics`: None, off."""
 
-    hands: Hands
+    processes: Processes
 
     def __init__(
         self, settings: Settings, slots: int, post: Post, recorder: Recorder, metrics: Metrics | None
@@ -88,56 +89,54 @@ class TurnService:
         self._recorder: Final = recorder
         self._metrics: Final = metrics
         self._loop: Final = asyncio.get_running_loop()
-        self.residents: Final = SessionAffinity(settings.sessions.idle_after)
-        self.ledger: Final = Ledger(limits(settings), slots, routing.slot_of, residents=self.residents)
-        self.open: Final[dict[int, tuple[TurnRequest, Answer]]] = {}  # by number of the turn
-        self._poison: Final = Quarantine()
-        self._blamed: Final[set[int]] = set()  # turns that keep killing were lost with these processes
+        self.affinity: Final = SessionAffinity(settings.sessions.idle_after)
+        self.ledger: Final = Ledger(limits(settings), slots, routing.slot_of, affinity=self.affinity)
+        self._quarantine: Final = Quarantine()
+        self._blamed: Final[set[int]] = set()  # processes that were lost with turns that keep killing
         self._seen: Final = ActiveSessions()
-        self._idle: Final[set[asyncio.Future[None]]] = set()  # who waits until no turn is open
+        self._idle: Final[set[asyncio.Future[None]]] = set()  # waits until no turn is open
         self._leaving: Final[dict[int, asyncio.TimerHandle]] = {}  # by number of the turn
-        self._sweeping = False
+        self._sweeper: Final = Sweeper(self._loop, SWEEP_EVERY, self._sweep, post)
         self.latencies: Final = Latencies()
         self.maintenance = False  # no turn is accepted
 
     # -- what clients do ----------------------------------------------------------------------
 
-    def submit(self, request: TurnRequest, answer: Answer) -> Turn | Failure:
-        """Accept a turn, whose answer will be settled once; or say why not. StreamKind.FORGET: a deletion."""
+    def submit(self, request: TurnRequest, run: Run) -> Turn | Failure:
+        """Accept a turn, whose run will end once; or say why not. StreamKind.FORGET: a deletion."""
         if self.maintenance:
             return MAINTENANCE
-        purpose = _FORGET if request.form is _FORGET_FORM else _CLIENT
-        if len(self._poison) and purpose is _CLIENT:
-            refused = self._poison.refusal(request.session_id, request.body, self._loop.time())
+        purpose = _FORGET if request.kind is _FORGET_KIND else _CLIENT
+        now = self._loop.time()
+        if len(self._quarantine) and purpose is _CLIENT:
+            refused = self._quarantine.refusal(request.session_id, request.body, now)
             if refused is not None:
                 return refused
-        turn, commands = self.ledger.accept(
-            answer.run_id,
-            request.session_id,
-            len(request.body),
-            request.principal,
-            request.on_busy or self._on_busy,
-            self._loop.time(),
-            purpose,
-        )
+        turn, commands = self.ledger.accept(request, run, request.on_busy or self._on_busy, now, purpose)
         if isinstance(turn, Turn):
-            self.open[turn.number] = request, answer
             if purpose is _CLIENT:
-                self._recorder.begin(request, turn, answer)
+                self._recorder.begin(run)
                 if log.isEnabledFor(logging.DEBUG):
                     self._note("turn is accepted", turn, slot=turn.slot)
             self._post(lambda: self.carry_out(commands))
-            self._sweep_soon()
+            self._sweeper.soon()
         return turn
 
+    def turn_of(self, run: Run) -> Turn | None:
+        """The turn of a run; None: it has ended."""
+        return self.ledger.turn_of(run)
+
+    def ahead(self, turn: Turn) -> int:
+        """How many turns of its session come before a waiting turn."""
+        return self.ledger.ahead(turn)
+
     def leave(self, turn: Turn) -> None:
-        """The client of this turn has gone."""
-        entry = self.open.get(turn.number)
-        if entry is not None and not self._outlives_clients:
-            if entry[0].key is None:
+        """A client of this turn has left."""
+        if turn.is_open and not self._outlives_clients:
+            if turn.request.key is None:
                 self._post(partial(self._left, turn))
             else:
-                self._forget_leaving(turn)  # it came back, and goes again
+                self._forget_leaving(turn)  # it came back, and leaves again
                 left = partial(self._left, turn)
                 self._leaving[turn.number] = self._loop.call_later(RETURN_WITHIN, self._post, left)
 
@@ -149,12 +148,17 @@ class TurnService:
 
     def active_sessions(self) -> int:
         """Sessions that have a turn, or had one in the last five minutes."""
-        open_now = (request.session_id for request, _ in self.open.values() if _is_of_client(request))
-        return self._seen.active(open_now, self._loop.time())
+        return self._seen.active(self.ledger.active_sessions(), self._loop.time())
+
+    def maintain(self, on: bool) -> None:
+        """Refuse new turns and report so to readiness checks, or accept them again."""
+        if on is not self.maintenance:
+            log.info("maintenance begins" if on else "maintenance ends", extra={"turns": len(self.ledger)})
+        self.maintenance = on
 
     async def idle(self) -> None:
         """Wait until no turn is open."""
-        if self.open:
+        if self.ledger.open:
             waiter = self._loop.create_future()
             self._idle.add(waiter)
             try:
@@ -165,25 +169,25 @@ class TurnService:
     # -- what processes do ----------------------------------------------------------------------
 
     def joined(self, process: int) -> None:
-        """A process is ready that wants to be told of the sessions that leave it."""
-        self.residents.joined(process)
+        """A process is ready whose App wants to be notified of the sessions that leave it."""
+        self.affinity.joined(process)
 
     def departs(self, process: int) -> None:
         """A process gets no new turn, and ends when it `is_done`."""
-        self.residents.leave(process, self._loop.time())
-        if self.residents.stays(process):
-            self._post(self._tell)
+        self.affinity.leave(process, self._loop.time())
+        if self.affinity.stays(process):
+            self._post(self._notify_idle)
 
     def gone(self, process: int) -> None:
-        """A process can be given and told nothing any more."""
-        self.residents.gone(process)
+        """A process has ended."""
+        self.affinity.gone(process)
 
     def is_done(self, process: int) -> bool:
-        """Whether a process that is leaving has ended its turns, and been told of its sessions."""
-        return not self.ledger.on_process(process) and not self.residents.stays(process)
+        """Whether a process that is leaving has ended its turns and was notified of its sessions."""
+        return not self.ledger.on_process(process) and not self.affinity.stays(process)
 
     def assign(self, slot: int, process: int | None) -> None:
-        """TurnService of this slot go to `process` from now on; None: they wait."""
+        """Turns of this slot go to `process` from now on; None: they wait."""
         self.carry_out(self.ledger.assign(slot, process, self._loop.time()))
 
     def unassign(self, slot: int, process: int) -> None:
@@ -195,35 +199,32 @@ class TurnService:
         """Sessions are shared out over so many slots."""
         self.carry_out(self.ledger.resize(slots, self._loop.time()))
 
-    def ended(self, turn: Turn, whole: bytes) -> None:
+    def ended(self, turn: Turn, json_body: bytes) -> None:
         """The App answered to the end."""
-        entry = self.open.get(turn.number)
-        if entry is not None:
-            entry[1].whole = whole
+        if turn.is_open:
+            turn.run.json_body = json_body
             if turn.purpose is _CLIENT:
-                self._survived(entry[0])
+                self._survived(turn.request)
         self.carry_out(self.ledger.ended(turn))
 
     def failed(self, turn: Turn, code: Code, message: str) -> None:
         """The worker failed the turn, or was lost with it."""
-        entry = self.open.get(turn.number)
         harmless, crashes = False, turn.crashes
-        if entry is not None and turn.process is not None:
-            request, answer = entry
+        if turn.is_open and turn.process is not None:
             if code is Code.UNSENT:
                 if not crashes:  # else the App has seen it, though not this time
-                    answer.give_back()
+                    turn.run.give_back()
             elif turn.purpose is not _CLIENT:
-                pass  # it says nothing of a client's turn
+                pass  # it says nothing about a client's turn
             elif code is Code.LINK_LOST:
-                harmless = not self._lost(turn.process, request) and not answer.events
+                harmless = not self._lost(turn.process, turn.request) and not turn.run.events
             else:
-                self._survived(request)
+                self._survived(turn.request)
         commands = self.ledger.failed(turn, code, message, harmless=harmless)
         if turn.crashes > crashes:
             log.warning(
                 "worker died before the turn's first event; it runs again",
-                extra={"slot": turn.slot, **self._about(turn)},
+                extra={"slot": turn.slot, **_about(turn)},
             )
         self.carry_out(commands)
 
@@ -232,7 +233,7 @@ class TurnService:
         self.carry_out(self.ledger.cut(process, self._loop.time()))
 
     def is_blamed(self, process: int) -> bool:
-        """A process has ended: whether turns that keep killing were lost with it. Asked once."""
+        """Whether a process that has ended was lost with turns that keep killing. To be asked once."""
         blamed = process in self._blamed
         self._blamed.discard(process)
         return blamed
@@ -240,12 +241,12 @@ class TurnService:
     def take_over(self, settings: Settings) -> None:
         """These settings hold from now on, for turns that are open too."""
         self._on_busy, self.ledger.limits = settings.sessions.on_busy, limits(settings)
-        self.residents.idle_after = settings.sessions.idle_after
+        self.affinity.idle_after = settings.sessions.idle_after
 
     # -- the end ----------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """The instance stops: what runs may finish, what waits will not begin."""
+        """The instance stops: running turns may finish, waiting turns will not begin."""
         self.carry_out(self.ledger.drain())
         self._let_go()
 
@@ -259,94 +260,87 @@ class TurnService:
         for command in commands:
             match command:
                 case Dispatch():
-                    self._hand(command.process, command.turn)
+                    self._dispatch(command.process, command.turn)
                 case Complete():
-                    self._settle(command.turn, command.failure)
-                case Idle(number):
-                    if self.is_done(number):
-                        self.hands.drained(number)
-                case Cancel(turn, number, reason):
-                    self.hands.cancel(number, turn, reason)
-                case ReplaceProcess(turn, number):
+                    self._complete(command.turn, command.failure)
+                case Idle(process):
+                    if self.is_done(process):
+                        self.processes.drained(process)
+                case Cancel(turn, process, reason):
+                    self.processes.cancel(process, turn, reason)
+                case ReplaceProcess(turn, process):
                     log.error(
                         "turn ignores its cancellation; its worker is replaced",
-                        extra={"slot": turn.slot, **self._about(turn)},
+                        extra={"slot": turn.slot, **_about(turn)},
                     )
-                    self.hands.replace(number)
+                    self.processes.replace(process)
 
-    def _hand(self, number: int, turn: Turn) -> None:
-        now = self._loop.time()
-        if turn.purpose is _TELL:
-            request = TurnRequest(turn.session_id, StreamKind.IDLE, None, b"", turn.principal, {})
-            self.open[turn.number] = request, Answer(turn.run_id, StreamKind.IDLE, now)
-            self._sweep_soon()
-        request, answer = self.open[turn.number]
+    def _dispatch(self, process: int, turn: Turn) -> None:
+        if turn.purpose is _NOTIFY_IDLE:
+            self._sweeper.soon()
+        run = turn.run
         try:
-            self.hands.dispatch(number, turn, request, answer)
-            if turn.purpose is _CLIENT and answer.worker is not None:
-                self.residents.used(turn.session_id, number, answer.worker, now)
+            self.processes.dispatch(process, turn)
+            if turn.purpose is _CLIENT and run.worker is not None:
+                self.affinity.used(turn.session_id, process, run.worker, self._loop.time())
             if log.isEnabledFor(logging.DEBUG):
-                self._note("turn begins", turn, worker=answer.worker)
+                self._note("turn begins", turn, worker=run.worker)
         except LocalProtocolError as error:
-            log.error("turn cannot be sent", extra={**self._about(turn), "reason": str(error)})
+            log.error("turn cannot be sent", extra={**_about(turn), "reason": str(error)})
             self._post(partial(self.failed, turn, Code.PROTOCOL, "the turn cannot be sent to a worker"))
 
-    def _settle(self, turn: Turn, failure: Failure | None) -> None:
-        now = self._loop.time()
+    def _complete(self, turn: Turn, failure: Failure | None) -> None:
+        now, run = self._loop.time(), turn.run
         if log.isEnabledFor(logging.DEBUG):
             outcome = failure.code.value if failure is not None else "OK"
-            self._note("turn ends", turn, outcome=outcome, events=self.open[turn.number][1].events)
-        _, answer = self.open.pop(turn.number)
+            self._note("turn ends", turn, outcome=outcome, events=run.events)
         self._forget_leaving(turn)
         if turn.purpose is _CLIENT:
             self._seen.ended(turn.session_id, now)
-            self.residents.rested(turn.session_id, now)
-            first = answer.first_at
-            self.latencies.note(
-                now - answer.started_at, first - answer.started_at if first is not None else None
-            )
+            self.affinity.rested(turn.session_id, now)
+            first = run.first_at
+            self.latencies.note(now - run.started_at, first - run.started_at if first is not None else None)
             if self._metrics is not None:
-                self._metrics.turn(answer, failure, now)
-        answer.settle(failure, now)
+                self._metrics.turn(run, failure, now)
+        run.end(failure, now)
         if turn.purpose is _CLIENT:
-            self._recorder.end(answer, failure)
-        elif turn.purpose is _TELL:
-            self._told(answer, failure)
+            self._recorder.end(run)
+        elif turn.purpose is _NOTIFY_IDLE:
+            self._notified(run)
         elif failure is None:
-            self.residents.forget(turn.session_id)
-        if not self.open:
+            self.affinity.forget(turn.session_id)
+        if self._idle and not self.ledger.open:
             for waiter in self._idle:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    def _told(self, answer: Answer, failure: Failure | None) -> None:
-        """A process was told of a session that leaves it, or could not be."""
-        if failure is not None:
+    def _notified(self, run: Run) -> None:
+        """A process was notified of a session that leaves it, or could not be."""
+        if run.failure is not None:
             log.warning(
-                "App.on_session_idle did not end well",
-                extra={"worker": answer.worker, "code": failure.code, "reason": failure.message},
+                "App.on_session_idle failed",
+                extra={"worker": run.worker, "code": run.failure.code, "reason": run.failure.message},
             )
-        self._post(self._tell)
+        self._post(self._notify_idle)
 
-    def _tell(self) -> None:
-        self.carry_out(self.ledger.tell(self._loop.time()))
+    def _notify_idle(self) -> None:
+        self.carry_out(self.ledger.notify_idle(self._loop.time()))
         self._let_go()
-        if self.residents.waiting:
-            self._sweep_soon()
+        if self.affinity.waiting:
+            self._sweeper.soon()
 
     def _let_go(self) -> None:
-        """Processes that were told of all their sessions may end, and those whose time for it is over."""
+        """Let processes end that were notified of all their sessions, or whose time for it is over."""
         now = math.inf if self.ledger.draining else self._loop.time()
-        for process, untold in self.residents.departed(now):
-            if untold and not self.ledger.draining:
-                log.warning("there was no time to call App.on_session_idle", extra={"sessions": untold})
+        for process, missed in self.affinity.departed(now):
+            if missed and not self.ledger.draining:
+                log.warning("no time left to call App.on_session_idle", extra={"sessions": missed})
             if self.is_done(process):
-                self.hands.drained(process)
+                self.processes.drained(process)
 
     def _left(self, turn: Turn) -> None:
-        """The client of this turn is gone for good, unless somebody reads its answer."""
-        entry = self.open.get(turn.number)
-        if entry is not None and not entry[1].is_heard:
+        """A client of this turn is gone for good: cancel the turn, unless another client reads its run."""
+        if turn.is_open and not turn.run.readers:
             self.carry_out(self.ledger.cancel(turn, CancelReason.CLIENT_GONE, self._loop.time()))
 
     def _forget_leaving(self, turn: Turn) -> None:
@@ -355,19 +349,13 @@ class TurnService:
             timer.cancel()
 
     def _note(self, message: str, turn: Turn, **fields: object) -> None:
-        """A line for those who look for one turn. A healthy hour has thousands of them, and they are off: to
-        be asked before, as the rest of it costs more than a turn has."""
-        log.debug(message, extra={**self._about(turn), **fields})
-
-    def _about(self, turn: Turn) -> dict[str, str]:
-        """How lines name a turn."""
-        named = {"run": turn.run_id, "session": session_digest(turn.session_id)}
-        entry = self.open.get(turn.number)
-        return named if entry is None else {**named, "request": entry[0].headers.get(REQUEST_ID, "")}
+        """Log one step of a turn. Ask for the level before: a healthy hour has thousands of such lines, and
+        to make them costs more than the turn itself."""
+        log.debug(message, extra={**_about(turn), **fields})
 
     def _lost(self, process: int, request: TurnRequest) -> bool:
-        """Blame the turn for a death; returns whether it is known now to kill."""
-        kills = not self.hands.is_leaving(process) and self._poison.lost(
+        """Blame the turn for the loss of a process. Returns whether it is known by now to kill."""
+        kills = not self.processes.is_leaving(process) and self._quarantine.lost(
             request.session_id, request.body, self._loop.time()
         )
         if kills:
@@ -375,24 +363,23 @@ class TurnService:
         return kills
 
     def _survived(self, request: TurnRequest) -> None:
-        if len(self._poison):
-            self._poison.survived(request.session_id, request.body)
+        if len(self._quarantine):
+            self._quarantine.survived(request.session_id, request.body)
 
-    def _sweep_soon(self) -> None:
-        if not self._sweeping:
-            self._sweeping = True
-            self._loop.call_later(SWEEP_EVERY, self._post, self._sweep)
-
-    def _sweep(self) -> None:
-        self._sweeping = False
+    def _sweep(self) -> bool:
+        """Find turns that have taken too long. Returns whether to look again."""
         self.carry_out(self.ledger.expire(self._loop.time()))
-        self._tell()
-        if len(self.ledger):
-            self._sweep_soon()
+        self._notify_idle()
+        return len(self.ledger) > 0
 
 
-def _is_of_client(request: TurnRequest) -> bool:
-    return request.form in (StreamKind.EVENTS, StreamKind.WHOLE)
+def _about(turn: Turn) -> dict[str, str]:
+    """The fields by which log lines name a turn."""
+    return {
+        "run": turn.run_id,
+        "session": session_digest(turn.session_id),
+        "request": turn.request.headers.get(REQUEST_ID, ""),
+    }
 
 
 def limits(settings: Settings) -> TurnLimits:

@@ -109,7 +109,7 @@ class SessionAffinity:
             known.used_at = now
             self._known.move_to_end(session_id)
 
-    def told(self, session_id: str) -> None:
+    def notified(self, session_id: str) -> None:
         """The process in which it lives is being told."""
         known = self._known.get(session_id)
         if known is not None:

@@ -9,8 +9,7 @@ from functools import lru_cache
 from typing import Final
 
 from agentscope_protocol.config.settings import ServerSettings
-from agentscope_supervisor.domain.errors import ErrorCode, Failure
-from agentscope_supervisor.domain.request import Refused
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused
 from agentscope_supervisor.http1.responses import Headers
 from agentscope_supervisor.web.console import Console
 

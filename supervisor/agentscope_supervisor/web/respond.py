@@ -1,189 +1,202 @@
-"""The delivery of answers: how the answer to a turn leaves as the response to its request.
+"""The response to a request that reads a run: sent in callbacks, the same on every connection.
 
-A short answer leaves as one response, a long one as a stream that begins with its first event, or with the
-first comment to a client that waits. Decides nothing about the turn; the bytes of a stream do not pass here,
-`runs.client_stream` writes them to the client's transport, and `runs.reader` to those who read a run beside
-the client.
+The first client of a turn, a client that joins a run by its Idempotency-Key and one that resumes a run differ
+only in where their stream begins. A short answer leaves as one response, a long one as a stream that begins
+with its first event, or with the first comment to a client that waits. No task waits for an event: the stream
+reports that something came, the connection that its socket takes more or that the client has left.
+
+Where to read next: `runs.client_stream` reads the run, `http1.channel` frames the bytes.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Final
 
-import orjson
-from aiohttp import web
-
 from agentscope_protocol.wire.frames import StreamKind
-from agentscope_supervisor.domain import sse
-from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.domain.turn import Turn
-from agentscope_supervisor.http1.aiohttp_connection import outlet_of
-from agentscope_supervisor.http1.responses import error_response, gone_response
-from agentscope_supervisor.runs.client_stream import Answer
-from agentscope_supervisor.runs.log import Run, RunState
-from agentscope_supervisor.runs.reader import RunReader
+from agentscope_supervisor.domain.wire_format import WireFormat
+from agentscope_supervisor.http1.channel import Channel, Exchange
+from agentscope_supervisor.http1.responses import header_lines
+from agentscope_supervisor.runs.client_stream import ClientStream
+from agentscope_supervisor.system.sweeper import Sweeper
 
-QUEUED_AFTER: Final = 1.0  # seconds of waiting after which a client is told that its turn waits
-SWEEP_EVERY: Final = 0.25  # seconds between two looks at the open answers
+QUEUED_AFTER: Final = 1.0  # seconds of waiting after which a client gets a comment that its turn waits
+SWEEP_EVERY: Final = 0.25  # seconds between two looks at the open responses
 STALLED_AFTER: Final = 30.0
-"""Seconds that a client may take to read the end of its answer; one that has stopped reading for good would
+"""Seconds that a client may take to read the end of its response. One that has stopped reading for good would
 hold its socket and buffers for ever."""
 
-STREAM_HEADERS: Final = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-}
+# Read once: see `agentscope_protocol.wire.values`.
+_JSON: Final = StreamKind.WHOLE
+
+_JSON_LINES: Final = header_lines({"Content-Type": "application/json"})
+
+OnOver = Callable[["Response", bool], None]
+"""Called once, last: the response was sent, or (true) the client has left."""
 
 
-class Delivery:
-    """The answers under way. `keepalive`: seconds of silence after which a stream gets a comment; `ahead`:
+class Response(Exchange):
+    """One response. `turn`: of the run, if that has not ended. `headers`: of the response. `resumes`: the
+    client has seen a part of the run and asks for events, so that even an error of the run is one."""
+
+    __slots__ = (
+        "_channel",
+        "_has_begun",
+        "_headers",
+        "_is_due",
+        "_loop",
+        "_on_over",
+        "_resumes",
+        "stream",
+        "turn",
+    )
+
+    def __init__(
+        self,
+        channel: Channel,
+        stream: ClientStream,
+        turn: Turn | None,
+        headers: dict[str, str],
+        on_over: OnOver,
+        *,
+        resumes: bool = False,
+    ) -> None:
+        self.stream: Final = stream
+        self.turn: Final = turn
+        self._channel: Final = channel
+        self._headers: Final = headers
+        self._on_over: Final = on_over
+        self._loop: Final = channel.loop
+        self._is_due = False
+        self._has_begun = False  # the head is out, or waits for the first event
+        self._resumes: Final = resumes
+        stream.on_change = self._change_soon
+        if resumes or stream.run.ended_at is not None or stream.number != stream.run.next:
+            self._change_soon()
+
+    # -- what the connection reports ----------------------------------------------------------
+
+    def resumed(self) -> None:
+        if self._has_begun:  # else it was an earlier response that filled the socket
+            self._change()
+
+    def lost(self) -> None:
+        if self.stream.on_change is not None:
+            self.stream.leave()
+            self._on_over(self, True)
+
+    def probe(self) -> bool:
+        if not self._has_begun:
+            return False
+        self.stream.comment("keep-alive", self._loop.time())
+        return True
+
+    # -- the response -------------------------------------------------------------------------
+
+    def _change_soon(self) -> None:
+        # Not at once: what came in one piece with it, the end above all, is to leave in one piece.
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._change)
+
+    def _change(self) -> None:
+        self._is_due = False
+        stream = self.stream
+        if stream.on_change is None:
+            return  # over
+        run = stream.run
+        if not self._has_begun:
+            if run.kind is _JSON and run.ended_at is None:
+                return
+            self._begin()
+        if self._channel.writing_paused:
+            return
+        stream.ack()
+        if stream.pump(self._loop.time()):
+            self._change_soon()
+        elif run.ended_at is not None and (stream.is_over or not stream.is_streaming):
+            stream.leave()
+            self._on_over(self, False)
+            self._channel.done()
+
+    def _begin(self) -> None:
+        stream, headers, channel = self.stream, self._headers, self._channel
+        run = stream.run
+        self._has_begun = True
+        if run.worker is not None:
+            headers["X-Agentscope-Worker"] = run.worker
+        if run.is_error and not self._resumes:
+            assert run.failure is not None
+            channel.fail(run.failure, headers)
+        elif run.kind is _JSON:
+            channel.respond(
+                headers, _JSON_LINES, run.wire.json_body(run.session_id, run.run_id, run.json_body)
+            )
+        else:
+            lines = stream_lines(run.wire)
+            # A short turn: all of it is here, and its length is known.
+            whole = stream.whole() if run.ended_at is not None else None
+            if whole is not None:
+                channel.respond(headers, lines, whole)
+            else:
+                writer = channel.stream(headers, lines)
+                stream.begin(writer, self._loop.time())
+                if self._resumes:
+                    writer.flush()
+
+    # -- silence ------------------------------------------------------------------------------
+
+    def sweep(self, now: float, keepalive: float, ahead: Callable[[Turn], int]) -> None:
+        """Send a comment to a client that waits in silence, and cut one that does not read the end."""
+        stream = self.stream
+        run = stream.run
+        silent = now - stream.last_write
+        if run.ended_at is not None:
+            if silent >= STALLED_AFTER:
+                self._channel.abort()
+            return
+        if run.kind is _JSON:
+            return
+        waits = run.worker is None and self.turn is not None
+        first = min(QUEUED_AFTER, keepalive)
+        if silent >= (first if waits and not self._has_begun else keepalive):
+            if not self._has_begun:
+                self._begin()
+            text = f"queued {ahead(self.turn)}" if waits and self.turn is not None else "keep-alive"
+            stream.comment(text, now)
+
+
+class OpenResponses:
+    """The responses under way. `keepalive`: seconds of silence after which a stream gets a comment. `ahead`:
     how many turns of its session come before a waiting turn."""
 
     def __init__(self, keepalive: float, ahead: Callable[[Turn], int]) -> None:
         self._keepalive: Final = keepalive
         self._ahead: Final = ahead
-        self._open: dict[Answer, Turn] = {}
-        self._viewers: dict[RunReader, Turn | None] = {}
-        self._sweeping = False
+        self._open: Final[set[Response]] = set()
         self._loop: Final = asyncio.get_running_loop()
+        self._sweeper: Final = Sweeper(self._loop, SWEEP_EVERY, self._sweep)
 
-    def watch(self, answer: Answer, turn: Turn) -> None:
-        """Tell the client of this answer, while it waits in silence, that it is not forgotten."""
-        self._open[answer] = turn
-        self._sweep_soon()
+    def add(self, response: Response) -> None:
+        self._open.add(response)
+        self._sweeper.soon()
 
-    def forget(self, answer: Answer) -> None:
-        """It is sent, or nobody waits for it any more."""
-        del self._open[answer]
+    def discard(self, response: Response) -> None:
+        self._open.discard(response)
 
-    async def deliver(
-        self, request: web.BaseRequest, answer: Answer, turn: Turn, headers: dict[str, str]
-    ) -> web.StreamResponse:
-        """Wait for the answer and send it; a stream is sent whole when this returns."""
-        self.watch(answer, turn)
-        try:
-            await answer.changed()
-            if answer.form is StreamKind.WHOLE:
-                while not answer.settled:
-                    await answer.changed()
-            if answer.worker is not None:
-                headers["X-Agentscope-Worker"] = answer.worker
-            if answer.is_error:
-                assert answer.failure is not None
-                return error_response(answer.failure, headers)
-            if answer.form is StreamKind.WHOLE:
-                return _whole(turn, answer.whole, headers)
-            headers |= STREAM_HEADERS
-            if answer.settled:  # a short turn: all of it is here, and its length is known
-                return web.Response(body=answer.buffered(), headers=headers)
-            return await self._stream(request, answer, headers)
-        finally:
-            self.forget(answer)
-
-    async def _stream(
-        self, request: web.BaseRequest, answer: Answer, headers: dict[str, str]
-    ) -> web.StreamResponse:
-        response = web.StreamResponse(headers=headers)
-        await response.prepare(request)
-        answer.begin(outlet_of(request), self._loop.time())
-        while True:
-            if answer.owes:
-                await request.writer.drain()
-                answer.repay()
-            if answer.settled:
-                break
-            await answer.changed()
-        await response.write_eof()
-        return response
-
-    async def join(
-        self, request: web.BaseRequest, viewer: RunReader, turn: Turn | None, headers: dict[str, str]
-    ) -> web.StreamResponse:
-        """Answer a request with the run that an earlier one has begun, from its first event on. `turn`: of
-        the run, if that has not ended."""
-        run = viewer.run
-        if run.form is StreamKind.WHOLE:
-            await viewer.ended()
-        else:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(QUEUED_AFTER):
-                    await viewer.begun()
-        _name_worker(run, headers)
-        if run.is_error:
-            assert run.failure is not None
-            return error_response(run.failure, headers)
-        if run.form is StreamKind.WHOLE:
-            return _whole(run, run.whole, headers)
-        gone = run.resume(-1)
-        if isinstance(gone, Failure):
-            return gone_response(gone, run, headers)
-        return await self.view(request, viewer, turn, headers)
-
-    async def view(
-        self, request: web.BaseRequest, viewer: RunReader, turn: Turn | None, headers: dict[str, str]
-    ) -> web.StreamResponse:
-        """Send what a run has kept from where the viewer stands, and what comes, to the end."""
-        _name_worker(viewer.run, headers)
-        response = web.StreamResponse(headers=headers | STREAM_HEADERS)
-        await response.prepare(request)
-        if request.method == "HEAD":  # what is written to the socket beside the response would be a body
-            await response.write_eof()
-            return response
-        self._viewers[viewer] = turn
-        self._sweep_soon()
-        try:
-            if await viewer.read(outlet_of(request), request.writer.drain, self._loop.time):
-                await response.write_eof()
-        finally:
-            del self._viewers[viewer]
-        return response
-
-    def _sweep_soon(self) -> None:
-        if not self._sweeping:
-            self._sweeping = True
-            self._loop.call_later(SWEEP_EVERY, self._sweep)
-
-    def _sweep(self) -> None:
-        """Tell clients that wait in silence that they are not forgotten."""
-        self._sweeping = False
-        now, first = self._loop.time(), min(QUEUED_AFTER, self._keepalive)
-        for answer, turn in self._open.items():
-            silent = now - answer.last_write
-            if answer.settled and silent >= STALLED_AFTER:
-                answer.cut()  # all is sent, and the client does not read it
-            if answer.form is StreamKind.WHOLE or answer.settled:
-                continue
-            waits = answer.worker is None
-            if silent >= (first if waits and not answer.streaming else self._keepalive):
-                answer.say(self._comment(turn if waits else None), now)
-        for viewer, turn_of_run in self._viewers.items():
-            silent = now - viewer.last_write
-            if viewer.run.state is RunState.ENDED:
-                if silent >= STALLED_AFTER:
-                    viewer.cut()
-                continue
-            waits = viewer.run.state is RunState.QUEUED
-            if silent >= (first if waits and viewer.is_new else self._keepalive):
-                viewer.say(self._comment(turn_of_run if waits else None), now)
-        if self._open or self._viewers:
-            self._sweep_soon()
-
-    def _comment(self, waiting: Turn | None) -> bytes:
-        return sse.comment("keep-alive" if waiting is None else f"queued {self._ahead(waiting)}")
+    def _sweep(self) -> bool:
+        now = self._loop.time()
+        for response in list(self._open):
+            response.sweep(now, self._keepalive, self._ahead)
+        return bool(self._open)
 
 
-def _name_worker(run: Run, headers: dict[str, str]) -> None:
-    if run.worker is not None:
-        headers["X-Agentscope-Worker"] = run.worker
+_lines: Final[dict[int, str]] = {}
 
 
-def _whole(of: Turn | Run, messages: bytes, headers: dict[str, str]) -> web.Response:
-    return web.Response(body=whole_body(of, messages), content_type="application/json", headers=headers)
-
-
-def whole_body(of: Turn | Run, messages: bytes) -> bytes:
-    """The body of an answer in one piece; `messages`: a JSON array."""
-    head = orjson.dumps({"session_id": of.session_id, "run_id": of.run_id})
-    return b'%b,"messages":%b}' % (head[:-1], messages)
+def stream_lines(wire: WireFormat) -> str:
+    """The lines of a head that say that a stream of this format follows."""
+    lines = _lines.get(wire.number)
+    if lines is None:
+        lines = _lines[wire.number] = header_lines(wire.headers)
+    return lines

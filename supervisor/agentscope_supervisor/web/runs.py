@@ -1,56 +1,53 @@
-"""Runs over HTTP: their state, their events for those who come back or look on, and the run of a key.
+"""Runs over HTTP: their state, their events for a client that resumes or joins one, and the run of a key.
 
-Finds the run and where its reader stands; `respond` sends. Who may ask was checked by `app`: whoever
-may invoke may read the runs whose ids he knows; an id is in the head of its answer and cannot be guessed.
+Finds the run and where its reader begins; `respond` sends it. `app` has checked who asks: every client that
+may invoke may read a run whose id it has. An id is in the head of its response and cannot be guessed.
 """
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 import orjson
 from aiohttp import web
 
 from agentscope_protocol.wire.frames import StreamKind
-from agentscope_supervisor.domain import sse
-from agentscope_supervisor.domain.errors import ErrorCode, Failure
-from agentscope_supervisor.domain.request import Refused, invalid
-from agentscope_supervisor.domain.turn import Turn
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, error_object, invalid
+from agentscope_supervisor.domain.run import Run
+from agentscope_supervisor.http1.aiohttp_channel import AiohttpChannel
 from agentscope_supervisor.http1.responses import gone_response
-from agentscope_supervisor.runs.log import Run, messages
-from agentscope_supervisor.runs.reader import RunReader
+from agentscope_supervisor.runs.client_stream import ClientStream
+from agentscope_supervisor.runs.log import messages
 from agentscope_supervisor.runs.recorder import Recorder
-from agentscope_supervisor.web.respond import Delivery
+from agentscope_supervisor.turns.service import TurnService
+from agentscope_supervisor.web.respond import OpenResponses, Response
 
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _CURSOR: Final = re.compile(r"[0-9]{1,15}")
 
-_Send = Callable[[web.BaseRequest, RunReader, Turn | None, dict[str, str]], Awaitable[web.StreamResponse]]
-
 
 class RunRoutes:
-    """The handlers of /runs/…, and of a request that joins a run. `leave`: to be told that a reader left."""
+    """The handlers of /runs/{run_id}, and of a request that joins a run."""
 
-    def __init__(self, recorder: Recorder, delivery: Delivery, leave: Callable[[Turn], None]) -> None:
+    def __init__(self, recorder: Recorder, turns: TurnService, responses: OpenResponses) -> None:
         self._recorder: Final = recorder
-        self._delivery: Final = delivery
-        self._leave: Final = leave
+        self._turns: Final = turns
+        self._responses: Final = responses
         self._loop: Final = asyncio.get_running_loop()
 
     async def state(self, run_id: str, headers: dict[str, str]) -> web.StreamResponse:
         """GET /runs/{run_id}. Raises: Refused."""
         run = await self._find(run_id, -1)
-        told = {
+        fields = {
             "run_id": run.run_id,
             "session_id": run.session_id,
             "state": run.state,
-            "stream": run.form is StreamKind.EVENTS,
+            "stream": run.kind is StreamKind.EVENTS,
             "worker": run.worker,
             "events": {"first": run.first, "next": run.next},
-            "error": sse.error_object(run.failure) if run.failure is not None else None,
+            "error": error_object(run.failure) if run.failure is not None else None,
         }
-        body = b'%b,"messages":%b}' % (orjson.dumps(told)[:-1], messages(run) or b"null")
+        body = b'%b,"messages":%b}' % (orjson.dumps(fields)[:-1], messages(run) or b"null")
         return web.Response(body=body, content_type="application/json", headers=headers)
 
     async def events(
@@ -59,7 +56,7 @@ class RunRoutes:
         """GET /runs/{run_id}/events. Raises: Refused."""
         after = _cursor(request, run_id)
         run = await self._find(run_id, after)
-        if run.form is StreamKind.WHOLE:
+        if run.kind is StreamKind.WHOLE:
             message = f"this run was asked for in one piece and has no events: see /runs/{run_id}"
             raise Refused(Failure(ErrorCode.NOT_FOUND, message))
         headers["X-Run-Id"] = run_id
@@ -71,36 +68,51 @@ class RunRoutes:
             case Failure() as failure:
                 raise Refused(failure)
             case number:
-                viewer = RunReader(run, number, self._loop.time())
-                return await self._follow(self._delivery.view, request, viewer, headers)
+                if request.method == "HEAD":
+                    return web.StreamResponse(headers={**headers, **run.wire.headers, **_worker(run)})
+                return await self._read(run, number, request, headers, resumes=True)
 
     async def join(self, run: Run, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
-        """Answer `POST /invoke` with a run that has its key already."""
+        """Answer `POST /invoke` with a run that has its Idempotency-Key already."""
         headers |= {"X-Run-Id": run.run_id, "Idempotent-Replayed": "true"}
-        return await self._follow(self._delivery.join, request, RunReader(run, 0, self._loop.time()), headers)
+        gone = run.resume(-1) if run.kind is StreamKind.EVENTS and not run.is_error else None
+        if isinstance(gone, Failure):
+            return gone_response(gone, run, headers | _worker(run))
+        return await self._read(run, 0, request, headers)
 
-    async def _follow(
-        self, send: _Send, request: web.BaseRequest, viewer: RunReader, headers: dict[str, str]
+    async def _read(
+        self,
+        run: Run,
+        number: int,
+        request: web.BaseRequest,
+        headers: dict[str, str],
+        *,
+        resumes: bool = False,
     ) -> web.StreamResponse:
-        turn = None
-        try:
-            with self._recorder.following(viewer) as turn:
-                return await send(request, viewer, turn, headers)
-        finally:
-            if turn is not None:
-                self._leave(turn)
+        turn = self._turns.turn_of(run)
+        stream = ClientStream(run, number, self._loop.time())
+
+        def over(response: Response, left: bool) -> None:
+            self._responses.discard(response)
+            if left and turn is not None:
+                self._turns.leave(turn)
+
+        channel = AiohttpChannel(request)
+        response = Response(channel, stream, turn, headers, over, resumes=resumes)
+        self._responses.add(response)
+        return await channel.finish(response)
 
     async def _find(self, run_id: str, after: int) -> Run:
         run = await self._recorder.find(run_id, after) if _RUN_ID.fullmatch(run_id) else None
         if run is not None:
             return run
-        if _RUN_ID.fullmatch(run_id):  # which it was, or never was: nobody can know any more
+        if _RUN_ID.fullmatch(run_id):  # it was kept once, or never existed: nothing tells the two apart
             raise Refused(Failure(ErrorCode.GONE, "this run is not kept any more"))
         raise Refused(Failure(ErrorCode.NOT_FOUND, "there is no such run"))
 
 
 def _cursor(request: web.BaseRequest, run_id: str) -> int:
-    """The number of the event that a reader has seen last; -1: none. Raises: Refused.
+    """The number of the last event that the client has seen; -1: none. Raises: Refused.
 
     A browser that reconnects sends Last-Event-ID and asks for the same address as before: the header wins.
     """
@@ -116,3 +128,7 @@ def _cursor(request: web.BaseRequest, run_id: str) -> int:
     if not _CURSOR.fullmatch(after):
         raise invalid("after must be the number of an event")
     return int(after)
+
+
+def _worker(run: Run) -> dict[str, str]:
+    return {"X-Agentscope-Worker": run.worker} if run.worker is not None else {}

@@ -26,7 +26,7 @@ import orjson
 
 from agentscope_supervisor import __version__
 from agentscope_supervisor.domain.errors import Failure
-from agentscope_supervisor.runs.client_stream import Answer
+from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.web import otlp
 from agentscope_supervisor.web.otlp import Context, Kind, Span
 
@@ -54,40 +54,31 @@ class RequestTrace:
         self._context: Final = Context(trace_id, _new_span_id(), sampled, state)
         self._began: Final = now
         self._began_ns: Final = time.time_ns()
-        self._answer: Answer | None = None
-        self.status = CLIENT_LEFT
-        self.failure: Failure | None = None
 
     @property
     def headers(self) -> dict[str, str]:
         return self._context.headers()
 
-    def accepted(self, answer: Answer) -> None:
-        """The request has become a turn, which waits from now on."""
-        self._answer = answer
-
-    def over(self, now: float) -> list[Span]:
-        """The spans of the request, which has ended."""
+    def over(self, now: float, status: int, failure: Failure | None, run: Run | None) -> list[Span]:
+        """The spans of the request, which has ended. `run`: of the turn that it became, if it did."""
         if not self._context.sampled:
             return []
-        answer = self._answer
         attributes: dict[str, otlp.Value] = {
             "http.request.method": "POST",
             "http.route": "/invoke",
             "url.path": "/invoke",
-            "http.response.status_code": self.status,
+            "http.response.status_code": status,
         }
         made: list[Span] = []
-        failure = self.failure
-        if answer is not None:
-            failure = failure or answer.failure
-            attributes["agentscope.run_id"] = answer.run_id
-            if answer.worker is not None:
-                attributes["agentscope.worker"] = answer.worker
-            made.append(self._wait(answer, now))
+        if run is not None:
+            failure = failure or run.failure
+            attributes["agentscope.run_id"] = run.run_id
+            if run.worker is not None:
+                attributes["agentscope.worker"] = run.worker
+            made.append(self._wait(run, now))
         if failure is not None:
             attributes["error.type"] = str(failure.code)
-        elif self.status == CLIENT_LEFT:
+        elif status == CLIENT_LEFT:
             attributes["error.type"] = "client_left"
         # What the caller did wrong is no error of this server.
         error = str(failure.code) if failure is not None and failure.status >= 500 else None
@@ -96,13 +87,13 @@ class RequestTrace:
         )
         return made
 
-    def _wait(self, answer: Answer, now: float) -> Span:
-        taken = answer.taken_at
+    def _wait(self, run: Run, now: float) -> Span:
+        taken = run.taken_at
         context = Context(self._context.trace_id, _new_span_id(), True, self._context.state)
-        attributes: dict[str, otlp.Value] = {"agentscope.run_id": answer.run_id}
+        attributes: dict[str, otlp.Value] = {"agentscope.run_id": run.run_id}
         error = None if taken is not None else "no worker took the turn"
         until = taken if taken is not None else now
-        return self._span("wait", Kind.INTERNAL, context, answer.started_at, until, attributes, error)
+        return self._span("wait", Kind.INTERNAL, context, run.started_at, until, attributes, error)
 
     def _span(
         self,
@@ -145,9 +136,9 @@ class Tracing:
         """A request has come, with these headers (names in lower case, or case-insensitive)."""
         return RequestTrace(otlp.caller(headers), self._loop.time())
 
-    def record(self, trace: RequestTrace) -> None:
-        """A request is over: its spans are to be sent."""
-        made = trace.over(self._loop.time())
+    def record(self, trace: RequestTrace, status: int, failure: Failure | None, run: Run | None) -> None:
+        """A request is over: send its spans. The arguments are as in `RequestTrace.over`."""
+        made = trace.over(self._loop.time(), status, failure, run)
         if len(self._queue) + len(made) > QUEUED:
             self._dropped += len(made)
             return

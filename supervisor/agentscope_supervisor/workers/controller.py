@@ -19,10 +19,8 @@ from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_protocol.config.settings import Settings, SettingsError
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import CancelReason, StreamKind
-from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.turn import Purpose, Turn
 from agentscope_supervisor.project.config import Project, ProjectError
-from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.system.event_queue import Post
 from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.turns.service import TurnService
@@ -146,11 +144,11 @@ class Controller:
             return STOPPING
         return self._roll_to(self.revisions.snapshot(self.fleet.revision), "")
 
-    # -- Hands: requests from `turns.service` --------------------------------------------------------
+    # -- Processes: requests from `turns.service` --------------------------------------------------
 
-    def dispatch(self, number: int, turn: Turn, request: TurnRequest, answer: Answer) -> None:
-        self.pool.dispatch(number, turn, request, answer)
-        if turn.purpose is Purpose.TELL:  # a notification, not a turn of a client: not counted
+    def dispatch(self, number: int, turn: Turn) -> None:
+        self.pool.dispatch(number, turn)
+        if turn.purpose is Purpose.NOTIFY_IDLE:  # not a turn of a client: not counted
             return
         reason = self.recycling.dispatched(number, self._loop.time())
         if reason is not None:

@@ -1,8 +1,8 @@
-"""The supervisor's end of the link to one worker: maps streams to turns and their answers.
+"""The supervisor's end of the link to one worker: maps streams to turns.
 
-Sends turns and receives the bytes of answers. Makes no decisions: `pool` receives all events through
-`LinkListener`. Data frames are the hot path: they go from the socket to the client's answer in one call. The
-protocol is in `agentscope_protocol.wire`.
+Sends turns and receives the bytes of their runs. Makes no decisions: `pool` receives all events through
+`LinkListener`. Data frames are the hot path: they go from the socket to the run and its readers in one call.
+The protocol is in `agentscope_protocol.wire`.
 """
 
 import asyncio
@@ -16,9 +16,7 @@ from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import CancelReason, Data, End, Fail, Notice
 from agentscope_protocol.wire.link import BROKE_THE_RULES, Link
 from agentscope_protocol.wire.page import LifePage
-from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.turn import Turn
-from agentscope_supervisor.runs.client_stream import Answer
 
 FRAME_CHECKS: Final = 20
 """Checks, 0.5 s apart, within which the rest of an incomplete frame must arrive while the worker's loop runs.
@@ -71,8 +69,7 @@ class WorkerLink:
         self._requester: Final = Requester(greeting)
         self._link: Final[Link[Requester]] = Link(self._requester, self._on_event, self._on_lost)
         self._loop: Final = asyncio.get_running_loop()
-        self._streams: dict[int, tuple[Turn, Answer]] = {}
-        self._stream_of: dict[int, int] = {}  # by number of the turn
+        self._streams: dict[int, Turn] = {}
         # The incomplete frame of the last check, and the worker's loop counter at its first check.
         self._part: tuple[tuple[int, int] | None, int] = (None, 0)
         self._part_checks = 0
@@ -81,14 +78,15 @@ class WorkerLink:
         """Take over a connected socket. Call it once, before any other method."""
         await self._loop.create_connection(lambda: self._link, sock=sock)
 
-    def dispatch(self, turn: Turn, request: TurnRequest, answer: Answer) -> None:
+    def dispatch(self, turn: Turn) -> None:
         """Send a turn to the worker. Raises: LocalProtocolError if the link is closed."""
+        request = turn.request
         stream = self._requester.open(
-            turn.session_id, turn.run_id, request.body, request.form, request.headers
+            request.session_id, turn.run_id, request.body, request.kind, request.headers, request.wire.number
         )
-        self._streams[stream] = turn, answer
-        self._stream_of[turn.number] = stream
-        answer.take(self._label, partial(self._consumed, stream), self._loop.time())
+        self._streams[stream] = turn
+        turn.stream = stream
+        turn.run.take(self._label, partial(self._consumed, stream), self._loop.time())
         if self._requester.unwritten < AT_ONCE:
             self._link.flush_soon()
         else:
@@ -96,9 +94,8 @@ class WorkerLink:
 
     def cancel(self, turn: Turn, reason: CancelReason) -> None:
         """Request the cancellation of a turn. Does nothing if the turn has ended."""
-        stream = self._stream_of.get(turn.number)
-        if stream is not None:
-            self._requester.cancel(stream, reason)
+        if self._streams.get(turn.stream) is turn:
+            self._requester.cancel(turn.stream, reason)
             self._link.flush_soon()
 
     @property
@@ -136,7 +133,7 @@ class WorkerLink:
     def _on_event(self, event: Event) -> None:
         if type(event) is Data:
             payload = event.payload
-            if self._streams[event.stream][1].data(event.count, payload, self._loop.time()):
+            if self._streams[event.stream].run.data(event.count, payload, self._loop.time()):
                 self._requester.consumed(event.stream, len(payload))
             return
         match event:
@@ -165,6 +162,4 @@ class WorkerLink:
         return event
 
     def _over(self, stream: int) -> Turn:
-        turn, _ = self._streams.pop(stream)
-        del self._stream_of[turn.number]
-        return turn
+        return self._streams.pop(stream)

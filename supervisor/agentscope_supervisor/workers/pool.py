@@ -18,11 +18,9 @@ from agentscope_protocol.config.settings import Settings
 from agentscope_protocol.wire.errors import Code, LocalProtocolError
 from agentscope_protocol.wire.frames import CancelReason
 from agentscope_protocol.wire.link import BROKE_THE_RULES
-from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.processes import interpreter, spawn
 from agentscope_supervisor.processes.launcher import Launcher, LaunchRequest
-from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.system import kernel
 from agentscope_supervisor.system.event_queue import Post
 from agentscope_supervisor.system.log_setup import log_output
@@ -110,15 +108,15 @@ class Pool:
         marks = {process.child.pid: process.mark for process in self if process.child is not None}
         return marks | self._launcher.marks()
 
-    def dispatch(self, number: int, turn: Turn, request: TurnRequest, answer: Answer) -> None:
+    def dispatch(self, number: int, turn: Turn) -> None:
         """Send a turn to a process that is ready. Raises: LocalProtocolError if it cannot be sent."""
         process = self._processes.get(number)
         if process is None:  # a notification about a session, which may come late
             raise LocalProtocolError("the process has exited")
         assert process.link is not None, "turns are sent only to ready processes"
-        if request.form not in process.stream_kinds:
-            raise LocalProtocolError(f"this worker's package is too old for {request.form.name}")
-        process.link.dispatch(turn, request, answer)
+        if turn.request.kind not in process.stream_kinds:
+            raise LocalProtocolError(f"this worker's package is too old for {turn.request.kind.name}")
+        process.link.dispatch(turn)
 
     def cancel(self, number: int, turn: Turn, reason: CancelReason) -> None:
         """Ask a process to cancel a turn. Does nothing if the process has exited."""

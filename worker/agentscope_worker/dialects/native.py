@@ -1,19 +1,20 @@
-"""Msg to JSON bytes and back: what a client sends, and what it is sent.
+"""The native dialect: the body of `POST /invoke` to a Msg, and each Msg to a server-sent event.
 
-It owns the checks of a message that comes in (AgentScope's own accept garbage on 1.x and explain
-themselves in pydantic's words on 2.x), the flag `metadata.chunk`, and the joining of chunks. It does
-no I/O. Bytes are made once per Msg, here; everything after copies them.
+It owns the checks of a client's message (AgentScope 1.x accepts malformed ones, 2.x reports them in
+pydantic's words), the flag `metadata.chunk`, and the joining of chunks. The bytes of an event are made here,
+once; the supervisor only copies them. No I/O.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from agentscope_worker.dialects.dialect import BadMessage, Dialect
 from agentscope_worker.runtime import lossy_json
 from agentscope_worker.runtime.compat.majors import seam
 
@@ -30,11 +31,21 @@ _ONLY_JSON = (
 _GROWING = {"text": "text", "thinking": "thinking"}
 
 
-class BadMessage(ValueError):
-    """A message that no App can be given; the text says where, what and what is allowed."""
+def read(body: bytes) -> tuple[Msg, dict[str, Any]]:
+    """The Msg and the metadata in the body of a request. The supervisor has checked that it is a JSON object,
+    and the types of its other fields.
+
+    Raises: BadMessage.
+    """
+    fields = orjson.loads(body)
+    message = fields.get("message")
+    if not isinstance(message, dict):
+        kind = "missing" if message is None else f"not an object but {_shown(message)}"
+        raise BadMessage(f"message is {kind}; it needs at least content")
+    return read_message(message), fields.get("metadata", {})
 
 
-def read(message: Mapping[str, object]) -> Msg:
+def read_message(message: Mapping[str, object]) -> Msg:
     """The Msg of a client's `message` object; an `id` in it is ignored.
 
     Raises: BadMessage.
@@ -85,6 +96,16 @@ def write(msg: Msg) -> bytes:
         except TypeError:
             pass
     return b'%b,"metadata":%b}' % (compat.encode(msg)[:-1], lossy_json.dumps(metadata))
+
+
+def event(run_id: bytes, number: int, msg: Msg) -> bytes:
+    """One event. Raises: TypeError when the App has yielded something else."""
+    return b"id: %b-%d\ndata: %b\n\n" % (run_id, number, write(msg))
+
+
+def size(msg: Msg) -> int:
+    """Bytes that a Msg takes in an answer that is not streamed, before chunks are joined."""
+    return len(write(msg))
 
 
 def join(msgs: Iterable[Msg]) -> bytes:
@@ -181,3 +202,6 @@ def _shown(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return kinds.get(type(value), "a number")
+
+
+NATIVE: Final = Dialect(number=0, read=read, event=event, size=size, join=join)

@@ -15,8 +15,8 @@ from agentscope.message import Msg, TextBlock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentscope_worker import messages
-from agentscope_worker.messages import BadMessage
+from agentscope_worker.dialects import native
+from agentscope_worker.dialects.dialect import BadMessage
 from agentscope_worker.runtime import lossy_json
 from agentscope_worker.runtime.compat import majors
 from tests.worker.agents import MAJOR, blocks_of, text_of
@@ -38,34 +38,34 @@ def says(text: str, name: str = "a", **more: Any) -> Msg:
 
 class TestRead:
     def test_text(self) -> None:
-        msg = messages.read({"name": "Ann", "content": "Hello", "role": "user"})
+        msg = native.read_message({"name": "Ann", "content": "Hello", "role": "user"})
         assert (msg.name, text_of(msg), msg.role) == ("Ann", "Hello", "user")
 
     def test_defaults(self) -> None:
-        msg = messages.read({"content": "Hello"})
+        msg = native.read_message({"content": "Hello"})
         assert (msg.name, msg.role) == ("user", "user")
-        assert messages.read({"content": "", "role": "system"}).name == "system"
+        assert native.read_message({"content": "", "role": "system"}).name == "system"
 
     def test_a_callers_id_is_ignored(self) -> None:
-        assert messages.read({"content": "x", "id": "mine"}).id != "mine"
+        assert native.read_message({"content": "x", "id": "mine"}).id != "mine"
 
     def test_metadata(self) -> None:
-        assert messages.read({"content": "x", "metadata": {"a": 1}}).metadata == {"a": 1}
-        assert messages.read({"content": "x", "metadata": None}).metadata == {}
+        assert native.read_message({"content": "x", "metadata": {"a": 1}}).metadata == {"a": 1}
+        assert native.read_message({"content": "x", "metadata": None}).metadata == {}
 
     def test_blocks(self) -> None:
         blocks = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-        msg = messages.read({"content": blocks})
+        msg = native.read_message({"content": blocks})
         assert [(block["type"], block["text"]) for block in blocks_of(msg)] == [
             ("text", "a"),
             ("text", "b"),
         ]
-        assert messages.read({"content": []}).content == []
+        assert native.read_message({"content": []}).content == []
 
     def test_media(self) -> None:
         source = {"type": "base64", "media_type": "image/png", "data": "AA=="}
         kind = "image" if MAJOR == 1 else "data"
-        msg = messages.read({"content": [{"type": kind, "source": source}]})
+        msg = native.read_message({"content": [{"type": kind, "source": source}]})
         assert blocks_of(msg)[0]["source"] == source
 
     @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ class TestRead:
     )
     def test_refused(self, message: dict[str, object], said: str) -> None:
         with pytest.raises(BadMessage, match=said):
-            messages.read(message)
+            native.read_message(message)
 
     @given(
         st.recursive(
@@ -111,34 +111,32 @@ class TestRead:
         if not isinstance(message, dict):
             message = {"content": message}
         try:
-            msg = messages.read(message)
+            msg = native.read_message(message)
         except BadMessage:
             return
-        json.loads(messages.write(msg))
+        json.loads(native.write(msg))
 
 
 class TestWrite:
     def test_the_whole_message_and_the_flag(self) -> None:
         msg = says("Hellö", metadata={"a": 1})
-        written = json.loads(messages.write(msg))
+        written = json.loads(native.write(msg))
         whole = msg.to_dict() if MAJOR == 1 else msg.model_dump(mode="json")
         assert written == {**whole, "metadata": {"a": 1, "chunk": True}}
 
     def test_without_metadata(self) -> None:
-        assert json.loads(messages.write(says("x")))["metadata"] == {"chunk": True}
+        assert json.loads(native.write(says("x")))["metadata"] == {"chunk": True}
 
     def test_the_apps_own_flag_is_kept(self) -> None:
-        assert json.loads(messages.write(says("x", metadata={"chunk": False})))["metadata"] == {
-            "chunk": False
-        }
+        assert json.loads(native.write(says("x", metadata={"chunk": False})))["metadata"] == {"chunk": False}
 
     def test_the_message_is_not_changed(self) -> None:
         msg = says("x", metadata={"a": 1})
-        messages.write(msg)
+        native.write(msg)
         assert msg.metadata == {"a": 1}
 
     def test_it_is_one_line(self) -> None:
-        assert b"\n" not in messages.write(says("a\nb\r\u2028"))
+        assert b"\n" not in native.write(says("a\nb\r\u2028"))
 
     def test_what_json_cannot_hold(self) -> None:
         class Odd:
@@ -150,14 +148,14 @@ class TestWrite:
             x: int
 
         metadata = {"o": Odd(), "s": "\ud800x", "n": 2**80, 3: "key", "set": {1}, "p": Point(1)}
-        written = json.loads(messages.write(says("x", metadata=metadata)))["metadata"]
+        written = json.loads(native.write(says("x", metadata=metadata)))["metadata"]
         assert written["o"] == "odd"
         assert written["s"] == "\ufffdx"
         assert written["n"] == str(2**80)
         assert written["3"] == "key"
 
     def test_lone_surrogates_in_text(self) -> None:
-        written = messages.write(says("a\ud800b \ud83d\ude00", name="\udc00"))
+        written = native.write(says("a\ud800b \ud83d\ude00", name="\udc00"))
         assert "a\ufffdb 😀" in written.decode()
         orjson.loads(written)
 
@@ -167,17 +165,17 @@ class TestWrite:
             msg.content = [{"type": "tool_result", "id": "1", "name": "t", "output": object()}]
         else:
             msg.structured_output = {"o": object()}
-        assert "object object" in messages.write(msg).decode()
+        assert "object object" in native.write(msg).decode()
 
     @pytest.mark.parametrize("yielded", [None, "text", {"a": 1}, 3])
     def test_no_message(self, yielded: Any) -> None:
         with pytest.raises(TypeError, match=rf"yielded a {type(yielded).__name__}; expected .*Msg"):
-            messages.write(yielded)
+            native.write(yielded)
 
     @given(st.text(), st.dictionaries(st.text(), st.text() | SMALL | st.none()))
     def test_anything_can_be_read_again(self, text: str, metadata: dict[str, Any]) -> None:
-        written = orjson.loads(messages.write(says(text, metadata=metadata)))
-        assert text_of(messages.read(written)) == text
+        written = orjson.loads(native.write(says(text, metadata=metadata)))
+        assert text_of(native.read_message(written)) == text
         assert written["metadata"] == {"chunk": True, **metadata}
 
 
@@ -249,7 +247,7 @@ def messages_of_any_kind(draw: st.DrawFn) -> Msg:
     content = draw(
         st.lists(st.sampled_from(usual), max_size=2) | st.lists(st.sampled_from(others), max_size=2)
     )
-    msg: Any = messages.read({"content": content, "role": "assistant"})
+    msg: Any = native.read_message({"content": content, "role": "assistant"})
     if draw(st.integers(0, 9)) == 9:
         msg = Shouting(name="Ann", content=msg.content, role="assistant")
     parts = [msg, *msg.content]
@@ -283,26 +281,26 @@ class TestTheFastWay:
     @given(messages_of_any_kind())
     @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
     def test_it_writes_what_the_other_writes(self, msg: Msg) -> None:
-        assert what_is_read(messages.write, msg) == what_is_read(the_other_way, msg)
+        assert what_is_read(native.write, msg) == what_is_read(the_other_way, msg)
 
     @pytest.mark.parametrize("block", [{"type": "text", "text": "x"}, "x", 1, None])
     def test_whatever_an_app_puts_among_the_blocks(self, block: Any) -> None:
-        msg = messages.read({"content": [{"type": "text", "text": "a"}], "role": "assistant"})
+        msg = native.read_message({"content": [{"type": "text", "text": "a"}], "role": "assistant"})
         parts: Any = msg.content
         parts.append(block)
-        assert what_is_read(messages.write, msg) == what_is_read(the_other_way, msg)
+        assert what_is_read(native.write, msg) == what_is_read(the_other_way, msg)
 
     @pytest.mark.parametrize("metadata", [None, {"a": [1, None, 2.5]}, {"chunk": False}])
     def test_what_is_streamed_takes_it(self, metadata: Any) -> None:
         thought: Any = {"type": "thinking", "thinking": "hm"}
-        msg = messages.read({"content": [{"type": "text", "text": "x"}, thought], "role": "assistant"})
+        msg = native.read_message({"content": [{"type": "text", "text": "x"}, thought], "role": "assistant"})
         with patch.object(majors.seam(), "encode", side_effect=AssertionError):
-            messages.write(msg)
+            native.write(msg)
 
 
 class TestJoin:
     def joined(self, *msgs: Msg) -> list[dict[str, Any]]:
-        result: list[dict[str, Any]] = orjson.loads(messages.join(msgs))
+        result: list[dict[str, Any]] = orjson.loads(native.join(msgs))
         return result
 
     def texts(self, *msgs: Msg) -> list[str]:
@@ -314,7 +312,7 @@ class TestJoin:
         ]
 
     def test_nothing(self) -> None:
-        assert messages.join([]) == b"[]"
+        assert native.join([]) == b"[]"
 
     def test_chunks_become_one_message(self) -> None:
         (message,) = self.joined(says("Hello"), says("! "), says("Bye"))
@@ -335,7 +333,7 @@ class TestJoin:
         assert self.texts(says("1"), Msg(name="a", content="2", role="user")) == ["1", "2"]
 
     def test_other_blocks_stay_in_order(self) -> None:
-        call = messages.read({"content": [CALL], "role": "assistant", "name": "a"})
+        call = native.read_message({"content": [CALL], "role": "assistant", "name": "a"})
         (message,) = self.joined(says("one "), says("two"), call, says("three"))
         kinds = [(block["type"], block.get("text")) for block in message["content"]]
         assert kinds == [("text", "one two"), (CALL["type"], None), ("text", "three")]

@@ -1,0 +1,62 @@
+"""The channel of a request that aiohttp has parsed: the response is written past aiohttp's own classes.
+
+aiohttp gets a `SentResponse` for it, so that it goes on with the connection as after any other.
+"""
+
+import asyncio
+from typing import Final, cast
+
+from aiohttp import web
+from aiohttp.http import HttpVersion11
+
+from agentscope_supervisor.http1.aiohttp_connection import AiohttpConnection, SentResponse
+from agentscope_supervisor.http1.channel import Channel, Exchange
+from agentscope_supervisor.http1.chunked_writer import ChunkedWriter
+
+
+class AiohttpChannel(Channel):
+    """The way to the client of `request`."""
+
+    __slots__ = ("_connection", "_over", "_request")
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        super().__init__(asyncio.get_running_loop(), is_http_1_0=request.version < HttpVersion11)
+        self._request: Final = request
+        self._connection: Final = cast(AiohttpConnection, request.protocol)
+        self._over: asyncio.Future[None] = self.loop.create_future()
+        self.is_closing = not request.keep_alive or self._connection.is_ending
+        self.writing_paused = self._connection.is_paused
+
+    async def finish(self, exchange: Exchange) -> web.StreamResponse:
+        """Wait until the response of `exchange` was written. Raises: CancelledError: the client left."""
+        self._connection.begin(self, exchange)
+        try:
+            await self._over
+        except BaseException:
+            exchange.lost()
+            raise
+        finally:
+            self._connection.end()
+        return SentResponse(self.status, keeps_alive=not self.is_closing)
+
+    def send(self, data: bytes) -> None:
+        transport = self._connection.transport
+        self._request.writer.output_size += len(data)  # aiohttp's mark that a response has begun
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+
+    def writer(self, head: bytes, end: bytes) -> ChunkedWriter:
+        self._request.writer.output_size += len(head)
+        return self._connection.writer_of(head, end)
+
+    def close(self) -> None:
+        self.is_closing = True
+
+    def done(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def abort(self) -> None:
+        transport = self._connection.transport
+        if transport is not None:
+            transport.abort()

@@ -1,0 +1,88 @@
+"""The body of `POST /invoke`: the fields that decide where and how the turn runs, checked. Pure.
+
+The body itself goes to the worker as it came. The worker checks the message in it, and refuses it with the
+same code as here.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from agentscope_protocol.wire.frames import StreamKind
+from agentscope_supervisor.domain import idempotency
+from agentscope_supervisor.domain.errors import invalid
+from agentscope_supervisor.domain.idempotency import Key
+from agentscope_supervisor.domain.request import (
+    NAMES,
+    ON_BUSY,
+    OnBusy,
+    TurnRequest,
+    json_object,
+    kind_of,
+    session_id,
+)
+from agentscope_supervisor.web.dialects.native import NATIVE
+
+# Read once: see `agentscope_protocol.wire.values`.
+_EVENTS: Final = StreamKind.EVENTS
+_JSON: Final = StreamKind.WHOLE
+
+
+def read(
+    body: bytes,
+    *,
+    header_session: str | None,
+    accepts_json: bool,
+    token: str,
+    principal: str,
+    headers: Mapping[str, str],
+    idempotency_key: str | None = None,
+) -> TurnRequest:
+    """The request in a body. The worker checks the message.
+
+    `header_session`: the value of X-Session-Id, if it came. `accepts_json`: the client asked for
+    application/json. `token`: what stands for the caller's credentials. `principal`: the setting of that
+    name. `idempotency_key`: the value of that header, if it came. Raises: Refused.
+    """
+    fields = json_object(body)
+    stream = _typed(fields, "stream", bool, None)
+    kind = _JSON if (accepts_json if stream is None else not stream) else _EVENTS
+    on_busy = fields.get("on_busy")
+    if on_busy is not None and on_busy not in ON_BUSY:
+        raise invalid(f"on_busy must be one of {', '.join(ON_BUSY)}")
+    metadata = _typed(fields, "metadata", dict, {})
+    session = _session_id(fields.get("session_id"), header_session)
+    caller = token if principal == "token" else _caller(metadata, principal.removeprefix("metadata."))
+    key = None
+    if idempotency_key is not None:
+        if not idempotency.is_valid(idempotency_key):
+            raise invalid(f"Idempotency-Key must be 1 to {idempotency.MAX_KEY} printable ASCII characters")
+        fingerprint = idempotency.fingerprint(fields, session, kind, body)
+        key = Key(idempotency.scope_of(token, caller), idempotency_key, fingerprint)
+    return TurnRequest(session, kind, cast("OnBusy | None", on_busy), body, caller, headers, NATIVE, key)
+
+
+def _session_id(in_body: object, in_header: str | None) -> str:
+    if in_header is None:
+        if in_body is None:
+            raise invalid("session_id is missing: give it in the body or as the header X-Session-Id")
+        return session_id(in_body)
+    given = session_id(in_header, "X-Session-Id")
+    if in_body is not None and session_id(in_body) != given:
+        raise invalid("session_id in the body and in the header X-Session-Id differ")
+    return given
+
+
+def _caller(metadata: dict[str, Any], key: str) -> str:
+    value = metadata.get(key, "")
+    if isinstance(value, dict | list):  # its text may be long, and its depth more than Python writes
+        raise invalid(f"metadata.{key} must be a string or a number, not {kind_of(value)}")
+    return str(value)
+
+
+def _typed(fields: dict[str, Any], key: str, kind: type, default: Any) -> Any:
+    if key not in fields:
+        return default
+    value = fields[key]
+    if type(value) is not kind:
+        raise invalid(f"{key} must be {NAMES[kind]}, not {kind_of(value)}")
+    return value

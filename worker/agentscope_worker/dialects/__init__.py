@@ -1,0 +1,13 @@
+"""The wire formats as the worker writes them: one module for each dialect, and their table by number.
+
+A new dialect is one module here, and one in the supervisor's `web.dialects`. Read `native` first.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from agentscope_worker.dialects.dialect import Dialect
+from agentscope_worker.dialects.native import NATIVE
+
+DIALECTS: Final[Mapping[int, Dialect]] = {NATIVE.number: NATIVE}
+"""By the number of the dialect in the Open frame."""
