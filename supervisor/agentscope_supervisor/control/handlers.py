@@ -1,8 +1,8 @@
 """The operator's commands: what each one reads from the instance, and what it does to it.
 
-Reads the fleet, the worker pool and the open turns, and never changes them directly: a change is an event in the
-daemon's queue, or a call of `InstanceActions`, which `daemon` implements. `control.server` serves the handlers
-over HTTP; the console in `web` uses some of them too.
+Reads the fleet, the worker pool and the open turns, and never changes them directly: a change is an event in
+the daemon's queue, or a call of `InstanceActions`, which `daemon` implements. `control.server` serves the
+handlers over HTTP; the console in `web` uses some of them too.
 """
 
 import asyncio

@@ -7,6 +7,7 @@ The event loop never waits here.
 
 import asyncio
 from collections import Counter
+from collections.abc import Collection
 from typing import Any, Final
 
 from agentscope_protocol.config.settings import Settings
