@@ -35,7 +35,7 @@ POST: Final = request("POST", "/invoke", b"hello", JSON)
 WAIT: Final = request("POST", "/invoke", b"wait", JSON)  # is answered, and its answer does not end
 
 
-class Door(Exchange):
+class Door:
     """Says which way each request came."""
 
     def __init__(self, idle: float = 60.0, head: float = 5.0, body_within: float = 0.05) -> None:

@@ -67,6 +67,22 @@ class Reader:
         raise NotImplementedError
 
 
+class EndWatch(Reader):
+    """Calls `on_end` when `run` ends; reads nothing."""
+
+    __slots__ = ("_on_end",)
+
+    def __init__(self, run: "Run", on_end: Callable[[], None]) -> None:
+        self._on_end: Final = on_end
+        run.readers.append(self)
+
+    def fed(self, number: int, count: int, payload: bytes, now: float) -> bool:
+        return True
+
+    def ended(self) -> None:
+        self._on_end()
+
+
 class Keeper:
     """What bounds the memory of all runs."""
 

@@ -6,7 +6,7 @@ request came (`web.respond`). The connection owns the socket; a channel knows ho
 
 import asyncio
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.http1.chunked_writer import ChunkedWriter
@@ -21,23 +21,18 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 """An interim response. A server may send any number of them before the final one (RFC 9110, section 15.2)."""
 
 
-class Exchange:
+class Exchange(Protocol):
     """What makes the response: the connection reports to it. No method may raise."""
-
-    __slots__ = ()
 
     def resumed(self) -> None:
         """The client's socket takes more again."""
-        raise NotImplementedError
 
     def lost(self) -> None:
         """The client has left."""
-        raise NotImplementedError
 
     def probe(self) -> bool:
         """Send something that the client ignores, to learn whether it is still there. Returns whether it was
         sent: a response that has not begun has nothing to send."""
-        raise NotImplementedError
 
 
 class Channel:

@@ -15,7 +15,7 @@ from typing import Final
 from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.domain.wire_format import WireFormat
-from agentscope_supervisor.http1.channel import Channel, Exchange
+from agentscope_supervisor.http1.channel import Channel
 from agentscope_supervisor.http1.responses import header_lines
 from agentscope_supervisor.runs.client_stream import ClientStream
 from agentscope_supervisor.system.sweeper import Sweeper
@@ -35,9 +35,10 @@ OnOver = Callable[["Response", bool], None]
 """Called once, last: the response was sent, or (true) the client has left."""
 
 
-class Response(Exchange):
-    """One response. `turn`: of the run, if that has not ended. `headers`: of the response. `resumes`: the
-    client has seen a part of the run and asks for events, so that even an error of the run is one."""
+class Response:
+    """One response, an `http1.channel.Exchange`. `turn`: of the run, if that has not ended. `headers`: of the
+    response. `resumes`: the client has seen a part of the run and asks for events, so that even an error of
+    the run is one."""
 
     __slots__ = (
         "_channel",

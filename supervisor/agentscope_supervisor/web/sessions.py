@@ -18,7 +18,7 @@ from agentscope_protocol.wire.random_ids import new_id
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid
 from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.request import session_id as valid_session_id
-from agentscope_supervisor.domain.run import Reader, Run
+from agentscope_supervisor.domain.run import EndWatch, Run
 from agentscope_supervisor.domain.wire_format import NO_EVENTS
 from agentscope_supervisor.http1.responses import json_response
 from agentscope_supervisor.runs.recorder import Recorder
@@ -73,7 +73,8 @@ class SessionRoutes:
         body = orjson.dumps({"user_id": user_id})
         asked = TurnRequest(session_id, StreamKind.FORGET, "reject", body, principal, {}, NO_EVENTS)
         run = Run(new_id(), session_id, StreamKind.FORGET, NO_EVENTS, self._loop.time())
-        ended = _End(run, self._loop.create_future())
+        ended = asyncio.Event()
+        EndWatch(run, ended.set)
         was_known = self._table.row(session_id, self._loop.time()) is not None
         turn = self._turns.submit(asked, run)
         if isinstance(turn, Failure):
@@ -89,28 +90,13 @@ class SessionRoutes:
             raise Refused(Failure(ErrorCode.NOT_FOUND, "nothing is stored or kept of this session"))
         return web.Response(status=204, headers=headers)
 
-    async def _deleted(self, run: Run, ended: "_End") -> bool:
+    async def _deleted(self, run: Run, ended: asyncio.Event) -> bool:
         """Wait for the worker, and delete what is kept here. Returns whether there was anything."""
-        await ended.future
+        await ended.wait()
         if run.failure is not None:
             return False
         had_runs = await self._recorder.forget(run.session_id)
         return had_runs or run.json_body == _STORED
-
-
-class _End(Reader):
-    """Waits for the end of a run."""
-
-    def __init__(self, run: Run, future: asyncio.Future[None]) -> None:
-        self.future: Final = future
-        run.readers.append(self)
-
-    def fed(self, number: int, count: int, payload: bytes, now: float) -> bool:
-        return True
-
-    def ended(self) -> None:
-        if not self.future.done():
-            self.future.set_result(None)
 
 
 def session_of(raw_path: str) -> str:
