@@ -56,7 +56,7 @@ def _title(operation: Operation) -> str:
 
 def _anchor(operation: Operation) -> str:
     kept = (sign if sign.isalnum() or sign in "_- " else "" for sign in _title(operation).lower())
-    return "".join(kept).replace(" ", "-")
+    return "".join(kept).strip().replace(" ", "-")
 
 
 def _overview() -> str:
