@@ -106,7 +106,8 @@ check: $(VENV)/.ready $(VENV)/.lint  ## format, lint, types, import contracts an
 	$(BIN)/python -m tools.purity
 
 # the variable: no banner about the next major release of mkdocs
-SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+# (not --quiet: with it, --strict sees no warnings)
+SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs: $(VENV)/.lint       ## the documentation as a site, in site/; it reads without a network
 	$(SITE)
