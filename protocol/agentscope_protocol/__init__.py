@@ -1,5 +1,7 @@
-"""What supervisor and worker share: the words between them, and the settings.
+"""Code that the supervisor and the workers share: the wire protocol between them, and the configuration.
 
-Everything here is pure (no I/O, no clock) but `link`, which is an asyncio protocol over `connection`.
-Read `frames` for the words, `connection` for the rules, `settings` for agentapp.yaml.
+Everything here is pure (no I/O, no clock), except `wire.link`, an asyncio protocol over `wire.connection`.
+
+Read next: `wire.frames` for the messages, `wire.connection` for the rules, `config.settings` for
+agentapp.yaml. The two packages do not import each other.
 """

@@ -1,7 +1,7 @@
-"""How deep the property tests look.
+"""Hypothesis profiles for the property tests.
 
-By default each run makes the same examples, so that a red build is red again on the next machine. To look
-for new ones: `HYPOTHESIS_PROFILE=search pytest tests/protocol`.
+By default each run generates the same examples, so that a failure can be reproduced on another machine. To
+search for new failures, run `HYPOTHESIS_PROFILE=search pytest tests/protocol`.
 """
 
 import os
@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, Phase, settings
 settings.register_profile(
     "default",
     derandomize=True,
-    deadline=None,  # a busy machine is not a bug
+    deadline=None,  # a busy machine must not fail a test
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.register_profile("search", settings.get_profile("default"), derandomize=False, max_examples=3000)
-# For tests/mutants.py, which asks whether an example fails and not for the smallest that does.
+# For tests/mutants.py, which needs any failing example, not the smallest one.
 settings.register_profile("mutants", settings.get_profile("default"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

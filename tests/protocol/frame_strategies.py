@@ -1,4 +1,4 @@
-"""Frames and hostile bytes for the property tests of the protocol."""
+"""Hypothesis strategies for frames and hostile bytes."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -27,12 +27,12 @@ from agentscope_protocol.wire.frames import (
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 BYTES = st.binary(max_size=60)
 NUMBER = st.integers(0, MAX_NUMBER)
-CODES = st.sampled_from(sorted(set(Code) - {Code.LINK_LOST, Code.UNSENT}))  # those are never sent
+CODES = st.sampled_from(sorted(set(Code) - {Code.LINK_LOST, Code.UNSENT}))  # these two are never sent
 INT64 = st.integers(-(2**63), 2**64 - 1)
 
 
 def frames(streams: st.SearchStrategy[int]) -> st.SearchStrategy[Frame]:
-    """Any frame that can be sent, on one of `streams` where it has a stream."""
+    """Any frame that can be sent; a frame with a stream uses one of `streams`."""
     return st.one_of(
         st.builds(Data, streams, st.integers(1, MAX_NUMBER), BYTES),
         st.builds(End, streams, BYTES),
@@ -59,14 +59,14 @@ FRAMES = frames(st.integers(0, MAX_STREAM))
 
 
 def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
-    """`data` in pieces, cut at `places` (taken modulo its length); some pieces may be empty."""
+    """`data` split at `places` (modulo its length); pieces may be empty."""
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
     return [data[start:end] for start, end in pairwise(edges)]
 
 
 @st.composite
 def hostile_bytes(draw: st.DrawFn, streams: st.SearchStrategy[int]) -> bytes:
-    """Bytes that look like frames for a while: valid ones, some with changed bytes, some noise."""
+    """Bytes that resemble frames: valid frames, frames with modified bytes, and noise."""
     parts: list[bytes] = []
     for _ in range(draw(st.integers(1, 6))):
         part = bytearray(draw(st.one_of(frames(streams).map(encode), st.binary(max_size=40))))

@@ -1,4 +1,4 @@
-"""agentapp.yaml as typed, immutable values, and the errors of a file that does not fit.
+"""agentapp.yaml as typed, immutable values, and the error report for an invalid file. Pure.
 
-Knows nothing of the link. Pure. Read `settings` first.
+Must not import `wire`. Read `settings` first.
 """

@@ -1,8 +1,9 @@
-"""What is wrong with an agentapp.yaml, in sentences for its author. Pure.
+"""The error report for an invalid agentapp.yaml, written for its author. Pure.
 
-Owns the report (`Problem`, `SettingsError`) and the translation of pydantic's errors into it. It
-must never print the value of a secret, of an unknown key, or of anything but a single scalar.
-Read next: `settings`, which raises what is built here.
+Owns the report (`Problem`, `SettingsError`) and the translation of pydantic errors into it. It must never
+print the value of a secret or of an unknown key, nor any value other than a single scalar.
+
+Read next: `settings`, which raises these errors.
 """
 
 import difflib
@@ -16,14 +17,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 Path = tuple[str | int, ...]
-"""Where a value stands: mapping keys and, in lists, indexes from 0; () is the whole file."""
+"""Location of a value: mapping keys and, in lists, indexes from 0. () is the whole file."""
 
-MAX_SHOWN = 80  # characters of one value or key in a report: a line stays readable in a terminal
+MAX_SHOWN = 80  # characters of one value or key in the report, so that a line stays readable in a terminal
 
-# A value at or below one of these keys is never printed; a test compares them with the fields.
+# Values at or below these keys are never printed; a test compares the list with the secret fields.
 SECRET_KEYS = frozenset({"api_key", "auth_token", "client_kwargs", "headers", "redis_url", "token"})
 
-# Type of a pydantic error -> what is allowed. {names} are filled in from the error's context.
+# pydantic error type -> the allowed values. {names} are filled in from the error's context.
 _ALLOWED = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
@@ -44,12 +45,12 @@ _ALLOWED = {
     "string_type": "must be text, in quotes where YAML reads it as something else",
     "value_error": "{error}",
 }
-_URL_SECRETS = re.compile(r"(?<=://)[^/@]*(?=@)|(?<=\?).*", re.DOTALL)  # user:password, query
+_URL_SECRETS = re.compile(r"(?<=://)[^/@]*(?=@)|(?<=\?).*", re.DOTALL)  # user:password and query
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to mend: `line` from 1 (None: not from a file), dotted `key`, a sentence."""
+    """One error: `line` counts from 1 (None: not from a file), `key` is dotted, `message` is a sentence."""
 
     line: int | None
     key: str
@@ -57,7 +58,7 @@ class Problem:
 
 
 class SettingsError(Exception):
-    """The configuration cannot be used; `str()` is the report, one line for each problem."""
+    """The configuration is invalid. `str()` is the report, one line per problem."""
 
     def __init__(self, source: str, problems: Iterable[Problem]) -> None:
         self.problems = tuple(sorted(problems, key=lambda p: (p.line or 0, p.key, p.message)))
@@ -70,7 +71,7 @@ def _line(source: str, problem: Problem) -> str:
 
 
 def dotted(path: Path) -> str:
-    """The path as users write it, `models.main.stop[0]`; odd characters are escaped."""
+    """The path as users write it, such as `models.main.stop[0]`; unprintable keys are escaped."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -82,7 +83,7 @@ def dotted(path: Path) -> str:
 
 
 def shortened(text: str) -> str:
-    """At most MAX_SHOWN characters of the text."""
+    """The text, cut to MAX_SHOWN characters."""
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
 
@@ -90,26 +91,26 @@ def translate(
     error: ValidationError,
     model: type[BaseModel],
     lines: Mapping[Path, int],
-    spoiled: Collection[Path] = (),
+    invalid: Collection[Path] = (),
 ) -> list[Problem]:
     """The problems behind a ValidationError of `model`.
 
-    `lines` gives the line of each path in the file (empty: no file); `spoiled` are the paths with
-    a problem that was reported before, whose value means nothing.
+    `lines` maps each path to its line in the file (empty: no file). `invalid` contains the paths whose values
+    are meaningless because a problem was already reported for them; they are skipped.
     """
     problems = []
     for details in error.errors(include_url=False):
         path = details["loc"]
-        if path[-1:] == ("[key]",):  # pydantic's mark for "the key itself, not its value"
+        if path[-1:] == ("[key]",):  # pydantic marks an error in the key itself, not its value
             path = path[:-1]
-        if path not in spoiled:
+        if path not in invalid:
             message = _sentence(details, path, model)
             problems.append(Problem(_line_of(path, lines), dotted(path), message))
     return problems
 
 
 def _line_of(path: Path, lines: Mapping[Path, int]) -> int | None:
-    """The line of the path or, where a key is missing, of what should hold it."""
+    """The line of the path, or of the closest parent if the key is missing."""
     while path and path not in lines:
         path = path[:-1]
     return lines.get(path)
@@ -120,7 +121,7 @@ def _sentence(details: ErrorDetails, path: Path, model: type[BaseModel]) -> str:
     if kind == "missing":
         return "is required"
     if kind == "json_invalid":
-        return "is not valid JSON"  # and what it is may be secret
+        return "is not valid JSON"  # without the text, which may contain a secret
     if kind == "extra_forbidden":
         return _unknown_key(path, model)
     secret = not SECRET_KEYS.isdisjoint(path)
@@ -128,7 +129,7 @@ def _sentence(details: ErrorDetails, path: Path, model: type[BaseModel]) -> str:
     if kind == "literal_error":
         words = [word.strip("'").lower() for word in re.split(", | or ", context["expected"])]
         return f"{refusal}use one of {', '.join(words)}{_nearest(str(given), words)}"
-    return refusal + _ALLOWED.get(kind, "must be of another form").format_map(context)
+    return refusal + _ALLOWED.get(kind, "has an unsupported form").format_map(context)
 
 
 def _unknown_key(path: Path, model: type[BaseModel]) -> str:
@@ -143,7 +144,7 @@ def _unknown_key(path: Path, model: type[BaseModel]) -> str:
 
 
 def section_model(annotation: Any) -> type[BaseModel] | None:
-    """The model in an annotation such as `X`, `X | None` or `dict[str, X]`; None: a plain value."""
+    """The model in an annotation such as `X`, `X | None` or `dict[str, X]`; None for a plain value."""
     for part in (annotation, *typing.get_args(annotation)):
         if isinstance(part, type) and issubclass(part, BaseModel):
             return part
@@ -156,10 +157,10 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _shown(value: object, kind: str) -> str:
-    """What was given, as the file has it, where an error of that kind arose."""
+    """The given value as written in the file, for an error of this kind."""
     match value:
         case str() if kind in ("dict_type", "model_type"):
-            return "text"  # perhaps a key or token that stands one level too high
+            return "text"  # may be a key or token written one level too high
         case None:
             return "null"
         case bool():

@@ -1,8 +1,10 @@
-"""The types of single values in agentapp.yaml: bounds, secrets, words that YAML reads its own way. Pure.
+"""The types of single values in agentapp.yaml: bounds, secrets, and YAML's special words. Pure.
 
-Owns what one value may be; it must not know which key has it, that is in `settings` (read next).
-The sentence of each ValueError here goes into the report as it stands, so it says what is allowed
-and never repeats the value.
+Owns the allowed values of one setting. It must not know the keys, which are in `settings`.
+The text of each ValueError appears in the report unchanged, so it names the allowed values and never repeats
+the given one.
+
+Read next: `settings`.
 """
 
 import keyword
@@ -22,13 +24,13 @@ from pydantic import (
     WithJsonSchema,
 )
 
-MAX_SECONDS = 31_536_000  # a year: beyond any use, and safe in every timer
-MAX_COUNT = 1_000_000  # turns, connections: beyond what one machine serves
-MAX_MB = 1_048_576  # a terabyte
+MAX_SECONDS = 31_536_000  # one year: longer than any practical use, and safe in every timer
+MAX_COUNT = 1_000_000  # turns, connections: more than one machine serves
+MAX_MB = 1_048_576  # one terabyte
 MAX_WORKERS = 256  # processes of one instance
-MAX_TEXT = 4096  # characters of a URL, a path, a host: the bound of Linux for paths
+MAX_TEXT = 4096  # characters of a URL, a path or a host: the limit of Linux for paths
 
-SNAPSHOT = {"secrets": "plain"}  # serialisation context in which secrets are written out
+SNAPSHOT = {"secrets": "plain"}  # serialization context that writes secrets in plain text
 
 _TOKEN = re.compile(r"[!-~]+")  # visible ASCII
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
@@ -37,7 +39,7 @@ _MAPPING_METHODS = frozenset({"get", "items", "keys", "values"})
 
 
 def _no_boolean(value: object) -> object:
-    if isinstance(value, bool):  # Python and pydantic count true as 1
+    if isinstance(value, bool):  # Python and pydantic treat true as 1
         raise ValueError("must be a number")
     return value
 
@@ -56,7 +58,7 @@ Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 def _workers(value: object) -> int | Literal["auto"]:
     if value == "auto":
         return "auto"
-    if isinstance(value, str) and value.isdecimal() and len(value) <= 3:  # from a ${VAR}
+    if isinstance(value, str) and value.isdecimal() and len(value) <= 3:  # comes from a ${VAR}
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_WORKERS:
         return value
@@ -65,7 +67,7 @@ def _workers(value: object) -> int | Literal["auto"]:
 
 Workers = Annotated[
     int | Literal["auto"],
-    # One validator for both: a union would report each branch as an error of its own.
+    # A single validator: a union would report an error for each of its branches.
     PlainValidator(_workers),
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": MAX_WORKERS}]}),
 ]
@@ -79,7 +81,7 @@ def _true_false(value: object) -> object:
     return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 
-# YAML 1.1 reads a bare on or off as a boolean, and a ${VAR} is text; both must mean the same.
+# YAML 1.1 reads a bare on or off as a boolean, while a ${VAR} is text. Both must have the same meaning.
 OnOffAuto = Annotated[
     Literal["auto", "on", "off"],
     BeforeValidator(_on_off),
@@ -96,7 +98,7 @@ def _http_url(value: str) -> str:
     try:
         parts = urlsplit(value)
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # brackets without an IPv6 address, a port above 65535
+    except ValueError:  # brackets without an IPv6 address, or a port above 65535
         valid = False
     if not valid or not value.isprintable() or " " in value:
         raise ValueError("must be a URL that starts with http:// or https://")
@@ -112,13 +114,13 @@ def _redis_url(value: SecretStr) -> SecretStr:
 def _printable_secret(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if not (text.isascii() and text.isprintable()):
-        raise ValueError("must be printable ASCII without line ends, as it goes into a header")
+        raise ValueError("must be printable ASCII without line breaks, because it is sent in a header")
     return value
 
 
 def _token(value: SecretStr) -> SecretStr:
     if not _TOKEN.fullmatch(value.get_secret_value()):
-        raise ValueError("must be visible ASCII characters, at least one, without spaces")
+        raise ValueError("must be one or more visible ASCII characters, without spaces")
     return value
 
 
@@ -135,7 +137,7 @@ Token = Annotated[SecretStr, AfterValidator(_token), _Reveal]
 
 def _header_name(value: str) -> str:
     if not _HEADER_NAME.fullmatch(value):
-        raise ValueError("must be the name of an HTTP header")
+        raise ValueError("must be a valid HTTP header name")
     return value
 
 
@@ -143,7 +145,7 @@ def _null_is_empty(value: object) -> object:
     return {} if value is None else value
 
 
-# All entries of a mapping commented out reads as null.
+# YAML reads a mapping whose entries are all commented out as null.
 Headers = Annotated[
     dict[Annotated[str, AfterValidator(_header_name)], Secret], BeforeValidator(_null_is_empty)
 ]
@@ -152,7 +154,7 @@ FreeMapping = Annotated[dict[str, JsonValue], BeforeValidator(_null_is_empty)]
 
 def _principal(value: str) -> str:
     if not _PRINCIPAL.fullmatch(value):
-        raise ValueError("use token or metadata.<key>")
+        raise ValueError("must be token or metadata.<key>")
     return value
 
 
@@ -161,23 +163,23 @@ Principal = Annotated[Text, AfterValidator(_principal)]
 
 def _identifier(value: str) -> str:
     if not value.isidentifier() or keyword.iskeyword(value):
-        raise ValueError("the name must be an identifier: letters, digits and _, no digit first")
+        raise ValueError("the name must be an identifier: letters, digits and _, and no digit first")
     return value
 
 
 def _server_name(value: str) -> str:
     if value.startswith("-") or not value.replace("-", "_").isidentifier():
-        raise ValueError("the name must be letters, digits, _ and -, no digit or - first")
+        raise ValueError("the name must be letters, digits, _ and -, and must not start with a digit or -")
     return value
 
 
 def _slot_name(value: str) -> str:
     if value.startswith("_") or value in _MAPPING_METHODS:
         taken = ", ".join(sorted(_MAPPING_METHODS))
-        raise ValueError(f"the name must not begin with _ and not be one of {taken}")
+        raise ValueError(f"the name must not start with _ and must not be one of {taken}")
     return value
 
 
 Identifier = Annotated[str, AfterValidator(_identifier)]
-ServerName = Annotated[str, AfterValidator(_server_name)]  # in names of tools, not in code
+ServerName = Annotated[str, AfterValidator(_server_name)]  # used in names of tools, not in code
 SlotName = Annotated[Identifier, AfterValidator(_slot_name)]  # runtime.models.<name>

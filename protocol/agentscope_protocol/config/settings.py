@@ -1,10 +1,11 @@
-"""agentapp.yaml as typed, immutable values: every key with its default, and the ways in and out. Pure.
+"""agentapp.yaml as typed, immutable values: every key, its default, and how to load and dump them. Pure.
 
-Owns the keys and the rules between them; `setting_types` has the single values, `yaml_reader`
-the reading of text, `problems` the report. Supervisor and workers both read settings
-here, so nothing in these modules opens a file, looks at the environment or logs: text and
-environment are arguments. Relative paths stay as written; whoever opens them joins them to the
-project folder. Read next: `load`.
+Owns the keys and the rules between them. `setting_types` defines the single values, `yaml_reader` parses the
+text, `problems` builds the report. The supervisor and the workers both use these modules, so they must not
+open files, read the environment or log: text and environment are arguments. Relative paths stay as written;
+the code that opens them joins them to the project folder.
+
+Read next: `load`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -64,13 +65,13 @@ __all__ = [
     "restore",
 ]
 
-_NOT_TEXT = {"enum", "const", "integer", "number", "boolean", "null"}  # words of JSON Schema
+_NOT_TEXT = {"enum", "const", "integer", "number", "boolean", "null"}  # keywords and types of JSON Schema
 _VARIABLE: dict[str, Any] = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
 
 
-# A URL may hold a key in its query, or a password; so no URL is in the repr of its section.
+# A URL can contain a password, or a key in its query, so no section shows a URL in its repr.
 class _Section(BaseModel):
-    # hide_input: what pydantic prints when code builds a section must not hold a secret either.
+    # hide_input: an error that pydantic raises for a section built in code must not show a secret either.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
@@ -125,7 +126,7 @@ class SessionStoreSettings(_Section):
     @field_validator("redis_url")
     @classmethod
     def _needed_for_redis(cls, value: RedisUrl | None, info: ValidationInfo) -> RedisUrl | None:
-        # Of the field, not of the section: it is then reported along with the other problems.
+        # A validator of the field, not of the section: it then runs together with the other checks.
         if value is None and info.data.get("backend") == "redis":
             raise ValueError("is required when session.backend is redis")
         return value
@@ -302,26 +303,28 @@ class Settings(_Section):
 
 
 def load(text: str, *, source: str, env: Mapping[str, str]) -> Settings:
-    """The settings in the text of an agentapp.yaml, `${VAR}` taken from `env`.
+    """Parse and validate the text of an agentapp.yaml, with `${VAR}` taken from `env`.
 
-    `source` is how the report calls the file. Raises:
-        SettingsError: with every problem of the file at once.
+    `source` is the name of the file in the report.
+
+    Raises:
+        SettingsError: lists every problem of the file.
     """
     document = read(text, env)
     problems = document.problems
     try:
         settings = Settings.model_validate(document.data)
     except ValidationError as error:
-        problems = problems + translate(error, Settings, document.lines, document.spoiled)
+        problems = problems + translate(error, Settings, document.lines, document.invalid)
     else:
         if not problems:
             return settings
-    # Outside the except clause: the ValidationError holds secrets and must not become the context.
+    # Raised outside the except clause: the ValidationError contains secrets and must not become the context.
     raise SettingsError(source, problems)
 
 
 class _Blanks(dict[str, str]):
-    """An environment in which each variable that is not set is empty."""
+    """An environment in which every unset variable is empty."""
 
     def __contains__(self, name: object) -> bool:
         return True
@@ -333,9 +336,11 @@ class _Blanks(dict[str, str]):
 def load_slots(text: str, *, source: str, env: Mapping[str, str]) -> dict[str, str]:
     """The model slots in the text of an agentapp.yaml: name -> provider.
 
-    For what needs neither secrets nor the rest of the file: a variable that is not set is no problem, and
-    other sections are not looked at. Raises:
-        SettingsError: with every problem of the slots' names and providers, or of the text itself.
+    For callers that need neither secrets nor the rest of the file: unset variables are no error, and other
+    sections are ignored.
+
+    Raises:
+        SettingsError: lists every problem of the slots' names and providers, or of the text itself.
     """
     document = read(text, _Blanks(env))
     slots = document.data.get("models", {})
@@ -345,7 +350,7 @@ def load_slots(text: str, *, source: str, env: Mapping[str, str]) -> dict[str, s
     try:
         settings = Settings.model_validate({"models": slots})
     except ValidationError as error:
-        problems = problems + translate(error, Settings, document.lines, document.spoiled)
+        problems = problems + translate(error, Settings, document.lines, document.invalid)
     else:
         if not problems:
             return {name: slot.provider for name, slot in settings.models.items()}
@@ -359,16 +364,16 @@ def _only_provider(slot: object) -> object:
 
 
 def dump(settings: Settings) -> bytes:
-    """The snapshot for a worker: JSON, secrets in plain, only the keys that were chosen."""
+    """The snapshot for a worker: JSON with secrets in plain text, and only the keys that were set."""
     text = settings.model_dump_json(exclude_unset=True, context=SNAPSHOT)
     return text.encode()
 
 
 def restore(snapshot: bytes) -> Settings:
-    """The settings that `dump` was given.
+    """The settings from a snapshot that `dump` returned.
 
     Raises:
-        SettingsError: it is not a snapshot, or one of a version with other keys.
+        SettingsError: the bytes are not a snapshot, or come from a version with other keys.
     """
     try:
         return Settings.model_validate_json(snapshot)
@@ -378,9 +383,9 @@ def restore(snapshot: bytes) -> Settings:
 
 
 def chosen_keys(settings: Settings) -> frozenset[str]:
-    """Dotted paths of the keys that the file set, `models.main.api_key`; defaults are not in it.
+    """Dotted paths of the keys that the file sets, such as `models.main.api_key`, without defaults.
 
-    It survives `dump` and `restore`; keys that were set by `model_copy(update=…)` count too.
+    The result is the same after `dump` and `restore`. Keys set by `model_copy(update=…)` are included.
     """
     return frozenset(_chosen(settings, ""))
 
@@ -398,12 +403,12 @@ def _chosen(section: BaseModel, prefix: str) -> Iterator[str]:
 
 
 def json_schema() -> dict[str, object]:
-    """JSON Schema of agentapp.yaml, for editors; it takes a `${VAR}` in place of any value."""
+    """The JSON Schema of agentapp.yaml, for editors; it accepts a `${VAR}` in place of any value."""
     schema = Settings.model_json_schema()
     for section in schema["$defs"].values():
         for name, key in section.get("properties", {}).items():
             section["properties"][name] = _lenient(key)
-    # A section whose keys are all commented out is null, and has its defaults.
+    # A section whose keys are all commented out is null, and keeps its defaults.
     for name, key in schema["properties"].items():
         schema["properties"][name] = {"anyOf": [key, {"type": "null"}]}
     schema["properties"]["models"]["anyOf"][0]["propertyNames"] = {"pattern": "^[^_0-9]"}
@@ -411,7 +416,7 @@ def json_schema() -> dict[str, object]:
 
 
 def _lenient(key: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a key, with `${VAR}` allowed where text would not be."""
+    """The schema of a key, extended to accept `${VAR}` if it does not accept text."""
     choices = key.get("anyOf", [key])
     if not all(_NOT_TEXT & choice.keys() or choice.get("type") in _NOT_TEXT for choice in choices):
         return key

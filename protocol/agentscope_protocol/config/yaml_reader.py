@@ -1,9 +1,10 @@
-"""The text of agentapp.yaml as plain data: bounded, the line of each key known, `${VAR}` replaced. Pure.
+"""agentapp.yaml as plain data: size limits, the line of each key, and `${VAR}` substitution. Pure.
 
-Owns what YAML lets an author write: no tags beyond the plain ones, no key twice, no key that is
-not text, aliases only within limits. It must know no key of the configuration; `settings` (read
-next) does. Broken text raises nothing out of here: it becomes a problem, and the walk goes on
-where it can, so that one report names all of them.
+Owns the accepted subset of YAML: only the standard tags, no duplicate keys, no keys other than text, and
+aliases within limits. It must not know any configuration key. Invalid text does not raise: it becomes a
+problem, and reading continues where possible, so that one report contains all problems.
+
+Read next: `settings`, which validates the data.
 """
 
 import re
@@ -15,10 +16,10 @@ from yaml.constructor import SafeConstructor
 
 from agentscope_protocol.config.problems import Path, Problem, dotted, shortened
 
-MAX_CHARACTERS = 1024 * 1024  # of the text, and again after aliases: a file is a few KB
-MAX_NODES = 10_000  # mappings, lists, keys and scalars, after aliases; stops "billion laughs"
-MAX_DEPTH = 32  # levels; recursion here and in pydantic stays far from Python's limit
-MAX_NUMBER = 64  # characters; base-60 numbers of YAML 1.1 take quadratic time
+MAX_CHARACTERS = 1024 * 1024  # of the text, and again after alias expansion; a typical file has a few KB
+MAX_NODES = 10_000  # mappings, lists, keys and scalars after alias expansion; stops "billion laughs"
+MAX_DEPTH = 32  # levels; keeps recursion here and in pydantic far below Python's limit
+MAX_NUMBER = 64  # characters; parsing YAML 1.1's base-60 numbers takes quadratic time
 
 _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
@@ -29,29 +30,29 @@ _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 
 @dataclass(slots=True)
 class Document:
-    """A file as far as it could be read.
+    """The readable part of a file.
 
-    `data` is JSON-like; `lines` maps each path in it to a line from 1; `spoiled` are paths whose
-    value is meaningless because a problem was reported for it.
+    `data` is JSON-like. `lines` maps each path in it to a line, counted from 1. `invalid` contains the paths
+    whose values are meaningless because a problem was reported for them.
     """
 
     data: dict[str, object] = field(default_factory=dict)
     lines: dict[Path, int] = field(default_factory=dict)
-    spoiled: set[Path] = field(default_factory=set)
+    invalid: set[Path] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
 
     def report(self, path: Path, line: int, message: str) -> None:
-        """Add a problem with a key or with the text as a whole."""
+        """Add a problem with a key, or with the text as a whole."""
         self.problems.append(Problem(line, dotted(path), message))
 
-    def spoil(self, path: Path, message: str) -> None:
-        """Add a problem with the value at a path that has a line."""
-        self.spoiled.add(path)
+    def report_value(self, path: Path, message: str) -> None:
+        """Add a problem with the value at a path whose line is known, and mark the value as invalid."""
+        self.invalid.add(path)
         self.report(path, self.lines[path], message)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's parser with bounds on what it composes (aliases are not expanded yet)."""
+    """PyYAML's parser with limits on the number and depth of nodes, before aliases are expanded."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -60,14 +61,14 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self._nodes += 1
         self._depth += 1
-        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # a gap in the stubs
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # missing in the stubs
         _check_bounds(self._nodes, self._depth, mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
 
 
-# YAML 1.1 takes 1e-5 for text, as it wants a point and a sign; authors mean the number.
+# YAML 1.1 reads 1e-5 as text, because it requires a point and a sign; authors mean the number.
 _Loader.add_implicit_resolver(
     _TAG + "float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -81,13 +82,13 @@ def _check_bounds(nodes: int, depth: int, mark: yaml.Mark) -> None:
 
 
 def read(text: str, env: Mapping[str, str]) -> Document:
-    """The document in `text`, with variables taken from `env`; never raises."""
+    """Parse `text`, with variables taken from `env`. Never raises; see `Document.problems`."""
     document = Document()
     if len(text) > MAX_CHARACTERS:
         document.report((), 1, f"the file is longer than {MAX_CHARACTERS} characters")
         return document
     try:
-        data = _Walk(document).root(text)
+        data = _Converter(document).root(text)
     except yaml.YAMLError as error:
         document.report((), *_syntax_problem(error, text))
         return document
@@ -95,7 +96,7 @@ def read(text: str, env: Mapping[str, str]) -> Document:
         document.data = {
             key: _substituted(section, (key,), document, env)
             for key, section in data.items()
-            if section is not None  # all its keys are commented out: it has its defaults
+            if section is not None  # all its keys are commented out: it keeps its defaults
         }
     elif data is not None:
         found = "a list" if isinstance(data, list) else "a single value"
@@ -104,7 +105,7 @@ def read(text: str, env: Mapping[str, str]) -> Document:
 
 
 def _syntax_problem(error: yaml.YAMLError, text: str) -> tuple[int, str]:
-    """Line and sentence for what PyYAML raised."""
+    """Line and message for an error from PyYAML."""
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
         return line, f"is not valid YAML: the character U+{error.character:04X} is not allowed"
@@ -115,12 +116,12 @@ def _syntax_problem(error: yaml.YAMLError, text: str) -> tuple[int, str]:
     message = f"is not valid YAML: {words}"
     lines = text.splitlines()
     if line <= len(lines) and "${" in lines[line - 1]:
-        message += "; inside { } or [ ] a ${VAR} needs quotes"
+        message += "; a ${VAR} inside { } or [ ] needs quotes"
     return line, message
 
 
-class _Walk:
-    """Nodes to plain data, aliases expanded; counts what it makes."""
+class _Converter:
+    """Converts YAML nodes to plain data, with aliases expanded and counted."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -128,16 +129,16 @@ class _Walk:
         self._nodes = self._characters = 0
 
     def root(self, text: str) -> object:
-        """The data of the text's one document; None: it is empty.
+        """The data of the single document in the text, or None if it is empty.
 
         Raises:
-            yaml.YAMLError: the text is not YAML, or beyond the limits.
+            yaml.YAMLError: the text is not valid YAML, or exceeds a limit.
         """
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
         except (ValueError, OverflowError):
-            # PyYAML's scanner lets these out for escapes and directives with absurd numbers.
+            # PyYAML's scanner does not catch these, for escapes and directives with huge numbers.
             mark = yaml.Mark("", 0, loader.line, 0, None, 0)
             raise yaml.MarkedYAMLError(problem="number out of range", problem_mark=mark) from None
         self._document.lines[()] = 1
@@ -185,7 +186,7 @@ class _Walk:
             if node.tag in _NUMBER_TAGS:
                 return self._number(node)
         except (ValueError, LookupError, ArithmeticError):
-            self._document.spoil(path, "is not a number or truth value that can be read")
+            self._document.report_value(path, "is not a valid number or truth value")
             return None
         self._bad_tag(node, path)
         return None
@@ -196,17 +197,17 @@ class _Walk:
         if node.tag == _TAG + "int":
             return self._constructor.construct_yaml_int(node)
         number = self._constructor.construct_yaml_float(node)
-        if number - number != 0:  # infinite or not a number: JSON has no word for them
+        if number - number != 0:  # infinity or NaN, which JSON cannot represent
             raise ValueError
         return number
 
     def _bad_tag(self, node: yaml.Node, path: Path) -> None:
         tag = shortened(node.tag.removeprefix(_TAG))
-        self._document.spoil(path, f"the YAML tag {tag!r} is not supported here")
+        self._document.report_value(path, f"the YAML tag {tag!r} is not supported")
 
     def _mapping(self, node: yaml.MappingNode, path: Path, depth: int) -> dict[str, object]:
         pairs = self._merged(node, path, depth)
-        own: dict[str, int] = {}  # line of the first use
+        own: dict[str, int] = {}  # key -> line of its first use
         for key_node, value_node in node.value:
             self._count(key_node, depth)
             line = key_node.start_mark.line + 1
@@ -222,14 +223,14 @@ class _Walk:
                 self._document.report(here, line, "is not valid Unicode")
                 continue
             if key in own:
-                self._document.report(here, line, f"is given twice; first on line {own[key]}")
+                self._document.report(here, line, f"is defined twice; first on line {own[key]}")
             own.setdefault(key, line)
             self._document.lines[here] = line
             pairs[key] = self._value(value_node, here, depth + 1)
         return pairs
 
     def _merged(self, node: yaml.MappingNode, path: Path, depth: int) -> dict[str, object]:
-        """What `<<` brings in; of several mappings the first wins, own keys win over all."""
+        """The pairs that `<<` merges in: the first of several mappings wins, and own keys override all."""
         pairs: dict[str, object] = {}
         for key_node, value_node in node.value:
             if key_node.tag != _MERGE:
@@ -246,7 +247,7 @@ class _Walk:
 
 
 def _substituted(value: object, path: Path, document: Document, env: Mapping[str, str]) -> object:
-    """The value with each `${VAR}` in its strings replaced; keys of mappings stay as they are."""
+    """The value with each `${VAR}` in its strings replaced; mapping keys are not substituted."""
     if isinstance(value, str):
         return _substituted_text(value, path, document, env)
     if isinstance(value, list):
@@ -265,11 +266,11 @@ def _substituted_text(text: str, path: Path, document: Document, env: Mapping[st
             return "${"
         if name in env:
             return env[name]
-        # What follows a malformed ${ is not shown: it may be a secret that was meant as a default.
+        # The text after a malformed ${ is not shown: it may be a secret that was meant as a default.
         problems.append(
             f"the environment variable {shortened(name)} is not set"
             if name
-            else "holds a ${ that is not ${NAME} (there are no defaults; $${ is a literal ${)"
+            else "contains a ${ that is not ${NAME} (defaults are not supported; write $${ for a literal ${)"
         )
         return ""
 
@@ -277,10 +278,10 @@ def _substituted_text(text: str, path: Path, document: Document, env: Mapping[st
     if not _is_unicode(result):
         problems.append("is not valid Unicode")
     for problem in dict.fromkeys(problems):
-        document.spoil(path, problem)
+        document.report_value(path, problem)
     return result
 
 
 def _is_unicode(text: str) -> bool:
-    """False for lone surrogates, which YAML escapes and odd environments can bring in."""
+    """False if the text has lone surrogates, which YAML escapes and the environment can contain."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

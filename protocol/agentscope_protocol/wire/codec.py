@@ -1,10 +1,12 @@
-"""Bytes to frames and back: `[tag, stream, number, payload]` in fixed-width msgpack. Pure.
+"""Encode frames and decode bytes: `[tag, stream, number, payload]` in fixed-width msgpack. Pure.
 
     0x94  tag  0xcf stream:u64  0xce number:u32  0xc6 length:u32  payload
 
-One struct call reads or writes the 21 bytes before a payload; to any other msgpack decoder a frame is
-still an array of four. The reader is bounded: a length over the tag's limit is refused before a byte
-of its payload is kept. Next: `connection`, which knows what each frame may follow.
+A single struct call reads or writes the 21 bytes before a payload; any other msgpack decoder still sees an
+array of four. The reader is bounded: it rejects a length above the tag's limit before it buffers a byte of
+the payload.
+
+Read next: `connection`, which knows the legal order of frames.
 """
 
 import struct
@@ -35,7 +37,7 @@ from agentscope_protocol.wire.frames import (
 _HEADER: Final = struct.Struct(">BBBQBIBI")
 HEADER_SIZE: Final = _HEADER.size
 _Head: TypeAlias = tuple[int, int, int, int, int, int, int, int]
-# What msgpack has before each of the items.
+# The msgpack type byte before each item.
 _ARRAY4: Final = 0x94
 _U64: Final = 0xCF
 _U32: Final = 0xCE
@@ -51,33 +53,33 @@ _KIND_BITS: Final = 8
 _KIND_MASK: Final = 0xFF
 
 _BUFFER: Final = 2048
-"""Bytes that a payload is packed in at first; it grows, but most fit. msgpack itself begins with 256 KiB,
-which takes longer to get than to fill."""
+"""Initial size in bytes of the buffer for a packed payload. It grows on demand, but most payloads fit.
+msgpack's own default is 256 KiB, which takes longer to allocate than to fill."""
 
-# A fail message is the text of an exception; what is longer helps nobody.
-MAX_MESSAGE: Final = 8 * 1024  # characters; escaped they are at most six times as many bytes
+# A Fail message is the text of an exception; longer texts are truncated.
+MAX_MESSAGE: Final = 8 * 1024  # characters; escaping expands a character to at most six bytes
 
 
 def header(tag: int, stream: int, number: int, length: int) -> bytes:
-    """The bytes before a payload of `length` bytes.
+    """The 21 bytes before a payload of `length` bytes.
 
-    Raises: LocalProtocolError if a value does not fit its field or the payload is over its limit.
+    Raises: LocalProtocolError if a value does not fit its field or the payload exceeds its limit.
     """
     if not (0 <= stream <= MAX_STREAM and 0 <= number <= MAX_NUMBER):
         raise LocalProtocolError(f"stream {stream} or number {number} does not fit")
     limit = MAX_PAYLOAD.get(tag, MAX_WORDS)
     if length > limit:
-        raise LocalProtocolError(f"payload of {length} bytes is over {limit} for tag {tag}")
+        raise LocalProtocolError(f"payload of {length} bytes exceeds the limit of {limit} for tag {tag}")
     return _HEADER.pack(_ARRAY4, tag, _U64, stream, _U32, number, _BIN32, length)
 
 
 def encode(frame: Frame) -> bytes:
-    """The wire form of one frame.
+    """The encoded form of one frame.
 
-    Raises: LocalProtocolError if a field does not fit, is over its limit, or holds what msgpack
-    cannot carry (an int over 64 bits, a str with a lone surrogate).
+    Raises: LocalProtocolError if a field does not fit, exceeds its limit, or holds a value that msgpack
+    cannot encode (an int over 64 bits, a str with a lone surrogate).
     """
-    match frame:  # each class that it is not costs, so the most frequent come first
+    match frame:  # every failed class test costs time, so the most frequent classes come first
         case Credit(stream, amount):
             return header(_CREDIT, stream, amount, 0)
         case End(stream, payload):
@@ -107,9 +109,9 @@ def _packed(tag: Tag, stream: int, number: int, fields: list[Any]) -> bytes:
 
 
 def decode(tag: int, stream: int, number: int, payload: bytes) -> Frame | None:
-    """The frame of these four items, or None for a tag we do not know (a newer peer).
+    """The frame that these four items form, or None for an unknown tag (sent by a newer peer).
 
-    Raises: RemoteProtocolError for anything else that is not a frame.
+    Raises: RemoteProtocolError if the items do not form a frame.
     """
     decoder = _DECODERS.get(tag)
     return None if decoder is None else decoder(stream, number, payload)
@@ -122,7 +124,7 @@ def _data(stream: int, number: int, payload: bytes) -> Frame:
 
 
 def _fail(stream: int, number: int, payload: bytes) -> Frame:
-    # A code of a newer peer means at least that the answer will not come.
+    # An unknown code comes from a newer peer; it means at least that the response is incomplete.
     code = Code(number) if number in _CODES else Code.APP_ERROR
     return Fail(stream, code, payload.decode("utf-8", "backslashreplace")[:MAX_MESSAGE])
 
@@ -131,7 +133,7 @@ def _open(stream: int, number: int, payload: bytes) -> Frame:
     session_id, run_id, body, headers = _fields(Tag.OPEN, payload, (str, str, bytes, dict))
     kind, dialect = number & _KIND_MASK, number >> _KIND_BITS
     if kind not in _KINDS:
-        raise RemoteProtocolError(f"OPEN of kind {kind}")
+        raise RemoteProtocolError(f"OPEN with unknown stream kind {kind}")
     if not all(type(k) is str and type(v) is str for k, v in headers.items()):
         raise RemoteProtocolError("OPEN with headers that are not text")
     return Open(stream, kind, session_id, run_id, body, headers, dialect)
@@ -164,10 +166,10 @@ _DECODERS: Final[Mapping[int, Callable[[int, int, bytes], Frame]]] = {
 
 
 def _fields(tag: Tag, payload: bytes, types: tuple[type, ...]) -> list[Any]:
-    """The first `len(types)` items of a packed payload; what a newer peer appended is dropped."""
+    """The first `len(types)` items of a packed payload; drops the fields that a newer peer appended."""
     try:
         items = msgpack.unpackb(payload)
-    except Exception as error:  # msgpack raises ValueError and relatives that share no other base
+    except Exception as error:  # msgpack raises ValueError and unrelated classes without a common base
         raise RemoteProtocolError(f"{tag.name} is not msgpack: {type(error).__name__}") from None
     fields: list[Any] = items[: len(types)] if type(items) is list else []
     if tuple(map(type, fields)) != types:
@@ -176,25 +178,26 @@ def _fields(tag: Tag, payload: bytes, types: tuple[type, ...]) -> list[Any]:
 
 
 class FrameReader:
-    """Cuts received bytes into frames. Holds at most one incomplete frame.
+    """Splits received bytes into frames.
 
-    Bounded: after `feed` returns it holds less than a header and the largest payload of one tag.
+    Bounded: when `feed` has returned, it holds one incomplete frame at most, which is less than a header plus
+    the largest payload of one tag.
     """
 
     def __init__(self) -> None:
         self._chunks: list[bytes] = []
         self._held = 0  # bytes in _chunks
-        self._needed = HEADER_SIZE  # bytes that must be there before it is worth looking again
+        self._needed = HEADER_SIZE  # bytes required before parsing can make progress
 
     @property
     def buffered(self) -> int:
-        """Bytes of an incomplete frame that are held."""
+        """Bytes held of an incomplete frame."""
         return self._held
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """The frames that `data` completes, one at a time; to be iterated to the end before more is fed.
+        """The frames that `data` completes, one at a time. Exhaust the iterator before the next call.
 
-        Raises: RemoteProtocolError at what is not a frame; then feed no more.
+        Raises: RemoteProtocolError for bytes that are not a frame; do not call it again after that.
         """
         if self._held:
             self._chunks.append(data)
@@ -210,13 +213,13 @@ class FrameReader:
             if array != _ARRAY4 or u64 != _U64 or u32 != _U32 or bin32 != _BIN32 or tag > _MAX_TAG:
                 raise RemoteProtocolError("not a frame")
             if length > MAX_PAYLOAD.get(tag, MAX_WORDS):
-                raise RemoteProtocolError(f"payload of {length} bytes is over the limit of tag {tag}")
+                raise RemoteProtocolError(f"payload of {length} bytes exceeds the limit of tag {tag}")
             end = at + HEADER_SIZE + length
             if end > size:
                 self._needed = HEADER_SIZE + length
                 break
             payload = data[at + HEADER_SIZE : end]
-            if tag == _DATA and number:  # nearly all frames of a busy link
+            if tag == _DATA and number:  # nearly all frames on a busy link
                 yield Data(stream, number, payload)
                 at = end
                 continue

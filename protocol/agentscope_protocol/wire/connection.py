@@ -1,16 +1,18 @@
-"""One end of a link: bytes in, events out; calls in, bytes out. No I/O, no clock. Pure.
+"""One end of a link: bytes in, events out; method calls in, bytes out. No I/O, no clock. Pure.
 
-The shell that owns the socket (`link`) does no more than
+The shell that owns the socket (`link`) only does this:
 
     for event in connection.receive(data): handle(event)
     transport.writelines(connection.take_output())
 
-The supervisor's end is a `Requester`, the worker's a `Responder`. Events are the frames received, after
-their legality has been checked, and `Writable`.
+The supervisor's end is a `Requester`, the worker's end a `Responder`. Events are the received frames, after
+a check that they are legal, and `Writable`.
 
-The invariant that the product rests on: every stream opened yields exactly one terminal event, End or
-Fail, at the requester, whatever the peer does, dying included. `close` is how the shell says that it
-died. What goes wrong is either RemoteProtocolError (drop the link) or LocalProtocolError (our bug).
+The invariant that the product rests on: every opened stream yields exactly one terminal event, End or Fail,
+at the requester, whatever the peer does, and also when the peer dies. The shell reports that death with
+`close`. An error is either RemoteProtocolError (drop the link) or LocalProtocolError (a bug in our code).
+
+Read next: `stream` for the legal moves, `flow` for credit, `codec` for the bytes.
 """
 
 from abc import ABC, abstractmethod
@@ -42,7 +44,7 @@ from agentscope_protocol.wire.frames import (
 
 @dataclass(frozen=True, slots=True)
 class Writable:
-    """A stream of a responder that was out of credit may send again."""
+    """A responder's stream that was out of credit may send again."""
 
     stream: int
 
@@ -51,7 +53,7 @@ Event = Hello | Open | Data | End | Fail | Cancel | Notice | Writable
 
 
 class _Connection(ABC):
-    """What both ends do: greet first, read frames, gather output. Not thread-safe; one owner."""
+    """Common parts of both ends: greet first, read frames, collect output. Not thread-safe; one owner."""
 
     def __init__(self, greeting: Mapping[str, str | int | bytes]) -> None:
         self._reader = FrameReader()
@@ -62,26 +64,26 @@ class _Connection(ABC):
         self._send(Hello(PROTOCOL_VERSION, greeting))
 
     @property
-    def part(self) -> tuple[int, int] | None:
-        """Of the frame that has come in part, the bytes that are there, and all that were received until now;
-        None: what has come is whole."""
+    def partial_frame(self) -> tuple[int, int] | None:
+        """(bytes of the incomplete frame that have arrived, total bytes received), or None if the last
+        received frame is complete."""
         held = self._reader.buffered
         return (held, self._received) if held else None
 
     def take_output(self) -> list[bytes]:
-        """The bytes to write to the socket now; they are forgotten here."""
+        """The bytes to write to the socket now, removed from the connection."""
         output, self._output = self._output, []
         return output
 
     def notice(self, word: str, detail: str = "") -> None:
-        """Send a word about the life of the process. Raises: LocalProtocolError if it is too long."""
+        """Send a Notice about the life of the process. Raises: LocalProtocolError if it is too long."""
         self._send(Notice(word, detail))
 
     def receive(self, data: bytes) -> Iterator[Event]:
-        """The events that `data` completes, one at a time: handle each before the next is looked at.
+        """The events that `data` completes, one at a time. Handle each before requesting the next.
 
-        What follows the end of the iteration, by `close` or by an error, has not happened.
-        Raises: RemoteProtocolError at the frame that is not legal; then call `close` and drop the link.
+        If the iteration ends early, by `close` or by an error, the remaining frames have no effect.
+        Raises: RemoteProtocolError at the first illegal frame; then call `close` and drop the link.
         """
         if self.closed:
             return
@@ -95,7 +97,7 @@ class _Connection(ABC):
                 raise RemoteProtocolError(f"{type(frame).__name__} before Hello")
             elif frame.version != PROTOCOL_VERSION:
                 raise RemoteProtocolError(
-                    f"the peer speaks protocol {frame.version}, we speak {PROTOCOL_VERSION}"
+                    f"the peer uses protocol version {frame.version}, expected {PROTOCOL_VERSION}"
                 )
             else:
                 self._greeted = True
@@ -109,11 +111,11 @@ class _Connection(ABC):
 
     @abstractmethod
     def _receive(self, frame: Frame) -> Event | None:
-        """Check one frame that came after the greeting; returns what it means, if anything."""
+        """Check one frame after the greeting; returns the event that it stands for, if any."""
 
     @staticmethod
-    def _refuse(frame: Frame) -> RemoteProtocolError:
-        return RemoteProtocolError(f"{type(frame).__name__} at the wrong end or time")
+    def _unexpected(frame: Frame) -> RemoteProtocolError:
+        return RemoteProtocolError(f"{type(frame).__name__} from the wrong end or at the wrong time")
 
 
 # Read once: see `agentscope_protocol.wire.values`.
@@ -122,12 +124,12 @@ _RECV_TERMINAL: Final = st.Move.RECV_TERMINAL
 _SEND_TERMINAL: Final = st.Move.SEND_TERMINAL
 _DATA: Final = int(Tag.DATA)
 
-# Data changes no state where it is legal: so for each event it is only looked up where that is.
+# Where Data is legal, it changes no state: the states are looked up once, not once per event.
 _SENDING: Final = st.unchanged(st.RESPONDER, st.Move.SEND_DATA)
-_TAKING: Final = st.unchanged(st.REQUESTER, st.Move.RECV_DATA)
+_RECEIVING: Final = st.unchanged(st.REQUESTER, st.Move.RECV_DATA)
 
 
-class _Asked:
+class _RequesterStream:
     __slots__ = ("state", "window")
 
     def __init__(self) -> None:
@@ -140,18 +142,18 @@ class Requester(_Connection):
 
     def __init__(self, greeting: Mapping[str, str | int | bytes]) -> None:
         super().__init__(greeting)
-        self._streams: dict[int, _Asked] = {}
+        self._streams: dict[int, _RequesterStream] = {}
         self._last_stream = 0
-        self._unwritten: set[int] = set()  # streams whose Open is still in our output
+        self._unwritten: set[int] = set()  # streams whose Open is still in the output
 
     @property
     def open_streams(self) -> int:
-        """Streams whose terminal event has not come."""
+        """Number of streams without a terminal event."""
         return len(self._streams)
 
     @property
     def unwritten(self) -> int:
-        """Streams whose Open waits to be written."""
+        """Number of streams whose Open has not been written yet."""
         return len(self._unwritten)
 
     def open(
@@ -166,14 +168,14 @@ class Requester(_Connection):
         """Start a turn; returns its stream id. `kind`: of `frames.StreamKind`. `dialect`: as in
         `frames.Open`.
 
-        Raises: LocalProtocolError once closed, or if the turn cannot be encoded.
+        Raises: LocalProtocolError after `close`, or if the turn cannot be encoded.
         """
         if self.closed or self._last_stream == MAX_STREAM:
             raise LocalProtocolError("open on a closed or exhausted connection")
         stream = self._last_stream + 1
         self._send(Open(stream, kind, session_id, run_id, body, headers or {}, dialect))
         self._last_stream = stream
-        self._streams[stream] = _Asked()
+        self._streams[stream] = _RequesterStream()
         self._unwritten.add(stream)
         return stream
 
@@ -182,22 +184,22 @@ class Requester(_Connection):
         return super().take_output()
 
     def cancel(self, stream: int, reason: CancelReason) -> None:
-        """Ask for a stream to stop. On a stream that is over, or asked before, nothing happens."""
-        asked = self._streams.get(stream)
-        if asked is not None and asked.state is _OPEN:
-            asked.state = st.step(st.REQUESTER, asked.state, st.Move.SEND_CANCEL)
+        """Ask the responder to stop a stream. Does nothing if the stream is over or already cancelled."""
+        entry = self._streams.get(stream)
+        if entry is not None and entry.state is _OPEN:
+            entry.state = st.step(st.REQUESTER, entry.state, st.Move.SEND_CANCEL)
             self._send(Cancel(stream, reason))
 
     def consumed(self, stream: int, size: int) -> None:
-        """Tell that the client took `size` bytes; sends credit when that is worth a frame."""
-        asked = self._streams.get(stream)
-        if asked is not None and (amount := asked.window.consumed(size)):
+        """Record that the client consumed `size` bytes; sends credit once it is worth a frame."""
+        entry = self._streams.get(stream)
+        if entry is not None and (amount := entry.window.consumed(size)):
             self._send(Credit(stream, amount))
 
     def close(self, reason: str) -> list[Fail]:
-        """The link is gone: every stream still open fails here, once. Idempotent.
+        """Fail every open stream, because the link is gone. Idempotent: returns each failure once.
 
-        The code is UNSENT where the turn provably never left, so that it may be given to another worker.
+        The code is UNSENT if the turn was certainly never written, so that another worker can take it.
         """
         self.closed = True
         self._output.clear()
@@ -209,18 +211,18 @@ class Requester(_Connection):
 
     def _receive(self, frame: Frame) -> Event | None:
         if type(frame) is Data:  # the hot path; a class pattern costs twice as much
-            asked = self._streams.get(frame.stream)
-            if asked is None or asked.state not in _TAKING:
-                asked = self._move(frame.stream, st.Move.RECV_DATA)
-            asked.window.received(len(frame.payload))
-            if asked.state is _OPEN:
+            entry = self._streams.get(frame.stream)
+            if entry is None or entry.state not in _RECEIVING:
+                entry = self._move(frame.stream, st.Move.RECV_DATA)
+            entry.window.received(len(frame.payload))
+            if entry.state is _OPEN:
                 return frame
-            self.consumed(frame.stream, len(frame.payload))  # cancelled: nobody will take it
+            self.consumed(frame.stream, len(frame.payload))  # cancelled: no client will consume it
             return None
         match frame:
             case Fail(_, Code.LINK_LOST | Code.UNSENT):
-                # Believed, UNSENT would have a turn run twice.
-                raise RemoteProtocolError(f"the peer says {frame.code.name}, which only we can know")
+                # If UNSENT were accepted from a peer, a turn could run twice.
+                raise RemoteProtocolError(f"the peer sent {frame.code.name}, which only the requester sets")
             case End(stream) | Fail(stream):
                 self._move(stream, _RECV_TERMINAL)
                 del self._streams[stream]
@@ -228,39 +230,39 @@ class Requester(_Connection):
             case Notice():
                 return frame
             case _:
-                raise self._refuse(frame)
+                raise self._unexpected(frame)
 
-    def _move(self, stream: int, move: st.Move) -> _Asked:
-        asked = self._streams.get(stream)
-        if asked is None:
+    def _move(self, stream: int, move: st.Move) -> _RequesterStream:
+        entry = self._streams.get(stream)
+        if entry is None:
             raise RemoteProtocolError(f"{move.name} on stream {stream}, which is not open")
-        asked.state = st.step(st.REQUESTER, asked.state, move)
-        return asked
+        entry.state = st.step(st.REQUESTER, entry.state, move)
+        return entry
 
 
-class _Answering:
+class _ResponderStream:
     __slots__ = ("credit", "events", "size", "state")
 
     def __init__(self) -> None:
         self.state: st.StreamState = _OPEN
         self.credit: Final = SendCredit()
-        self.events: list[bytes] = []  # sent, not yet gathered into a frame
+        self.events: list[bytes] = []  # sent, but not yet combined into a frame
         self.size = 0  # bytes in `events`
 
 
 class Responder(_Connection):
-    """The worker's end. What is sent on a stream between two calls of `take_output` leaves in one
+    """The worker's end. Combines the events that a stream sends between two calls of `take_output` into one
     Data frame."""
 
     def __init__(self, greeting: Mapping[str, str | int | bytes]) -> None:
         super().__init__(greeting)
-        self._streams: dict[int, _Answering] = {}
+        self._streams: dict[int, _ResponderStream] = {}
         self._last_stream = 0
-        self._unsent: dict[int, _Answering] = {}  # streams with events to gather, in order
+        self._pending: dict[int, _ResponderStream] = {}  # streams with events to combine, in order
 
     @property
     def open_streams(self) -> int:
-        """Streams that have not been ended or failed here."""
+        """Number of streams without a terminal frame from here."""
         return len(self._streams)
 
     def can_send(self, stream: int) -> bool:
@@ -269,10 +271,10 @@ class Responder(_Connection):
         return entry is not None and entry.state is _OPEN and entry.credit.can_send
 
     def send(self, stream: int, event: bytes) -> bool:
-        """Send one event; returns whether there is credit for another.
+        """Send one event; returns whether the stream has credit for another.
 
-        Raises: LocalProtocolError if the stream is not open, is cancelled, is out of credit, or the
-        event is over MAX_ANSWER bytes; nothing is sent then.
+        Raises: LocalProtocolError if the stream is not open, is cancelled or is out of credit, or if the
+        event exceeds MAX_ANSWER bytes; nothing is sent in these cases.
         """
         entry = self._entry(stream)
         if entry.state not in _SENDING:
@@ -282,40 +284,40 @@ class Responder(_Connection):
             raise LocalProtocolError(f"stream {stream} is out of credit")
         size = len(event)
         if size > MAX_ANSWER:
-            raise LocalProtocolError(f"event of {size} bytes is over {MAX_ANSWER}")
+            raise LocalProtocolError(f"event of {size} bytes exceeds the limit of {MAX_ANSWER}")
         entry.events.append(event)
         entry.size += size
-        self._unsent[stream] = entry
+        self._pending[stream] = entry
         return credit.spend(size)
 
     def end(self, stream: int, payload: bytes = b"") -> None:
-        """The answer is complete. Raises: LocalProtocolError if it was ended before, or too large."""
+        """Complete the response. Raises: LocalProtocolError if the stream is not open, or over the limit."""
         self._finish(End(stream, payload))
 
     def fail(self, stream: int, code: Code, message: str) -> None:
-        """The answer will not be completed. Raises: LocalProtocolError if it was ended before."""
+        """End the stream without a complete response. Raises: LocalProtocolError if it is not open."""
         self._finish(Fail(stream, code, message))
 
     def take_output(self) -> list[bytes]:
-        for stream, entry in self._unsent.items():
-            self._gather(stream, entry)
-        self._unsent.clear()
+        for stream, entry in self._pending.items():
+            self._combine(stream, entry)
+        self._pending.clear()
         return super().take_output()
 
     def close(self, _reason: str) -> list[Cancel]:
-        """The link is gone: nobody waits for the answers any more. Idempotent."""
+        """Cancel every open stream, because the link is gone and no client waits. Idempotent."""
         self.closed = True
         self._output.clear()
-        self._unsent.clear()
+        self._pending.clear()
         streams, self._streams = self._streams, {}
         return [Cancel(stream, CancelReason.CLIENT_GONE) for stream in streams]
 
-    def _gather(self, stream: int, entry: _Answering) -> None:
+    def _combine(self, stream: int, entry: _ResponderStream) -> None:
         self._output.append(header(_DATA, stream, len(entry.events), entry.size))
         self._output += entry.events
         entry.events, entry.size = [], 0
 
-    def _entry(self, stream: int) -> _Answering:
+    def _entry(self, stream: int) -> _ResponderStream:
         entry = self._streams.get(stream)
         if entry is None:
             raise LocalProtocolError(f"stream {stream} is not open")
@@ -326,8 +328,8 @@ class Responder(_Connection):
         entry = self._entry(stream)
         closed = st.step(st.RESPONDER, entry.state, _SEND_TERMINAL)
         terminal = encode(frame)
-        if self._unsent.pop(stream, None) is not None:
-            self._gather(stream, entry)
+        if self._pending.pop(stream, None) is not None:
+            self._combine(stream, entry)
         entry.state = closed
         del self._streams[stream]
         self._output.append(terminal)
@@ -344,9 +346,9 @@ class Responder(_Connection):
                 return Writable(stream) if unblocked else None
             case Open(stream):
                 if stream <= self._last_stream:
-                    raise RemoteProtocolError(f"stream {stream} after {self._last_stream}")
+                    raise RemoteProtocolError(f"stream {stream} opened after stream {self._last_stream}")
                 self._last_stream = stream
-                self._streams[stream] = _Answering()
+                self._streams[stream] = _ResponderStream()
                 return frame
             case Cancel(stream):
                 entry = self._open_entry(stream)
@@ -357,10 +359,10 @@ class Responder(_Connection):
             case Notice():
                 return frame
             case _:
-                raise self._refuse(frame)
+                raise self._unexpected(frame)
 
-    def _open_entry(self, stream: int) -> _Answering | None:
-        """The stream, or None if our terminal frame crossed what came for it."""
+    def _open_entry(self, stream: int) -> _ResponderStream | None:
+        """The stream, or None if it is closed: our terminal frame crossed the received one."""
         if stream > self._last_stream:
             raise RemoteProtocolError(f"frame for stream {stream}, which was never opened")
         return self._streams.get(stream)

@@ -1,9 +1,10 @@
-"""Byte credit of one stream, both ends. Pure. The rule, once:
+"""Per-stream byte credit, for both ends of a link. Pure.
 
-A worker may send on a stream while its credit is above zero, so that one message may overdraw it. What
-the supervisor must be ready to hold of a stream is therefore less than INITIAL_CREDIT and one Data
-frame. Credit is per stream, and the shared socket is always read: a client that reads slowly slows its
-own stream only.
+The rule: a worker may send on a stream while its credit is above zero, so a single message may overdraw it.
+The supervisor therefore buffers less than INITIAL_CREDIT plus one Data frame per stream. Credit belongs to a
+stream, and both ends always read the shared socket: a slow client slows down its own stream only.
+
+Read next: `connection`, which enforces the rule.
 """
 
 from agentscope_protocol.wire.errors import RemoteProtocolError
@@ -11,7 +12,7 @@ from agentscope_protocol.wire.frames import INITIAL_CREDIT
 
 
 class SendCredit:
-    """The worker's side."""
+    """The credit of one stream on the worker's side."""
 
     __slots__ = ("left",)
 
@@ -23,34 +24,43 @@ class SendCredit:
         return self.left > 0
 
     def spend(self, size: int) -> bool:
-        """Note that `size` bytes were sent; returns whether more may be."""
+        """Record that `size` bytes were sent; returns whether more may be sent."""
         self.left -= size
         return self.can_send
 
     def granted(self, amount: int) -> None:
-        """Raises: RemoteProtocolError if the peer grants nothing, or more than was spent."""
+        """Add `amount` bytes of credit.
+
+        Raises: RemoteProtocolError if the peer grants nothing, or more than was spent.
+        """
         if amount <= 0 or self.left + amount > INITIAL_CREDIT:
             raise RemoteProtocolError(f"credit of {amount} on top of {self.left}")
         self.left += amount
 
 
 class ReceiveWindow:
-    """The supervisor's side. Grants in halves, so that small events do not cost a frame each."""
+    """The receive window of one stream on the supervisor's side.
+
+    Grants credit in halves of INITIAL_CREDIT, so that small events do not cost one frame each.
+    """
 
     __slots__ = ("held", "ungranted")
 
     def __init__(self) -> None:
-        self.held = 0  # bytes received that the client has not taken
-        self.ungranted = 0  # bytes the client took that the worker has not been given back
+        self.held = 0  # bytes received that the client has not consumed yet
+        self.ungranted = 0  # bytes the client has consumed, not yet granted back to the worker
 
     def received(self, size: int) -> None:
-        """Raises: RemoteProtocolError if the peer sent without credit."""
+        """Record that `size` bytes arrived.
+
+        Raises: RemoteProtocolError if the peer sent without credit.
+        """
         if self.held + self.ungranted >= INITIAL_CREDIT:
             raise RemoteProtocolError("data sent without credit")
         self.held += size
 
     def consumed(self, size: int) -> int:
-        """Note that the client took `size` bytes; returns the credit to grant now, 0 for none yet."""
+        """Record that the client consumed `size` bytes; returns the credit to grant now, 0 for none."""
         self.held -= size
         self.ungranted += size
         if self.ungranted * 2 < INITIAL_CREDIT:

@@ -1,7 +1,9 @@
-"""The I/O of a link: an asyncio protocol over a `connection`, used by both sides.
+"""The I/O of a link: an asyncio protocol on top of a `connection`, used by both sides.
 
-It reads, hands events on, and writes; it decides nothing. What is sent in one turn of the event loop
-leaves in one write. It never pauses reading: a slow stream is held back by its own credit.
+It reads, passes events to its owner, and writes; it makes no decisions. All output of one iteration of the
+event loop leaves in one write. It never pauses reading: credit throttles slow streams individually.
+
+Read next: `connection`.
 """
 
 import asyncio
@@ -13,16 +15,16 @@ from agentscope_protocol.wire.errors import RemoteProtocolError
 
 End = TypeVar("End", Requester, Responder)
 
-BROKE_THE_RULES: Final = "protocol error: "
-"""What the reason of a loss begins with when the peer sent what is not legal."""
+PROTOCOL_ERROR: Final = "protocol error: "
+"""Prefix of the `on_lost` reason when the peer has violated the protocol."""
 
 
 class Link(asyncio.Protocol, Generic[End]):
     """One end of a link on a connected stream socket.
 
-    `on_event` gets each event; `on_lost` is called once, with the reason and the terminal events of
-    what was open, when the peer is gone or has broken the rules. Both run on the event loop and must
-    not raise. After sending through `connection` outside of them, call `flush_soon`.
+    `on_event` receives each event. `on_lost` is called once, when the peer is gone or has violated the
+    protocol, with the reason and one terminal event for each open stream. Both run on the event loop and must
+    not raise. After sending through `connection` outside of these callbacks, call `flush_soon`.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class Link(asyncio.Protocol, Generic[End]):
         on_lost: Callable[[str, Sequence[Event]], None],
     ) -> None:
         self.connection: End = connection
-        self.peer_gone = False  # the peer's end is closed: it reads nothing any more
+        self.peer_gone = False  # the peer's end is closed: it no longer reads
         self._on_event = on_event
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -40,30 +42,31 @@ class Link(asyncio.Protocol, Generic[End]):
         self._flush_due = False
 
     def flush_soon(self) -> None:
-        """Write what has been sent when the current turn of the event loop is over."""
+        """Write pending output at the end of the current iteration of the event loop."""
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
 
     def flush_early(self) -> None:
-        """Write now what is first sent in a turn of the event loop, and the rest when the turn is over.
+        """Write the first output of an event loop iteration now, and the rest at the end of the iteration.
 
-        What an App says before it blocks the loop, or dies, has left then; a burst costs one write more.
+        The first message then leaves even if the App blocks the loop or crashes right after it. A burst of
+        messages costs one additional write.
         """
         if not self._flush_due:
             self.flush()
         self.flush_soon()
 
     def flush(self) -> None:
-        """Write what has been sent now."""
-        # uvloop raises on a write to a closing transport; what would be written has no reader.
+        """Write pending output now."""
+        # uvloop raises on a write to a closing transport; such output has no reader anyway.
         if self._transport is not None and not self._transport.is_closing():
             output = self.connection.take_output()
             if output:
                 self._transport.writelines(output)
 
     def close(self, reason: str) -> None:
-        """Drop the link; `on_lost` is called before this returns, unless it was before."""
+        """Drop the link. `on_lost` is called before this returns, unless the link is closed already."""
         if self.connection.closed:
             return
         unfinished = self.connection.close(reason)
@@ -75,10 +78,10 @@ class Link(asyncio.Protocol, Generic[End]):
         self._flush_due = False
         self.flush()
 
-    # -- asyncio calls these ----------------------------------------------------------------
+    # -- asyncio callbacks --------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports have the methods of asyncio.Transport without deriving from it.
+        # uvloop's transports implement asyncio.Transport without deriving from it.
         self._transport = cast(asyncio.Transport, transport)
         self.flush()
 
@@ -87,7 +90,7 @@ class Link(asyncio.Protocol, Generic[End]):
             for event in self.connection.receive(data):
                 self._on_event(event)
         except RemoteProtocolError as error:
-            self.close(f"{BROKE_THE_RULES}{error}")
+            self.close(f"{PROTOCOL_ERROR}{error}")
         self.flush()
 
     def eof_received(self) -> None:
@@ -95,6 +98,6 @@ class Link(asyncio.Protocol, Generic[End]):
         self.close("the peer closed the link")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # After our own `close` the peer may still read what was sent before.
+        # After our own `close`, the peer may still read output that was sent before.
         self.peer_gone = self.peer_gone or not self.connection.closed
         self.close("the link broke" if exc is None else f"the link broke: {exc}")

@@ -1,8 +1,11 @@
-"""A line of a worker's log on its way to the supervisor's, with what it is about. Pure.
+"""One line of a worker's log, with its level and context, on the way to the supervisor's log. Pure.
 
-A worker prints to a pipe, whoever in it prints. What its logging prints is a JSON text after the byte 0x1E
-(RFC 7464), so that level, run and session come through as they are; all else is a line as an App wrote it,
-and is taken for no more. An App may write such lines too: they say no more than it can log.
+All output of a worker goes to one pipe. The worker's logging writes each record as a JSON text after the
+byte 0x1E (RFC 7464), so that level, run and session reach the supervisor. Every other line is plain output
+of the App and is logged as such. An App can write lines in the JSON form itself; this grants it nothing that
+logging does not.
+
+Read next: `agentscope_worker.log_output`, which writes these lines.
 """
 
 import json
@@ -14,17 +17,18 @@ from typing import Final
 MARK: Final = "\x1e"
 
 MAX_BYTES: Final = 12 * 1024
-"""Of one line. The supervisor cuts longer lines of output, at 16 KiB, and half a JSON text is none."""
+"""Bytes of one line. The supervisor splits output lines at 16 KiB, and half a JSON text cannot be parsed."""
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 ABOUT: Final = ("logger", "run", "session", "request")
-"""What a line may name beside its message: who logs, and for which turn."""
+"""Context fields of a line, beside the message: the logger, and the ids of the turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line of a log. `level`: of LEVELS; `about`: by words of ABOUT; `exception`: a traceback, or ""."""
+    """One log line. `level`: a key of LEVELS. `about`: context by the names in ABOUT. `exception`: a
+    formatted traceback, or ""."""
 
     message: str
     level: str = "info"
@@ -33,14 +37,14 @@ class LogLine:
 
     @property
     def text(self) -> str:
-        """For people, on one line or several."""
+        """The line in human-readable form; the exception follows on lines of its own."""
         logger = f"{self.about['logger']}: " if "logger" in self.about else ""
         head = f"{self.level.upper()} {logger}{self.message}"
         return f"{head}\n{self.exception}" if self.exception else head
 
 
 def write(line: LogLine) -> str | None:
-    """The line as it is printed, without the line feed at its end; None: it is too long for one."""
+    """The encoded line without its line feed, or None if it is longer than MAX_BYTES."""
     fields = {"level": line.level, "message": line.message, **line.about}
     if line.exception:
         fields["exception"] = line.exception
@@ -49,7 +53,7 @@ def write(line: LogLine) -> str | None:
 
 
 def read(text: str) -> LogLine | None:
-    """What `write` has written; None for anything else, which is a line as it stands. Never raises."""
+    """Parse a line that `write` encoded; returns None for any other line. Never raises."""
     if not text.startswith(MARK):
         return None
     try:
@@ -66,5 +70,5 @@ def read(text: str) -> LogLine | None:
 
 
 def session_digest(session_id: str) -> str:
-    """How logs and traces name a session: its id is often a person's name or number."""
+    """The short hash of a session id for logs and traces: the id itself often identifies a person."""
     return sha256(session_id.encode()).hexdigest()[:16]

@@ -1,29 +1,33 @@
-"""A page of memory that a worker writes and the supervisor reads: signs of life that need no socket. Pure.
+"""A page of shared memory with liveness counters: the worker writes it, the supervisor reads it. Pure.
 
-It can be read while the link is full, while the worker is stopped, and after its death. It holds counters,
-no times: whoever reads them goes by its own clock, and garbage in them is no more than a counter that
-changes or does not. Pure: it works on any writable buffer; the sides map the same file.
+The supervisor can read the page while the link is full, while the worker is stopped, and after the worker
+has died. The page holds counters and no timestamps: the reader uses its own clock, and a corrupt value is
+only a counter that did or did not change. The class works on any writable buffer; both processes map the
+same file.
 
-    offset 0   loop      turns of the worker's event loop that a timer has seen
-           8   thread    turns of a thread of the worker: it can run Python at all
-          16   begun     the last stream whose turn the App may have seen
+    offset 0   loop      ticks of a timer on the worker's event loop
+           8   thread    ticks of a thread in the worker: shows that Python code runs at all
+          16   begun     highest stream id whose turn the App may have received
+
+Read next: `agentscope_worker.watchdog`, which writes the page.
 """
 
 import struct
 from typing import Final, Protocol
 
-PAGE_SIZE: Final = 4096  # bytes to map; what is not named above is zero and may be given a meaning later
-TICK_EVERY: Final = 0.25  # seconds between two ticks of the loop and of the thread
+PAGE_SIZE: Final = 4096  # bytes to map; unassigned bytes are zero and reserved
+TICK_EVERY: Final = 0.25  # seconds between two ticks of the event loop and of the thread
 
 NAME_BLOCKS: Final = "AGENTSCOPE_SUPERVISOR_NAME_BLOCKS"
-"""Environment variable of workers; set, they log what blocks their loop for a tenth of a second."""
+"""Environment variable for workers. If set, a worker logs what blocks its event loop for 0.1 s or more."""
 
-_U64: Final = struct.Struct("=Q")  # native: both sides are on one machine, and aligned stores stay whole
+# Native byte order: both processes run on one machine, where aligned stores are atomic.
+_U64: Final = struct.Struct("=Q")
 _WRAP: Final = 2**64
 
 
 class Buffer(Protocol):
-    """What `mmap.mmap` and `bytearray` have in common, as far as struct needs it."""
+    """The part of `mmap.mmap` and `bytearray` that struct needs."""
 
     def __len__(self) -> int: ...
 
@@ -31,7 +35,7 @@ class Buffer(Protocol):
 
 
 class LifePage:
-    """The page, from either side. One writer for each counter."""
+    """The page, for either side. Each counter has exactly one writer."""
 
     def __init__(self, buffer: Buffer) -> None:
         """`buffer`: at least 24 bytes, writable on the worker's side."""
@@ -56,7 +60,7 @@ class LifePage:
         self._put(8, self.thread + 1)
 
     def begin(self, stream: int) -> None:
-        """Note that the App sees this stream's turn from now on. Streams begin in the order of their ids."""
+        """Record that the App receives this stream's turn from now on. Streams begin in ascending order."""
         self._put(16, stream)
 
     def _get(self, offset: int) -> int:

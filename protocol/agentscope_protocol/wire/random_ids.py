@@ -1,35 +1,35 @@
-"""Identifiers that nobody can guess, made in stock: of runs in the supervisor, of messages in a worker.
+"""Unguessable identifiers, generated in batches: run ids in the supervisor, message ids in a worker.
 
-An id has the form of `uuid.uuid4().hex`, 32 hexadecimal digits of which 122 bits are chance, from the
-kernel's generator. Python's own takes 2 µs, half of one for the kernel; a message of AgentScope 2.x has one,
-and so has each of its blocks. From the stock one takes 0.2 µs compiled, 0.35 as Python.
+An id has the form of `uuid.uuid4().hex`: 32 hexadecimal digits, 122 random bits from the kernel's generator.
+`uuid.uuid4` takes 2 µs, a quarter of it in the kernel, and each message of AgentScope 2.x needs one id plus
+one for each block. An id from a batch takes 0.2 µs compiled, and 0.35 µs as Python.
 
-A forked process makes a stock of its own: no two processes give out the same id.
+A forked process starts with an empty batch, so that two processes never return the same id.
 """
 
 import os
 from typing import Final
 
-IN_STOCK: Final = 64
-"""Ids for which the kernel is asked at once: enough that its part of an id's time is small, few enough that
-nobody waits for them (10 µs compiled, 28 as Python)."""
+BATCH_SIZE: Final = 64
+"""Ids generated per call to the kernel: enough to make the kernel's share of an id's cost small, and few
+enough that generating a batch delays no turn (10 µs compiled, 28 µs as Python)."""
 
 _SIZE: Final = 16  # bytes of an id
-_stock: Final[list[str]] = []  # `pop` and `extend` are each one step for all threads
+_batch: Final[list[str]] = []  # `pop` and `extend` are atomic, so that threads need no lock
 
 
 def new_id() -> str:
-    """An id that was never given out. Can be called in any thread."""
+    """A new, unique id. Safe to call from any thread."""
     while True:
         try:
-            return _stock.pop()
+            return _batch.pop()
         except IndexError:
-            _stock.extend(_made(os.urandom(IN_STOCK * _SIZE)))
+            _batch.extend(_format(os.urandom(BATCH_SIZE * _SIZE)))
 
 
-def _made(chance: bytes) -> list[str]:
-    """Ids of version 4 and of the usual variant (RFC 9562, section 5.4), one of each 16 bytes."""
-    raw = bytearray(chance)
+def _format(entropy: bytes) -> list[str]:
+    """Ids of UUID version 4 and the common variant (RFC 9562, section 5.4), one for every 16 bytes."""
+    raw = bytearray(entropy)
     for start in range(0, len(raw), _SIZE):
         raw[start + 6] = raw[start + 6] & 0x0F | 0x40
         raw[start + 8] = raw[start + 8] & 0x3F | 0x80
@@ -37,4 +37,4 @@ def _made(chance: bytes) -> list[str]:
     return [text[start : start + 2 * _SIZE] for start in range(0, len(text), 2 * _SIZE)]
 
 
-os.register_at_fork(after_in_child=_stock.clear)
+os.register_at_fork(after_in_child=_batch.clear)

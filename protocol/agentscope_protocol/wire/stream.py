@@ -1,4 +1,4 @@
-"""The life of one stream, at each end of a link. All legal moves are in the two tables. Pure.
+"""The life of one stream, at each end of a link. The two tables contain all legal transitions. Pure.
 
     requester (supervisor)                        responder (worker)
     OPEN        recv data      OPEN               OPEN        send data      OPEN
@@ -7,10 +7,10 @@
     CANCELLING  recv data      CANCELLING         CANCELLING  send terminal  CLOSED
     CANCELLING  recv terminal  CLOSED
 
-Frames cross on the wire, so two things that look odd are legal. A requester in CANCELLING still
-receives data: it was sent before our Cancel arrived. A responder may receive Cancel or Credit for a
-stream it has closed: its terminal frame crossed them; closed streams are forgotten, so `connection`
-answers that from the stream id alone.
+Frames can cross on the wire, so two unusual sequences are legal. A requester in CANCELLING still receives
+data that the worker sent before the Cancel arrived. A responder may receive Cancel or Credit for a stream
+that it has closed, because its terminal frame crossed them; closed streams are not kept, so `connection`
+detects this case from the stream id alone.
 """
 
 from collections.abc import Mapping
@@ -56,14 +56,14 @@ RESPONDER: Final[Table] = {
 
 
 def unchanged(table: Table, move: Move) -> frozenset[StreamState]:
-    """The states in which a move is legal and leads nowhere else, so that `step` need not be asked there."""
+    """The states in which a move is legal and keeps the state, so that callers can skip `step` there."""
     return frozenset(state for state in StreamState if table.get((state, move)) is state)
 
 
 def step(table: Table, state: StreamState, move: Move) -> StreamState:
     """The next state.
 
-    Raises: LocalProtocolError for an illegal SEND_*, RemoteProtocolError for an illegal RECV_*.
+    Raises: LocalProtocolError for an illegal SEND_* move, RemoteProtocolError for an illegal RECV_* move.
     """
     try:
         return table[state, move]

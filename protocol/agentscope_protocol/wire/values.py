@@ -1,16 +1,16 @@
-"""Values that are made for each event and each turn: data without identity that nobody changes. Pure.
+"""Immutable value classes for objects that are created for every event and every turn. Pure.
 
-`value` is `dataclass(frozen=True, slots=True)` without the check at run time that makes a frozen one four
-times as dear to make (0.4 µs against 0.1 for three fields, on the hot path for each frame and command). That
-nobody changes them is checked by mypy.
+`value` is `dataclass(frozen=True, slots=True)` without the runtime check that makes a frozen dataclass four
+times as expensive to create (0.4 µs instead of 0.1 µs for three fields, on the hot path for each frame and
+command). mypy checks that no code assigns to the fields.
 
-The few that are made in every turn, or for every event, are a `dataclass(init=False, slots=True)` with
-`Final` fields and an `__init__` that is written out. As Python that is the same; compiled (README,
-"Compiled") one is made in 0.04 µs, where an `__init__` that `dataclasses` wrote takes 0.3, as the compiler
-cannot see it.
+The few classes that are instantiated for every turn or every event are a `dataclass(init=False, slots=True)`
+with `Final` fields and a hand-written `__init__`. In pure Python the cost is the same. Compiled (README,
+"Compiled"), an instance takes 0.04 µs instead of 0.3 µs, because mypyc cannot see an `__init__` that
+`dataclasses` generates.
 
-What such code asks of an enum it keeps in a constant of its module: to read a member takes CPython 3.11
-0.14 µs, and 0.03 from 3.12 on, whose `EnumType` has no `__getattr__` any more; a turn did it 26 times.
+Such code also keeps the enum members that it needs in module constants: reading a member takes 0.14 µs on
+CPython 3.11, and 0.03 µs from 3.12 on, where `EnumType` no longer has `__getattr__`. One turn reads 26.
 """
 
 from dataclasses import dataclass, field
@@ -21,5 +21,5 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def value(cls: type[T]) -> type[T]:
-    """Make a class of annotated fields one of values, compared and hashed by them."""
+    """Turn a class of annotated fields into an immutable value class, compared and hashed by its fields."""
     return dataclass(slots=True, unsafe_hash=True)(cls)

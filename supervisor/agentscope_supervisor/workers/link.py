@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from agentscope_protocol.wire.connection import Event, Requester
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import CancelReason, Data, End, Fail, Notice
-from agentscope_protocol.wire.link import BROKE_THE_RULES, Link
+from agentscope_protocol.wire.link import PROTOCOL_ERROR, Link
 from agentscope_protocol.wire.page import LifePage
 from agentscope_supervisor.domain.turn import Turn
 
@@ -113,13 +113,13 @@ class WorkerLink:
 
         Call it twice per second.
         """
-        part, (before, loop_then) = self._requester.part, self._part
+        part, (before, loop_then) = self._requester.partial_frame, self._part
         if part is None or part != before:
             self._part, self._part_checks = (part, self._page.loop), 0
             return
         self._part_checks += 1
         if self._part_checks >= FRAME_CHECKS and self._page.loop != loop_then:
-            self._link.close(f"{BROKE_THE_RULES}{part[0]} bytes of a frame, and then nothing")
+            self._link.close(f"{PROTOCOL_ERROR}{part[0]} bytes of a frame, and then nothing")
 
     def worker_ended(self) -> None:
         """Close the link of a process that has exited. The open turns fail."""

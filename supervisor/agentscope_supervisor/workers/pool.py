@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from agentscope_protocol.config.settings import Settings
 from agentscope_protocol.wire.errors import Code, LocalProtocolError
 from agentscope_protocol.wire.frames import CancelReason
-from agentscope_protocol.wire.link import BROKE_THE_RULES
+from agentscope_protocol.wire.link import PROTOCOL_ERROR
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.processes import interpreter, spawn
 from agentscope_supervisor.processes.launcher import Launcher, LaunchRequest
@@ -260,7 +260,7 @@ class Pool:
                     process.kill_reason = ExitReason(Cause.PROTOCOL_ERROR, reason)
                 if process.state in (ProcessState.READY, ProcessState.DRAINING):
                     log.warning("link lost", extra={"worker": process.label, "reason": reason})
-                elif not process.failure and reason.startswith(BROKE_THE_RULES):
+                elif not process.failure and reason.startswith(PROTOCOL_ERROR):
                     process.failure = reason
                 self.step(process, lifecycle.LinkLost())
                 # Not now: the link has yet to report the turns that were lost with it.

@@ -1,4 +1,4 @@
-"""The report: its form, its order, everything at once, and nothing secret in it."""
+"""The error report: format, order, completeness, and that it contains no secrets."""
 
 import pytest
 from pydantic import BaseModel
@@ -33,7 +33,7 @@ def report(text: str) -> str:
     return str(caught.value)
 
 
-def test_all_problems_are_named_at_once_in_the_order_of_lines() -> None:
+def test_all_problems_are_reported_in_line_order() -> None:
     assert report(FILE).splitlines() == [
         "agentapp.yaml:2: models.main.model: is required",
         "agentapp.yaml:3: models.main.provider: 'opnai' is not allowed; use one of openai, anthropic,"
@@ -42,13 +42,13 @@ def test_all_problems_are_named_at_once_in_the_order_of_lines() -> None:
         "agentapp.yaml:5: models.main.base_url: 'ftp://…@host/?…' is not allowed;"
         " must be a URL that starts with http:// or https://",
         "agentapp.yaml:8: server.port: 99999 is not allowed; must be at most 65535",
-        "agentapp.yaml:8: server.port: is given twice; first on line 7",
+        "agentapp.yaml:8: server.port: is defined twice; first on line 7",
         "agentapp.yaml:9: session.redis_url: is required when session.backend is redis",
         "agentapp.yaml:10: 1: a key must be text; put it in quotes",
     ]  # fmt: skip
 
 
-def test_a_value_that_could_not_be_substituted_is_reported_once() -> None:
+def test_a_value_with_a_failed_substitution_is_reported_once() -> None:
     assert report("server:\n  port: ${X}") == (
         "agentapp.yaml:2: server.port: the environment variable X is not set"
     )
@@ -74,11 +74,11 @@ def test_a_value_that_could_not_be_substituted_is_reported_once() -> None:
         "mcp_servers: {x: {url: 'ws://s3cret value@x'}}",
     ],
 )
-def test_secrets_stay_out_of_the_report(text: str) -> None:
+def test_the_report_contains_no_secrets(text: str) -> None:
     assert "s3cret" not in report(text)
 
 
-def test_every_secret_field_is_known_to_the_report() -> None:
+def test_secret_keys_match_the_secret_fields() -> None:
     secret = set()
     for top in Settings.model_fields.values():
         section = section_model(top.annotation)
@@ -87,7 +87,7 @@ def test_every_secret_field_is_known_to_the_report() -> None:
     assert secret == SECRET_KEYS - {"client_kwargs"}
 
 
-def test_one_problem_is_one_line_whatever_the_file_holds() -> None:
+def test_each_problem_is_one_line_for_any_input() -> None:
     assert report('"a\\nb": 1').startswith("agentapp.yaml:1: 'a\\nb': is not a known key")
     assert "'x\\ny' is not allowed" in report('server: {port: "x\\ny"}')
 
@@ -102,20 +102,20 @@ def test_one_problem_is_one_line_whatever_the_file_holds() -> None:
         (("k" * 100,), "k" * 79 + "…"),
     ],
 )
-def test_dotted(path: tuple[str | int, ...], text: str) -> None:
+def test_dotted_formats_a_path(path: tuple[str | int, ...], text: str) -> None:
     assert dotted(path) == text
 
 
-def test_parts_that_are_not_known_are_left_out() -> None:
+def test_missing_location_parts_are_omitted() -> None:
     error = SettingsError("f", [Problem(None, "", "m"), Problem(None, "k", "m"), Problem(3, "", "m")])
     assert str(error) == "f: m\nf: k: m\nf:3: m"
 
 
-def test_an_error_without_words_of_its_own_still_says_something() -> None:
+def test_an_error_without_a_message_of_its_own_has_a_default_message() -> None:
     class Odd(BaseModel):
         when: complex
 
     with pytest.raises(ValueError, match="when") as caught:
         Odd.model_validate({"when": "x"})
     (problem,) = translate(caught.value, Odd, {})  # type: ignore[arg-type]
-    assert problem == Problem(None, "when", "'x' is not allowed; must be of another form")
+    assert problem == Problem(None, "when", "'x' is not allowed; has an unsupported form")

@@ -1,4 +1,4 @@
-"""The keys of agentapp.yaml: defaults, bounds, rules between keys, snapshot, schema, the example files."""
+"""agentapp.yaml settings: defaults, bounds, rules between keys, snapshot, schema, and example files."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ from agentscope_protocol.config.settings import (
     restore,
 )
 
-Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the tests' time is mostly dumping
+Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the tests spend most of their time dumping
 CONFIGS = Path(__file__).parents[3] / "configs"
 ENV = {
     "OPENAI_API_KEY": "sk-1",
@@ -44,7 +44,7 @@ def read(data: object, **env: str) -> Settings:
 
 
 def refusal(data: object, **env: str) -> str:
-    """The report on the data, without file and line."""
+    """The error report for the data, without file and line."""
     with pytest.raises(SettingsError) as caught:
         read(data, **env)
     return "\n".join(f"{problem.key}: {problem.message}" for problem in caught.value.problems)
@@ -58,7 +58,7 @@ def value_at(settings: Settings, path: str) -> Any:
 
 
 def nested(path: str, value: object) -> dict[str, Any]:
-    """Data with the one key, and what must stand beside it."""
+    """Data with one key and the keys that it requires."""
     section, *names = path.split(".")
     beside: dict[str, dict[str, Any]] = {
         "models": MODEL,
@@ -70,14 +70,14 @@ def nested(path: str, value: object) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "server:\nmodels:\nplatform:\n"])
-def test_an_empty_file_or_section_means_the_defaults(text: str) -> None:
+def test_an_empty_file_or_section_yields_the_defaults(text: str) -> None:
     settings = load(text, source="f", env={})
     assert settings == Settings()
     assert (settings.models, settings.platform, settings.tracing) == ({}, None, None)
     assert chosen_keys(settings) == frozenset()
 
 
-def test_defaults_are_those_of_the_example_file() -> None:
+def test_defaults_match_the_example_file() -> None:
     example = yaml.safe_load((CONFIGS / "agentapp.full.yaml").read_text())
     settings = Settings.model_validate(nested("platform.token", None) | {"tracing": {}})
     for section, names in {
@@ -106,7 +106,7 @@ def test_the_full_example_sets_every_key() -> None:
     assert chosen == every
 
 
-def test_the_minimal_example_is_one_model() -> None:
+def test_the_minimal_example_sets_one_model() -> None:
     settings = load((CONFIGS / "agentapp.minimal.yaml").read_text(), source="f", env=ENV)
     assert chosen_keys(settings) == {"models.main.provider", "models.main.model", "models.main.api_key"}
     key = settings.models["main"].api_key
@@ -149,7 +149,7 @@ def test_the_minimal_example_is_one_model() -> None:
         ("platform.token", "abc", SecretStr("abc")),
     ],
 )
-def test_accepted(path: str, given: object, value: object) -> None:
+def test_a_valid_value_is_accepted(path: str, given: object, value: object) -> None:
     settings = read(nested(path, given), P="7", NO="false")
     assert value_at(settings, path) == value
     assert type(value_at(settings, path)) is type(value)
@@ -157,16 +157,16 @@ def test_accepted(path: str, given: object, value: object) -> None:
 
 
 NUMBER, WHOLE = "must be a number", "must be a whole number"
-VISIBLE = "must be visible ASCII characters, at least one, without spaces"
+VISIBLE = "must be one or more visible ASCII characters, without spaces"
 HTTP = "must be a URL that starts with http:// or https://"
-SERVER_NAME = "the name must be letters, digits, _ and -, no digit or - first"
-IDENTIFIER = "the name must be an identifier: letters, digits and _, no digit first"
+SERVER_NAME = "the name must be letters, digits, _ and -, and must not start with a digit or -"
+IDENTIFIER = "the name must be an identifier: letters, digits and _, and no digit first"
 REDIS = "must be a URL that starts with redis://, rediss:// or unix://"
 WORKERS = "must be a whole number from 1 to 256, or auto"
 TEXT = "must be text, in quotes where YAML reads it as something else"
-PRINTABLE = "must be printable ASCII without line ends, as it goes into a header"
+PRINTABLE = "must be printable ASCII without line breaks, because it is sent in a header"
 UNKNOWN = f"is not a known key; use one of {', '.join(Settings.model_fields)}"
-TAKEN = "the name must not begin with _ and not be one of get, items, keys, values"
+TAKEN = "the name must not start with _ and must not be one of get, items, keys, values"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ TAKEN = "the name must not begin with _ and not be one of get, items, keys, valu
         ("server.host", "h" * 5000, f"'{'h' * 79}…' is not allowed; must be at most 4096 characters"),
         ("server.host", 1, f"1 is not allowed; {TEXT}"),
         ("server.console", "no way", "'no way' is not allowed; use one of auto, on, off"),
-        ("server.principal", "metadata.", "'metadata.' is not allowed; use token or metadata.<key>"),
+        ("server.principal", "metadata.", "'metadata.' is not allowed; must be token or metadata.<key>"),
         ("server.auth_token", "", VISIBLE),
         ("server.auth_token", "a b", VISIBLE),
         ("platform.token", "a\n", VISIBLE),
@@ -226,7 +226,7 @@ TAKEN = "the name must not begin with _ and not be one of get, items, keys, valu
         ("tracing.zzz", 1, "is not a known key; use one of endpoint"),
     ],
 )
-def test_refused(path: str, given: object, message: str) -> None:
+def test_an_invalid_value_is_rejected(path: str, given: object, message: str) -> None:
     assert refusal(nested(path, given)) == f"{path}: {message}"
 
 
@@ -245,7 +245,7 @@ def test_refused(path: str, given: object, message: str) -> None:
         ({"mcp_servers": {"x": {}}}, "mcp_servers.x.url: is required"),
         (
             nested("mcp_servers.x.headers", {"A B": "s"}),
-            "mcp_servers.x.headers.A B: must be the name of an HTTP header",
+            "mcp_servers.x.headers.A B: must be a valid HTTP header name",
         ),
         ({"platform": {}}, "platform.endpoint: is required\nplatform.instance_id: is required"),
         (
@@ -258,7 +258,7 @@ def test_refused(path: str, given: object, message: str) -> None:
         ({"server": 8080}, "server: 8080 is not allowed; must be a mapping"),
     ],
 )
-def test_names_required_keys_and_unknown_keys(data: object, report: str) -> None:
+def test_invalid_names_and_missing_or_unknown_keys_are_rejected(data: object, report: str) -> None:
     assert refusal(data) == report
 
 
@@ -267,7 +267,7 @@ def test_values_are_immutable() -> None:
         Settings().server.port = 1  # type: ignore[misc]
 
 
-def test_snapshot_keeps_values_secrets_and_what_was_chosen() -> None:
+def test_a_snapshot_keeps_values_secrets_and_chosen_keys() -> None:
     settings = load((CONFIGS / "agentapp.full.yaml").read_text(), source="f", env=ENV)
     back = restore(dump(settings))
     assert back == settings
@@ -275,7 +275,7 @@ def test_snapshot_keeps_values_secrets_and_what_was_chosen() -> None:
     assert back.mcp_servers["search"].headers["Authorization"].get_secret_value() == "Bearer mcp-1"
 
 
-def test_snapshot_carries_what_the_command_line_changed() -> None:
+def test_a_snapshot_includes_command_line_changes() -> None:
     server = ServerSettings(host="0.0.0.0").model_copy(update={"port": 9000})
     settings = Settings().model_copy(update={"server": server})
     assert chosen_keys(settings) == {"server.host", "server.port"}
@@ -293,7 +293,7 @@ def test_snapshot_carries_what_the_command_line_changed() -> None:
         (b'{"tracing": {"x": 1}}', "settings snapshot: tracing.x: is not a known key; use one of endpoint"),
     ],
 )
-def test_what_is_no_snapshot_is_refused(snapshot: bytes, report: str) -> None:
+def test_an_invalid_snapshot_is_rejected(snapshot: bytes, report: str) -> None:
     with pytest.raises(SettingsError) as caught:
         restore(snapshot)
     assert str(caught.value) == report
@@ -307,7 +307,7 @@ server: {port: "${NOT_SET}", prot: 1}
 """
 
 
-def test_slots_are_told_without_secrets_and_without_the_rest_of_the_file() -> None:
+def test_load_slots_needs_no_secrets_and_ignores_other_sections() -> None:
     assert load_slots(SLOTS, source="f", env={"PROVIDER": "gemini"}) == {"main": "openai", "judge": "gemini"}
     assert load_slots("", source="f", env={}) == load_slots("models:", source="f", env={}) == {}
 
@@ -316,21 +316,21 @@ def test_slots_are_told_without_secrets_and_without_the_rest_of_the_file() -> No
     "text, report",
     [
         ("models: {a: {model: m}}", "f:1: models.a.provider: is required"),
-        ("models: {_a: {provider: openai}}", "f:1: models._a: the name must not begin with _"),
+        ("models: {_a: {provider: openai}}", "f:1: models._a: the name must not start with _"),
         ("models: {a: openai}", "f:1: models.a: text is not allowed; must be a mapping"),
         ("models: [a]", "f:1: models: a list is not allowed; must be a mapping"),
         ("models: {a: {provider: '${NO}'}}", "f:1: models.a.provider: '' is not allowed; use one of openai"),
-        ("models: {a: {provider: openai}}\nmodels: {}", "f:2: models: is given twice; first on line 1"),
+        ("models: {a: {provider: openai}}\nmodels: {}", "f:2: models: is defined twice; first on line 1"),
         ("models: [", "f:1: is not valid YAML"),
     ],
 )
-def test_slots_that_cannot_be_are_told(text: str, report: str) -> None:
+def test_load_slots_reports_invalid_slots(text: str, report: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_slots(text, source="f", env={})
     assert str(caught.value).startswith(report)
 
 
-def test_secrets_are_not_shown() -> None:
+def test_repr_and_str_hide_secrets() -> None:
     settings = load((CONFIGS / "agentapp.full.yaml").read_text(), source="f", env=ENV)
     for shown in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.model_dump())):
         for secret in ("sk-1", "mcp-1", ":pw@", "p-1", "a-1"):
@@ -341,7 +341,7 @@ def test_secrets_are_not_shown() -> None:
 
 
 @pytest.mark.parametrize("name", ["agentapp.minimal.yaml", "agentapp.full.yaml"])
-def test_the_schema_takes_the_examples(name: str) -> None:
+def test_the_schema_accepts_the_examples(name: str) -> None:
     data = yaml.safe_load((CONFIGS / name).read_text())
     jsonschema.Draft202012Validator(json_schema()).validate(data)
 
@@ -359,7 +359,7 @@ def test_the_schema_takes_the_examples(name: str) -> None:
         ({"models": {"main": {"provider": "opnai", "model": "m"}}}, False),
     ],
 )
-def test_the_schema_and_variables(data: object, valid: bool) -> None:
+def test_the_schema_accepts_variables_in_place_of_values(data: object, valid: bool) -> None:
     assert jsonschema.Draft202012Validator(json_schema()).is_valid(data) is valid
 
 
@@ -382,7 +382,7 @@ FILES = st.dictionaries(
 
 @given(FILES)
 @profile(deadline=None, max_examples=100)
-def test_any_structure_is_read_or_refused_and_survives_the_snapshot(data: object) -> None:
+def test_any_structure_is_accepted_or_rejected_and_survives_the_snapshot(data: object) -> None:
     text = yaml.dump(data, Dumper=Dumper)
     try:
         settings = load(text, source="f", env={"A": "1"})
@@ -394,9 +394,9 @@ def test_any_structure_is_read_or_refused_and_survives_the_snapshot(data: object
 
 @given(st.dictionaries(st.text(), JSON))
 @profile(deadline=None, max_examples=100)
-def test_free_mappings_survive_the_snapshot(values: dict[str, Any]) -> None:
+def test_free_form_mappings_survive_the_snapshot(values: dict[str, Any]) -> None:
     try:
         settings = read({"models": {"main": MODEL | {"client_kwargs": values}}}, A="1")
     except SettingsError:
-        return  # infinities, surrogates and the like
+        return  # rejected, such as infinity or a surrogate
     assert restore(dump(settings)) == settings

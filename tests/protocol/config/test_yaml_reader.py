@@ -1,4 +1,4 @@
-"""Text to plain data: syntax, duplicates, aliases, limits, lines, variables."""
+"""Parsing YAML text to plain data: syntax, duplicates, aliases, limits, line numbers, variables."""
 
 import pytest
 from hypothesis import example, given
@@ -10,7 +10,7 @@ from agentscope_protocol.config.yaml_reader import MAX_CHARACTERS, MAX_NODES, Do
 
 
 def problems(text: str, **env: str) -> list[str]:
-    """`line: key: message` of each, in the order they were found."""
+    """`line: key: message` for each problem, in the order of detection."""
     found = read(text, env).problems
     return [f"{problem.line}: {problem.key}: {problem.message}" for problem in found]
 
@@ -41,7 +41,7 @@ BAD = ": is not valid YAML"
         (
             "a: {b: ${C}}",
             f"1: {BAD}: while parsing a flow mapping, expected ',' or '}}', but got '{{';"
-            " inside { } or [ ] a ${VAR} needs quotes",
+            " a ${VAR} inside { } or [ ] needs quotes",
         ),
         ("a: 1\nb: \x00", f"2: {BAD}: the character U+0000 is not allowed"),
         ("a: \ud800", f"1: {BAD}: the character U+D800 is not allowed"),
@@ -56,19 +56,19 @@ BAD = ": is not valid YAML"
         ("#" * (MAX_CHARACTERS + 1), f"1: : the file is longer than {MAX_CHARACTERS} characters"),
     ],
 )
-def test_text_that_cannot_be_read(text: str, message: str) -> None:
+def test_invalid_yaml_is_reported_with_its_line(text: str, message: str) -> None:
     assert problems(text) == [message]
     assert read(text, {}).data == {}
 
 
-def test_aliases_that_multiply_are_stopped() -> None:
+def test_exponential_aliases_hit_the_node_limit() -> None:
     laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
     for level in range(1, 9):
         laughs += f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n"
     assert problems(laughs) == [f"1: {BAD}: more than {MAX_NODES} values"]
 
 
-def test_long_text_behind_many_aliases_is_stopped() -> None:
+def test_long_text_repeated_by_aliases_hits_the_character_limit() -> None:
     text = f"a: &a {'x' * 10_000}\nb: [{', '.join(['*a'] * 200)}]\n"
     (problem,) = problems(text)
     assert problem == f"1: {BAD}: more than {MAX_CHARACTERS} characters after aliases"
@@ -77,27 +77,27 @@ def test_long_text_behind_many_aliases_is_stopped() -> None:
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("a: 1\nb: 2\na: 3", "3: a: is given twice; first on line 1"),
-        ("s:\n  a: 1\n  a: 2\n  a: 3", "3: s.a: is given twice; first on line 2"),
+        ("a: 1\nb: 2\na: 3", "3: a: is defined twice; first on line 1"),
+        ("s:\n  a: 1\n  a: 2\n  a: 3", "3: s.a: is defined twice; first on line 2"),
         ("on: 1", "1: on: a key must be text; put it in quotes"),
         ("s:\n  1: 2", "2: s.1: a key must be text; put it in quotes"),
         ("s:\n  [a]: 2", "2: s: a key must be text; put it in quotes"),
         ('s:\n  "\\ud800": 2', "2: s.'\\ud800': is not valid Unicode"),
-        ("a: !!binary aGk=", "1: a: the YAML tag 'binary' is not supported here"),
-        ("a: !!python/name:x {}", "1: a: the YAML tag 'python/name:x' is not supported here"),
-        ("a:\n- !!set {x}", "2: a[0]: the YAML tag 'set' is not supported here"),
-        ("a: !x y", "1: a: the YAML tag '!x' is not supported here"),
-        ("a: .inf", "1: a: is not a number or truth value that can be read"),
-        ("a: !!float .NaN", "1: a: is not a number or truth value that can be read"),
-        ("a: !!int ''", "1: a: is not a number or truth value that can be read"),
-        ("a: !!int x", "1: a: is not a number or truth value that can be read"),
-        ("a: !!bool x", "1: a: is not a number or truth value that can be read"),
-        ("a: 1" + ":0" * 1000, "1: a: is not a number or truth value that can be read"),
+        ("a: !!binary aGk=", "1: a: the YAML tag 'binary' is not supported"),
+        ("a: !!python/name:x {}", "1: a: the YAML tag 'python/name:x' is not supported"),
+        ("a:\n- !!set {x}", "2: a[0]: the YAML tag 'set' is not supported"),
+        ("a: !x y", "1: a: the YAML tag '!x' is not supported"),
+        ("a: .inf", "1: a: is not a valid number or truth value"),
+        ("a: !!float .NaN", "1: a: is not a valid number or truth value"),
+        ("a: !!int ''", "1: a: is not a valid number or truth value"),
+        ("a: !!int x", "1: a: is not a valid number or truth value"),
+        ("a: !!bool x", "1: a: is not a valid number or truth value"),
+        ("a: 1" + ":0" * 1000, "1: a: is not a valid number or truth value"),
         ("s:\n  <<: 1", "2: s.<<: must be a mapping or a list of them"),
         ("s:\n  <<: [{a: 1}, 2]", "2: s.<<: must be a mapping or a list of them"),
     ],
 )
-def test_what_may_not_stand_in_a_file(text: str, message: str) -> None:
+def test_unsupported_yaml_is_reported(text: str, message: str) -> None:
     assert problems(text)[0] == message
 
 
@@ -121,24 +121,24 @@ def test_what_may_not_stand_in_a_file(text: str, message: str) -> None:
         ("{}", {}),
     ],
 )
-def test_scalars_and_collections(text: str, value: object) -> None:
+def test_scalars_and_collections_are_converted(text: str, value: object) -> None:
     read_value = values(f"s: {{a: {text}}}")["s"]
     assert read_value == {"a": value}
     assert isinstance(read_value, dict)
     assert type(read_value["a"]) is type(value)
 
 
-def test_a_byte_order_mark_and_windows_lines_are_fine() -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_accepted() -> None:
     assert values("\ufeffa: 1\r\nb: 2\r\n") == {"a": 1, "b": 2}
 
 
-def test_merge_keys_give_way_to_own_keys_and_the_first_base_wins() -> None:
+def test_own_keys_override_merged_keys_and_the_first_base_wins() -> None:
     text = "x: &x {a: 1, b: 1}\ny: &y {b: 2, c: 2}\ns:\n  c: 3\n  <<: [*x, *y]\nt: {<<: *x}\n"
     assert values(text)["s"] == {"a": 1, "b": 1, "c": 3}
     assert values(text)["t"] == {"a": 1, "b": 1}
 
 
-def test_a_key_that_was_only_merged_has_the_line_of_its_base() -> None:
+def test_a_merged_key_has_the_line_of_its_base() -> None:
     document = read("x: &x\n  a: [1]\n  b: 2\ns:\n  <<: *x\n  b: 3\n", {})
     assert document.lines[("s", "a", 0)] == 2
     assert document.lines[("s", "b")] == 6
@@ -155,16 +155,16 @@ def test_a_key_that_was_only_merged_has_the_line_of_its_base() -> None:
         ("${EMPTY}", ""),
     ],
 )
-def test_variables(text: str, value: str) -> None:
+def test_variables_are_substituted(text: str, value: str) -> None:
     env = {"A": "x", "B": "${A}", "EMPTY": ""}
     assert values(f"s: {{a: '{text}', b: ['{text}']}}", **env) == {"s": {"a": value, "b": [value]}}
 
 
-def test_keys_are_not_substituted() -> None:
+def test_mapping_keys_are_not_substituted() -> None:
     assert values("'${A}': 1", A="x") == {"${A}": 1}
 
 
-MALFORMED = "holds a ${ that is not ${NAME} (there are no defaults; $${ is a literal ${)"
+MALFORMED = "contains a ${ that is not ${NAME} (defaults are not supported; write $${ for a literal ${)"
 
 
 @pytest.mark.parametrize(
@@ -182,12 +182,12 @@ MALFORMED = "holds a ${ that is not ${NAME} (there are no defaults; $${ is a lit
         ("${BAD}", ["is not valid Unicode"]),
     ],
 )
-def test_variables_that_cannot_be_replaced(text: str, messages: list[str]) -> None:
+def test_invalid_or_unset_variables_are_reported(text: str, messages: list[str]) -> None:
     document = read(f"s:\n  a:\n  - '{text}'", {"A": "x", "BAD": "\udcff"})
     assert [(p.line, p.key, p.message) for p in document.problems] == [
         (3, "s.a[0]", message) for message in messages
     ]
-    assert document.spoiled == {("s", "a", 0)}
+    assert document.invalid == {("s", "a", 0)}
 
 
 def test_a_document_starts_empty() -> None:
@@ -248,7 +248,7 @@ YAMLISH = st.lists(
 @example("a: !!float 1:" + "0:" * 20 + "0")
 @example('a: "\\U00110000"')
 @profile(deadline=None, max_examples=300)
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_rejected(text: str) -> None:
     error = refused(text)
     if error:
         assert len(str(error).splitlines()) == len(error.problems) > 0

@@ -1,4 +1,4 @@
-"""Bytes to frames and back: any split, any frame, any garbage, and peers newer than we are."""
+"""Encoding and decoding frames: any split, any frame, any garbage, and newer peers."""
 
 import sys
 from typing import Any
@@ -33,7 +33,7 @@ from agentscope_protocol.wire.frames import (
 )
 from tests.protocol.frame_strategies import FRAMES, cut, hostile_bytes
 
-# What version 1 looks like on the wire, for good: a peer of an earlier release must go on reading it.
+# The wire form of version 1, which never changes: peers of earlier releases must keep reading it.
 GOLDEN: dict[str, tuple[Frame, str]] = {
     "hello": (Hello(1, {"k": 7}), "9401cf0000000000000000ce00000001c6000000059181a16b07"),
     "open": (
@@ -59,19 +59,19 @@ def read(data: bytes) -> list[Frame]:
 
 
 def raw(tag: int, number: int, payload: Any, stream: int = 0) -> bytes:
-    """A frame whose payload is `payload`, packed unless it is bytes already."""
+    """An encoded frame; a `payload` other than bytes is packed first."""
     packed = payload if isinstance(payload, bytes) else msgpack.packb(payload)
     return header(tag, stream, number, len(packed)) + packed
 
 
 @pytest.mark.parametrize("frame,wire", GOLDEN.values(), ids=GOLDEN)
-def test_the_wire_form_of_version_one_stays(frame: Frame, wire: str) -> None:
+def test_the_wire_form_of_version_one_does_not_change(frame: Frame, wire: str) -> None:
     assert encode(frame).hex() == wire
     assert read(bytes.fromhex(wire)) == [frame]
 
 
 @given(FRAMES)
-def test_every_frame_comes_back_as_it_was(frame: Frame) -> None:
+def test_every_frame_survives_a_round_trip(frame: Frame) -> None:
     assert read(encode(frame)) == [frame]
 
 
@@ -85,7 +85,7 @@ def test_a_frame_is_an_array_of_four_to_any_msgpack_decoder(frame: Frame) -> Non
 @given(st.lists(FRAMES, max_size=6), st.lists(st.integers(0, 2000), max_size=8))
 @example([Ping(1), Ping(2)], list(range(2 * HEADER_SIZE)))
 @example([Data(1, 1, b"x" * 50)], [HEADER_SIZE])
-def test_any_split_gives_the_same_frames(frames: list[Frame], places: list[int]) -> None:
+def test_any_split_of_the_bytes_yields_the_same_frames(frames: list[Frame], places: list[int]) -> None:
     wire = b"".join(map(encode, frames))
     reader, got, fed = FrameReader(), [], 0
     ends = [0]
@@ -94,7 +94,7 @@ def test_any_split_gives_the_same_frames(frames: list[Frame], places: list[int])
     for piece in cut(wire, places):
         got += reader.feed(piece)
         fed += len(piece)
-        # No frame is kept back once it is whole, and nothing is held but what belongs to the next.
+        # Complete frames are returned at once; only bytes of the next frame are held.
         whole = max(end for end in ends if end <= fed)
         assert len(got) == ends.index(whole)
         assert reader.buffered == fed - whole
@@ -106,7 +106,7 @@ def test_any_split_gives_the_same_frames(frames: list[Frame], places: list[int])
 
 @given(hostile_bytes(st.integers(0, 3)), st.lists(st.integers(0, 2000), max_size=4))
 @pytest.mark.fault("F53")
-def test_hostile_bytes_raise_nothing_but_the_remote_error(data: bytes, places: list[int]) -> None:
+def test_hostile_bytes_raise_only_remote_protocol_error(data: bytes, places: list[int]) -> None:
     reader = FrameReader()
     try:
         for piece in cut(data, places):
@@ -118,7 +118,7 @@ def test_hostile_bytes_raise_nothing_but_the_remote_error(data: bytes, places: l
 
 @given(st.sampled_from(Tag), st.integers(0, MAX_STREAM), st.integers(0, MAX_NUMBER), st.binary(max_size=80))
 @pytest.mark.fault("F53")
-def test_any_payload_under_any_tag_is_a_frame_or_the_remote_error(
+def test_any_payload_under_any_tag_decodes_or_raises_remote_protocol_error(
     tag: Tag, stream: int, number: int, payload: bytes
 ) -> None:
     try:
@@ -133,7 +133,7 @@ LIMITS = {tag: MAX_PAYLOAD.get(tag, MAX_WORDS) for tag in [*Tag, 99]}
 
 @pytest.mark.parametrize("tag,limit", LIMITS.items())
 @pytest.mark.fault("F51")
-def test_a_length_over_the_limit_is_refused_before_a_byte_of_it_is_kept(tag: int, limit: int) -> None:
+def test_a_length_over_the_limit_is_rejected_before_any_payload_is_buffered(tag: int, limit: int) -> None:
     head = header(tag, 1, 1, limit)
     reader = FrameReader()
     assert list(reader.feed(head)) == []
@@ -143,7 +143,7 @@ def test_a_length_over_the_limit_is_refused_before_a_byte_of_it_is_kept(tag: int
         forged = head[:-4] + length.to_bytes(4, "big")
         reader = FrameReader()
         assert list(reader.feed(forged[:-1])) == []
-        with pytest.raises(RemoteProtocolError, match="over the limit"):
+        with pytest.raises(RemoteProtocolError, match="exceeds the limit"):
             list(reader.feed(forged[-1:] + b"x" * 1000))
         assert reader.buffered <= HEADER_SIZE + 1000
 
@@ -156,7 +156,7 @@ def test_each_fixed_byte_of_the_header_is_checked(at: int) -> None:
         read(bytes(wire))
 
 
-def test_a_tag_that_is_no_fixint_is_refused() -> None:
+def test_a_tag_above_127_is_rejected() -> None:
     wire = bytearray(encode(Ping(1)))
     wire[1] = 0x7F
     assert read(bytes(wire)) == []
@@ -186,7 +186,7 @@ def test_a_tag_that_is_no_fixint_is_refused() -> None:
         (Tag.NOTICE, 0, b"\x92\xa1\xff\xa0"),  # a str that is not UTF-8
         (Tag.NOTICE, 0, b"\x92\xa1a\xa1b\x00"),  # a second object after the first
         (Tag.NOTICE, 0, b"\xdd\xff\xff\xff\xff"),  # an array of 4 billion
-        (Tag.NOTICE, 0, b"\x91" * 30_000),  # deeper than any stack
+        (Tag.NOTICE, 0, b"\x91" * 30_000),  # nested deeper than any stack
         (Tag.HELLO, 1, []),
         (Tag.HELLO, 1, [[]]),
         (Tag.HELLO, 1, [{"k": None}]),
@@ -198,7 +198,7 @@ def test_a_tag_that_is_no_fixint_is_refused() -> None:
     ],
     ids=lambda value: value.name if isinstance(value, Tag) else "",
 )
-def test_wrong_fields_are_refused(tag: Tag, number: int, payload: Any) -> None:
+def test_a_payload_with_wrong_fields_is_rejected(tag: Tag, number: int, payload: Any) -> None:
     with pytest.raises(RemoteProtocolError, match=tag.name):
         read(raw(tag, number, payload))
 
@@ -227,21 +227,21 @@ def test_appended_fields_are_skipped(name: str, appended: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["cancel", "credit", "ping"])
-def test_a_payload_appended_where_there_is_none_is_skipped(name: str) -> None:
+def test_a_payload_on_a_frame_without_one_is_skipped(name: str) -> None:
     frame, wire = GOLDEN[name]
     tag, stream, number, _ = msgpack.unpackb(bytes.fromhex(wire))
     assert read(raw(tag, number, b"more", stream=stream)) == [frame]
 
 
-def test_a_fail_code_of_a_newer_peer_is_an_app_error() -> None:
+def test_an_unknown_fail_code_becomes_an_app_error() -> None:
     assert read(raw(Tag.FAIL, 99, b"new", stream=1)) == [Fail(1, Code.APP_ERROR, "new")]
 
 
-def test_a_cancel_reason_of_a_newer_peer_is_passed_on() -> None:
+def test_an_unknown_cancel_reason_is_kept() -> None:
     assert read(raw(Tag.CANCEL, 99, b"", stream=1)) == [Cancel(1, 99)]
 
 
-# -- our own mistakes ------------------------------------------------------------------------
+# -- local errors ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_a_cancel_reason_of_a_newer_peer_is_passed_on() -> None:
         Ping(2**32),
         Pong(1, 2**64, 0),
         Hello(1, {"k": 2**64}),
-        Hello(1, {"k": object()}),  # type: ignore[dict-item]  # what mypy would have refused
+        Hello(1, {"k": object()}),  # type: ignore[dict-item]  # rejected by mypy
         Notice("failed", "\ud800"),
         Open(1, StreamKind.EVENTS, "\udfff", "r", b""),
         Open(1, StreamKind.EVENTS, "s", "r", bytes(MAX_BODY + MAX_WORDS)),
@@ -263,7 +263,7 @@ def test_a_cancel_reason_of_a_newer_peer_is_passed_on() -> None:
     ],
     ids=lambda frame: type(frame).__name__,
 )
-def test_what_cannot_be_sent_is_our_error(frame: Frame) -> None:
+def test_a_frame_that_cannot_be_encoded_raises_local_protocol_error(frame: Frame) -> None:
     with pytest.raises(LocalProtocolError):
         encode(frame)
 
@@ -278,12 +278,12 @@ def test_the_largest_body_and_the_largest_answer_fit() -> None:
     assert read(encode(End(1, body[:MAX_ANSWER]))) == [End(1, body[:MAX_ANSWER])]
 
 
-def test_header_takes_the_limits_themselves() -> None:
+def test_header_accepts_values_at_the_limits() -> None:
     assert len(header(Tag.END, MAX_STREAM, MAX_NUMBER, MAX_ANSWER)) == HEADER_SIZE == 21
-    with pytest.raises(LocalProtocolError, match="over"):
+    with pytest.raises(LocalProtocolError, match="exceeds"):
         header(Tag.END, 0, 0, MAX_ANSWER + 1)
     assert header(99, 0, 0, MAX_WORDS)
-    with pytest.raises(LocalProtocolError, match="over"):
+    with pytest.raises(LocalProtocolError, match="exceeds"):
         header(99, 0, 0, MAX_WORDS + 1)
 
 
@@ -293,15 +293,15 @@ def test_header_takes_the_limits_themselves() -> None:
 @example("x" * (MAX_WORDS + 1))
 @example("\U0001f600" * MAX_MESSAGE)
 @example("\udcff" * MAX_MESSAGE)
-def test_any_exception_text_makes_a_fail_frame(message: str) -> None:
-    """The text of an exception is whatever the App put there; Fail is the frame that must not fail."""
+def test_any_exception_text_can_be_sent_in_a_fail_frame(message: str) -> None:
+    """An App controls the text of its exceptions; encoding a Fail must succeed for any text."""
     (frame,) = read(encode(Fail(1, Code.APP_ERROR, message)))
     assert isinstance(frame, Fail)
     shown = message.encode("utf-8", "backslashreplace").decode()
     assert frame.message == shown[:MAX_MESSAGE]
 
 
-def test_a_fail_message_that_is_not_utf8_is_shown_escaped() -> None:
+def test_a_fail_message_that_is_not_utf8_is_escaped() -> None:
     assert read(raw(Tag.FAIL, 1, b"caf\xe9", stream=1)) == [Fail(1, Code.APP_ERROR, "caf\\xe9")]
 
 
@@ -310,7 +310,7 @@ def test_a_fail_message_that_is_not_utf8_is_shown_escaped() -> None:
 
 @pytest.mark.as_python
 def test_a_large_frame_in_small_pieces_is_joined_once() -> None:
-    """Counts the joins: one for the header, one for the whole; a join for each piece is quadratic."""
+    """Counts the joins: one for the header, one for the payload. One join per piece would be quadratic."""
     wire = encode(Data(1, 1, bytes(4 * 1024 * 1024)))
     pieces = [wire[at : at + 4096] for at in range(0, len(wire), 4096)]
     pieces[:1] = [pieces[0][:10], pieces[0][10:]]

@@ -1,4 +1,4 @@
-"""Both ends of a link with a fake wire between them: any pieces, any crossing, death at any point."""
+"""Both ends of a link over a simulated wire: any split, any crossing, and loss at any point."""
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -46,7 +46,7 @@ def receive(end: Requester | Responder, data: bytes) -> list[Event]:
 
 
 class Ends:
-    """A requester and a responder, and what is under way between them."""
+    """A requester, a responder, and the bytes in transit between them."""
 
     def __init__(self) -> None:
         self.requester = Requester({"settings": b"{}"})
@@ -84,13 +84,13 @@ class Ends:
         return self.deliver_to_requester()
 
     def open(self) -> int:
-        """A stream that both ends know."""
+        """Open a stream that both ends know."""
         stream = self.requester.open("session", "run", b"{}")
         assert self.to_worker() == [Open(stream, StreamKind.EVENTS, "session", "run", b"{}")]
         return stream
 
 
-# -- the link as a machine -------------------------------------------------------------------
+# -- the link as a state machine -------------------------------------------------------------------
 
 PIECES = st.sampled_from([ALL, ALL, ALL, 1, 20, 21, 22, 100, INITIAL_CREDIT])
 EVENT_SIZES = st.sampled_from(
@@ -101,21 +101,21 @@ PICK = st.integers(0, 100)
 
 @dataclass
 class Turn:
-    """What the test knows of one stream."""
+    """The test's model of one stream."""
 
     written: bool = False  # its Open was taken from the output
     cancelled: bool = False  # by the requester
-    told: bool = False  # the responder has had the Cancel
-    answering: bool = False  # at the responder: opened, and no terminal sent
-    blocked: bool = False  # `send` has said so, and no Writable has come since
-    finished: End | Fail | None = None  # the terminal that the responder sent
+    cancel_received: bool = False  # the responder has received the Cancel
+    answering: bool = False  # at the responder: opened, and no terminal frame sent
+    blocked: bool = False  # `send` returned False, and no Writable followed
+    finished: End | Fail | None = None  # the terminal frame that the responder sent
     terminals: list[End | Fail] = field(default_factory=list)  # at the requester
     events: deque[bytes] = field(default_factory=deque)  # sent, not yet received
-    held: int = 0  # bytes received that the client has not taken
+    held: int = 0  # bytes received that the client has not consumed
 
 
 class LinkMachine(RuleBasedStateMachine):
-    """Each rule is one thing that a supervisor, a worker, a client, an App or the wire may do next."""
+    """Each rule is one action of a supervisor, a worker, a client, an App or the wire."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,14 +123,14 @@ class LinkMachine(RuleBasedStateMachine):
         self.dead = False
         self.serial = 0
         self.pings: deque[int] = deque()
-        self.met = False  # the responder has had the Hello
+        self.greeted = False  # the responder has received the Hello
 
     @initialize(met=st.sampled_from([True, True, True, False]))
     def start(self, met: bool) -> None:
-        self.met = met
+        self.greeted = met
         self.ends = Ends.greeted() if met else Ends()
 
-    # What the supervisor does.
+    # Actions of the supervisor.
 
     @precondition(lambda self: not self.dead and len(self.turns) < 6)
     @rule(form=st.sampled_from(StreamKind), body=st.binary(max_size=40))
@@ -162,7 +162,7 @@ class LinkMachine(RuleBasedStateMachine):
         self.pings.append(self.serial)
         self.ends.requester.ping(self.serial)
 
-    # What the worker does.
+    # Actions of the worker.
 
     @precondition(lambda self: not self.dead and any(self._sendable()))
     @rule(pick=PICK, sizes=st.lists(EVENT_SIZES, min_size=1, max_size=4))
@@ -195,7 +195,7 @@ class LinkMachine(RuleBasedStateMachine):
         stream = pick % (len(self.turns) + 2)
         turn = self.turns.get(stream, Turn())
         before = self.ends.responder.open_streams
-        if not (turn.answering and not turn.told and not turn.blocked):
+        if not (turn.answering and not turn.cancel_received and not turn.blocked):
             with pytest.raises(LocalProtocolError):
                 self.ends.responder.send(stream, b"out of place")
         if not turn.answering:
@@ -205,7 +205,7 @@ class LinkMachine(RuleBasedStateMachine):
                 self.ends.responder.fail(stream, Code.APP_ERROR, "out of place")
         assert self.ends.responder.open_streams == before
 
-    # What the wire does.
+    # Actions of the wire.
 
     @precondition(lambda self: not self.dead)
     @rule(size=PIECES)
@@ -224,7 +224,7 @@ class LinkMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.dead)
     @rule(taken=st.booleans(), delivered=st.booleans())
     def die(self, taken: bool, delivered: bool) -> None:
-        """The peer is gone, with its last words read or lost."""
+        """The peer dies; its last output is delivered or lost."""
         assume(self.turns)
         if taken:
             self.ends.flush_requester()
@@ -246,7 +246,7 @@ class LinkMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.dead)
     @rule()
-    def nothing_comes_from_the_dead(self) -> None:
+    def a_closed_connection_yields_nothing(self) -> None:
         requester, responder = self.ends.requester, self.ends.responder
         assert requester.close("again") == responder.close("again") == []
         assert receive(requester, b"garbage" * 10) == receive(responder, b"garbage" * 10) == []
@@ -262,16 +262,16 @@ class LinkMachine(RuleBasedStateMachine):
         with pytest.raises(LocalProtocolError):
             requester.open("s", "r", b"")
 
-    # What holds at all times.
+    # Invariants.
 
     @invariant()
     def credit_and_blocking_agree(self) -> None:
         for stream, turn in self.turns.items():
-            may = turn.answering and not turn.told and not turn.blocked
-            assert self.ends.responder.can_send(stream) is may, "a wake-up was lost, or came for nothing"
+            may = turn.answering and not turn.cancel_received and not turn.blocked
+            assert self.ends.responder.can_send(stream) is may, "a Writable event was lost, or was spurious"
 
     @invariant()
-    def one_terminal_at_most(self) -> None:
+    def each_turn_has_at_most_one_terminal(self) -> None:
         assert all(len(turn.terminals) <= 1 for turn in self.turns.values())
         if hasattr(self, "ends"):
             open_streams = sum(not turn.terminals for turn in self.turns.values())
@@ -280,7 +280,7 @@ class LinkMachine(RuleBasedStateMachine):
             assert self.ends.responder.open_streams == answering
 
     def teardown(self) -> None:
-        """Let everybody finish what they began; then each turn has had its one terminal."""
+        """Finish all open work; then each turn has exactly one terminal event."""
         if not hasattr(self, "ends"):
             return
         if not self.dead:
@@ -289,7 +289,7 @@ class LinkMachine(RuleBasedStateMachine):
                 if not turn.cancelled:
                     for _ in range(
                         3
-                    ):  # a credit is never lost: there is always more after the client took all
+                    ):  # credit is never lost: after the client consumed everything, there is more
                         assert turn.finished or self.ends.responder.can_send(stream)
                         if not turn.finished:
                             turn.events.append(bytes(INITIAL_CREDIT))
@@ -314,7 +314,9 @@ class LinkMachine(RuleBasedStateMachine):
         self.carry_to_responder(ALL)
 
     def _sendable(self) -> dict[int, Turn]:
-        return {s: t for s, t in self.turns.items() if t.answering and not t.told and not t.blocked}
+        return {
+            s: t for s, t in self.turns.items() if t.answering and not t.cancel_received and not t.blocked
+        }
 
     @staticmethod
     def _any(turns: dict[int, Turn], pick: int) -> tuple[int, Turn]:
@@ -328,16 +330,16 @@ class LinkMachine(RuleBasedStateMachine):
                     self.turns[stream].answering = True
                 case Cancel(stream):
                     assert self.turns[stream].cancelled
-                    assert not self.turns[stream].told
-                    self.turns[stream].told = True
+                    assert not self.turns[stream].cancel_received
+                    self.turns[stream].cancel_received = True
                 case Writable(stream):
                     assert self.turns[stream].blocked
                     self.turns[stream].blocked = False
                 case Ping(nonce):
                     self.ends.responder.pong(nonce, 0)
                 case Hello():
-                    assert not self.met, "a second Hello"
-                    self.met = True
+                    assert not self.greeted, "a second Hello"
+                    self.greeted = True
                 case _:
                     raise AssertionError(f"{event} at the responder")
 
@@ -348,13 +350,13 @@ class LinkMachine(RuleBasedStateMachine):
                     turn = self.turns[stream]
                     assert not turn.cancelled, "data after a cancel"
                     assert not turn.terminals, "data after the end"
-                    assert turn.held < INITIAL_CREDIT, "more is held than credit and one frame"
+                    assert turn.held < INITIAL_CREDIT, "more bytes held than the credit plus one frame"
                     assert payload == b"".join(turn.events.popleft() for _ in range(count))
                     turn.held += len(payload)
                 case End(stream) | Fail(stream):
                     turn = self.turns[stream]
                     assert event == turn.finished
-                    assert turn.cancelled or not turn.events, "the end overtook data"
+                    assert turn.cancelled or not turn.events, "the end arrived before data"
                     turn.terminals.append(event)
                 case Pong(nonce):
                     assert nonce == self.pings.popleft()
@@ -371,7 +373,7 @@ TestLink = LinkMachine.TestCase
 # -- greeting --------------------------------------------------------------------------------
 
 
-def test_both_ends_greet_first_and_once() -> None:
+def test_both_ends_send_one_hello_first() -> None:
     ends = Ends.greeted()
     assert ends.requester.take_output() == ends.responder.take_output() == []
 
@@ -379,24 +381,24 @@ def test_both_ends_greet_first_and_once() -> None:
 @pytest.mark.parametrize("end", [Requester, Responder])
 @pytest.mark.parametrize("version", [0, PROTOCOL_VERSION + 1])
 @pytest.mark.fault("F54")
-def test_another_protocol_version_is_refused_by_name(end: Any, version: int) -> None:
-    with pytest.raises(RemoteProtocolError, match=f"speaks protocol {version}, we speak {PROTOCOL_VERSION}"):
+def test_another_protocol_version_is_rejected(end: Any, version: int) -> None:
+    with pytest.raises(RemoteProtocolError, match=f"version {version}, expected {PROTOCOL_VERSION}"):
         receive(end({}), encode(Hello(version, {"new": 1})))
 
 
 @pytest.mark.parametrize("end", [Requester, Responder])
-def test_nothing_may_come_before_hello(end: Any) -> None:
+def test_a_frame_before_hello_is_rejected(end: Any) -> None:
     with pytest.raises(RemoteProtocolError, match="Notice before Hello"):
         receive(end({}), encode(Notice("ready", "")))
 
 
 @pytest.mark.parametrize("end", [Requester, Responder])
-def test_a_second_hello_is_refused(end: Any) -> None:
-    with pytest.raises(RemoteProtocolError, match="Hello at the wrong end or time"):
+def test_a_second_hello_is_rejected(end: Any) -> None:
+    with pytest.raises(RemoteProtocolError, match="Hello from the wrong end or at the wrong time"):
         receive(end({}), GREETING * 2)
 
 
-def test_a_worker_may_be_sent_turns_before_it_has_greeted() -> None:
+def test_turns_can_be_sent_before_the_worker_has_greeted() -> None:
     ends = Ends()
     stream = ends.requester.open("s", "r", b"{}")
     hello, opened = ends.to_worker()
@@ -404,25 +406,25 @@ def test_a_worker_may_be_sent_turns_before_it_has_greeted() -> None:
     assert opened == Open(stream, StreamKind.EVENTS, "s", "r", b"{}")
 
 
-# -- who may send what -----------------------------------------------------------------------
+# -- direction of frames -----------------------------------------------------------------------
 
 ONLY_REQUESTER: Final[list[Frame]] = [Open(2, 0, "s", "r", b""), Cancel(1, 1), Credit(1, 1), Ping(1)]
 ONLY_RESPONDER: Final[list[Frame]] = [Data(1, 1, b"x"), End(1), Fail(1, Code.APP_ERROR, ""), Pong(1, 0, 0)]
 
 
 @pytest.mark.parametrize("frame", ONLY_REQUESTER, ids=lambda frame: type(frame).__name__)
-def test_a_requester_refuses_what_only_requesters_send(frame: Frame) -> None:
+def test_a_requester_rejects_frames_that_only_requesters_send(frame: Frame) -> None:
     ends = Ends.greeted()
     ends.open()
-    with pytest.raises(RemoteProtocolError, match=f"{type(frame).__name__} at the wrong end"):
+    with pytest.raises(RemoteProtocolError, match=f"{type(frame).__name__} from the wrong end"):
         receive(ends.requester, encode(frame))
 
 
 @pytest.mark.parametrize("frame", ONLY_RESPONDER, ids=lambda frame: type(frame).__name__)
-def test_a_responder_refuses_what_only_responders_send(frame: Frame) -> None:
+def test_a_responder_rejects_frames_that_only_responders_send(frame: Frame) -> None:
     ends = Ends.greeted()
     ends.open()
-    with pytest.raises(RemoteProtocolError, match=f"{type(frame).__name__} at the wrong end"):
+    with pytest.raises(RemoteProtocolError, match=f"{type(frame).__name__} from the wrong end"):
         receive(ends.responder, encode(frame))
 
 
@@ -442,7 +444,7 @@ def test_notices_go_both_ways_and_pings_are_answered() -> None:
 
 @pytest.mark.parametrize("frame", [Data(1, 1, b""), End(1), Fail(1, Code.APP_ERROR, "")])
 @pytest.mark.fault("F56")
-def test_an_answer_on_a_stream_that_is_over_is_refused(frame: Frame) -> None:
+def test_a_response_on_a_closed_stream_is_rejected(frame: Frame) -> None:
     ends = Ends.greeted()
     stream = ends.open()
     ends.responder.end(stream)
@@ -452,15 +454,15 @@ def test_an_answer_on_a_stream_that_is_over_is_refused(frame: Frame) -> None:
 
 
 @pytest.mark.parametrize("again", [0, 1])
-def test_stream_ids_only_grow(again: int) -> None:
+def test_a_stream_id_that_does_not_increase_is_rejected(again: int) -> None:
     ends = Ends.greeted()
     assert ends.open() == 1
     ends.responder.end(1)
-    with pytest.raises(RemoteProtocolError, match=f"stream {again} after 1"):
+    with pytest.raises(RemoteProtocolError, match=f"stream {again} opened after stream 1"):
         receive(ends.responder, encode(Open(again, 0, "s", "r", b"")))
 
 
-def test_stream_ids_may_skip() -> None:
+def test_stream_ids_may_have_gaps() -> None:
     ends = Ends.greeted()
     ends.open()
     skipped = Open(1000, StreamKind.WHOLE, "s", "r", b"")
@@ -470,14 +472,14 @@ def test_stream_ids_may_skip() -> None:
 
 @pytest.mark.parametrize("frame", [Cancel(2, 1), Credit(2, 1)], ids=["cancel", "credit"])
 @pytest.mark.fault("F55")
-def test_a_frame_for_a_stream_never_opened_is_refused(frame: Frame) -> None:
+def test_a_frame_for_a_stream_never_opened_is_rejected(frame: Frame) -> None:
     ends = Ends.greeted()
     ends.open()
     with pytest.raises(RemoteProtocolError, match="never opened"):
         receive(ends.responder, encode(frame))
 
 
-def test_cancel_and_credit_that_crossed_the_end_are_ignored() -> None:
+def test_cancel_and_credit_that_cross_the_end_are_ignored() -> None:
     ends = Ends.greeted()
     stream = ends.open()
     ends.responder.send(stream, bytes(INITIAL_CREDIT))
@@ -490,7 +492,7 @@ def test_cancel_and_credit_that_crossed_the_end_are_ignored() -> None:
     assert ends.to_supervisor() == [End(stream)]
 
 
-def test_a_second_cancel_from_the_peer_is_refused() -> None:
+def test_a_second_cancel_from_the_peer_is_rejected() -> None:
     ends = Ends.greeted()
     stream = ends.open()
     assert receive(ends.responder, encode(Cancel(stream, 1))) == [Cancel(stream, 1)]
@@ -498,7 +500,7 @@ def test_a_second_cancel_from_the_peer_is_refused() -> None:
         receive(ends.responder, encode(Cancel(stream, 1)))
 
 
-def test_cancel_is_sent_once_and_with_its_first_reason() -> None:
+def test_cancel_is_sent_once_with_the_first_reason() -> None:
     ends = Ends.greeted()
     stream = ends.open()
     ends.requester.cancel(stream, CancelReason.TIMEOUT)
@@ -506,7 +508,7 @@ def test_cancel_is_sent_once_and_with_its_first_reason() -> None:
     assert ends.to_worker() == [Cancel(stream, CancelReason.TIMEOUT)]
 
 
-def test_a_cancelled_stream_takes_no_more_data_but_its_terminal() -> None:
+def test_a_cancelled_stream_accepts_only_its_terminal_frame() -> None:
     ends = Ends.greeted()
     stream = ends.open()
     ends.responder.send(stream, b"before")
@@ -519,8 +521,8 @@ def test_a_cancelled_stream_takes_no_more_data_but_its_terminal() -> None:
     assert ends.to_supervisor() == [Fail(stream, Code.CANCELLED, "stopped")]
 
 
-def test_data_that_crossed_a_cancel_gives_its_credit_back() -> None:
-    """Nobody takes that data, and the App may still be sending when the Cancel arrives."""
+def test_data_that_crosses_a_cancel_returns_its_credit() -> None:
+    """No client consumes that data, and the App may still be sending when the Cancel arrives."""
     ends = Ends.greeted()
     stream = ends.open()
     ends.responder.send(stream, bytes(INITIAL_CREDIT))
@@ -531,7 +533,7 @@ def test_data_that_crossed_a_cancel_gives_its_credit_back() -> None:
     )
 
 
-def test_a_whole_answer_comes_with_the_end() -> None:
+def test_the_end_carries_a_complete_response() -> None:
     ends = Ends.greeted()
     stream = ends.requester.open("s", "r", b"{}", StreamKind.WHOLE, {"traceparent": "00-1-2-03"})
     assert ends.to_worker() == [Open(stream, StreamKind.WHOLE, "s", "r", b"{}", {"traceparent": "00-1-2-03"})]
@@ -539,10 +541,10 @@ def test_a_whole_answer_comes_with_the_end() -> None:
     assert ends.to_supervisor() == [End(stream, b"[1]")]
 
 
-# -- gathering -------------------------------------------------------------------------------
+# -- combining events -------------------------------------------------------------------------------
 
 
-def test_what_is_sent_between_two_writes_leaves_in_one_frame_for_each_stream() -> None:
+def test_events_sent_between_two_writes_leave_in_one_frame_per_stream() -> None:
     ends = Ends.greeted()
     first, second = ends.open(), ends.open()
     for _ in range(3):
@@ -554,7 +556,7 @@ def test_what_is_sent_between_two_writes_leaves_in_one_frame_for_each_stream() -
     assert ends.responder.take_output() == []
 
 
-def test_events_are_not_copied_on_their_way_out() -> None:
+def test_outgoing_events_are_not_copied() -> None:
     ends = Ends.greeted()
     stream = ends.open()
     event = b"a long event"
@@ -562,7 +564,7 @@ def test_events_are_not_copied_on_their_way_out() -> None:
     assert ends.responder.take_output()[1] is event
 
 
-def test_the_end_follows_what_was_sent_before_it() -> None:
+def test_the_end_follows_the_events_sent_before_it() -> None:
     ends = Ends.greeted()
     first, second = ends.open(), ends.open()
     ends.responder.send(second, b"x")
@@ -576,7 +578,7 @@ def test_the_end_follows_what_was_sent_before_it() -> None:
     ]
 
 
-def test_the_largest_gathered_frame_passes() -> None:
+def test_the_largest_combined_frame_is_accepted() -> None:
     ends = Ends.greeted()
     stream = ends.open()
     assert ends.responder.send(stream, bytes(INITIAL_CREDIT - 1))
@@ -589,7 +591,7 @@ def test_the_largest_gathered_frame_passes() -> None:
 # -- credit ----------------------------------------------------------------------------------
 
 
-def test_a_stream_is_writable_again_when_its_overdraft_is_paid() -> None:
+def test_a_stream_is_writable_again_once_its_overdraft_is_granted() -> None:
     ends = Ends.greeted()
     stream = ends.open()
     ends.responder.send(stream, bytes(3 * INITIAL_CREDIT))
@@ -600,17 +602,17 @@ def test_a_stream_is_writable_again_when_its_overdraft_is_paid() -> None:
         assert ends.responder.can_send(stream) is bool(events)
 
 
-def test_credit_of_a_stream_that_is_not_blocked_is_no_event() -> None:
+def test_credit_for_an_unblocked_stream_yields_no_event() -> None:
     ends = Ends.greeted()
     stream = ends.open()
     assert ends.responder.send(stream, bytes(INITIAL_CREDIT - 1))
     ends.to_supervisor()
     ends.requester.consumed(stream, INITIAL_CREDIT - 1)
     assert ends.to_worker() == []
-    assert not ends.responder.send(stream, bytes(INITIAL_CREDIT)), "it was granted all the same"
+    assert not ends.responder.send(stream, bytes(INITIAL_CREDIT)), "the credit is not exactly INITIAL_CREDIT"
 
 
-def test_small_takings_are_granted_together() -> None:
+def test_small_amounts_of_consumed_data_are_granted_together() -> None:
     ends = Ends.greeted()
     stream = ends.open()
     ends.responder.send(stream, bytes(INITIAL_CREDIT))
@@ -622,10 +624,10 @@ def test_small_takings_are_granted_together() -> None:
     assert ends.requester.take_output() == [encode(Credit(stream, INITIAL_CREDIT // 2))]
 
 
-# -- calls out of place change nothing -------------------------------------------------------
+# -- illegal calls change nothing -------------------------------------------------------
 
 
-def test_send_out_of_credit() -> None:
+def test_send_without_credit_raises() -> None:
     ends = Ends.greeted()
     stream = ends.open()
     assert not ends.responder.send(stream, bytes(INITIAL_CREDIT))
@@ -639,23 +641,23 @@ def test_send_out_of_credit() -> None:
 def test_an_event_over_the_limit_is_not_sent() -> None:
     ends = Ends.greeted()
     stream = ends.open()
-    with pytest.raises(LocalProtocolError, match="is over"):
+    with pytest.raises(LocalProtocolError, match="exceeds"):
         ends.responder.send(stream, bytes(MAX_ANSWER + 1))
     assert ends.responder.take_output() == []
-    assert ends.responder.send(stream, b"x"), "it cost no credit"
+    assert ends.responder.send(stream, b"x"), "the rejected event must not use credit"
 
 
-def test_an_answer_over_the_limit_leaves_the_stream_open_for_a_fail() -> None:
+def test_a_response_over_the_limit_leaves_the_stream_open_for_a_fail() -> None:
     ends = Ends.greeted()
     stream = ends.open()
     ends.responder.send(stream, b"x")
-    with pytest.raises(LocalProtocolError, match="is over"):
+    with pytest.raises(LocalProtocolError, match="exceeds"):
         ends.responder.end(stream, bytes(MAX_ANSWER + 1))
     ends.responder.fail(stream, Code.APP_ERROR, "answer too large")
     assert ends.to_supervisor() == [Data(stream, 1, b"x"), Fail(stream, Code.APP_ERROR, "answer too large")]
 
 
-def test_a_turn_that_cannot_be_encoded_takes_no_stream() -> None:
+def test_a_turn_that_cannot_be_encoded_uses_no_stream_id() -> None:
     ends = Ends.greeted()
     with pytest.raises(LocalProtocolError):
         ends.requester.open("\ud800", "r", b"{}")
@@ -666,7 +668,7 @@ def test_a_turn_that_cannot_be_encoded_takes_no_stream() -> None:
 
 
 @pytest.mark.as_python
-def test_stream_ids_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_fails_when_stream_ids_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "MAX_STREAM", 1)
     ends = Ends.greeted()
     ends.open()
@@ -675,17 +677,17 @@ def test_stream_ids_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ends.requester.open_streams == 1
 
 
-def test_a_ping_that_does_not_fit_is_our_error() -> None:
+def test_a_ping_that_does_not_fit_raises_local_protocol_error() -> None:
     ends = Ends.greeted()
     with pytest.raises(LocalProtocolError):
         ends.requester.ping(MAX_NUMBER + 1)
     assert ends.requester.take_output() == []
 
 
-# -- death -----------------------------------------------------------------------------------
+# -- loss of the link -----------------------------------------------------------------------------------
 
 
-def test_a_turn_never_written_is_told_from_one_that_was() -> None:
+def test_a_turn_never_written_fails_as_unsent_and_others_as_link_lost() -> None:
     ends = Ends.greeted()
     written = ends.open()
     unsent = ends.requester.open("s", "r", b"{}")
@@ -693,18 +695,18 @@ def test_a_turn_never_written_is_told_from_one_that_was() -> None:
         Fail(written, Code.LINK_LOST, "worker died"),
         Fail(unsent, Code.UNSENT, "worker died"),
     ]
-    assert ends.requester.take_output() == [], "the unsent turn must not leave after all"
+    assert ends.requester.take_output() == [], "the unsent turn must not be sent"
     assert ends.requester.close("worker died") == []
 
 
-def test_a_turn_cancelled_before_it_left_is_still_unsent() -> None:
+def test_a_turn_cancelled_before_it_was_written_fails_as_unsent() -> None:
     ends = Ends.greeted()
     stream = ends.requester.open("s", "r", b"{}")
     ends.requester.cancel(stream, CancelReason.TIMEOUT)
     assert ends.requester.close("gone") == [Fail(stream, Code.UNSENT, "gone")]
 
 
-def test_a_responder_whose_peer_is_gone_asks_each_turn_to_stop() -> None:
+def test_a_responder_cancels_each_turn_when_its_peer_is_gone() -> None:
     ends = Ends.greeted()
     first, second, third = ends.open(), ends.open(), ends.open()
     ends.responder.send(first, b"lost")
@@ -720,7 +722,7 @@ def test_a_responder_whose_peer_is_gone_asks_each_turn_to_stop() -> None:
 
 
 @given(hostile_bytes(st.integers(0, 4)), st.lists(st.integers(0, 500), max_size=3), st.booleans())
-def test_received_bytes_raise_nothing_but_the_remote_error(
+def test_received_bytes_raise_only_remote_protocol_error(
     data: bytes, places: list[int], greeted: bool
 ) -> None:
     ends = Ends.greeted() if greeted else Ends()
@@ -740,7 +742,7 @@ def test_received_bytes_raise_nothing_but_the_remote_error(
 
 @settings(phases=[Phase.generate])
 @given(hostile_bytes(st.integers(1, 3)), st.lists(st.integers(0, 500), max_size=3))
-def test_each_stream_has_one_terminal_whatever_the_peer_sends(data: bytes, places: list[int]) -> None:
+def test_each_stream_has_one_terminal_event_for_any_input(data: bytes, places: list[int]) -> None:
     ends = Ends.greeted()
     streams = [ends.requester.open("s", "r", b"") for _ in range(3)]
     ends.requester.take_output()
@@ -756,7 +758,7 @@ def test_each_stream_has_one_terminal_whatever_the_peer_sends(data: bytes, place
     assert Counter(event.stream for event in terminals) == Counter(streams)
 
 
-def test_an_end_read_together_with_a_frame_that_is_not_legal_is_not_lost() -> None:
+def test_an_end_read_together_with_an_illegal_frame_is_delivered() -> None:
     ends = Ends.greeted()
     stream = ends.open()
     terminals: list[Event] = []
@@ -767,8 +769,8 @@ def test_an_end_read_together_with_a_frame_that_is_not_legal_is_not_lost() -> No
 
 
 @pytest.mark.parametrize("code", [Code.UNSENT, Code.LINK_LOST])
-def test_a_peer_cannot_say_what_only_the_requester_knows(code: Code) -> None:
-    """Taken for true, UNSENT would let a turn that has run be run again by another worker."""
+def test_a_peer_cannot_send_codes_reserved_for_the_requester(code: Code) -> None:
+    """If UNSENT were accepted, another worker would repeat a turn that has already run."""
     ends = Ends.greeted()
     stream = ends.open()
     try:
@@ -790,7 +792,7 @@ def test_credit_does_not_make_a_cancelled_stream_writable() -> None:
     assert ends.to_worker() == [Cancel(stream, CancelReason.TIMEOUT)]
 
 
-def test_data_without_credit_is_refused() -> None:
+def test_data_without_credit_is_rejected() -> None:
     ends = Ends.greeted()
     stream = ends.open()
     receive(ends.requester, encode(Data(stream, 1, bytes(INITIAL_CREDIT))))
@@ -799,14 +801,14 @@ def test_data_without_credit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("amount", [0, 1])
-def test_credit_that_was_not_spent_is_refused(amount: int) -> None:
+def test_credit_that_was_not_spent_is_rejected(amount: int) -> None:
     ends = Ends.greeted()
     stream = ends.open()
     with pytest.raises(RemoteProtocolError, match="credit"):
         receive(ends.responder, encode(Credit(stream, amount)))
 
 
-def test_a_newer_peer_may_send_frames_we_do_not_know_even_before_hello() -> None:
+def test_unknown_frames_of_a_newer_peer_are_ignored_even_before_hello() -> None:
     unknown = header(77, 1, 2, 3) + b"new"
     ends = Ends()
     (hello,) = receive(ends.requester, unknown + GREETING + unknown)
@@ -819,7 +821,7 @@ def test_a_newer_peer_may_send_frames_we_do_not_know_even_before_hello() -> None
 
 
 @pytest.mark.fault("F54")
-def test_a_newer_peer_may_append_fields() -> None:
+def test_fields_appended_by_a_newer_peer_are_ignored() -> None:
     ends = Ends()
     hello = encode(Hello(PROTOCOL_VERSION, {"new": 1}))
     payload = b"\x92" + hello[22:] + b"\xc0"
@@ -827,16 +829,16 @@ def test_a_newer_peer_may_append_fields() -> None:
     assert receive(ends.requester, appended) == [Hello(PROTOCOL_VERSION, {"new": 1})]
 
 
-def test_a_part_of_a_frame_is_told_until_the_rest_is_there() -> None:
+def test_a_partial_frame_is_reported_until_it_is_complete() -> None:
     ends = Ends.greeted()
     frame = encode(Notice("word", "detail"))
-    assert ends.requester.part is None
+    assert ends.requester.partial_frame is None
     assert receive(ends.requester, frame + frame[:7]) == [Notice("word", "detail")]
-    first = ends.requester.part
+    first = ends.requester.partial_frame
     assert first is not None
     assert first[0] == 7
     receive(ends.requester, frame[7:] + frame[:7])
-    assert ends.requester.part is not None
-    assert ends.requester.part != first, "another part of the same length"
+    assert ends.requester.partial_frame is not None
+    assert ends.requester.partial_frame != first, "another partial frame of the same length"
     receive(ends.requester, frame[7:])
-    assert ends.requester.part is None
+    assert ends.requester.partial_frame is None

@@ -1,4 +1,4 @@
-"""The codes: their numbers are on the wire, and `begun` decides whether a turn may be tried again."""
+"""Error codes: the numbers are part of the wire format, and `begun` decides whether a turn may be retried."""
 
 import pytest
 
@@ -19,12 +19,12 @@ def test_codes_keep_their_numbers() -> None:
 
 
 @pytest.mark.parametrize("code", Code)
-def test_only_a_turn_that_the_app_cannot_have_seen_has_not_begun(code: Code) -> None:
+def test_a_turn_has_begun_unless_the_app_cannot_have_received_it(code: Code) -> None:
     unseen = {Code.OVERLOADED, Code.DRAINING, Code.BAD_MESSAGE, Code.UNSENT}
     assert code.begun is (code not in unseen)
 
 
-def test_our_errors_and_theirs_are_told_apart() -> None:
+def test_local_and_remote_errors_are_separate_classes() -> None:
     assert issubclass(LocalProtocolError, ProtocolError)
     assert issubclass(RemoteProtocolError, ProtocolError)
     assert not issubclass(LocalProtocolError, RemoteProtocolError)

@@ -1,4 +1,4 @@
-"""Credit: two honest ends never break the rule and never lock up; a dishonest one is found out."""
+"""Credit: two correct ends never break the rule and never deadlock; a violation is detected."""
 
 import pytest
 from hypothesis import example, given
@@ -17,10 +17,10 @@ STEPS = st.lists(st.tuples(st.sampled_from(["send", "arrive", "take", "grant"]),
 
 @given(STEPS)
 @example([("send", INITIAL_CREDIT - 1), ("send", INITIAL_CREDIT)] + [("arrive", 0)] * 2 + [("take", 2**40)])
-def test_two_honest_ends(steps: list[tuple[str, int]]) -> None:
+def test_two_correct_ends_never_break_the_rule_or_deadlock(steps: list[tuple[str, int]]) -> None:
     sender, window = SendCredit(), ReceiveWindow()
-    data: list[int] = []  # under way to the client's side
-    grants: list[int] = []  # under way to the worker
+    data: list[int] = []  # in transit to the client's side
+    grants: list[int] = []  # in transit to the worker
     sent = granted = held = 0
 
     def take(size: int) -> None:
@@ -35,7 +35,7 @@ def test_two_honest_ends(steps: list[tuple[str, int]]) -> None:
             sent += size
             data.append(size)
         elif what == "arrive" and data:
-            assert held < INITIAL_CREDIT, "the bound of what the supervisor must hold"
+            assert held < INITIAL_CREDIT, "more bytes held than the supervisor must buffer"
             window.received(data[0])
             held += data.pop(0)
         elif what == "take":
@@ -52,7 +52,7 @@ def test_two_honest_ends(steps: list[tuple[str, int]]) -> None:
     take(held - min(held, INITIAL_CREDIT // 2))
     for grant in grants:
         sender.granted(grant)
-    assert sender.can_send, "blocked although the client took all but half the credit"
+    assert sender.can_send, "blocked although the client consumed more than half of the credit"
 
 
 def test_one_message_may_overdraw_the_credit() -> None:
@@ -74,7 +74,7 @@ def test_credit_of_exactly_zero_blocks() -> None:
 @pytest.mark.parametrize(
     "spent,amount", [(0, 1), (10, 11), (10, 0), (10, -1), (INITIAL_CREDIT, INITIAL_CREDIT + 1)]
 )
-def test_a_grant_of_nothing_or_of_more_than_was_spent_is_refused(spent: int, amount: int) -> None:
+def test_a_grant_of_zero_or_of_more_than_was_spent_is_rejected(spent: int, amount: int) -> None:
     sender = SendCredit()
     sender.spend(spent)
     with pytest.raises(RemoteProtocolError, match="credit"):
@@ -82,19 +82,19 @@ def test_a_grant_of_nothing_or_of_more_than_was_spent_is_refused(spent: int, amo
     assert sender.left == INITIAL_CREDIT - spent
 
 
-def test_all_that_was_spent_may_be_granted() -> None:
+def test_the_full_amount_spent_may_be_granted() -> None:
     sender = SendCredit()
     sender.spend(3 * INITIAL_CREDIT)
     sender.granted(3 * INITIAL_CREDIT)
     assert sender.left == INITIAL_CREDIT
 
 
-def test_data_without_credit_is_refused() -> None:
+def test_data_without_credit_is_rejected() -> None:
     window = ReceiveWindow()
     window.received(INITIAL_CREDIT)
     with pytest.raises(RemoteProtocolError, match="without credit"):
         window.received(0)
-    # Taken, but less than half: not granted back yet, so there is still no credit.
+    # Consumed, but less than half: not granted back yet, so there is still no credit.
     window = ReceiveWindow()
     window.received(INITIAL_CREDIT)
     assert window.consumed(INITIAL_CREDIT // 2 - 1) == 0
@@ -107,5 +107,5 @@ def test_grants_come_in_halves() -> None:
     window.received(INITIAL_CREDIT)
     assert window.consumed(INITIAL_CREDIT // 2 - 1) == 0
     assert window.consumed(1) == INITIAL_CREDIT // 2
-    assert window.consumed(1) == 0, "what was granted is not granted again"
+    assert window.consumed(1) == 0, "credit must not be granted twice"
     window.received(1)

@@ -1,4 +1,4 @@
-"""The numbers on the wire never change, and the limits fit each other."""
+"""Frames: the numbers on the wire never change, and the limits are consistent."""
 
 from typing import get_args
 
@@ -21,7 +21,7 @@ def test_tags_keep_their_numbers() -> None:
     }
 
 
-def test_forms_and_reasons_keep_their_numbers() -> None:
+def test_stream_kinds_and_cancel_reasons_keep_their_numbers() -> None:
     assert {form.name: int(form) for form in StreamKind} == {"EVENTS": 0, "WHOLE": 1, "IDLE": 2, "FORGET": 3}
     assert {reason.name: int(reason) for reason in CancelReason} == {
         "CLIENT_GONE": 1,
@@ -31,15 +31,15 @@ def test_forms_and_reasons_keep_their_numbers() -> None:
     }
 
 
-def test_each_tag_has_its_frame() -> None:
+def test_each_tag_has_a_frame_class() -> None:
     assert {frame.__name__.upper() for frame in get_args(Frame)} == {tag.name for tag in Tag}
 
 
-def test_version_one_is_what_is_spoken() -> None:
+def test_the_protocol_version_is_one() -> None:
     assert frames.PROTOCOL_VERSION == 1
 
 
-def test_limits_fit_each_other() -> None:
+def test_limits_are_consistent() -> None:
     assert frames.MAX_PAYLOAD[Tag.OPEN] > frames.MAX_BODY, "no room for ids and headers beside a body"
     assert frames.MAX_PAYLOAD[Tag.DATA] >= frames.INITIAL_CREDIT - 1 + frames.MAX_ANSWER
     assert frames.MAX_PAYLOAD[Tag.END] >= frames.MAX_ANSWER

@@ -1,4 +1,4 @@
-"""The link on real socket pairs, on both event loops; and its writes, counted on a recording transport."""
+"""The link on real socket pairs with both event loops, and its writes on a recording transport."""
 
 import asyncio
 import socket
@@ -34,7 +34,7 @@ Run = Callable[[Coroutine[Any, Any, None]], None]
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Runs a scenario on one kind of event loop; what the loop had to report fails the test."""
+    """Runs a scenario on one event loop implementation; an error that the loop reports fails the test."""
     reports: list[dict[str, Any]] = []
     with asyncio.Runner(loop_factory=request.param) as runner:
         runner.get_loop().set_exception_handler(lambda _loop, context: reports.append(context))
@@ -51,7 +51,7 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
 
 
 class Shell:
-    """The owner of one link: remembers what it was told, and can wait for it."""
+    """The owner of one link: records the events and can wait for them."""
 
     def __init__(self, connection: Requester | Responder) -> None:
         self.events: list[Event] = []
@@ -79,7 +79,7 @@ class Shell:
 
 
 class Raw:
-    """A peer that is only a socket: sends what a test wants, reads when a test wants."""
+    """A peer with a plain socket: the test decides what it sends and when it reads."""
 
     def __init__(self) -> None:
         self.theirs, self._socket = socket.socketpair()
@@ -98,13 +98,13 @@ class Raw:
         return frames
 
     async def read_to_end(self) -> int:
-        """Bytes that came before the link was closed."""
+        """Number of bytes received until the link was closed."""
         size = 0
         try:
             while data := await asyncio.get_running_loop().sock_recv(self._socket, 1 << 20):
                 size += len(data)
         except ConnectionResetError:
-            pass  # the other end closed with bytes unread
+            pass  # the other end closed with unread bytes
         return size
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class Raw:
 
 
 class Recorder(asyncio.Transport):
-    """A transport that takes everything and remembers each write."""
+    """A transport that accepts and records every write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class Recorder(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         assert (high, low) == (WRITE_HIGH_WATER, None)
 
-    def writelines(self, data: Iterable[bytes]) -> None:  # type: ignore[override]  # bytes are all we send
+    def writelines(self, data: Iterable[bytes]) -> None:  # type: ignore[override]  # only bytes are sent
         self.writes.append(b"".join(data))
 
     def is_closing(self) -> bool:
@@ -135,7 +135,7 @@ class Recorder(asyncio.Transport):
 
 
 async def attached(connection: Requester | Responder) -> tuple[Shell, Raw]:
-    """A link whose peer is a raw socket, both greetings done."""
+    """A link whose peer is a raw socket; both ends have greeted."""
     shell, raw = Shell(connection), Raw()
     await shell.attach(raw.theirs)
     await raw.send(GREETING)
@@ -144,7 +144,7 @@ async def attached(connection: Requester | Responder) -> tuple[Shell, Raw]:
     return shell, raw
 
 
-def test_a_turn_over_a_real_socket(run: Run) -> None:
+def test_a_turn_runs_over_a_real_socket(run: Run) -> None:
     async def scenario() -> None:
         supervisor, worker = Shell(Requester({})), Shell(Responder({}))
         requester, responder = supervisor.link.connection, worker.link.connection
@@ -176,7 +176,7 @@ def test_a_turn_over_a_real_socket(run: Run) -> None:
     run(scenario())
 
 
-def test_the_peer_closes(run: Run) -> None:
+def test_a_closed_peer_fails_open_streams(run: Run) -> None:
     async def scenario() -> None:
         shell, raw = await attached(Requester({}))
         written = shell.link.connection.open("s", "r", b"")
@@ -196,7 +196,7 @@ def test_the_peer_closes(run: Run) -> None:
     run(scenario())
 
 
-def test_a_peer_that_breaks_the_rules_is_dropped(run: Run) -> None:
+def test_a_peer_that_violates_the_protocol_is_dropped(run: Run) -> None:
     async def scenario() -> None:
         shell, raw = await attached(Requester({}))
         stream = shell.link.connection.open("s", "r", b"")
@@ -212,7 +212,7 @@ def test_a_peer_that_breaks_the_rules_is_dropped(run: Run) -> None:
     run(scenario())
 
 
-def test_a_handler_that_closes_gets_no_further_event_of_that_read(run: Run) -> None:
+def test_a_handler_that_closes_the_link_receives_no_further_event(run: Run) -> None:
     async def scenario() -> None:
         shell, raw = await attached(Requester({}))
         stream = shell.link.connection.open("s", "r", b"")
@@ -228,7 +228,7 @@ def test_a_handler_that_closes_gets_no_further_event_of_that_read(run: Run) -> N
     run(scenario())
 
 
-def test_a_handler_that_closes_does_not_lose_a_terminal_of_that_read(run: Run) -> None:
+def test_a_handler_that_closes_the_link_loses_no_terminal_event(run: Run) -> None:
     async def scenario() -> None:
         shell, transport = recorded(Requester({}))
         stream = shell.link.connection.open("s", "r", b"")
@@ -241,8 +241,8 @@ def test_a_handler_that_closes_does_not_lose_a_terminal_of_that_read(run: Run) -
     run(scenario())
 
 
-def test_what_is_first_sent_in_a_turn_can_leave_at_once(run: Run) -> None:
-    """An App that blocks the loop, or dies, after its first message has sent that message."""
+def test_the_first_output_of_a_loop_iteration_can_leave_at_once(run: Run) -> None:
+    """The first message leaves even if the App blocks the loop or crashes right after it."""
 
     async def scenario() -> None:
         shell, transport = recorded(Requester({}))
@@ -250,10 +250,10 @@ def test_what_is_first_sent_in_a_turn_can_leave_at_once(run: Run) -> None:
         for word in ("a", "b", "c"):
             shell.link.connection.notice(word)
             shell.link.flush_early()
-        assert len(transport.writes) == writes + 1, "the first, and not the others"
+        assert len(transport.writes) == writes + 1, "expected only the first output"
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert len(transport.writes) == writes + 2, "the others together"
+        assert len(transport.writes) == writes + 2, "expected the remaining output in one write"
         shell.link.connection.notice("d")
         shell.link.flush_early()
         assert len(transport.writes) == writes + 3
@@ -261,7 +261,7 @@ def test_what_is_first_sent_in_a_turn_can_leave_at_once(run: Run) -> None:
     run(scenario())
 
 
-def test_writing_after_the_end_is_harmless(run: Run) -> None:
+def test_writing_after_close_has_no_effect(run: Run) -> None:
     async def scenario() -> None:
         shell, raw = await attached(Requester({}))
         shell.link.close("enough")
@@ -277,11 +277,11 @@ def test_writing_after_the_end_is_harmless(run: Run) -> None:
     run(scenario())
 
 
-def test_writing_to_a_peer_that_is_gone_loses_the_link_once(run: Run) -> None:
+def test_writing_to_a_closed_peer_loses_the_link_once(run: Run) -> None:
     async def scenario() -> None:
         shell, raw = await attached(Requester({}))
         raw.close()
-        for _ in range(3):  # the loop has not yet been told that the socket is closed
+        for _ in range(3):  # the loop has not noticed yet that the socket is closed
             shell.link.connection.notice("shutdown", "x" * 60_000)
             shell.link.flush()
         await shell.until(lambda: shell.lost)
@@ -333,7 +333,7 @@ def recorded(connection: Requester | Responder) -> tuple[Shell, Recorder]:
     return shell, transport
 
 
-def test_what_is_sent_in_one_turn_of_the_loop_leaves_in_one_write(run: Run) -> None:
+def test_output_of_one_loop_iteration_leaves_in_one_write(run: Run) -> None:
     async def scenario() -> None:
         shell, transport = recorded(Requester({}))
         for nonce in range(3):
@@ -350,7 +350,7 @@ def test_what_is_sent_in_one_turn_of_the_loop_leaves_in_one_write(run: Run) -> N
     run(scenario())
 
 
-def test_what_the_handlers_of_one_read_send_leaves_in_one_write(run: Run) -> None:
+def test_output_of_the_handlers_of_one_read_leaves_in_one_write(run: Run) -> None:
     async def scenario() -> None:
         shell, transport = recorded(Responder({}))
         responder = shell.link.connection
@@ -369,7 +369,7 @@ def test_what_the_handlers_of_one_read_send_leaves_in_one_write(run: Run) -> Non
     run(scenario())
 
 
-def test_a_turn_stays_unsent_until_there_is_a_transport_that_takes_it(run: Run) -> None:
+def test_a_turn_stays_unsent_until_a_transport_takes_it(run: Run) -> None:
     async def scenario() -> None:
         early = Shell(Requester({}))
         early.link.connection.open("s", "r", b"")
@@ -388,7 +388,7 @@ def test_a_turn_stays_unsent_until_there_is_a_transport_that_takes_it(run: Run) 
     run(scenario())
 
 
-def test_a_broken_link_says_what_broke_it(run: Run) -> None:
+def test_a_broken_link_reports_the_cause(run: Run) -> None:
     async def scenario() -> None:
         shell, transport = recorded(Responder({}))
         shell.link.connection_lost(BrokenPipeError(32, "Broken pipe"))
@@ -398,7 +398,7 @@ def test_a_broken_link_says_what_broke_it(run: Run) -> None:
     run(scenario())
 
 
-def test_the_owner_may_close_again_from_on_lost(run: Run) -> None:
+def test_the_owner_may_call_close_in_on_lost(run: Run) -> None:
     async def scenario() -> None:
         shell = Shell(Responder({}))
         calls: list[str] = []

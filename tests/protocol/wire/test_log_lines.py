@@ -1,4 +1,4 @@
-"""A line of a log between worker and supervisor: what is written is read again, and nothing else is."""
+"""Log lines between worker and supervisor: written lines are parsed, all others are plain output."""
 
 import json
 
@@ -28,7 +28,7 @@ LINES = st.builds(
 
 
 @given(LINES)
-def test_what_is_written_is_one_line_and_read_again(line: LogLine) -> None:
+def test_a_written_line_is_one_line_and_survives_a_round_trip(line: LogLine) -> None:
     text = write(line)
     assert text is not None
     assert "\n" not in text
@@ -36,7 +36,7 @@ def test_what_is_written_is_one_line_and_read_again(line: LogLine) -> None:
 
 
 @given(TEXTS)
-def test_no_text_makes_it_raise(text: str) -> None:
+def test_reading_any_text_never_raises(text: str) -> None:
     assert read(text) is None or text.startswith(MARK)
     read(MARK + text)
 
@@ -53,28 +53,28 @@ def test_no_text_makes_it_raise(text: str) -> None:
         MARK + "[" * 100_000,
     ],
 )
-def test_anything_else_is_a_line_as_it_stands(text: str) -> None:
+def test_other_text_is_not_parsed(text: str) -> None:
     assert read(text) is None
 
 
-def test_what_a_line_may_not_say_is_left_out() -> None:
+def test_unknown_fields_are_ignored() -> None:
     text = MARK + json.dumps({"level": "error", "message": "x", "run": "r", "worker": "7.7"})
     assert read(text) == LogLine("x", "error", {"run": "r"})
 
 
-def test_what_is_too_long_for_one_line_is_not_written() -> None:
+def test_a_line_over_the_limit_is_not_written() -> None:
     assert write(LogLine("é" * (MAX_BYTES // 2))) is None
     assert write(LogLine("é" * (MAX_BYTES // 3))) is not None
     assert write(LogLine("x", exception="y" * MAX_BYTES)) is None
-    assert write(LogLine("\ud800")) is not None, "a lone surrogate takes no part of the log down"
+    assert write(LogLine("\ud800")) is not None, "a lone surrogate must not break the log"
 
 
-def test_a_line_for_people() -> None:
+def test_text_is_human_readable() -> None:
     assert LogLine("gone", "error", {"logger": "a.b", "run": "r"}, "Traceback\nE").text == (
         "ERROR a.b: gone\nTraceback\nE"
     )
     assert LogLine("here").text == "INFO here"
 
 
-def test_a_session_is_named_by_the_same_digits_always() -> None:
+def test_a_session_digest_is_stable() -> None:
     assert session_digest("user_1") == "79b0aa0042b3c056"

@@ -1,11 +1,11 @@
-"""The page of life signs, seen from both sides of the same memory."""
+"""The shared page of liveness counters, accessed from both sides."""
 
 import mmap
 
 from agentscope_protocol.wire.page import PAGE_SIZE, LifePage
 
 
-def test_what_one_side_ticks_the_other_sees() -> None:
+def test_a_tick_is_visible_to_the_other_side() -> None:
     with mmap.mmap(-1, PAGE_SIZE) as memory:
         worker, supervisor = LifePage(memory), LifePage(memory)
         assert (supervisor.loop, supervisor.thread, supervisor.begun) == (0, 0, 0)
@@ -16,7 +16,7 @@ def test_what_one_side_ticks_the_other_sees() -> None:
         assert (supervisor.loop, supervisor.thread, supervisor.begun) == (2, 1, 2**64 - 1)
 
 
-def test_a_counter_at_its_end_goes_on_from_zero() -> None:
+def test_a_counter_wraps_to_zero() -> None:
     page = LifePage(bytearray(b"\xff" * 24))
     page.tick_loop()
     page.tick_thread()

@@ -1,4 +1,4 @@
-"""The two tables are total, agree with the diagram, and fit each other whatever crosses on the wire."""
+"""The two tables are total, agree with the diagram, and stay consistent for any crossing of frames."""
 
 import re
 from collections import deque
@@ -20,7 +20,9 @@ MIRROR = {
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 @pytest.mark.parametrize("state,move", list(product(StreamState, Move)))
-def test_each_move_is_legal_or_is_our_error_or_theirs(table: Table, state: StreamState, move: Move) -> None:
+def test_each_move_is_legal_or_raises_the_matching_error(
+    table: Table, state: StreamState, move: Move
+) -> None:
     if (state, move) in table:
         assert step(table, state, move) is table[state, move]
         return
@@ -32,32 +34,32 @@ def test_each_move_is_legal_or_is_our_error_or_theirs(table: Table, state: Strea
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-def test_nothing_leads_out_of_closed(table: Table) -> None:
+def test_closed_is_final(table: Table) -> None:
     assert not [move for state, move in table if state is StreamState.CLOSED]
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-def test_states_only_move_to_the_right(table: Table) -> None:
+def test_states_never_go_back(table: Table) -> None:
     order = list(StreamState)
     assert all(order.index(state) <= order.index(after) for (state, _), after in table.items())
 
 
-def test_each_end_makes_only_its_own_moves() -> None:
+def test_each_end_has_only_its_own_moves() -> None:
     requester_sends = {Move.SEND_CANCEL}
     responder_sends = {Move.SEND_DATA, Move.SEND_TERMINAL}
     assert {move for _, move in REQUESTER} == requester_sends | {MIRROR[move] for move in responder_sends}
     assert {move for _, move in RESPONDER} == responder_sends | {MIRROR[move] for move in requester_sends}
 
 
-def test_only_data_leaves_a_stream_as_it_is() -> None:
+def test_only_data_keeps_the_state() -> None:
     assert unchanged(RESPONDER, Move.SEND_DATA) == {StreamState.OPEN}
     assert unchanged(REQUESTER, Move.RECV_DATA) == {StreamState.OPEN, StreamState.CANCELLING}
     others = [move for move in Move if move not in (Move.SEND_DATA, Move.RECV_DATA)]
     assert not any(unchanged(table, move) for table in TABLES.values() for move in others)
 
 
-def test_what_one_end_may_send_the_other_may_receive_in_any_crossing() -> None:
-    """Walks every state of two ends and what is under way between them, up to four frames each way."""
+def test_every_legal_send_is_a_legal_receive_in_any_crossing() -> None:
+    """Explores every state of two ends and the frames between them, up to four in each direction."""
     start = (StreamState.OPEN, StreamState.OPEN, (), ())
     seen, todo = {start}, deque([start])
 
@@ -76,7 +78,7 @@ def test_what_one_end_may_send_the_other_may_receive_in_any_crossing() -> None:
         if to_requester:
             reach(step(REQUESTER, requester, to_requester[0]), responder, to_responder, to_requester[1:])
         if to_responder:
-            # Of a stream that it has closed, a responder ignores a Cancel: its terminal crossed it.
+            # A responder ignores a Cancel for a stream it has closed: its terminal frame crossed the Cancel.
             move = to_responder[0]
             crossed = responder is StreamState.CLOSED and move is Move.RECV_CANCEL
             after = responder if crossed else step(RESPONDER, responder, move)
@@ -88,7 +90,7 @@ def test_what_one_end_may_send_the_other_may_receive_in_any_crossing() -> None:
 
 
 @pytest.mark.as_python
-def test_the_diagram_is_the_tables() -> None:
+def test_the_diagram_matches_the_tables() -> None:
     drawn: dict[str, dict[tuple[StreamState, Move], StreamState]] = {"requester": {}, "responder": {}}
     move = r"([A-Z]+) +(send|recv) (data|terminal|cancel) +([A-Z]+)"
     assert stream.__doc__ is not None

@@ -1,4 +1,4 @@
-"""Values are compared and hashed by what they hold, and have nothing else."""
+"""Value classes: compared and hashed by their fields, without other attributes."""
 
 import pytest
 
@@ -12,7 +12,7 @@ class _Point:
     y: int = 0
 
 
-def test_equal_values_are_one_value() -> None:
+def test_values_with_equal_fields_are_equal() -> None:
     assert _Point(1) == _Point(1, 0)
     assert len({_Point(1), _Point(1), _Point(2)}) == 2
 
@@ -21,12 +21,12 @@ def test_values_of_two_classes_are_not_equal() -> None:
     assert Data(1, 2, b"x") != End(1, b"x")
 
 
-def test_a_value_has_its_fields_and_nothing_else() -> None:
+def test_a_value_has_no_attributes_beside_its_fields() -> None:
     with pytest.raises(AttributeError):
         object.__setattr__(_Point(1), "z", 3)
 
 
-def test_patterns_take_the_fields_in_their_order() -> None:
+def test_class_patterns_match_fields_in_order() -> None:
     match _Point(1, 2):
         case _Point(x, y):
             assert (x, y) == (1, 2)

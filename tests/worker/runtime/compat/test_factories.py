@@ -19,7 +19,7 @@ majors.seam().adapt("bypass")
 
 def test_an_id_comes_from_the_stock() -> None:
     random_ids.new_id()  # so that there is one
-    random_ids._stock.append("a" * 32)
+    random_ids._batch.append("a" * 32)
     assert TextBlock(text="x").id == "a" * 32
 
 
