@@ -1,7 +1,7 @@
-"""A proxy that cuts connections: between a client and an instance, as bad networks and impatient proxies do.
+"""A proxy between a client and an instance that cuts connections, like an unreliable network or proxy.
 
-It passes bytes on and understands no HTTP, but for seeing which requests it is to cut. A cut is a reset, so
-that no client takes half a head for a whole one.
+It forwards bytes and parses HTTP only to recognize the requests whose connection it cuts. A cut is a TCP
+reset, so that no client mistakes half a response head for a complete one.
 """
 
 import asyncio
@@ -11,15 +11,15 @@ import struct
 from collections.abc import Iterable
 from typing import Final, Self
 
-READ: Final = 4096  # bytes at once
+READ: Final = 4096  # bytes per read
 
 
 class CuttingProxy:
-    """Passes connections on to a port of this machine. Use as an async context manager."""
+    """Forwards connections to a local port. Use as an async context manager."""
 
     def __init__(self, target: int, prefix: str, budgets: Iterable[int]) -> None:
-        """The answers to the first requests for paths that begin with `prefix` are cut, one for each of
-        `budgets`, after so many bytes."""
+        """Cut the responses to the first requests for paths that begin with `prefix`: one response for each
+        of `budgets`, after that number of bytes."""
         self._target: Final = target
         self._wanted: Final = f"GET {prefix}".encode()
         self._budgets: Final = list(budgets)
@@ -54,12 +54,12 @@ class CuttingProxy:
                     await each.wait_closed()
 
     def budget(self, asked: bytes) -> int | None:
-        """After how many bytes the answer to this request is cut; None: it is not."""
+        """Number of bytes after which the response to this request is cut; None for never."""
         return self._budgets.pop(0) if asked.startswith(self._wanted) and self._budgets else None
 
 
 class _Passage:
-    """One connection and the one behind it."""
+    """One client connection and its upstream connection."""
 
     def __init__(
         self,
@@ -71,10 +71,10 @@ class _Passage:
     ) -> None:
         self._proxy, self._client, self._to_client = proxy, client, to_client
         self._server, self._to_server = server, to_server
-        self._left: int | None = None  # bytes to the cut
+        self._left: int | None = None  # bytes left before the cut
 
     async def run(self) -> None:
-        """Until one of the two sides ends, or the cut."""
+        """Copy until one of the sides ends, or until the cut."""
         ways = [asyncio.ensure_future(self._asked()), asyncio.ensure_future(self._answered())]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)

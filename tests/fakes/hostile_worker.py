@@ -1,9 +1,9 @@
-"""A worker that breaks the rules: it speaks the link of `agentscope_worker`, and lies as it is told to.
+"""A worker that violates the wire protocol of `agentscope_worker` as a test instructs it.
 
-A program that takes the place of the interpreter in `supervisor.python` (`program` writes it); it loads
-neither AgentScope nor an App. The text of a message is a JSON list of steps, as for tests/apps/scripted; a
-text that is no list is sent back. Steps name streams relative to their own turn: 0 is this turn's, 1 the
-next. What it should do before any turn comes is in `hostile.json` in the project folder.
+A program that takes the place of the interpreter in `supervisor.python` (`program` creates it). It loads
+neither AgentScope nor an App. The text of a message is a JSON list of steps, as for tests/apps/scripted; any
+other text is echoed. Steps name streams relative to their own turn: 0 is this turn's stream, 1 the next.
+Steps that run before any turn are in `hostile.json` in the project folder.
 """
 
 import base64
@@ -32,16 +32,16 @@ from agentscope_protocol.wire.page import PAGE_SIZE, TICK_EVERY, LifePage
 
 Step = dict[str, Any]
 
-ORDERS = "hostile.json"  # {"version": n}: of the protocol that it says it speaks
+ORDERS = "hostile.json"  # {"version": n}: the protocol version to announce
 
 
 def program(folder: Path) -> str:
-    """The path of an executable that runs this in place of a worker, and the real Python for all else."""
+    """The path of an executable that runs this module instead of a worker, and Python for all else."""
     path = folder / "python"
     path.write_text(
         f"#!{sys.executable}\n"
         "import os, sys\n"
-        "if '-c' in sys.argv[1:2]:\n"  # the supervisor asks what is installed
+        "if '-c' in sys.argv[1:2]:\n"  # the supervisor's check of the installation
         f"    os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])\n"
         f"sys.path[:0] = {sys.path!r}\n"
         "from tests.fakes.hostile_worker import main\n"
@@ -52,12 +52,12 @@ def program(folder: Path) -> str:
 
 
 def raw(data: bytes) -> Step:
-    """The step that sends these bytes as they are."""
+    """The step that sends these bytes unmodified."""
     return {"raw": base64.b64encode(data).decode()}
 
 
 class HostileWorker:
-    """One process of it; `run` ends with the link."""
+    """One hostile worker process; `run` returns when the link ends."""
 
     def __init__(self, link: socket.socket, page: mmap) -> None:
         self._link = link
@@ -88,7 +88,7 @@ class HostileWorker:
 
     def _perform(self, step: Step, turn: Open, said: list[dict[str, str]]) -> None:
         match step:
-            case {"say": text}:  # on: the stream, if it is not this turn's
+            case {"say": text}:  # on: the stream, unless it is this turn's
                 message = {"name": "assistant", "content": text, "role": "assistant"}
                 event = f"id: {turn.run_id}-{len(said)}\ndata: {json.dumps(message)}\n\n".encode()
                 if turn.form == StreamKind.EVENTS:
@@ -99,9 +99,9 @@ class HostileWorker:
                 self.send(End(turn.stream + offset, whole))
             case {"raw": data}:
                 self._link.sendall(base64.b64decode(data))
-            case {"shut": _}:  # its end of the link, and live on
+            case {"shut": _}:  # close the link, but keep running
                 self._link.shutdown(socket.SHUT_WR)
-            case {"garbage": _}:  # on the page of life signs, from now on
+            case {"garbage": _}:  # liveness counters on the page, from now on
                 self._garbage = True
             case {"exit": status}:
                 os._exit(status)
@@ -119,7 +119,7 @@ class HostileWorker:
 
 
 def main() -> None:
-    """Be a worker; argv ends as that of a real one: the supervisor's pid, the link, the page."""
+    """Run as a worker; argv ends like a real worker's: the supervisor's pid, the link, the page."""
     link, page = map(int, sys.argv[-2:])
     with socket.socket(fileno=link) as sock:
         HostileWorker(sock, mmap(page, PAGE_SIZE)).run()

@@ -1,18 +1,17 @@
-"""A small MCP server on both HTTP transports, for tests and for trying things out.
+"""A small MCP server with both HTTP transports, for tests and manual experiments.
 
-Its tools: `echo`, `add`, `pid`, `fail` (always an error), `slow` (answers after so many seconds) and
-`grow` (adds a tool, and says so to the client); a tool of any other name answers with the server's
-name. What it was asked is told as JSON at
-`/stats`; tools are added and removed while it runs with `POST /tools` and a JSON list of names. With
-`--token` every request needs `Authorization: Bearer TOKEN`. Run it as
+Its tools: `echo`, `add`, `pid`, `fail` (always an error), `slow` (responds after the given number of seconds)
+and `grow` (adds a tool, and notifies the client). A tool of any other name returns the server's name.
+`/stats` returns the received requests as JSON. `POST /tools` with a JSON list of names adds and removes tools
+at run time. With `--token`, every request needs `Authorization: Bearer TOKEN`. Run it as
 
     python -m tests.fakes.mcp_server --transport sse --port 9001
 
-and point a project at the URL that it prints:
+and use the printed URL in a project:
 
     mcp_servers: {tools: {url: "http://127.0.0.1:9001/sse", transport: sse}}
 
-SIGINT and SIGTERM end it.
+SIGINT and SIGTERM stop it.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ except ImportError:  # mcp 1.x
 
 TOOLS: Final = ("echo", "add", "slow", "fail", "pid", "grow")
 PATHS: Final = {"sse": "/sse", "streamable_http": "/mcp"}
-GRACE: Final = 1  # seconds that calls may run on when it is to end
+GRACE: Final = 1  # seconds that calls may continue at shutdown
 
 
 class McpServer(MCPServer[None]):
-    """The server: the library's own with these tools, counting what is asked of it."""
+    """The library's own server with these tools; counts the requests."""
 
     def __init__(self, name: str, tools: tuple[str, ...] = TOOLS, delay: float = 0.0) -> None:
-        """`delay`: seconds before each answer to a call."""
+        """`delay`: seconds before each response to a call."""
         super().__init__(name, log_level="CRITICAL")
         self._delay = delay
         self._asked: Counter[str] = Counter()
@@ -85,7 +84,7 @@ class McpServer(MCPServer[None]):
         return f"slept {seconds:g} s"
 
     async def _fail(self, text: str = "no such luck") -> str:
-        raise ToolError(text)  # the words of any other error are withheld from the client by mcp 2.x
+        raise ToolError(text)  # mcp 2.x hides the text of any other exception from the client
 
     async def _pid(self) -> str:
         return str(os.getpid())
@@ -122,7 +121,7 @@ class Guarded:
 
 
 class _Announced(uvicorn.Server):
-    """A server that calls `ready` with its port once it listens."""
+    """A server that calls `ready` with its port once it accepts connections."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[int], None]) -> None:
         super().__init__(config)

@@ -1,18 +1,18 @@
-"""A small model server that speaks five providers' wire formats, for tests and for apps made offline.
+"""A small model server that implements five providers' wire formats, for tests and for offline development.
 
-It echoes the last user text, word by word where the request asks for a stream, whole otherwise. What
-the user writes is the script:
+It echoes the last user text: word by word if the request asks for a stream, otherwise at once. The user's
+text controls the response:
 
-    call NAME {"json": "arguments"}    the model calls that tool, then echoes what the tool returned
-    fail STATUS                        the request is answered with that status
-    delay SECONDS TEXT                 "Echo: TEXT", with so long a pause before each word
+    call NAME {"json": "arguments"}    the model calls that tool, then echoes the tool's result
+    fail STATUS                        the response has that HTTP status
+    delay SECONDS TEXT                 "Echo: TEXT", with the given pause before each word
     anything else                      "Echo: " and the text
 
-It checks nothing, neither keys nor models, and never speaks to anybody else. Run it as
+It validates neither keys nor model names, and opens no connections of its own. Run it as
 
     python -m tests.fakes.model_server --port 9000 --delay 0.05
 
-and point the slots of a project at it; any `api_key` and `model` will do:
+and configure a project's slots for it, with any `api_key` and `model`:
 
     provider: openai       base_url: http://127.0.0.1:9000/v1
     provider: anthropic    base_url: http://127.0.0.1:9000
@@ -21,7 +21,7 @@ and point the slots of a project at it; any `api_key` and `model` will do:
     provider: gemini       base_url: http://127.0.0.1:9000
     provider: ollama       base_url: http://127.0.0.1:9000
 
-SIGINT and SIGTERM end it. How the formats look is in `wire_formats`.
+SIGINT and SIGTERM stop it. Read next: `wire_formats`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _DELAY = re.compile(r"delay (\d+(?:\.\d+)?) (.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Request:
-    """One request as it came in."""
+    """One received request."""
 
     method: str
     path: str
@@ -76,11 +76,11 @@ class ModelServer:
     """The server; `async with ModelServer() as server` runs it on a free port.
 
     Attributes:
-        delay: Seconds before each word; a whole answer waits for all of its words.
-        requests: What was asked, in order.
-        streaming: Requests that are being answered now, streams or not.
-        most_at_once: The most that `streaming` has been.
-        cut_off: Requests that the client left before the end of their answer.
+        delay: Seconds before each word; a response without a stream waits for all of its words.
+        requests: The received requests, in order.
+        streaming: Number of requests in progress, streams or not.
+        most_at_once: The maximum of `streaming`.
+        cut_off: Number of requests that the client closed before the end of the response.
     """
 
     host: str = "127.0.0.1"
@@ -96,7 +96,7 @@ class ModelServer:
 
     @property
     def base_url(self) -> str:
-        """That of OpenAI."""
+        """The base URL for OpenAI."""
         return self.url("openai")
 
     def url(self, provider: str, major: int = 2) -> str:
@@ -106,7 +106,7 @@ class ModelServer:
 
     @property
     def connections(self) -> int:
-        """Open connections, idle ones included."""
+        """Number of open connections, including idle ones."""
         assert self._runner is not None
         assert self._runner.server is not None
         return len(self._runner.server.connections)
@@ -115,7 +115,7 @@ class ModelServer:
         app = web.Application()
         for path, wire in _ROUTES:
             app.router.add_post(path, _handler(self, wire))
-        # A client that leaves must end its answer here, to be counted.
+        # A disconnected client must end its response here, so that it is counted.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.host, self.port)
@@ -128,7 +128,7 @@ class ModelServer:
         await self._runner.cleanup()
 
     async def answer(self, request: web.Request, wire: WireFormat) -> web.StreamResponse:
-        """Take down a request in this format, and answer it."""
+        """Record a request in this format, and respond to it."""
         try:
             body = await request.json()
             role, text = _last_said(wire, body)
@@ -164,7 +164,7 @@ class ModelServer:
 
 @contextlib.contextmanager
 def in_thread() -> Iterator[ModelServer]:
-    """A server on a loop of its own, for tests whose loops come and go while it runs."""
+    """A server on an event loop of its own, for tests that create and close loops."""
     ready: Future[tuple[ModelServer, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def serve() -> None:
@@ -204,7 +204,7 @@ async def _stream(
 def _last_said(wire: WireFormat, body: dict[str, Any]) -> tuple[str, str]:
     """Role and text of the last message of a user or a tool."""
     for message in reversed(list(wire.said(body))):
-        # AgentScope 2.x tells the time so, and what it wants of a structured output.
+        # AgentScope 2.x sends the time and its structured-output instructions in this form.
         texts = [text for text in message.texts if not text.startswith("<system-reminder>")]
         if message.role in ("user", "tool") and texts:
             return message.role, "".join(texts)

@@ -1,12 +1,12 @@
-"""A small sink of traces: it takes OTLP over HTTP, in protobuf and in JSON, and shows each trace as a tree.
+"""A small sink for traces: accepts OTLP over HTTP, as protobuf and JSON, and prints each trace as a tree.
 
-For tests, and for looking at what an app does without installing a collector. Run it as
+For tests, and for inspecting an app's traces without installing a collector. Run it as
 
     python -m tests.fakes.otlp_sink
 
-and point a project at it: `tracing: {endpoint: http://127.0.0.1:4318/v1/traces}`. Each trace is printed when
-nothing has come for it for a while, and again, whole, if more comes. It keeps everything that it gets, and
-never speaks to anybody else. SIGINT and SIGTERM end it.
+and configure a project for it: `tracing: {endpoint: http://127.0.0.1:4318/v1/traces}`. A trace is printed
+when no span of it has arrived for a while, and again in full if more spans arrive. The sink keeps all spans
+and opens no connections of its own. SIGINT and SIGTERM stop it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-QUIET = 2.5  # seconds without a span of a trace before it is printed; both our exporters send every second
+QUIET = 2.5  # seconds without new spans before a trace is printed; our exporters send every second
 _SHOWN = (
     "http.response.status_code",
     "agentscope.outcome",
@@ -38,8 +38,8 @@ _SHOWN = (
 
 @dataclass(frozen=True)
 class Span:
-    """One span as it came in. Ids in hexadecimal; `parent_id` is empty for a root. `process`: its
-    resource's service.instance.id. `error`: its status is an error."""
+    """One received span. Ids are hexadecimal; `parent_id` is empty for a root. `process`: its resource's
+    service.instance.id. `error`: whether its status is an error."""
 
     trace_id: str
     span_id: str
@@ -59,10 +59,10 @@ class OtlpSink:
     """The sink; `async with OtlpSink() as sink` runs it on a free port.
 
     Attributes:
-        spans: What has come, in order.
-        content_types: Of the requests, in order.
-        status: What requests are answered with.
-        hangs: Requests are never answered.
+        spans: The received spans, in order.
+        content_types: The content types of the requests, in order.
+        status: The HTTP status of the responses.
+        hangs: Whether requests never get a response.
     """
 
     host: str = "127.0.0.1"
@@ -94,7 +94,7 @@ class OtlpSink:
         await self._runner.cleanup()
 
     async def until(self, *names: str, within: float = 15.0) -> list[Span]:
-        """All spans, once these have come, by name; what is named twice, twice. Raises: AssertionError."""
+        """All spans, once spans with these names (with repetitions) have arrived. Raises: AssertionError."""
         try:
             async with asyncio.timeout(within):
                 while missing := Counter(names) - Counter(span.name for span in self.spans):
@@ -148,7 +148,7 @@ def read(body: bytes, content_type: str) -> Iterator[Span]:
 
 
 def _hex(identifier: str, digits: int) -> str:
-    """An id in hexadecimal, as OTLP's JSON has it; protobuf's own JSON form has base64."""
+    """An id in hexadecimal, as in OTLP's JSON; protobuf's own JSON form uses base64."""
     return identifier if len(identifier) in (0, digits) else base64.b64decode(identifier).hex()
 
 
@@ -163,7 +163,7 @@ def _value(value: dict[str, Any]) -> Any:
 
 
 def tree(spans: list[Span], trace_id: str) -> str:
-    """One trace for people: a line for each span, below its parent, in the order in which they began."""
+    """One trace as text: a line for each span, below its parent, in order of start time."""
     mine = sorted((span for span in spans if span.trace_id == trace_id), key=lambda span: span.start_ns)
     ids = {span.span_id for span in mine}
     lines = [f"trace {trace_id}"]
@@ -198,7 +198,7 @@ async def _serve(host: str, port: int) -> None:
 
 
 async def _print(sink: OtlpSink) -> None:
-    """Print each trace once nothing has come for `QUIET` seconds."""
+    """Print each trace that has received no span for `QUIET` seconds."""
     printed = 0
     while True:
         await sink.came()

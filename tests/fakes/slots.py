@@ -1,6 +1,6 @@
-"""A slot of each provider with everything set, and where each of its settings must be on the wire.
+"""A slot of each provider with every setting, and the place of each setting in the provider's requests.
 
-The tests of the worker and the table of providers in docs/ are made with it; it asks nobody.
+Used by the worker's tests and for the table of providers in docs/. It sends no requests itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tests.fakes.model_server import ModelServer, Request
 
-HEADER: Final = "X-Team"  # set by client_kwargs, in each provider's own way
+HEADER: Final = "X-Team"  # set by client_kwargs, in each provider's form
 
 _MODELS: Final = {
     "openai": "gpt-4",
@@ -20,10 +20,10 @@ _MODELS: Final = {
     "gemini": "gemini-2.5-pro",
     "ollama": "llama3",
 }
-# Anthropic's client sends its key in the one or the other, by its version.
+# Anthropic's client sends its key in one of these headers, depending on its version.
 _KEY_HEADERS: Final = {"anthropic": ("X-Api-Key", "Authorization"), "gemini": ("X-Goog-Api-Key",)}
 _BEARER: Final = "Bearer "
-# A parameter that is seldom used; the last that AgentScope and the client know nothing of.
+# A rarely used parameter per provider; the last is unknown to AgentScope and to the client.
 _UNUSUAL: Final[Mapping[str, Mapping[str, Any]]] = {
     "openai": {"seed": 7, "min_p": 0.1},
     "anthropic": {"stop_sequences": ["END"], "min_p": 0.1},
@@ -35,7 +35,7 @@ _UNUSUAL: Final[Mapping[str, Mapping[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Expected:
-    """What a request must carry: where it goes, its key in one of these headers, fields of its body."""
+    """The expected content of a request: its URL, its key in one of these headers, fields of its body."""
 
     path: str
     key_headers: tuple[str, ...]
@@ -45,7 +45,7 @@ class Expected:
     body: Mapping[str, Any]
 
     def seen_in(self, request: Request) -> Expected:
-        """The same, as `request` has it; None in place of what it lacks."""
+        """The same fields taken from `request`; None for missing ones."""
         body = {place: _at(request.body, place) for place in self.body}
         model = request.path if self.model == self.path else request.body.get("model", "")
         keys = [request.headers[name] for name in self.key_headers if name in request.headers]
@@ -60,7 +60,7 @@ class Expected:
 
 
 def slot(server: ModelServer, provider: str, major: int, *, stream: bool = True) -> dict[str, Any]:
-    """Settings of a slot that asks `server`."""
+    """Settings of a slot that uses `server`."""
     return {
         "provider": provider,
         "model": _MODELS[provider],
@@ -73,7 +73,7 @@ def slot(server: ModelServer, provider: str, major: int, *, stream: bool = True)
 
 
 def expected(provider: str, major: int, stream: bool) -> Expected:
-    """What each request of the slot of a provider must carry, on a major of AgentScope."""
+    """The expected content of each request of a provider's slot, on a major of AgentScope."""
     path = _path(provider, major, stream)
     return Expected(
         path=path,
@@ -109,17 +109,17 @@ def _path(provider: str, major: int, stream: bool) -> str:
 
 
 def _body(provider: str, major: int, stream: bool) -> dict[str, Any]:
-    """Place in the body, as keys with dots between, to the value there."""
+    """Dotted path in the body -> value."""
     if provider == "gemini":
         config = {"temperature": 0.5, "maxOutputTokens": 99, "seed": 7}
         return {f"generationConfig.{key}": value for key, value in config.items()} | {"min_p": 0.1}
     if provider == "ollama":
         options = {"temperature": 0.5, "num_predict": 99, "seed": 7, "min_p": 0.1}
         return {f"options.{key}": value for key, value in options.items()} | {"stream": stream}
-    if provider == "dashscope" and major == 1:  # a header asks for its stream
+    if provider == "dashscope" and major == 1:  # a header requests the stream
         given = {"temperature": 0.5, "max_tokens": 99, "seed": 7, "min_p": 0.1}
         return {f"parameters.{key}": value for key, value in given.items()}
-    # AgentScope 2.x takes the newer of OpenAI's two names.
+    # AgentScope 2.x uses the newer of OpenAI's two names.
     limit = "max_completion_tokens" if (provider, major) == ("openai", 2) else "max_tokens"
     return {"temperature": 0.5, limit: 99, "stream": stream, **_UNUSUAL[provider]}
 

@@ -1,8 +1,8 @@
-"""How five providers word a question and an answer: pure functions over JSON, for `model_server`.
+"""The request and response formats of five providers: pure functions over JSON, for `model_server`.
 
-Each `WireFormat` reads what was said out of a request's body, and writes one answer whole or as the
-pieces of a stream. It holds as much of a format as the providers' own clients need to be content, text
-and tool calls, and no more. What is said in answer, and when, is the server's business.
+Each `WireFormat` extracts the messages from a request's body, and formats one response, complete or as the
+pieces of a stream. It implements only as much of a format as the providers' own clients need for text and
+tool calls. `model_server` decides the content and the timing of a response.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a tool that the model asks for; `arguments` is a JSON object as text."""
+    """One tool call of the model; `arguments` is a JSON object as text."""
 
     name: str
     arguments: str
@@ -36,7 +36,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says: words, each with the space before it, or a call."""
+    """The model's response: words, each with its leading space, or a call."""
 
     model: str
     words: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Said:
 
 
 class WireFormat(ABC):
-    """One provider's way to ask and to answer over HTTP."""
+    """One provider's request and response format over HTTP."""
 
     stream_type: ClassVar[str] = "text/event-stream"
 
@@ -66,27 +66,27 @@ class WireFormat(ABC):
 
     @abstractmethod
     def whole(self, answer: Answer) -> Json:
-        """The body of an answer that is not streamed."""
+        """The body of a response that is not streamed."""
 
     @abstractmethod
     def pieces(self, answer: Answer, body: Json) -> Iterator[bytes]:
-        """What the stream that `body` asks for writes: about one piece for a word, each complete."""
+        """The pieces of the stream for the request `body`: about one complete piece per word."""
 
     @abstractmethod
     def error(self, status: int, text: str) -> Json:
         """The body of an error."""
 
     def model(self, body: Json) -> str:
-        """The model that a request names in its body."""
+        """The model named in the body of a request."""
         return str(body.get("model", ""))
 
     def streams(self, body: Json, path: str, headers: Any) -> bool:
-        """Whether a request wants a stream."""
+        """Whether a request asks for a stream."""
         return bool(body.get("stream"))
 
 
 class OpenAI(WireFormat):
-    """Chat completions, also those of DashScope's compatible mode."""
+    """OpenAI's chat completions, also used by DashScope's compatible mode."""
 
     def said(self, body: Json) -> Iterator[Said]:
         for message in body["messages"]:
@@ -117,7 +117,7 @@ class OpenAI(WireFormat):
 
 
 class Anthropic(WireFormat):
-    """Messages, with named events."""
+    """Anthropic's messages, with named events."""
 
     def said(self, body: Json) -> Iterator[Said]:
         for message in body["messages"]:
@@ -178,7 +178,7 @@ class Anthropic(WireFormat):
 
 
 class DashScope(WireFormat):
-    """DashScope's own generation; a header asks for the stream, which tells what is new."""
+    """DashScope's own generation API; a header requests the stream, which is incremental."""
 
     def said(self, body: Json) -> Iterator[Said]:
         for message in body["input"]["messages"]:
@@ -193,7 +193,7 @@ class DashScope(WireFormat):
     def pieces(self, answer: Answer, body: Json) -> Iterator[bytes]:
         for number, word in enumerate(answer.words or ("",)):
             yield self._numbered(number, self._output(answer, word, "null"))
-        end = Answer(answer.model, answer.words)  # without the call, which would be called twice
+        end = Answer(answer.model, answer.words)  # without the call, which would otherwise run twice
         yield self._numbered(len(answer.words), self._output(end, "", _openai_reason(answer)))
 
     def error(self, status: int, text: str) -> Json:
@@ -215,7 +215,7 @@ class DashScope(WireFormat):
 
 
 class Gemini(WireFormat):
-    """generateContent and streamGenerateContent; model and stream are told by the path."""
+    """Gemini's generateContent and streamGenerateContent; the path contains model and stream."""
 
     def said(self, body: Json) -> Iterator[Said]:
         for content in body["contents"]:
@@ -254,7 +254,7 @@ class Gemini(WireFormat):
 
 
 class Ollama(WireFormat):
-    """/api/chat: one JSON object per line, a stream unless the request says otherwise."""
+    """Ollama's /api/chat: one JSON object per line, streamed unless the request disables it."""
 
     stream_type = "application/x-ndjson"
 
@@ -271,7 +271,7 @@ class Ollama(WireFormat):
     def pieces(self, answer: Answer, body: Json) -> Iterator[bytes]:
         for word in answer.words or ("",):
             yield self._encoded(self._line(answer, word, done=False))
-        end = Answer(answer.model, answer.words)  # without the call, which would be called twice
+        end = Answer(answer.model, answer.words)  # without the call, which would otherwise run twice
         yield self._encoded(self._line(end, "", done=True))
 
     def error(self, status: int, text: str) -> Json:
@@ -296,7 +296,7 @@ class Ollama(WireFormat):
 
 
 def _texts(content: Any) -> tuple[str, ...]:
-    """The texts of a message's content, which is a string, a list of blocks, or nothing."""
+    """The texts of a message's content: a string, a list of blocks, or None."""
     if isinstance(content, str):
         return (content,)
     return tuple(block["text"] for block in content or () if "text" in block)

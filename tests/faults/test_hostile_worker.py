@@ -226,7 +226,7 @@ async def test_f54_another_version_after_an_upgrade(
     (project / ORDERS).write_text(json.dumps({"version": 2}))
     async with unharmed(instance.port, there):
         os.kill(in_slot(instance, 1).pid, signal.SIGKILL)
-        said = "the peer speaks protocol 2, we speak 1"
+        said = "the peer uses protocol version 2, expected 1"
         await eventually(lambda: said in instance.log, 15, "it says what is wrong")
         (project / ORDERS).unlink()
         await eventually(lambda: len(instance.ready_workers()) == 2, BACK_WITHIN, "the slot is back")
@@ -238,7 +238,7 @@ def test_f54_another_version_at_the_start(new_instance: Callable[..., Instance],
     (project / ORDERS).write_text(json.dumps({"version": 2}))
     instance = new_instance(project).launch()
     assert instance.wait_exit(15) == TRY_LATER
-    assert "the peer speaks protocol 2, we speak 1" in instance.log
+    assert "the peer uses protocol version 2, expected 1" in instance.log
 
 
 # -- a worker that is silent, does not read, or scribbles ----------

@@ -16,7 +16,7 @@ from aiohttp import web
 from agentscope_protocol.config.settings import McpServerSettings
 from agentscope_worker.runtime.mcp import connection as mcp_connection
 from agentscope_worker.runtime.mcp import links as mcp_links
-from agentscope_worker.runtime.mcp.links import CallFailed, Link
+from agentscope_worker.runtime.mcp.links import CallFailed, ServerLink
 from tests.fakes.mcp_server import TOOLS
 from tests.harness.mcp_process import McpProcess
 from tests.harness.waiting import eventually
@@ -24,7 +24,7 @@ from tests.harness.waiting import eventually
 AT_ONCE = 1.0  # seconds; measured: under 0.02
 STOPS_WITHIN = 1.0  # seconds; measured: under 0.01
 
-MakeLink = Callable[..., Link]
+MakeLink = Callable[..., ServerLink]
 
 
 @pytest.fixture(params=["sse", "streamable_http"])
@@ -56,9 +56,9 @@ async def make_link() -> AsyncIterator[MakeLink]:
     """Makes started links to a server, or to settings; stopped after the test, which leaves no task."""
     links = []
 
-    def make(server: McpProcess | None = None, name: str = "tools", **more: Any) -> Link:
+    def make(server: McpProcess | None = None, name: str = "tools", **more: Any) -> ServerLink:
         settings = {**(server.settings if server else {}), **more}
-        link = Link(name, McpServerSettings.model_validate(settings), lambda: None)
+        link = ServerLink(name, McpServerSettings.model_validate(settings), lambda: None)
         links.append(link)
         link.start()
         return link
@@ -81,11 +81,11 @@ def no_noise(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert [each for each in caplog.records if each.levelno >= logging.ERROR or each.exc_info] == []
 
 
-async def said(link: Link, tool: str, **arguments: Any) -> str:
+async def said(link: ServerLink, tool: str, **arguments: Any) -> str:
     return str((await link.call_tool(tool, arguments)).content[0].text)
 
 
-async def in_flight(link: Link, server: McpProcess, seconds: float = 60) -> asyncio.Task[str]:
+async def in_flight(link: ServerLink, server: McpProcess, seconds: float = 60) -> asyncio.Task[str]:
     """A call that the server has begun to answer."""
     call = asyncio.create_task(said(link, "slow", seconds=seconds))
     async with asyncio.timeout(10):
@@ -132,7 +132,7 @@ async def test_a_server_that_accepts_and_never_answers(transport: str, make_link
         port = hole.sockets[0].getsockname()[1]
         link = make_link(url=f"http://127.0.0.1:{port}/x", transport=transport, timeout=0.3)
         await asyncio.wait_for(link.tried.wait(), 2)
-        assert link.failure == "it did not answer within 0.3 s"
+        assert link.failure == "the server did not respond within 0.3 s"
         other = make_link(url=f"http://127.0.0.1:{port}/x", transport=transport)
         await asyncio.sleep(0)
         await other.stop()
@@ -151,13 +151,13 @@ async def test_a_server_that_is_killed(
     unhurt = await in_flight(other, shared, seconds=2)
     begun = time.monotonic()
     server.kill()
-    with pytest.raises(CallFailed, match=r"'tools' went away during 'slow', which may have been done"):
+    with pytest.raises(CallFailed, match=r"'tools' was lost during 'slow', which may have run"):
         await call
     assert time.monotonic() - begun < AT_ONCE
     waiting = asyncio.create_task(said(link, "pid"))  # calls made now wait for the server
     server.start()
     assert await waiting == str(server.pid)
-    assert server.asked("slow") == 0, "what may have been done is not sent again"
+    assert server.asked("slow") == 0, "a call that may have run is not sent again"
     assert await unhurt == "slept 2 s"
     lines = [record.getMessage() for record in caplog.records if "tools is not" in record.getMessage()]
     assert len(lines) == len(set(lines)), "each failure is told once"
@@ -168,7 +168,7 @@ async def test_a_server_that_stops_in_order(server: McpProcess, make_link: MakeL
     await link.connected.wait()
     call = await in_flight(link, server)
     assert await asyncio.to_thread(server.stop) == ""
-    with pytest.raises(CallFailed, match="went away"):
+    with pytest.raises(CallFailed, match="was lost during"):
         await call
     assert not link.connected.is_set()
 
@@ -198,24 +198,28 @@ async def test_a_wrong_token_is_told_once_and_tried_slowly(
         await right.connected.wait()
         assert await said(right, "echo", text="x") == "x"
         await wrong.tried.wait()
-        assert wrong.failure == "it answers HTTP 401 Unauthorized; see headers in agentapp.yaml"
-        assert "MCP server wrong is not connected: it answers HTTP 401" in caplog.text
+        assert (
+            wrong.failure == "the server responded with HTTP 401 Unauthorized; see headers in agentapp.yaml"
+        )
+        assert "MCP server wrong is not connected: the server responded with HTTP 401" in caplog.text
         assert "hush-hush" not in caplog.text
 
 
 def test_delays_grow_and_are_bounded() -> None:
-    def longest(failures: int, refused: bool = False, eager: bool = False) -> float:
-        return max(mcp_links._delay(failures, refused, eager) for _ in range(100))
+    def longest(failures: int, rejected: bool = False, eager: bool = False) -> float:
+        return max(mcp_links._delay(failures, rejected, eager) for _ in range(100))
 
     assert longest(0) <= 0.1 < longest(2) <= 0.4
     assert 5 < longest(10**9) <= mcp_links.MAX_DELAY
     assert longest(20, eager=True) <= 1
-    assert longest(0, refused=True, eager=True) > mcp_links.REFUSED_DELAY / 2
+    assert longest(0, rejected=True, eager=True) > mcp_links.REFUSED_DELAY / 2
     assert len({mcp_links._delay(3, False, False) for _ in range(10)}) > 1, "with jitter"
 
 
 async def test_a_secret_is_not_in_a_failure(make_link: MakeLink, caplog: pytest.LogCaptureFixture) -> None:
-    link = make_link(url="http://127.0.0.1:9/?key=hush", headers={"X-Key": " hush-hush "})  # not lawful
+    link = make_link(
+        url="http://127.0.0.1:9/?key=hush", headers={"X-Key": " hush-hush "}
+    )  # not a valid header value
     await link.tried.wait()
     assert "hush" not in link.failure + caplog.text
 
@@ -223,7 +227,7 @@ async def test_a_secret_is_not_in_a_failure(make_link: MakeLink, caplog: pytest.
 async def test_a_wrong_path_is_told(shared: McpProcess, make_link: MakeLink) -> None:
     link = make_link(shared, url=f"{shared.url}-not")
     await link.tried.wait()
-    assert link.failure == "it answers HTTP 404 Not Found"
+    assert link.failure == "the server responded with HTTP 404 Not Found"
 
 
 async def test_a_call_that_takes_too_long(shared: McpProcess, make_link: MakeLink) -> None:
@@ -284,7 +288,7 @@ async def test_other_tools_after_a_restart(server: McpProcess, make_link: MakeLi
     server.start()
     await eventually(lambda: [t.name for t in link.tools] == ["echo", "new"], 10, "the tools are new")
     assert await said(link, "new") == "fake"
-    with pytest.raises(CallFailed, match="has no tool 'add' any more"):
+    with pytest.raises(CallFailed, match="no longer has a tool 'add'"):
         await said(link, "add", a=1, b=2)
 
 
@@ -301,7 +305,7 @@ async def test_stopping_with_a_call_in_flight(shared: McpProcess, make_link: Mak
     await link.connected.wait()
     call = await in_flight(link, shared, seconds=2)
     await link.stop()
-    with pytest.raises(CallFailed, match="the worker stops"):
+    with pytest.raises(CallFailed, match="the worker is shutting down"):
         await call
     with pytest.raises(CallFailed, match="not connected"):
         await said(link, "echo", text="x")
@@ -319,7 +323,7 @@ async def test_stopping_just_as_an_attempt_fails(transport: str) -> None:
     unseen: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
     settings = McpServerSettings.model_validate({"url": "http://127.0.0.1:9/x", "transport": transport})
-    link = Link("tools", settings, lambda: None)
+    link = ServerLink("tools", settings, lambda: None)
     link.start()
     await asyncio.sleep(0)
     (attempt,) = (task for task in asyncio.all_tasks() if task.get_name() == "MCP connection to tools")
@@ -434,6 +438,6 @@ async def test_a_call_that_may_have_been_done_is_not_sent_again(
     link = make_link(url=url, transport="streamable_http")
     await link.connected.wait()
     server.breaks_off = True
-    with pytest.raises(CallFailed, match="may have been done"):
+    with pytest.raises(CallFailed, match="may have run"):
         await said(link, "hello")
     assert server.asked.count("tools/call") == 1

@@ -135,7 +135,7 @@ async def test_killed_and_started_again_under_load(
     failed = [call for call in calls if call.text != "slept 0.05 s"]
     print(f"{len(calls)} calls, {len(failed)} failed, {len(TRANSPORTS) * KILLS} kills")
     for call in failed:
-        assert "went away during 'slow'" in call.text, call
+        assert "was lost during 'slow'" in call.text, call
         assert any(call.begun <= end and begin <= call.ended for begin, end in kills[call.server]), call
     assert len(failed) <= CLIENTS / 2 * len(TRANSPORTS) * KILLS
     assert instance.ready_workers() == workers, "no worker was replaced"
@@ -169,7 +169,7 @@ def test_a_required_server_gates_readiness(
     server = servers["sse"]
     instance = start_app({"search": {**server.settings, "required": True}}, workers=1)
     instance.wait_listening()
-    wait_until(lambda: "waits for required MCP servers: search (" in instance.log, 20, "the log says why")
+    wait_until(lambda: "waiting for required MCP servers: search (" in instance.log, 20, "the log says why")
     assert instance.ready_workers() == []
     server.start()
     instance.wait_ready()
@@ -183,4 +183,4 @@ def test_a_required_server_that_never_comes_ends_the_start(
     required = {"search": {**servers["sse"].settings, "required": True}}
     instance = start_app(required, workers=1, start_timeout=15, start_deadline=15)
     assert instance.wait_exit(60) == TRY_LATER
-    assert "waits for required MCP servers: search (ConnectError" in instance.log
+    assert "waiting for required MCP servers: search (ConnectError" in instance.log

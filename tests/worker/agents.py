@@ -1,4 +1,4 @@
-"""Agents and tools for the tests, made the way each major of AgentScope makes them."""
+"""Agents and tools for the tests, created as each major of AgentScope requires."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +13,7 @@ MAJOR = check_installation()
 
 
 def make_agent(name: str = "Friday", **more: Any) -> Any:
-    """An agent on the slot `main`, with `runtime.tools`."""
+    """An agent with the slot `main` and `runtime.tools`."""
     if MAJOR == 1:
         from agentscope.agent import ReActAgent
 
@@ -26,7 +26,7 @@ def make_agent(name: str = "Friday", **more: Any) -> Any:
 
 
 async def add_tool(function: Callable[..., Any], toolkit: Any = None) -> None:
-    """Give `runtime.tools`, or another toolkit, a tool that answers with the function's text."""
+    """Register a tool in `runtime.tools` or another toolkit; its result is the function's text."""
     toolkit = runtime.tools if toolkit is None else toolkit
     if MAJOR == 1:
         from agentscope.tool import ToolResponse
@@ -64,7 +64,7 @@ def blocks_of(msg: Msg) -> list[dict[str, Any]]:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Wait for something that another task or the model server brings about."""
+    """Wait until a condition holds that another task or the model server brings about."""
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - a library's state has no event to wait for
             await asyncio.sleep(0.005)
@@ -76,6 +76,6 @@ async def drain(chunks: AsyncIterator[Any]) -> None:
 
 
 async def drain_for(seconds: float, chunks: AsyncIterator[Any]) -> None:
-    """Read `chunks`; TimeoutError after so many seconds."""
+    """Read `chunks`. Raises: TimeoutError after the given number of seconds."""
     async with asyncio.timeout(seconds):
         await drain(chunks)

@@ -1,7 +1,6 @@
-"""What the tests of the worker's AgentScope side share: a model server, projects, a runtime.
+"""Fixtures of the worker's tests that use AgentScope: a model server, projects, a runtime.
 
-Every test here must pass on both majors of AgentScope; `MAJOR` tells where what is asked for has
-another name.
+Every test here must pass on both majors of AgentScope; `MAJOR` is the installed major, for names that differ.
 """
 
 import textwrap
@@ -35,7 +34,7 @@ async def server() -> AsyncIterator[ModelServer]:
 
 @pytest.fixture
 def write_project(tmp_path: Path) -> Callable[..., Path]:
-    """Writes `app.py` and `agentapp.yaml` of a new project and gives its folder."""
+    """Creates a project with `app.py` and `agentapp.yaml`; returns its folder."""
 
     def write(app: str = MINIMAL_APP, config: str = "") -> Path:
         folder = tmp_path / "project"
@@ -49,7 +48,7 @@ def write_project(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 async def start(write_project: Callable[..., Path]) -> AsyncIterator[Callable[..., Any]]:
-    """Starts the runtime on a project with the given app and settings; stopped after the test."""
+    """Starts the runtime on a project with the given app and settings, and stops it after the test."""
 
     async def begin(app: str = MINIMAL_APP, **settings: Any) -> Path:
         project = write_project(app)
@@ -62,7 +61,7 @@ async def start(write_project: Callable[..., Path]) -> AsyncIterator[Callable[..
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis that all tests use, each leaving it empty, and none may hurt."""
+    """A Redis server shared by all tests. Each test leaves it empty, and must not stop it."""
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     yield server.start()
     server.kill()
@@ -88,7 +87,7 @@ async def sessions(medium: Medium) -> AsyncIterator[SessionStore]:
 
 @pytest.fixture
 def own_redis_server(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
-    """Starts a Redis of the test's own, with more of its options."""
+    """Starts a Redis server for one test, with additional options."""
     started: list[RedisServer] = []
 
     def start(*arguments: str) -> RedisServer:
@@ -101,7 +100,7 @@ def own_redis_server(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
 
 
 def openai(server: ModelServer, **more: Any) -> Mapping[str, Any]:
-    """Settings of a slot that asks the model server."""
+    """Settings of a slot that uses the model server."""
     return {
         "provider": "openai",
         "model": "gpt-4",

@@ -1,4 +1,4 @@
-"""The media on which the contract of the session store is tested, and what a test does behind its back."""
+"""The media for the contract tests of the session store, and direct access to them."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -21,33 +21,33 @@ T = TypeVar("T")
 
 
 class Medium(ABC):
-    """One empty place to store in. `kind` and `where` name it to another process."""
+    """An empty store location. `kind` and `where` identify it for another process."""
 
     kind: str
     where: str
 
     def store(self, major: int = 2, member: str = "") -> SessionStore:
-        """A store on it, as that member of an instance with that major of AgentScope has it."""
+        """A store at this location, for the given member of an instance and major of AgentScope."""
         return make(self.kind, self.where, major, member)
 
     @abstractmethod
     async def contents(self) -> list[bytes]:
-        """What is stored for all sessions."""
+        """The stored forms of all sessions."""
 
     @abstractmethod
     async def spoil(self, content: bytes) -> None:
-        """Put `content` in place of the one session that is stored."""
+        """Replace the only stored session with `content`."""
 
     @abstractmethod
     async def aside(self) -> list[bytes]:
-        """What was damaged and is kept aside."""
+        """The damaged states that were moved aside."""
 
     @abstractmethod
     async def leftovers(self) -> list[str]:
-        """What saves have left behind, beside the sessions."""
+        """Leftovers of saves, beside the sessions."""
 
     async def close(self) -> None:  # noqa: B027 - optional, not abstract
-        """Let go of it."""
+        """Release the location."""
 
 
 class Files(Medium):
@@ -99,14 +99,14 @@ class Keys(Medium):
 
 
 def make(kind: str, where: str, major: int = 2, member: str = "") -> SessionStore:
-    """The store of that kind; not opened."""
+    """The store of that kind, not opened yet."""
     if kind == "json":
         return JsonSessions(Path(where), major, member)
     return RedisSessions(where, major, member)
 
 
 class OneTurn:
-    """One turn of a session, as `serve` has it; what it does after its `end` is done late."""
+    """One turn of a session, as `serve` runs it; work after `end` is late work of the turn."""
 
     def __init__(self, store: SessionStore, session: str = "s") -> None:
         self._store, self._session = store, session
@@ -119,11 +119,11 @@ class OneTurn:
         self._outside.run(self._stack.close)
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run this in the turn."""
+        """Run the coroutine in the turn."""
         return asyncio.create_task(coroutine, context=self._inside.copy())
 
     async def load(self) -> Any:
-        """The value that is stored; None: nothing."""
+        """The stored value, or None."""
         value = Value()
         await self.start(self._store.load_session_state(self._session, value=value))
         return value.value
@@ -133,7 +133,7 @@ class OneTurn:
 
 
 def slow_down(store: SessionStore, seconds: float, *steps: str) -> None:
-    """Let each write of this store take that much longer, or other steps of it."""
+    """Delay each write of this store, or other steps, by the given time."""
 
     def slowed(step: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def slow(*arguments: Any) -> Any:
@@ -149,7 +149,7 @@ def slow_down(store: SessionStore, seconds: float, *steps: str) -> None:
 
 
 def refuse_writes(store: SessionStore, error: OSError) -> None:
-    """Let each write of this store fail."""
+    """Make each write of this store fail."""
 
     async def fail(*_: object) -> None:
         raise error

@@ -1,9 +1,10 @@
-"""A worker of its own as far as the session store goes, for the tests of claims.
+"""A process that uses the session store like a worker, for the tests of claims.
 
     python -m tests.worker.session_turn json|redis WHERE MEMBER LEASE
 
-`Peer` starts one and speaks to it: a line is `begin`, `load`, `save VALUE` or `end`, of a turn of the session
-"s"; the answer is a line of JSON, the value or the error. LEASE: seconds, of a claim in a Redis.
+`Peer` starts one and sends it commands, one per line: `begin`, `load`, `save VALUE` or `end`, for a turn of
+the session "s". The response is a line of JSON with the value or the error. LEASE: seconds of a claim in
+Redis.
 """
 
 import asyncio
@@ -39,14 +40,14 @@ async def main(kind: str, where: str, member: str, lease: str) -> None:
                 case "end":
                     turn.end()
                     await store._claims.close()
-        except Exception as error:  # the test wants to see it
+        except Exception as error:  # any error is reported to the test
             answer = f"{type(error).__name__}: {error}"
         print(json.dumps(answer), flush=True)
     await store.close()
 
 
 class Peer:
-    """That process, from the outside."""
+    """A session_turn process, controlled by a test."""
 
     def __init__(self, medium: Medium, member: str, lease: float = redis_store.LEASE) -> None:
         command = [sys.executable, "-m", __name__, medium.kind, medium.where, member, str(lease)]
@@ -55,7 +56,7 @@ class Peer:
         )
 
     async def do(self, line: str) -> Any:
-        """Have a line done; returns the answer."""
+        """Send one command; returns the response."""
         return await asyncio.to_thread(self._do, line)
 
     def _do(self, line: str) -> Any:

@@ -1,9 +1,9 @@
-"""Saves one session over and over, for the tests that need another process or a death.
+"""Saves one session repeatedly, for tests that need another process or a killed one.
 
     python -m tests.worker.session_writer json|redis WHERE SESSION SIZE
 
-prints a line once it has saved for the first time. WHERE is a directory or a URL, SIZE the number of
-items of the state; each state holds one number throughout, so that a torn or mixed one is told.
+prints a line after its first save. WHERE is a directory or a URL, SIZE the number of items of the state. All
+items of a state are the same number, so that a torn or mixed state is detected.
 """
 
 import asyncio

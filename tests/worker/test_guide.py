@@ -1,4 +1,4 @@
-"""The apps of the user guide, as they are printed there, and the examples of this repository."""
+"""The apps of the user guide, verbatim, and the examples of this repository."""
 
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -119,7 +119,7 @@ class App(AgentApp):
             yield chunk
 """
 
-# The guide leaves the imports and `self.agent` to the reader.
+# The guide omits the imports and `self.agent`.
 STATE = """
 from agentscope.runtime import runtime, AgentApp, SessionContext
 from agentscope.message import Msg
@@ -223,7 +223,7 @@ def models(server: ModelServer) -> dict[str, Any]:
 
 
 async def ask(text: str, session: str = "s", **metadata: Any) -> list[Any]:
-    """What the App answers to the JSON message of a client; each Msg as the client gets it."""
+    """The App's response to the JSON message of a client; each Msg as the client receives it."""
     msg = messages.read({"name": "user", "content": text, "role": "user"})
     context = SessionContext(session, metadata)
     answer = [each async for each in await host.start_answer(runtime.app, msg, context)]
@@ -236,13 +236,13 @@ async def ask_text(text: str, session: str = "s") -> str:
     return "".join([text_of(msg) for msg in await ask(text, session)])
 
 
-async def test_simple(start: Any, models: Any) -> None:
+async def test_the_simple_app_works(start: Any, models: Any) -> None:
     await start(SIMPLE, models=models)
     assert [text_of(msg) for msg in await ask("one two")] == ["Echo:", " one", " two"]
 
 
 @only_1x
-async def test_react_agent_with_tools(start: Any, models: Any, server: ModelServer) -> None:
+async def test_the_react_agent_with_tools_works(start: Any, models: Any, server: ModelServer) -> None:
     async def look(word: str) -> str:
         return f"found {word}"
 
@@ -259,7 +259,7 @@ async def test_react_agent_with_tools(start: Any, models: Any, server: ModelServ
 
 
 @only_1x
-async def test_several_agents(start: Any, models: Any, server: ModelServer) -> None:
+async def test_the_app_with_several_agents_works(start: Any, models: Any, server: ModelServer) -> None:
     await start(SEVERAL, models=models)
     first, *rest = await ask("work")
     assert text_of(first) == "Plan: Echo: work"
@@ -268,28 +268,28 @@ async def test_several_agents(start: Any, models: Any, server: ModelServer) -> N
 
 
 @only_1x
-async def test_state_of_memory_and_toolkit(start: Any, models: Any, server: ModelServer) -> None:
+async def test_memory_and_toolkit_states_are_restored(start: Any, models: Any, server: ModelServer) -> None:
     await start(STATE, models=models)
     assert await ask_text("one") == "Echo: one"
     assert await ask_text("two") == "Echo: two"
     assert "one" in str(server.requests[-1].body["messages"])
 
 
-async def test_a_new_session_is_known_by_none(start: Any) -> None:
+async def test_a_new_session_has_no_state(start: Any) -> None:
     await start(NEW_SESSION)
     for session in ("a", "b", "a", "b"):
         await ask("x", session)
     assert runtime.app.begun == ["a", "b"]  # type: ignore[attr-defined]
 
 
-async def test_error_handling(start: Any, models: Any) -> None:
+async def test_the_app_with_error_handling_works(start: Any, models: Any) -> None:
     await start(ERRORS, models=models)
     (msg,) = await ask("fail 401")
     assert text_of(msg).startswith("Error: ")
     assert msg.metadata == {"error": True}
 
 
-async def test_hooks_and_metadata(start: Any, models: Any, server: ModelServer) -> None:
+async def test_hooks_run_and_metadata_is_available(start: Any, models: Any, server: ModelServer) -> None:
     await start(HOOKS, models=models)
     assert server.requests[0].body["messages"][0]["role"] == "system"
     (msg,) = await ask("x", user_id="ann", tenant_id="enterprise")
@@ -301,7 +301,7 @@ async def test_hooks_and_metadata(start: Any, models: Any, server: ModelServer) 
 async def example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: ModelServer
 ) -> AsyncIterator[Callable[[str], Any]]:
-    """Starts a copy of one of the examples, so that its sessions are not stored beside it."""
+    """Starts a copy of an example, so that no sessions are stored in the original folder."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-example")
     monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
 
@@ -313,14 +313,14 @@ async def example(
     await runtime.shutdown()
 
 
-async def test_example_echo(example: Any) -> None:
+async def test_the_echo_example_works(example: Any) -> None:
     await example("echo")
     assert await ask_text("hello there") == "Turn 1: hello there"
     assert await ask_text("and now") == "Turn 2: and now"
     assert await ask_text("hello", "other") == "Turn 1: hello"
 
 
-async def test_example_chat(example: Any, server: ModelServer) -> None:
+async def test_the_chat_example_works(example: Any, server: ModelServer) -> None:
     await example("chat")
     assert await ask_text("hello there") == "Echo: hello there"
     assert server.requests[0].headers["Authorization"] == "Bearer sk-example"

@@ -1,4 +1,4 @@
-"""The host: a start with everything in its place, and each form in which an App may answer."""
+"""The host: a complete startup, and each return type that an App may use."""
 
 import asyncio
 import sys
@@ -34,7 +34,7 @@ async def answers(app: Any) -> list[str]:
 
 
 class TestBoot:
-    async def test_a_project_is_started(self, write_project: Write) -> None:
+    async def test_boot_starts_a_project(self, write_project: Write) -> None:
         project = write_project(
             """
             from agentscope.runtime import AgentApp, runtime
@@ -100,20 +100,20 @@ class TestBoot:
 
 
 class TestAnswer:
-    async def test_an_async_generator(self) -> None:
+    async def test_an_async_generator_is_accepted(self) -> None:
         async def app(msg: Msg, ctx: SessionContext) -> AsyncIterator[Msg]:
             yield reply("1")
             yield reply("2")
 
         assert await answers(app) == ["1", "2"]
 
-    async def test_a_coroutine_that_returns_a_msg(self) -> None:
+    async def test_a_coroutine_that_returns_a_msg_is_accepted(self) -> None:
         async def app(msg: Msg, ctx: SessionContext) -> Msg:
             return reply("1")
 
         assert await answers(app) == ["1"]
 
-    async def test_a_coroutine_that_returns_an_iterator(self) -> None:
+    async def test_a_coroutine_that_returns_an_iterator_is_accepted(self) -> None:
         async def numbers() -> AsyncIterator[Msg]:
             yield reply("1")
 
@@ -122,7 +122,7 @@ class TestAnswer:
 
         assert await answers(app) == ["1"]
 
-    async def test_an_async_iterable(self) -> None:
+    async def test_an_async_iterable_is_accepted(self) -> None:
         class Numbers:
             async def __aiter__(self) -> AsyncIterator[Msg]:
                 yield reply("1")
@@ -130,14 +130,14 @@ class TestAnswer:
         assert await answers(lambda msg, ctx: Numbers()) == ["1"]
 
     @pytest.mark.parametrize("value, named", [(None, "None"), ("x", "a str"), ([], "a list")])
-    async def test_a_coroutine_that_returns_something_else(self, value: Any, named: str) -> None:
+    async def test_a_coroutine_that_returns_another_type_is_rejected(self, value: Any, named: str) -> None:
         async def app(msg: Msg, ctx: SessionContext) -> Any:
             return value
 
         with pytest.raises(TypeError, match=f"coroutine returned {named}; expected an async gen"):
             await host.start_answer(app, reply(), CONTEXT)  # type: ignore[arg-type]
 
-    async def test_a_def_that_is_not_async(self) -> None:
+    async def test_a_def_that_is_not_async_is_rejected(self) -> None:
         def generator(msg: Msg, ctx: SessionContext) -> Iterator[Msg]:
             yield reply()
 
@@ -149,7 +149,7 @@ class TestAnswer:
         with pytest.raises(TypeError, match="it returned a Msg; expected"):
             await host.start_answer(plain, reply(), CONTEXT)  # type: ignore[arg-type]
 
-    async def test_an_error_of_the_app_passes(self) -> None:
+    async def test_an_error_of_the_app_is_raised(self) -> None:
         async def app(msg: Msg, ctx: SessionContext) -> Msg:
             raise KeyError("x")
 

@@ -1,4 +1,4 @@
-"""What a worker's logging prints: one line for each record, with the turn that it is about."""
+"""The output of a worker's logging: one line for each record, with its turn."""
 
 import asyncio
 import logging
@@ -20,11 +20,11 @@ def formatted(entry: logging.LogRecord) -> LogLine:
     return line
 
 
-def test_a_record_outside_of_turns_names_its_logger_only() -> None:
+def test_a_record_outside_of_turns_names_only_its_logger() -> None:
     assert formatted(record("%d of %d", args=(1, 2))) == LogLine("1 of 2", "info", {"logger": "app"})
 
 
-async def test_a_turns_records_name_it_in_all_its_tasks_and_threads() -> None:
+async def test_records_of_a_turn_name_it_in_all_tasks_and_threads() -> None:
     async def in_task() -> list[LogLine]:
         lines = [formatted(record("here"))]
         lines += await asyncio.gather(asyncio.to_thread(formatted, record("there")), child())
@@ -39,22 +39,22 @@ async def test_a_turns_records_name_it_in_all_its_tasks_and_threads() -> None:
     assert current_turn(in_turn(lambda: TURN)) == TURN
 
 
-def test_a_record_may_be_about_a_turn_from_outside() -> None:
+def test_a_record_can_name_a_turn_explicitly() -> None:
     assert formatted(record("over", about=TURN)).about == {"logger": "app", **TURN}
 
 
-def test_a_session_is_not_named_by_its_id() -> None:
+def test_a_session_is_named_by_its_digest() -> None:
     assert "user_1" not in TURN.values()
     assert about("run-1", "user_1", None).keys() == {"run", "session"}
 
 
-def test_levels_of_ones_own_are_the_next_below() -> None:
+def test_a_custom_level_becomes_the_next_lower_level() -> None:
     assert [formatted(record("x", level)).level for level in (5, 10, 25, 45, 99)] == [
         *("debug", "debug", "info", "error", "critical")
     ]
 
 
-def test_a_traceback_comes_with_its_record() -> None:
+def test_a_record_includes_its_traceback() -> None:
     try:
         raise ValueError("boom")
     except ValueError:
@@ -64,5 +64,5 @@ def test_a_traceback_comes_with_its_record() -> None:
     assert line.exception.endswith("ValueError: boom")
 
 
-def test_what_is_too_long_for_one_line_is_printed_as_text() -> None:
+def test_a_record_over_the_limit_is_printed_as_text() -> None:
     assert LineFormatter().format(record("x" * MAX_BYTES)) == f"INFO app: {'x' * MAX_BYTES}"

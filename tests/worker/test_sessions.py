@@ -1,4 +1,4 @@
-"""What a worker does for sessions between their turns, with an App and a store in memory."""
+"""The work for sessions between their turns, with an App and a store in memory."""
 
 import asyncio
 import logging
@@ -39,15 +39,15 @@ async def store(tmp_path: Path) -> JsonSessions:
     return made
 
 
-async def test_only_an_app_with_the_hook_wants_to_be_told(store: JsonSessions) -> None:
-    assert Sessions(Told(), store).forms == [StreamKind.IDLE, StreamKind.FORGET]
+async def test_only_an_app_with_the_hook_accepts_idle_streams(store: JsonSessions) -> None:
+    assert Sessions(Told(), store).stream_kinds == [StreamKind.IDLE, StreamKind.FORGET]
     plain = Sessions(Plain(), store)
-    assert plain.forms == [StreamKind.FORGET]
+    assert plain.stream_kinds == [StreamKind.FORGET]
     plain.begins(SessionContext("s", {"user_id": "ann"}))
-    assert not plain._metadata, "it costs nothing"
+    assert not plain._metadata, "no metadata may be kept without the hook"
 
 
-async def test_the_app_gets_what_it_needs_to_save(store: JsonSessions) -> None:
+async def test_the_hook_receives_the_session_and_its_metadata(store: JsonSessions) -> None:
     app = Told()
     sessions = Sessions(app, store)
     sessions.begins(SessionContext("s", {"user_id": "ann"}))
@@ -55,10 +55,12 @@ async def test_the_app_gets_what_it_needs_to_save(store: JsonSessions) -> None:
     assert await sessions.leaves("s", "tell-1") == b""
     assert app.left == [SessionContext("s", {"user_id": "bob"}, run_id="tell-1")]
     await sessions.leaves("s", "tell-2")
-    assert app.left[1].metadata == {}, "the stay is over"
+    assert app.left[1].metadata == {}, "the metadata must be removed"
 
 
-async def test_what_is_remembered_is_bounded(store: JsonSessions, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_kept_sessions_is_limited(
+    store: JsonSessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sessions_module, "MAX_REMEMBERED", 2)
     sessions = Sessions(Told(), store)
     for session in "abac":
@@ -66,7 +68,9 @@ async def test_what_is_remembered_is_bounded(store: JsonSessions, monkeypatch: p
     assert list(sessions._metadata) == ["a", "c"]
 
 
-async def test_what_the_hook_raises_is_logged(store: JsonSessions, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_exception_in_the_hook_is_logged(
+    store: JsonSessions, caplog: pytest.LogCaptureFixture
+) -> None:
     sessions = Sessions(Told(KeyError("memory")), store)
     assert await sessions.leaves("s", "tell-1") == b""
     (record,) = caplog.records
@@ -74,12 +78,12 @@ async def test_what_the_hook_raises_is_logged(store: JsonSessions, caplog: pytes
     assert "on_session_idle" in record.message
 
 
-async def test_a_hook_that_is_cancelled_is_not_held_up(store: JsonSessions) -> None:
+async def test_a_hook_can_be_cancelled(store: JsonSessions) -> None:
     with pytest.raises(asyncio.CancelledError):
         await Sessions(Told(asyncio.CancelledError()), store).leaves("s", "tell-1")
 
 
-async def test_a_deletion_says_whether_there_was_anything(store: JsonSessions) -> None:
+async def test_a_deletion_reports_whether_a_state_existed(store: JsonSessions) -> None:
     sessions = Sessions(Plain(), store)
     await store.save_session_state("s", "ann", value=Value(1))
     assert await sessions.forget("s", b'{"user_id": ""}') == b"false"

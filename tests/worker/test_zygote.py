@@ -1,4 +1,4 @@
-"""The zygote by itself, as a supervisor would talk to it: what makes it refuse, and what it survives."""
+"""The zygote alone, controlled like a supervisor does: reasons not to fork, and errors it survives."""
 
 import json
 import os
@@ -14,12 +14,12 @@ import pytest
 
 from agentscope_worker import zygote
 
-ANSWER_WITHIN: Final = 30.0  # seconds; two on an idle machine
-ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1"}  # as the supervisor sets it
+ANSWER_WITHIN: Final = 30.0  # seconds; about 2 s on an idle machine
+ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1"}  # set by the supervisor
 
 
 class Talk:
-    """A zygote and our end of its socket."""
+    """A zygote process and the supervisor's end of its socket."""
 
     def __init__(self, variables: Mapping[str, str], parts: list[str]) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -45,7 +45,7 @@ class Talk:
             self.socket.send(request)
 
     def close(self) -> int:
-        """Let it go; returns its exit status."""
+        """Close the socket; returns the exit status."""
         self.socket.close()
         try:
             return self.process.wait(ANSWER_WITHIN)
@@ -56,14 +56,14 @@ class Talk:
 
 @pytest.fixture
 def talks() -> Iterator[list[Talk]]:
-    """Those that are to be closed with the test."""
+    """File descriptors to close after the test."""
     made: list[Talk] = []
     yield made
     for each in made:
         each.close()
 
 
-def test_it_says_when_it_is_ready_and_ends_with_its_socket(talks: list[Talk]) -> None:
+def test_a_zygote_reports_ready_and_exits_with_its_socket(talks: list[Talk]) -> None:
     parts = ["mcp", "provider:openai", "redis", "tracing", "what a newer supervisor may know"]
     talk = Talk({}, parts)
     talks.append(talk)
@@ -78,7 +78,7 @@ def test_each_provider_is_safe_to_preload(talks: list[Talk], provider: str) -> N
     assert set(talk.told()) == {"ready"}
 
 
-def test_a_thread_that_an_import_starts_makes_it_refuse(talks: list[Talk], tmp_path: Path) -> None:
+def test_a_thread_started_by_an_import_prevents_forking(talks: list[Talk], tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import threading, time\n"
         "threading.Thread(target=time.sleep, args=[600], name='collector', daemon=True).start()\n"
@@ -86,38 +86,38 @@ def test_a_thread_that_an_import_starts_makes_it_refuse(talks: list[Talk], tmp_p
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     talk = Talk({"PYTHONPATH": path.rstrip(os.pathsep)}, [])
     talks.append(talk)
-    assert talk.told() == {"refused": "what it imports has started threads: collector"}
+    assert talk.told() == {"refused": "the imported modules have started threads: collector"}
     assert talk.told() is None
     assert talk.close() == 0
 
 
-def test_a_second_thread_is_found() -> None:
+def test_a_second_thread_is_detected() -> None:
     leave = threading.Event()
     thread = threading.Thread(target=leave.wait, name="second")
     thread.start()
     try:
-        with pytest.raises(zygote.Refusal, match=r"threads: .*second"):
+        with pytest.raises(zygote.CannotFork, match=r"threads: .*second"):
             zygote.check_single_thread()
     finally:
         leave.set()
         thread.join()
 
 
-def test_a_native_thread_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of a library in C, which Python does not know."""
+def test_a_native_thread_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of a C library, which Python does not know."""
     monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread()])
     leave = threading.Event()
     thread = threading.Thread(target=leave.wait)
     thread.start()
     try:
-        with pytest.raises(zygote.Refusal, match="native threads"):
+        with pytest.raises(zygote.CannotFork, match="native threads"):
             zygote.check_single_thread()
     finally:
         leave.set()
         thread.join()
 
 
-def test_a_request_without_descriptors_is_answered_and_harms_nothing(
+def test_a_request_without_file_descriptors_fails_without_side_effects(
     talks: list[Talk], tmp_path: Path
 ) -> None:
     talk = Talk({}, [])
@@ -125,11 +125,14 @@ def test_a_request_without_descriptors_is_answered_and_harms_nothing(
     assert "ready" in talk.told()
     for number in (3, 4):
         talk.ask(number, tmp_path, [])
-        assert talk.told() == {"number": number, "failed": "0 descriptors came with the request, not 3"}
+        assert talk.told() == {
+            "number": number,
+            "failed": "the request came with 0 file descriptors instead of 3",
+        }
 
 
-def test_a_worker_that_does_not_become_the_supervisors_child_ends(talks: list[Talk], tmp_path: Path) -> None:
-    """This process is no subreaper, so that the kernel gives the worker to another one."""
+def test_a_worker_that_is_not_a_child_of_the_supervisor_exits(talks: list[Talk], tmp_path: Path) -> None:
+    """This process is not a subreaper, so that the kernel reparents the worker to another process."""
     talk = Talk({}, [])
     talks.append(talk)
     assert "ready" in talk.told()
@@ -138,6 +141,6 @@ def test_a_worker_that_does_not_become_the_supervisors_child_ends(talks: list[Ta
         ours.settimeout(ANSWER_WITHIN)
         talk.ask(1, tmp_path, [link.fileno(), page.fileno(), output.fileno()])
         link.close()
-        assert ours.recv(1) == b"", "it has ended, and said nothing"
+        assert ours.recv(1) == b"", "the worker must exit without a report"
     talk.ask(2, tmp_path, [])
-    assert talk.told()["number"] == 2, "the zygote goes on"
+    assert talk.told()["number"] == 2, "the zygote must keep running"

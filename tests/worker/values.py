@@ -1,4 +1,4 @@
-"""The smallest thing that has a state."""
+"""The smallest object with a state."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The process that hosts an App: the runtime, the App, and its turns. Never imports the supervisor package.
+"""The worker process that hosts an App. Must not import the supervisor package.
 
-Start reading at `main`; `serve` is one turn, `host` loads the App, `runtime` is what apps import.
+Read `main` first. `serve` runs the turns, `host` loads the App, `runtime` is the API that projects import.
 """

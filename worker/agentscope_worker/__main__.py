@@ -1,4 +1,4 @@
-"""`python -m agentscope_worker`: started by the supervisor, not by people."""
+"""`python -m agentscope_worker`: the supervisor's entry point; not meant to be run by hand."""
 
 from agentscope_worker.main import main
 

@@ -1,7 +1,9 @@
-"""`agentscope-supervisor check`, the part that needs the project's own interpreter.
+"""The part of `agentscope-supervisor check` that runs in the project's own interpreter.
 
-Looks at requirements.txt against what is installed, and loads app.py as a worker would, without starting
-anything: no on_startup, no model is asked. Reports everything that it finds, not the first only.
+Compares requirements.txt with the installed packages, and loads app.py as a worker would. It must not start
+anything: `on_startup` is not called and no model is contacted. It reports all problems, not only the first.
+
+Read next: `host`.
 """
 
 import asyncio
@@ -16,12 +18,12 @@ from packaging.requirements import InvalidRequirement, Requirement
 from agentscope_protocol.config import settings as settings_module
 from agentscope_worker import host
 
-# A line of requirements.txt that is an option (-r, --index-url) or a link is pip's business, not ours.
+# Lines of requirements.txt that hold a pip option (-r, --index-url), a URL or a path are left to pip.
 _NOT_A_REQUIREMENT = re.compile(r"^(-|[a-z+]+://|\.|/)")
 
 
 def check(project: Path, snapshot: bytes) -> int:
-    """Report on stderr; returns the exit status, 0 or 78."""
+    """Print each problem on stderr; returns the exit status: 0, or 78 if there are problems."""
     problems = list(requirement_problems(project / "requirements.txt"))
     try:
         asyncio.run(host.boot(settings_module.restore(snapshot), project, hooks=False))
@@ -33,7 +35,7 @@ def check(project: Path, snapshot: bytes) -> int:
 
 
 def requirement_problems(path: Path) -> Iterator[str]:
-    """What requirements.txt asks for and is not installed here, each with the pip line that mends it."""
+    """One message for each requirement that is not installed here, with the pip command that installs it."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except FileNotFoundError:
@@ -46,15 +48,15 @@ def requirement_problems(path: Path) -> Iterator[str]:
         try:
             wanted = Requirement(text)
         except InvalidRequirement as error:
-            yield f"{where}: {text!r} is not a requirement: {error}"
+            yield f"{where}: {text!r} is not a valid requirement: {error}"
             continue
         if wanted.marker is not None and not wanted.marker.evaluate():
             continue
-        mend = f"{sys.executable} -m pip install {str(wanted)!r}"
+        pip = f"{sys.executable} -m pip install {str(wanted)!r}"
         try:
             installed = metadata.version(wanted.name)
         except metadata.PackageNotFoundError:
-            yield f"{where}: {wanted.name} is not installed; mend it with: {mend}"
+            yield f"{where}: {wanted.name} is not installed; install it with: {pip}"
             continue
         if not wanted.specifier.contains(installed, prereleases=True):
-            yield f"{where}: {wanted} is wanted, {installed} is installed; mend it with: {mend}"
+            yield f"{where}: {wanted} is required, but {installed} is installed; install it with: {pip}"

@@ -1,9 +1,10 @@
-"""Hosting the App in a worker: from settings to a running App, and from a message to its answer.
+"""Hosts the App in a worker: from settings to a running App, and from a message to its response.
 
-It owns the order in which a worker may touch AgentScope (versions checked first, then the module
-`agentscope.runtime` put in place, then the author's code) and the forms in which an App may answer.
-It must not know the link to the supervisor; `main` and `serve` call it. The start itself is in
-`runtime.singleton`, the loading of app.py in `runtime.loading`.
+Owns the order in which a worker touches AgentScope (check the versions, publish the module
+`agentscope.runtime`, run the author's code) and the return types that an App may use. It must not know the
+link to the supervisor; `main` and `serve` call it.
+
+Read next: `runtime.singleton` for the startup, `runtime.loading` for app.py.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ _EXPECTED = (
 async def boot(
     settings: Settings, project: Path, *, hooks: bool = True, worker: str = "0.0", member: str = ""
 ) -> Runtime:
-    """Start the project: the singleton, ready for the first turn, `on_startup` done unless not `hooks`.
+    """Start the project; returns the runtime singleton, ready for the first turn. `on_startup` runs if
+    `hooks`.
 
-    `worker`: who this is in traces, "<slot>.<generation>". `member`: see `session_claims.Claims`.
+    `worker`: the name of this process in traces, "<slot>.<generation>". `member`: see
+    `runtime.sessions.claims.Claims`.
 
-    Raises: BootError; nothing is left running then.
+    Raises: BootError; nothing is left running in that case.
     """
     check_installation(frozenset(each.provider for each in settings.models.values()))
     seam()
@@ -50,9 +53,10 @@ async def boot(
 
 
 async def start_answer(app: AgentApp, msg: Msg, ctx: SessionContext) -> AsyncIterator[Msg]:
-    """Call the App; its answer as an async iterator, in whatever form it gives it.
+    """Call the App; returns its response as an async iterator, for every supported return type.
 
-    Raises: what the App raises before its first Msg, TypeError for an answer of another form.
+    Raises: TypeError for an unsupported return type, and any exception that the App raises before its first
+    Msg.
     """
     answer: Any = app(msg, ctx)
     if type(answer) is types.AsyncGeneratorType:  # the usual form
@@ -69,7 +73,7 @@ async def start_answer(app: AgentApp, msg: Msg, ctx: SessionContext) -> AsyncIte
     what = "None" if answer is None else f"a {type(answer).__name__}"
     if inspect.isgenerator(answer):
         what += ", from a def that is not async"
-    raise TypeError(f"App.__call__ must answer with Msg: {returned} {what}; {_EXPECTED}")
+    raise TypeError(f"App.__call__ must respond with Msg: {returned} {what}; {_EXPECTED}")
 
 
 async def _only(msg: Msg) -> AsyncIterator[Msg]:
@@ -77,7 +81,7 @@ async def _only(msg: Msg) -> AsyncIterator[Msg]:
 
 
 def _publish() -> None:
-    """Make `agentscope.runtime` this package's API, also where its file was not installed."""
+    """Make this package's API available as `agentscope.runtime`, even if its file was not installed."""
     import agentscope
 
     module = types.ModuleType("agentscope.runtime", public.__doc__)

@@ -1,8 +1,9 @@
-"""The worker's log: each record leaves as one line that names the turn in which it was logged.
+"""The worker's log: each record is written as one line that names the turn in which it was logged.
 
-Whatever an App or a library logs while a turn runs, in its tasks and in threads of `asyncio.to_thread` too,
-belongs to that turn; the context knows which. `agentscope_protocol.wire.log_lines` has the form of a line.
-What an App prints goes beside this, as it is.
+Records that an App or a library logs during a turn belong to that turn, also in its tasks and in threads of
+`asyncio.to_thread`; a context variable identifies the turn. Output that an App prints is passed on unchanged.
+
+Read next: `agentscope_protocol.wire.log_lines`, which defines the format of a line.
 """
 
 from __future__ import annotations
@@ -15,29 +16,29 @@ from contextvars import Context, ContextVar, copy_context
 from agentscope_protocol.wire.log_lines import LEVELS, LogLine, session_digest, write
 
 CHATTY = ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "anthropic", "mcp")
-"""Libraries that log a line for each call at INFO, and prompts and keys at DEBUG."""
+"""Libraries that log one line per call at INFO, and prompts and keys at DEBUG."""
 
-AGENTSCOPE = "as"  # its logger, of both majors
+AGENTSCOPE = "as"  # the name of AgentScope's logger, on 1.x and 2.x
 
 _turn: ContextVar[Callable[[], Mapping[str, str]]] = ContextVar("agentscope_worker.turn", default=dict)
 
 
 def about(run_id: str, session_id: str, request_id: str | None) -> dict[str, str]:
-    """How lines name a turn; the field `about` of a record says so where the context does not."""
+    """The context fields of a turn. A record's `about` field carries them outside of the turn's context."""
     named = {"run": run_id, "session": session_digest(session_id)}
     return {**named, "request": request_id} if request_id else named
 
 
 def current_turn(context: Context | None = None) -> Mapping[str, str]:
-    """How lines name the turn of this context, or of the one that calls; empty outside of turns."""
+    """The context fields of the turn of `context`, or of the caller's context; empty outside of turns."""
     about = _turn.get() if context is None else context.get(_turn, dict)
     return about()
 
 
 def in_turn(about: Callable[[], Mapping[str, str]]) -> Context:
-    """A context for the task of a turn: what is logged in it, and in what it starts, is about this turn.
+    """A context for the task of a turn: records logged in it, and in the tasks it starts, name this turn.
 
-    `about` is asked for each line, since most turns log none.
+    `about` is called for each log line rather than once per turn, since most turns log nothing.
     """
     context = copy_context()
     context.run(_turn.set, about)
@@ -45,7 +46,7 @@ def in_turn(about: Callable[[], Mapping[str, str]]) -> Context:
 
 
 class LineFormatter(logging.Formatter):
-    """A record as `log_lines` has it; one that is too long as text, on as many lines as it takes."""
+    """Formats a record as `log_lines` defines; a record that is too long is written as plain text lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         exception = self.formatException(record.exc_info) if record.exc_info else record.exc_text or ""
@@ -55,7 +56,7 @@ class LineFormatter(logging.Formatter):
 
 
 def set_up() -> None:
-    """Log to stderr, which the supervisor reads. Called once, at the start."""
+    """Log to stderr, which the supervisor reads. Call once, at the start."""
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -64,12 +65,12 @@ def set_up() -> None:
 
 
 def adopt_agentscope() -> None:
-    """Have AgentScope's own log, which keeps to itself, name the turn too; once it is imported."""
+    """Make AgentScope's own logger, which does not propagate, name the turn too. Call after its import."""
     for handler in logging.getLogger(AGENTSCOPE).handlers:
         if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stderr:
             handler.setFormatter(LineFormatter())
 
 
 def _level(number: int) -> str:
-    """The name of a level, or of the one below it."""
+    """The name of a level, or of the next lower level in LEVELS."""
     return max((name for name in LEVELS if LEVELS[name] <= number), key=LEVELS.__getitem__, default="debug")

@@ -1,10 +1,12 @@
-"""Entry of a worker process: link, settings, App, turns, end.
+"""Entry point of a worker process: link, settings, App, turns, shutdown.
 
-    argv: the supervisor's pid, the descriptor of the link, that of the page of life signs
+    argv: the supervisor's pid, the file descriptor of the link, that of the liveness page
 
-The supervisor's greeting brings the settings snapshot; nothing is read from agentapp.yaml here, so that a
-file edited meanwhile changes nothing. Exit status: 0 stopped as asked, 78 the project cannot work as it is,
-1 anything else.
+The supervisor's Hello carries the settings snapshot. A worker must not read agentapp.yaml, so that editing
+the file has no effect on running workers. Exit status: 0 after a requested stop, 78 if the project cannot
+work as it is, 1 otherwise.
+
+Read next: `host` and `serve`.
 """
 
 import asyncio
@@ -28,17 +30,17 @@ from agentscope_worker import log_output, watchdog
 log = logging.getLogger(__name__)
 
 EX_CONFIG: Final = 78  # sysexits.h
-EX_LOST: Final = 70  # sysexits.h, EX_SOFTWARE: the supervisor went away
+EX_LOST: Final = 70  # sysexits.h, EX_SOFTWARE: the supervisor is gone
 
-MAX_TOLD: Final = 8 * 1024
-"""Characters of the report of a failed start: a long traceback fits, and so does it in one frame."""
+MAX_FAILURE_TEXT: Final = 8 * 1024
+"""Characters in the report of a failed startup: enough for a long traceback, and it fits into one frame."""
 
-WITHOUT_SUPERVISOR: Final = 10.0
-"""Seconds that turns and on_shutdown may take when the supervisor is gone, and nobody else bounds them."""
+ORPHAN_TIMEOUT: Final = 10.0
+"""Seconds for running turns and `on_shutdown` when the supervisor, which normally limits them, is gone."""
 
 
 def main() -> None:
-    """Run one worker; with `--check PROJECT` look whether one could run, with `--preload` fork some.
+    """Run one worker. With `--check PROJECT`, check a project; with `--preload`, run a zygote.
 
     Never returns.
     """
@@ -49,28 +51,28 @@ def main() -> None:
     if sys.argv[1] == "--preload":
         from agentscope_worker import zygote
 
-        # A worker that was forked has the arguments of one that was started by itself.
+        # Only a forked worker gets here; it continues with the arguments of a worker started directly.
         sys.argv[1:] = zygote.serve(int(sys.argv[2]), int(sys.argv[3]))
     supervisor, link, page = map(int, sys.argv[1:4])
-    watchdog.die_with(supervisor)
-    watchdog.tell_stacks()
-    # A terminal's Ctrl-C reaches the supervisor, which ends its workers in order.
+    watchdog.die_with_supervisor(supervisor)
+    watchdog.enable_stack_dumps()
+    # Ctrl-C in a terminal also reaches the supervisor, which stops its workers in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     log_output.set_up()
     import uvloop
 
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     status = runner.run(_work(socket.socket(fileno=link), watchdog.map_page(page)))
-    # Not closed: that would wait for the threads of the executor. They, and those of libraries (exporters,
-    # pools), must not keep a worker that has ended its work.
+    # Not closed: that would wait for the executor's threads. Neither they nor threads of libraries
+    # (exporters, pools) may delay the exit of a worker that has finished its work.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
 async def _work(sock: socket.socket, page: LifePage) -> int:
-    """The life of a worker; returns its exit status."""
-    # Heavy imports come after the kernel knows that we die with the supervisor.
+    """Run the worker until it is stopped; returns its exit status."""
+    # Imported here because heavy imports must come after `die_with_supervisor`.
     from agentscope_protocol.config import settings as settings_module
     from agentscope_worker import host
     from agentscope_worker.serve import Server
@@ -90,10 +92,10 @@ async def _work(sock: socket.socket, page: LifePage) -> int:
             settings_module.restore(snapshot),
             Path(project),
             worker=worker_label,
-            member=str(hello.items.get("member", "")),  # an older supervisor has none
+            member=str(hello.items.get("member", "")),  # supervisors of older releases do not send it
         )
     except host.BootError as error:
-        worker.notice("failed", json.dumps({"message": error.message[:MAX_TOLD]}))
+        worker.notice("failed", json.dumps({"message": error.message[:MAX_FAILURE_TEXT]}))
         return EX_CONFIG if error.permanent else 1
     log_output.adopt_agentscope()
     sessions = Sessions(runtime.app, runtime.session)
@@ -103,19 +105,19 @@ async def _work(sock: socket.socket, page: LifePage) -> int:
 
         LoopWatch(Path(project))
     worker.serve(server.on_event)
-    # What has been imported and built lives as long as the process: the collector need not visit it.
+    # Objects created so far live as long as the process: exclude them from garbage collection.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-    worker.notice("ready", json.dumps({"forms": sessions.forms}))
+    worker.notice("ready", json.dumps({"forms": sessions.stream_kinds}))
     await worker.stop
     try:
-        # While the supervisor is there, it bounds the end; it is the one who knows the settings.
-        async with asyncio.timeout(WITHOUT_SUPERVISOR if worker.link.connection.closed else None):
+        # A connected supervisor limits the shutdown itself, because it knows the settings.
+        async with asyncio.timeout(ORPHAN_TIMEOUT if worker.link.connection.closed else None):
             await server.cancel_all()
             await runtime.shutdown()
     except TimeoutError:
-        log.error("the supervisor is gone, and the turns or on_shutdown did not end")
+        log.error("the supervisor is gone, and turns or on_shutdown did not end within %g s", ORPHAN_TIMEOUT)
         return EX_LOST
     except Exception:
         log.exception("on_shutdown raised")
@@ -124,7 +126,7 @@ async def _work(sock: socket.socket, page: LifePage) -> int:
 
 
 class _Worker:
-    """The link of this process, and what comes on it before and beside the turns."""
+    """The link of this process, and the events on it outside of turns."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -138,7 +140,7 @@ class _Worker:
         await asyncio.get_running_loop().create_connection(lambda: self.link, sock=sock)
 
     def serve(self, handler: Callable[[Event], None]) -> None:
-        """Hand what comes from now on to `handler`, and end on SIGTERM."""
+        """Pass all further events to `handler`, and stop on SIGTERM."""
         self._serve = handler
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._end)
 

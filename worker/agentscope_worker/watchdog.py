@@ -1,6 +1,8 @@
-"""What a worker does for those who watch it: it dies with its supervisor, tells its stacks, knows its lag.
+"""Supervision support in a worker: exit with the supervisor, dump stacks, report liveness and lag.
 
-Must be usable before anything heavy is imported.
+Must not import anything heavy: the first functions run before the worker imports AgentScope.
+
+Read next: `agentscope_protocol.wire.page`.
 """
 
 import asyncio
@@ -23,29 +25,30 @@ PORTABLE: Final = (
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 
-def die_with(supervisor: int) -> None:
-    """Have the kernel end this process when the supervisor, whose pid this is, ends.
+def die_with_supervisor(supervisor: int) -> None:
+    """Make the kernel kill this process when the supervisor (`supervisor` is its pid) ends.
 
-    Where the kernel cannot, the closed link ends the worker instead. Exits if it is too late already.
+    On systems without this feature, the closed link ends the worker instead. Exits with status 1 if the
+    supervisor is already gone.
     """
     if not PORTABLE:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    # The supervisor may have died before the line above; then the parent is another process by now.
+    # The supervisor may have died before the prctl call; in that case the parent has changed.
     if os.getppid() != supervisor:
         os._exit(1)
 
 
-def tell_stacks() -> None:
-    """From now on SIGQUIT prints the stacks of all threads, and a crash in C prints its own."""
+def enable_stack_dumps() -> None:
+    """From now on, SIGQUIT prints the stacks of all threads, and a crash in C code prints its stack."""
     faulthandler.enable()
     faulthandler.register(signal.SIGQUIT, all_threads=True)
 
 
 class LifeSigns:
-    """Ticks on the page that the supervisor watches: the event loop's, and a thread's beside it.
+    """Increments two counters on the page that the supervisor reads: one on the event loop, one in a thread.
 
-    A loop that is blocked stops the first; C code that holds the interpreter's lock stops both.
+    A blocked loop stops the first counter; C code that holds the GIL stops both.
     """
 
     def __init__(self, page: LifePage) -> None:
@@ -57,11 +60,11 @@ class LifeSigns:
         threading.Thread(target=self._tick_thread, name="life-signs", daemon=True).start()
 
     def begin(self, stream: int) -> None:
-        """Note, before anything else, that the App sees this stream's turn from now on."""
+        """Record that the App receives this stream's turn from now on. Call before anything else."""
         self._page.begin(stream)
 
     def worst_lag_ms(self) -> int:
-        """The worst lateness of the loop since the last call, in milliseconds."""
+        """The largest delay of the loop since the last call, in milliseconds."""
         worst, self._worst = self._worst, 0.0
         return int(worst * 1000)
 
@@ -79,5 +82,5 @@ class LifeSigns:
 
 
 def map_page(descriptor: int) -> LifePage:
-    """The page that the supervisor made for this process."""
+    """The page that the supervisor created for this process. `descriptor`: an open file descriptor of it."""
     return LifePage(mmap.mmap(descriptor, PAGE_SIZE))

@@ -1,21 +1,23 @@
-"""A process that has AgentScope imported, and forks workers on request: ready sooner, and most memory shared.
+"""A process that has imported AgentScope and forks workers on request: they start sooner and share memory.
 
-    argv: the supervisor's pid, the descriptor of the socket on which it asks
+    argv: the supervisor's pid, the file descriptor of the control socket
 
-It owns what is imported before the fork and what must be put right after it. It must stay single-threaded,
-open no connection, run no event loop and never import the project's own code, which may differ at the next
-fork. It says `ready` and then answers one request after the other; or it says why nothing can be forked from
-it, and ends.
+Owns the imports before a fork and the corrections after it. It must stay single-threaded, open no
+connection, run no event loop, and never import the project's own code, which may differ at the next fork.
+The zygote sends `ready` and then handles one request at a time; or it reports why workers cannot be forked
+from it, and exits.
 
-A worker is forked twice: the one in between ends at once, so that the kernel makes the worker a child of the
-supervisor, a subreaper. It does not depend on this process any more; it dies with the supervisor, which gets
-its exit status from the kernel. The worker itself announces its pid, once all of that is true.
+A worker is forked twice. The intermediate process exits at once, so that the kernel makes the worker a child
+of the supervisor, which is a subreaper. From then on the worker does not depend on the zygote: it dies with
+the supervisor, and the supervisor receives its exit status from the kernel. The worker reports its own pid
+once this is done.
 
-Environment, umask and limits are those of this process, as the supervisor set them; the folder, the worker's
-own variables and the descriptors come with each request. All workers of one zygote share its hash seed
-(PYTHONHASHSEED) and the AgentScope that was installed when it started; the supervisor starts a new one for
-each new configuration.
-The messages are in `agentscope_supervisor.processes.zygote`: JSON, one in each packet.
+Environment, umask and limits are those of the zygote, as the supervisor set them. The folder, the worker's
+own variables and the file descriptors come with each request. All workers of one zygote share its hash seed
+(PYTHONHASHSEED) and the AgentScope installation that it imported; the supervisor starts a new zygote for each
+new configuration.
+
+Read next: `agentscope_supervisor.processes.zygote`, which defines the messages: JSON, one per packet.
 """
 
 import gc
@@ -30,44 +32,44 @@ from typing import Any, Final
 
 from agentscope_worker import watchdog
 
-MAX_REQUEST: Final = 64 * 1024  # bytes; a path of 4 KiB, each of them escaped, and more
-DESCRIPTORS: Final = 3  # of each request: the link, the page, and where the worker prints
+MAX_REQUEST: Final = 64 * 1024  # bytes; fits a path of 4 KiB with every byte escaped
+DESCRIPTORS: Final = 3  # with each request: the link, the page, and the output pipe
 
-REPARENTED_WITHIN: Final = 5.0
-"""Seconds for the end of the process in between; it takes a millisecond, and more only where all starve."""
+REPARENT_TIMEOUT: Final = 5.0
+"""Seconds to wait for the exit of the intermediate process; it takes 1 ms unless the machine is busy."""
 
 
-class Refusal(Exception):
-    """No worker can be forked from this process; the text says why."""
+class CannotFork(Exception):
+    """Workers cannot be forked from this process; the message is the reason."""
 
 
 def serve(supervisor: int, descriptor: int) -> list[str]:
-    """Import what workers need and fork them; returns only in a worker, with its arguments."""
-    watchdog.die_with(supervisor)
-    watchdog.tell_stacks()
+    """Import what workers need and fork them. Returns only in a worker, with the worker's arguments."""
+    watchdog.die_with_supervisor(supervisor)
+    watchdog.enable_stack_dumps()
     control = socket.socket(fileno=descriptor)
     words = control.recv(MAX_REQUEST)
     try:
         preload(json.loads(words)["parts"])
         check_single_thread()
-    except Refusal as error:
+    except CannotFork as error:
         control.send(json.dumps({"refused": str(error)}).encode())
         sys.exit(0)
     gc.collect()
-    # The collector of a worker would write into all of these objects, and so copy their pages.
+    # A worker's garbage collector would write to all these objects, and so copy their pages.
     gc.freeze()
     control.send(json.dumps({"ready": len(sys.modules)}).encode())
     while True:
         packet, descriptors, _, _ = socket.recv_fds(
             control, MAX_REQUEST, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
         )
-        if not packet:  # the supervisor has let this process go
+        if not packet:  # the supervisor has closed the socket
             sys.exit(0)
         request = json.loads(packet)
         try:
             check_single_thread()
             is_worker = _fork(descriptors)
-        except (Refusal, OSError) as error:
+        except (CannotFork, OSError) as error:
             control.send(json.dumps({"number": request["number"], "failed": str(error)}).encode())
             is_worker = False
         if is_worker:
@@ -77,10 +79,10 @@ def serve(supervisor: int, descriptor: int) -> list[str]:
 
 
 def preload(parts: Collection[str]) -> None:
-    """Import what the worker of a project imports before its app.py. `parts`: what the settings use.
+    """Import the modules that a project's worker imports before app.py. `parts`: features the settings use.
 
-    What else cannot be imported is only logged here: each worker finds out for itself, and ends with it.
-    Raises: Refusal if AgentScope itself cannot be imported, or does not fit what is installed beside it.
+    Other import errors are only logged: each worker hits them itself and exits.
+    Raises: CannotFork if AgentScope cannot be imported, or does not fit the other installed packages.
     """
     import uvloop  # noqa: F401
 
@@ -92,12 +94,12 @@ def preload(parts: Collection[str]) -> None:
         check_installation(frozenset(part.removeprefix("provider:") for part in parts))
         compat = seam()
     except host.BootError:
-        raise Refusal("AgentScope cannot be loaded here, as each worker will tell") from None
+        raise CannotFork("AgentScope cannot be imported; each worker reports the reason") from None
     for part in sorted(parts):
         try:
             match part.split(":"):
                 case ["provider", provider]:
-                    # Of no use but that it imports all that one of the project's own will need.
+                    # The object is not used, but creating it imports everything that the provider needs.
                     compat.make_model(
                         ModelSettings.model_validate({"provider": provider, "model": "-", "api_key": "-"})
                     )
@@ -108,30 +110,30 @@ def preload(parts: Collection[str]) -> None:
                 case ["tracing"]:
                     import opentelemetry.exporter.otlp.proto.http.trace_exporter
                     import opentelemetry.sdk.trace.export  # noqa: F401
-        except Exception as error:  # a library's import can raise anything; the workers can do without
-            print(f"{part} is not preloaded: {type(error).__name__}: {error}", file=sys.stderr)
+        except Exception as error:  # an import can raise anything; workers start without this part
+            print(f"{part} was not preloaded: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def check_single_thread() -> None:
-    """Raises: Refusal if this process has a second thread, of Python or of a library in C.
+    """Raises: CannotFork if this process has a second thread, started by Python or by a C library.
 
-    A lock that such a thread holds at the moment of a fork is locked for ever in the worker.
+    A lock that such a thread holds at the moment of a fork stays locked in the worker forever.
     """
     names = [thread.name for thread in threading.enumerate()][1:]
     if names:
-        raise Refusal(f"what it imports has started threads: {', '.join(names)}")
+        raise CannotFork(f"the imported modules have started threads: {', '.join(names)}")
     count = len(os.listdir("/proc/self/task"))
     if count > 1:
-        raise Refusal(
-            f"what it imports has started {count - 1} native threads "
+        raise CannotFork(
+            f"the imported modules have started {count - 1} native threads "
             f"(OPENBLAS_NUM_THREADS is {os.environ.get('OPENBLAS_NUM_THREADS', 'not set')})"
         )
 
 
 def _fork(descriptors: Collection[int]) -> bool:
-    """Fork twice; returns whether this is the worker now. Raises: OSError if there is none."""
+    """Fork twice; returns whether this process is the worker. Raises: OSError if the fork failed."""
     if len(descriptors) != DESCRIPTORS:
-        raise OSError(f"{len(descriptors)} descriptors came with the request, not {DESCRIPTORS}")
+        raise OSError(f"the request came with {len(descriptors)} file descriptors instead of {DESCRIPTORS}")
     sys.stdout.flush()
     sys.stderr.flush()
     between = os.fork()
@@ -140,15 +142,15 @@ def _fork(descriptors: Collection[int]) -> bool:
         if status:
             raise OSError("the second fork failed")
         return False
-    # From here on it must end or become the worker: nothing may return into the zygote's loop.
+    # From here on the process must exit or become the worker; it must not return to the zygote's loop.
     try:
         itself = os.pidfd_open(os.getpid())
         if os.fork():
             os._exit(0)
     except BaseException:
         os._exit(1)
-    # Readable when it has ended, and its children have been given to the supervisor.
-    select.select([itself], [], [], REPARENTED_WITHIN)
+    # Readable once the intermediate process has exited and its child has been reparented to the supervisor.
+    select.select([itself], [], [], REPARENT_TIMEOUT)
     os.close(itself)
     return True
 
@@ -156,20 +158,20 @@ def _fork(descriptors: Collection[int]) -> bool:
 def _become_worker(
     control: socket.socket, supervisor: int, request: Mapping[str, Any], descriptors: Collection[int]
 ) -> list[str]:
-    """Put right what a fork leaves as it was, and tell the supervisor; returns the worker's arguments."""
+    """Correct the state that a fork copies, and report to the supervisor; returns the worker's arguments."""
     link, page, output = descriptors
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
-    watchdog.die_with(supervisor)
+    watchdog.die_with_supervisor(supervisor)
     os.setsid()
-    # From now on its end is the supervisor's to judge, and so it may fail.
+    # From now on the supervisor sees this process's exit, so that the following steps may fail.
     control.send(json.dumps({"number": request["number"], "pid": os.getpid()}).encode())
     control.close()
     os.chdir(request["folder"])
     os.environ.update(request["variables"])
-    # At a fork Python makes its own locks anew (those of logging, of imports) and seeds `random`, OpenSSL
-    # seeds itself, and there was no loop and no signal handler to inherit. numpy's generator is left.
+    # After a fork, Python recreates its own locks (logging, imports) and reseeds `random`, OpenSSL reseeds
+    # itself, and no event loop or signal handler was inherited. Only numpy's generator remains.
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()

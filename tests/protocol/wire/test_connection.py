@@ -691,6 +691,7 @@ def test_a_turn_never_written_fails_as_unsent_and_others_as_link_lost() -> None:
     ends = Ends.greeted()
     written = ends.open()
     unsent = ends.requester.open("s", "r", b"{}")
+    assert ends.requester.unwritten == 1
     assert ends.requester.close("worker died") == [
         Fail(written, Code.LINK_LOST, "worker died"),
         Fail(unsent, Code.UNSENT, "worker died"),

@@ -1,4 +1,4 @@
-"""Loading app.py: every mistake is answered with file, line and what was expected."""
+"""Loading app.py: every error names the file, the line and the expected code."""
 
 import sys
 from collections.abc import Callable
@@ -44,18 +44,18 @@ def test_modules_beside_app_py_are_found(write_project: Write) -> None:
     assert load_app(project).answer == 42  # type: ignore[attr-defined]
 
 
-def test_no_file(tmp_path: Path) -> None:
-    assert failure(tmp_path).startswith(f"{tmp_path}/app.py does not exist; expected in app.py:")
+def test_a_missing_app_py_is_reported(tmp_path: Path) -> None:
+    assert failure(tmp_path).startswith(f"{tmp_path}/app.py does not exist; app.py must define class App")
 
 
-def test_a_syntax_error(write_project: Write) -> None:
+def test_a_syntax_error_is_reported_with_its_line(write_project: Write) -> None:
     project = write_project("x = 1\ndef broken(:\n")
     message = failure(project)
     assert message.startswith(f"{project}/app.py, line 2: SyntaxError:")
     assert "def broken(:" in message
 
 
-def test_a_syntax_error_in_another_file(write_project: Write) -> None:
+def test_a_syntax_error_in_another_file_is_reported_there(write_project: Write) -> None:
     project = write_project("import broken_beside_app\n")
     (project / "broken_beside_app.py").write_text("\n\nx = = 1\n")
     assert f"{project}/broken_beside_app.py, line 3: SyntaxError" in failure(project)
@@ -81,12 +81,12 @@ def test_an_error_at_import_shows_the_authors_frames_only(write_project: Write) 
 
 
 @pytest.mark.parametrize("line", ["import no_such_module_at_all", "raise SystemExit(3)"])
-def test_other_ends_of_an_import(write_project: Write, line: str) -> None:
+def test_other_failures_of_an_import_are_reported(write_project: Write, line: str) -> None:
     project = write_project(f"\n{line}\n")
     assert failure(project).startswith(f"{project}/app.py, line 2: importing app.py raised")
 
 
-def test_chained_errors_are_trimmed_too(write_project: Write) -> None:
+def test_tracebacks_of_chained_errors_are_trimmed(write_project: Write) -> None:
     project = write_project(
         """
         try:
@@ -101,9 +101,11 @@ def test_chained_errors_are_trimmed_too(write_project: Write) -> None:
     assert "importlib" not in message
 
 
-def test_no_class(write_project: Write) -> None:
+def test_a_missing_class_is_reported(write_project: Write) -> None:
     project = write_project("x = 1\n")
-    assert failure(project).startswith(f"{project}/app.py: no class App; expected in app.py:")
+    assert failure(project).startswith(
+        f"{project}/app.py: there is no class App; app.py must define class App"
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,13 +117,15 @@ def test_no_class(write_project: Write) -> None:
         ("from json import JSONDecoder as App\n", "line 1: App derives from builtins.object;"),
     ],
 )
-def test_something_else_is_called_app(write_project: Write, source: str, said: str) -> None:
+def test_an_app_that_is_not_a_subclass_of_agentapp_is_rejected(
+    write_project: Write, source: str, said: str
+) -> None:
     message = failure(write_project(source))
     assert said in message
-    assert "expected in app.py: class App(AgentApp)" in message
+    assert "app.py must define class App(AgentApp)" in message
 
 
-def test_an_app_without_call(write_project: Write) -> None:
+def test_an_app_without_call_is_rejected(write_project: Write) -> None:
     project = write_project(
         """
         from agentscope.runtime import AgentApp
@@ -133,7 +137,7 @@ def test_an_app_without_call(write_project: Write) -> None:
     assert f"{project}/app.py, line 4: App does not define __call__" in failure(project)
 
 
-def test_a_constructor_that_raises(write_project: Write) -> None:
+def test_an_exception_in_the_constructor_is_reported(write_project: Write) -> None:
     project = write_project(
         """
         from agentscope.runtime import AgentApp
@@ -152,7 +156,7 @@ def test_a_constructor_that_raises(write_project: Write) -> None:
     assert "loading.py" not in message
 
 
-def test_a_constructor_with_arguments(write_project: Write) -> None:
+def test_a_constructor_with_required_arguments_is_reported(write_project: Write) -> None:
     project = write_project(
         """
         from agentscope.runtime import AgentApp

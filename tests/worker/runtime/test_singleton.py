@@ -1,4 +1,4 @@
-"""`runtime`: the order of start and stop, and what it says when it is used out of order."""
+"""`runtime`: the order of startup and shutdown, and errors for use out of order."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -45,13 +45,13 @@ async def stopped(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("name", ["models", "tools", "session", "app", "config"])
-def test_used_too_early(name: str) -> None:
+def test_use_before_initialize_raises(name: str) -> None:
     with pytest.raises(RuntimeError, match=rf"runtime\.{name} .*await runtime\.initialize\(\)"):
         getattr(Runtime(), name)
     assert not Runtime().is_initialized
 
 
-async def test_initialize_and_shutdown(write_project: Write) -> None:
+async def test_initialize_and_shutdown_run_in_order(write_project: Write) -> None:
     project = write_project(APP, CONFIG)
     await runtime.initialize(project_path=project)
     log = __import__("app").log
@@ -70,7 +70,7 @@ async def test_initialize_and_shutdown(write_project: Write) -> None:
     await runtime.initialize(project_path=project)
 
 
-async def test_an_error_in_on_shutdown_leaves_nothing(write_project: Write) -> None:
+async def test_an_error_in_on_shutdown_leaves_nothing_open(write_project: Write) -> None:
     await runtime.initialize(project_path=write_project(APP, CONFIG))
     __import__("app").log.extend(["so", "many"])
     with pytest.raises(ValueError, match="no"):
@@ -78,7 +78,7 @@ async def test_an_error_in_on_shutdown_leaves_nothing(write_project: Write) -> N
     assert not runtime.is_initialized
 
 
-async def test_another_configuration_file_in_the_current_folder(
+async def test_initialize_accepts_another_configuration_file(
     write_project: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = write_project(config="session: {save_dir: state}")
@@ -89,7 +89,7 @@ async def test_another_configuration_file_in_the_current_folder(
     assert list((project / "state").glob("*.json"))
 
 
-async def test_problems_of_the_file_are_its_own(write_project: Write, tmp_path: Path) -> None:
+async def test_an_invalid_file_raises_settings_error(write_project: Write, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="modles"):
         await runtime.initialize(project_path=write_project(config="modles: {}"))
     with pytest.raises(FileNotFoundError):
@@ -97,7 +97,7 @@ async def test_problems_of_the_file_are_its_own(write_project: Write, tmp_path: 
     assert not runtime.is_initialized
 
 
-async def test_connections_are_closed_at_the_end(write_project: Write, server: ModelServer) -> None:
+async def test_shutdown_closes_model_connections(write_project: Write, server: ModelServer) -> None:
     slot = {"provider": "openai", "model": "m", "api_key": "k", "base_url": server.base_url}
     await runtime.start(Settings.model_validate({"models": {"main": slot}}), write_project())
     async for _ in runtime.models.main.stream([]):

@@ -1,4 +1,4 @@
-"""`runtime.tools`: one Toolkit for the project, and none that two agents change."""
+"""`runtime.tools`: one Toolkit for the project, and a clone for each agent."""
 
 import asyncio
 from typing import Any
@@ -66,17 +66,19 @@ async def test_tools_of_the_project_work_in_a_clone(start: Any, server: ModelSer
     assert text_of(reply) == "Echo: first"
 
 
-async def test_structured_outputs_at_once_do_not_meet(start: Any, server: ModelServer) -> None:
-    """Each is a tool that is registered, and taken away again, while the others reply."""
+async def test_concurrent_structured_outputs_do_not_interfere(start: Any, server: ModelServer) -> None:
+    """Each registers a tool and removes it again while the other agents reply."""
     await start(models={"main": openai(server)})
     server.delay = 0.02
     asked = [ask_for_an_answer(make_agent(f"agent {n}"), str(n)) for n in range(8)]
     assert await asyncio.gather(*asked) == [{"number": n} for n in range(8)]
-    assert await tool_names(make_agent()) == await tool_names(make_agent()), "nothing is left"
+    assert await tool_names(make_agent()) == await tool_names(make_agent()), (
+        "the temporary tool must be removed"
+    )
     assert not {"generate_response", "GenerateStructuredOutput"} & await tool_names(make_agent())
 
 
-async def test_the_same_agent_can_be_asked_again(start: Any, server: ModelServer) -> None:
+async def test_the_same_agent_can_be_called_again(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server)})
     agent = make_agent()
     assert await ask_for_an_answer(agent, "1") == {"number": 1}
@@ -84,7 +86,7 @@ async def test_the_same_agent_can_be_asked_again(start: Any, server: ModelServer
     assert await ask_for_an_answer(agent, "2") == {"number": 2}
 
 
-async def test_an_agent_that_removes_a_tool_takes_it_from_nobody(start: Any, server: ModelServer) -> None:
+async def test_removing_a_tool_does_not_affect_other_agents(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server)})
     await add_tool(first)
     one, other = make_agent(), make_agent()
@@ -98,7 +100,7 @@ async def test_an_agent_that_removes_a_tool_takes_it_from_nobody(start: Any, ser
 
 
 @pytest.mark.skipif(MAJOR == 2, reason="2.x keeps the active groups in the agent's state")
-async def test_groups_of_tools_are_a_sessions_own(start: Any, server: ModelServer) -> None:
+async def test_tool_groups_belong_to_a_session(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server)})
     runtime.tools.create_tool_group("more", description="more", active=False)
     one, other = make_agent(), make_agent()
@@ -111,7 +113,7 @@ async def test_groups_of_tools_are_a_sessions_own(start: Any, server: ModelServe
         assert not toolkit.groups["more"].active
 
 
-async def test_a_toolkit_of_the_authors_own_is_taken_as_it_is(start: Any, server: ModelServer) -> None:
+async def test_a_toolkit_of_the_author_is_not_cloned(start: Any, server: ModelServer) -> None:
     from agentscope.tool import Toolkit
 
     await start(models={"main": openai(server)})

@@ -1,4 +1,4 @@
-"""Spans of a worker: of turns and of direct model calls, sent in time or given up in time."""
+"""Spans of a worker: turns and direct model calls, exported or dropped in time."""
 
 import asyncio
 import threading
@@ -32,17 +32,17 @@ def never() -> bool:
 
 
 async def sent(sink: OtlpSink) -> list[Span]:
-    """All spans, the last ones included."""
+    """All spans, including the last ones."""
     await runtime.shutdown()
     return sink.spans
 
 
-def test_without_tracing_the_callers_headers_are_passed_on() -> None:
+def test_without_tracing_the_headers_of_the_caller_are_passed_on() -> None:
     with tracing.turn("run", "session", CALLER, never) as headers:
         assert headers == CALLER
 
 
-async def test_the_headers_of_a_turn_are_its_own(start: Start, sink: OtlpSink) -> None:
+async def test_with_tracing_the_headers_name_the_span_of_the_turn(start: Start, sink: OtlpSink) -> None:
     await start(tracing={"endpoint": sink.endpoint})
     with tracing.turn("run", "session", {**CALLER, "tracestate": "a=1"}, never) as headers:
         pass
@@ -51,7 +51,7 @@ async def test_the_headers_of_a_turn_are_its_own(start: Start, sink: OtlpSink) -
     assert span.parent_id == "00f067aa0ba902b7"
 
 
-async def test_turns_say_how_they_ended(start: Start, sink: OtlpSink) -> None:
+async def test_a_turns_span_has_its_outcome(start: Start, sink: OtlpSink) -> None:
     await start(tracing={"endpoint": sink.endpoint})
     with tracing.turn("well", "s", {}, never):
         pass
@@ -70,7 +70,7 @@ async def test_turns_say_how_they_ended(start: Start, sink: OtlpSink) -> None:
 
 
 @pytest.mark.parametrize("transport", ["sse", "streamable_http"])
-async def test_a_link_to_an_mcp_server_has_no_traces_of_its_own(
+async def test_a_link_to_an_mcp_server_creates_no_traces(
     start: Start, server: ModelServer, sink: OtlpSink, transport: str
 ) -> None:
     with McpProcess(transport) as tools:
@@ -88,7 +88,7 @@ async def test_a_link_to_an_mcp_server_has_no_traces_of_its_own(
     assert {span.trace_id for span in spans} == {turn.trace_id}
 
 
-async def test_a_second_start_sends_to_its_own_endpoint(start: Start, sink: OtlpSink) -> None:
+async def test_a_second_start_exports_to_its_own_endpoint(start: Start, sink: OtlpSink) -> None:
     async with OtlpSink() as other:
         for each in (sink, other):
             await start(tracing={"endpoint": each.endpoint})
@@ -98,18 +98,18 @@ async def test_a_second_start_sends_to_its_own_endpoint(start: Start, sink: Otlp
             assert [span.name for span in each.spans] == ["turn"]
 
 
-async def test_the_end_does_not_wait_long_for_an_endpoint_that_hangs(
+async def test_stop_does_not_wait_for_an_endpoint_that_hangs(
     start: Start, sink: OtlpSink, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracing, "FLUSH_WITHIN", 0.2)
-    monkeypatch.setattr(tracing, "SEND_WITHIN", 3.0)
+    monkeypatch.setattr(tracing, "FLUSH_TIMEOUT", 0.2)
+    monkeypatch.setattr(tracing, "EXPORT_TIMEOUT", 3.0)
     sink.hangs = True
     await start(tracing={"endpoint": sink.endpoint})
     with tracing.turn("run", "s", {}, never):
         pass
     began = time.monotonic()
     await runtime.shutdown()
-    assert time.monotonic() - began < tracing.FLUSH_WITHIN + 2.0
+    assert time.monotonic() - began < tracing.FLUSH_TIMEOUT + 2.0
     assert "the last spans are lost" in caplog.text
     for thread in threading.enumerate():
         if thread.name == "last spans":
@@ -130,7 +130,7 @@ async def test_a_model_call_has_a_span(
     assert spans[0].attributes["gen_ai.usage.output_tokens"] == 3
 
 
-async def test_a_stream_that_is_left_or_never_read_has_one_too(
+async def test_an_abandoned_or_unread_stream_has_a_span(
     start: Start, server: ModelServer, sink: OtlpSink
 ) -> None:
     server.delay = 0.01
@@ -139,8 +139,8 @@ async def test_a_stream_that_is_left_or_never_read_has_one_too(
         async for _ in chunks:
             break
     await runtime.models.main([question("warm up")])  # never read
-    await asyncio.sleep(0.05)  # what was dropped is closed by a task of the loop
+    await asyncio.sleep(0.05)  # a task of the loop closes the dropped stream
     spans = [span for span in await sent(sink) if span.name.startswith("chat")]
     assert len(spans) == 2
-    if MAJOR == 2:  # 1.x takes the reader's leaving for an error
+    if MAJOR == 2:  # 1.x treats a reader that stops as an error
         assert not [span for span in spans if span.error]

@@ -1,7 +1,7 @@
-"""The two classes that an author meets: the base of `App` and the context of one turn.
+"""The two classes that an author uses directly: the base class of `App` and the context of one turn.
 
-It owns their shape only; who calls an App is `agentscope_worker.host`, who loads it is `loading`.
-It must not import agentscope at run time: author tests import it for the base class alone.
+Owns only their interface; `agentscope_worker.host` calls an App, and `loading` loads it. It must not import
+agentscope at run time, because authors' tests import this module for the base class alone.
 """
 
 from __future__ import annotations

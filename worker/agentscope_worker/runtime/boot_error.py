@@ -1,8 +1,7 @@
-"""The one error that says why a worker cannot start.
+"""The error that reports why a worker cannot start.
 
-It owns the split between "nobody needs to try this again" and "the next try may work", and the
-form of a command that mends an installation. It knows nothing of AgentScope. Raised throughout
-this package; `agentscope_worker.host` is where the worker catches it.
+Owns the distinction between permanent failures and those that a retry may fix, and the pip command in error
+messages. It must not refer to AgentScope. This package raises it; `agentscope_worker.host` catches it.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""Loading a project: its `app.py`, its class `App`, and the words for whatever is wrong with them.
+"""Loads a project: its `app.py`, its class `App`, and the error messages for both.
 
-It owns `sys.path` and the module name `app`. It must not run anything of an App but its
-constructor; hooks belong to `singleton`. Every failure becomes a BootError that names the file, the
-line and what was expected, with the author's own frames only.
+Owns `sys.path` and the module name `app`. It must not call anything of an App except its constructor;
+`singleton` calls the hooks. Every failure becomes a BootError that names the file, the line and the expected
+code, with a traceback of the author's own frames.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import Any
 from agentscope_worker.runtime.application import AgentApp
 from agentscope_worker.runtime.boot_error import BootError
 
-_EXPECTED = "expected in app.py: class App(AgentApp), from agentscope.runtime import AgentApp"
+_EXPECTED = "app.py must define class App(AgentApp), with AgentApp imported from agentscope.runtime"
 
 
 def load_app(project: Path) -> AgentApp:
-    """An object of the class `App` in `project/app.py`.
+    """An instance of the class `App` in `project/app.py`.
 
-    The project folder becomes the first entry of `sys.path`, and stays it.
-    Raises: BootError, permanent.
+    The project folder becomes the first entry of `sys.path` and stays there.
+    Raises: BootError, always permanent.
     """
     file = project.resolve() / "app.py"
     module = _import(file)
     app_class = getattr(module, "App", None)
     where = f"{file}, line {_line_of(file, 'App')}"
     if app_class is None:
-        raise BootError(f"{file}: no class App; {_EXPECTED}", permanent=True)
+        raise BootError(f"{file}: there is no class App; {_EXPECTED}", permanent=True)
     if not isinstance(app_class, type):
         raise BootError(f"{where}: App is a {_kind(app_class)}; {_EXPECTED}", permanent=True)
     if not issubclass(app_class, AgentApp):
@@ -42,7 +42,7 @@ def load_app(project: Path) -> AgentApp:
     missing = ", ".join(sorted(app_class.__abstractmethods__))
     if missing:
         raise BootError(
-            f"{where}: App does not define {missing}; expected: async def __call__(self, msg, ctx)",
+            f"{where}: App does not define {missing}; App must define async def __call__(self, msg, ctx)",
             permanent=True,
         )
     try:
@@ -55,7 +55,7 @@ def load_app(project: Path) -> AgentApp:
 
 
 def author_traceback(error: BaseException, project: Path) -> str:
-    """The traceback of `error` from the first frame of the project on, or whole if it has none."""
+    """The traceback of `error`, starting at the first frame of the project; complete if there is none."""
     folder = str(project.resolve())
     report = traceback.TracebackException.from_exception(error)
     _trim(report, folder)
@@ -63,7 +63,7 @@ def author_traceback(error: BaseException, project: Path) -> str:
 
 
 def author_line(error: BaseException, project: Path) -> str:
-    """`file, line n` of the last frame of the project in the traceback of `error`, or ''."""
+    """`file, line n` of the innermost project frame in the traceback of `error`, or ''."""
     folder = str(project.resolve())
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if _is_below(frame.filename, folder)]
@@ -111,7 +111,7 @@ def _trim(report: traceback.TracebackException, folder: str) -> None:
 
 
 def _is_below(filename: str, folder: str) -> bool:
-    # A virtual environment often lies in the project's folder; what is in it is not the author's.
+    # A virtual environment is often inside the project folder; its files are not the author's code.
     return filename.startswith(folder + "/") and "/site-packages/" not in filename
 
 

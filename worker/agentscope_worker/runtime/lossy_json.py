@@ -1,19 +1,21 @@
-"""JSON bytes of any value, for messages that must reach a client whatever an App put into them.
+"""JSON encoding that accepts any value, for messages that must reach a client whatever they contain.
 
-It owns the replacements for what JSON cannot hold: an object becomes its `str`, a lone surrogate
-U+FFFD, an integer beyond 64 bits a string. It must not be used for stored state, which has to come
-back as it was. Read `agentscope_worker.messages` for its use.
+Owns the replacements for values that JSON cannot represent: an object becomes its `str`, a lone surrogate
+becomes U+FFFD, and an integer beyond 64 bits becomes a string. It must not be used for stored state, which
+has to be restored unchanged.
+
+Read next: `agentscope_worker.messages`, which uses it.
 """
 
 from collections.abc import Mapping
 
 import orjson
 
-_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1  # what orjson writes
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1  # the range that orjson supports
 
 
 def dumps(value: object) -> bytes:
-    """`value` as one line of UTF-8 JSON; never fails on what a leaf of it is."""
+    """`value` as one line of UTF-8 JSON; replaces leaves that JSON cannot represent."""
     try:
         return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)
     except TypeError:
@@ -21,7 +23,7 @@ def dumps(value: object) -> bytes:
 
 
 def _writable(value: object) -> object:
-    """A copy of `value` without the strings and integers that orjson refuses."""
+    """A copy of `value` without the strings and integers that orjson rejects."""
     match value:
         case str():
             return _text(value)

@@ -1,8 +1,8 @@
-"""`runtime`: the one object through which a project reaches what its configuration describes.
+"""`runtime`: the object through which a project uses everything that its configuration defines.
 
-It owns the order of a start and of a stop, and nothing that is started: models, MCP servers,
-sessions and the App each have a module of their own. It must not talk to a supervisor; a worker
-starts it through `agentscope_worker.host`, an author's test through `initialize`.
+Owns the order of startup and shutdown, and none of the parts: models, MCP servers, sessions and the App have
+modules of their own. It must not communicate with a supervisor: a worker starts it through
+`agentscope_worker.host`, an author's test through `initialize`.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Runtime:
     """
 
     def __init__(self) -> None:
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._starting = False
         self._initialized = False
         self._hooks = True
@@ -117,17 +117,17 @@ class Runtime:
         worker: str = "0.0",
         member: str = "",
     ) -> None:
-        """What `initialize` does once the configuration is read; after a failure nothing is left.
+        """Start a project whose configuration is already loaded; releases everything after a failure.
 
-        Without `hooks` no MCP server is connected and `on_startup` is not called: a look whether
-        the project could start. `worker`: who this is in traces,
-        "<slot>.<generation>". `member`: of which instance, see `session_claims.Claims`.
-        Raises: RuntimeError when already initialized; BootError.
+        Without `hooks`, no MCP server is connected and `on_startup` is not called: this checks whether the
+        project can start. `worker`: the name of this process in traces, "<slot>.<generation>". `member`: see
+        `sessions.claims.Claims`.
+        Raises: RuntimeError if already initialized; BootError.
         """
         if self._starting or self._initialized:
             raise RuntimeError(
-                "runtime is already initialized (a worker does it before app.py is imported); "
-                "call runtime.shutdown() before initializing it again"
+                "runtime is already initialized (a worker does this before it imports app.py); "
+                "call runtime.shutdown() before you initialize it again"
             )
         self._starting = True
         try:
@@ -147,10 +147,10 @@ class Runtime:
         self._models = build_models(settings.models)
         self._tools = compat.new_toolkit()
         if hooks and settings.mcp_servers:
-            from agentscope_worker.runtime.mcp.tools import McpServers  # the library costs 0.5 s
+            from agentscope_worker.runtime.mcp.tools import McpServers  # importing the library takes 0.5 s
 
             self._mcp = McpServers(settings.mcp_servers, functools.partial(compat.publish, self._tools))
-            with tracing.untraced():  # the links; a call is made by a turn, and of its trace
+            with tracing.untraced():  # for the connections; a tool call belongs to the trace of its turn
                 await self._mcp.open()
         self._session = _session_store(settings.session, project, compat.MAJOR, member)
         await self._session.open()
@@ -185,7 +185,7 @@ class Runtime:
 
     async def _release(self) -> None:
         session, models, mcp = self._session, self._models, self._mcp
-        self._forget()
+        self._reset()
         if mcp is not None:
             await mcp.close()
         if session is not None:
@@ -196,7 +196,7 @@ class Runtime:
 
 
 def _read(config: str | os.PathLike[str], project: str | os.PathLike[str]) -> tuple[Path, Path, str]:
-    """The project's absolute path, that of its configuration, and the text of that."""
+    """The absolute path of the project, that of its configuration file, and the file's text."""
     folder = Path(project).resolve()
     file = folder / config
     return folder, file, file.read_text(encoding="utf-8")
@@ -205,7 +205,7 @@ def _read(config: str | os.PathLike[str], project: str | os.PathLike[str]) -> tu
 def _there(value: _T | None, name: str) -> _T:
     if value is None:
         raise RuntimeError(
-            f"runtime.{name} is not there before the runtime is initialized: a worker does that "
+            f"runtime.{name} is not available before the runtime is initialized: a worker does this "
             "before it imports app.py; elsewhere, call `await runtime.initialize()` first"
         )
     return value
@@ -214,7 +214,7 @@ def _there(value: _T | None, name: str) -> _T:
 def _session_store(settings: SessionStoreSettings, project: Path, major: int, member: str) -> SessionStore:
     if settings.backend == "json":
         return JsonSessions(project / settings.save_dir, major, member)
-    assert settings.redis_url is not None, "the settings require it for this backend"
+    assert settings.redis_url is not None, "the settings require redis_url for this backend"
     return RedisSessions(settings.redis_url.get_secret_value(), major, member)
 
 

@@ -1,14 +1,14 @@
-"""Tracing in a worker: where spans go, the span of each turn, and of model calls that nobody else traces.
+"""Tracing in a worker: the export of spans, one span per turn, and spans of model calls without one.
 
-AgentScope makes its own spans of agents, models and tools, when it is told to (`compat.majors`); they hold
-whole prompts and answers. Those made here never do. The caller's trace, as the supervisor passes it on, is
-the parent of a turn's span, and everything that the App does in its turn is below that. Who is not sampled by
-the caller is not sampled here.
+AgentScope creates its own spans of agents, models and tools when tracing is on (`compat.majors`); they
+contain complete prompts and responses. The spans created here never do. The parent of a turn's span is the
+caller's trace, as the supervisor passes it on, and everything that the App does in the turn is below that
+span. If the caller's trace is not sampled, the turn is not sampled either.
 
-Spans are sent by a thread of OpenTelemetry's SDK over OTLP/HTTP, in batches, from a bounded queue: an
-endpoint that is down or hangs costs spans, never time; the end of a worker waits `FLUSH_WITHIN` for the last
-ones. The SDK is imported only when tracing is on. The usual variables of its exporter are heeded
-(OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME, …). The spans of HTTP and of waiting are the supervisor's.
+A thread of OpenTelemetry's SDK sends the spans over OTLP/HTTP, in batches, from a bounded queue. An endpoint
+that is down or hangs loses spans and delays nothing; at shutdown the worker waits `FLUSH_TIMEOUT` for the
+last spans. The SDK is imported only if tracing is on. The exporter's environment variables apply
+(OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME, …). The supervisor creates the spans of HTTP and of queueing.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-QUEUED = 2048  # spans that wait to be sent; what comes when it is full is dropped
-SEND_EVERY = 1.0  # seconds between two sendings
-SEND_WITHIN = 5.0  # seconds for one, what is tried again included
-FLUSH_WITHIN = 1.0  # seconds for the last ones at the end of a worker
-COMPLAIN_EVERY = 60.0  # seconds between two log lines about an endpoint that takes nothing
+MAX_QUEUED = 2048  # spans waiting to be sent; further spans are dropped
+EXPORT_INTERVAL = 1.0  # seconds between two batches
+EXPORT_TIMEOUT = 5.0  # seconds for one batch, retries included
+FLUSH_TIMEOUT = 1.0  # seconds for the last spans at the shutdown of a worker
+WARNING_INTERVAL = 60.0  # seconds between two warnings about lost spans
 
 _SCOPE = "agentscope_worker"
-# What the exporter says of each failure, with the URL; `_Exporter` says it seldom, and without.
+# The exporter logs every failure with the URL; `_Exporter` logs less often, and without the URL.
 _EXPORTER_LOG = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 
 _tracer: Tracer | None = None
@@ -47,7 +47,8 @@ _processor: BatchSpanProcessor | None = None
 
 
 def start(endpoint: str, service: str, worker: str) -> None:
-    """Send spans to `endpoint` from now on. `service`, `worker`: who sends them, for who reads them."""
+    """Export spans to `endpoint` from now on. `service`, `worker`: name and instance of the span's
+    resource."""
     global _tracer, _processor
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -55,27 +56,27 @@ def start(endpoint: str, service: str, worker: str) -> None:
     logging.getLogger(_EXPORTER_LOG).setLevel(logging.CRITICAL)
 
     class _Exporter(SpanExporter):
-        """The SDK's exporter; what it could not send is counted, and told seldom."""
+        """The SDK's exporter, with a rate-limited warning for lost spans."""
 
         def __init__(self) -> None:
-            # Any: some of its methods have no annotations, and `mypy --strict` refuses to call them.
-            self._sender: Any = OTLPSpanExporter(endpoint=endpoint, timeout=SEND_WITHIN)
-            self._lost, self._complained = 0, float("-inf")
+            # Any: some of its methods are not annotated, and `mypy --strict` rejects calls to them.
+            self._sender: Any = OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_TIMEOUT)
+            self._lost, self._warned_at = 0, float("-inf")
 
         def export(self, spans: Any) -> SpanExportResult:
             result: SpanExportResult = self._sender.export(spans)
             if result is not SpanExportResult.SUCCESS:
                 self._lost += len(spans)
-                if time.monotonic() - self._complained >= COMPLAIN_EVERY:
-                    self._complained = time.monotonic()
-                    log.warning("%d spans are lost: tracing.endpoint did not take them", self._lost)
+                if time.monotonic() - self._warned_at >= WARNING_INTERVAL:
+                    self._warned_at = time.monotonic()
+                    log.warning("%d spans are lost: tracing.endpoint did not accept them", self._lost)
                     self._lost = 0
             return result
 
         def shutdown(self) -> None:
             self._sender.shutdown()
 
-    _processor = BatchSpanProcessor(_Exporter(), QUEUED, SEND_EVERY * 1000)
+    _processor = BatchSpanProcessor(_Exporter(), MAX_QUEUED, EXPORT_INTERVAL * 1000)
     provider = _provider(service, worker)
     provider.add_span_processor(_processor)
     _tracer = provider.get_tracer(_SCOPE)
@@ -83,7 +84,7 @@ def start(endpoint: str, service: str, worker: str) -> None:
 
 
 async def stop() -> None:
-    """Make no more spans, and send those that there are, within `FLUSH_WITHIN`."""
+    """Stop creating spans, and send the queued ones within `FLUSH_TIMEOUT`."""
     global _tracer, _processor
     processor: Any = _processor  # Any: as above
     _tracer = _processor = None
@@ -95,26 +96,26 @@ async def stop() -> None:
 
     def flush() -> None:
         processor.shutdown()
-        with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop is closed by now
             loop.call_soon_threadsafe(flushed.set)
 
-    # Not in the loop's pool of threads, whose end would be waited for.
+    # Not in the loop's thread pool: the exit of the loop would wait for it.
     threading.Thread(target=flush, name="last spans", daemon=True).start()
     try:
-        async with asyncio.timeout(FLUSH_WITHIN):
+        async with asyncio.timeout(FLUSH_TIMEOUT):
             await flushed.wait()
     except TimeoutError:
-        log.warning("the last spans are lost: tracing.endpoint did not take them in time")
+        log.warning("the last spans are lost: tracing.endpoint did not accept them in time")
 
 
 def _provider(service: str, worker: str) -> TracerProvider:
-    """The provider of this process; OpenTelemetry takes one only, and that for ever."""
+    """The tracer provider of this process; OpenTelemetry allows one per process, set once."""
     from opentelemetry import trace
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
 
     found = trace.get_tracer_provider()
-    if isinstance(found, TracerProvider):  # an author's own, or that of an earlier start
+    if isinstance(found, TracerProvider):  # set by the author, or by an earlier start
         return found
     name = os.environ.get("OTEL_SERVICE_NAME") or service
     provider = TracerProvider(resource=Resource.create({"service.name": name, "service.instance.id": worker}))
@@ -128,11 +129,11 @@ def _provider(service: str, worker: str) -> TracerProvider:
 def turn(
     run_id: str, session_id: str, headers: Mapping[str, str], is_cancelled: Callable[[], bool]
 ) -> contextlib.AbstractContextManager[dict[str, str]]:
-    """The span of one turn, around all of it; to be used in the turn's own task.
+    """The span of one turn, as a context manager; enter it in the turn's own task.
 
-    Gives the W3C headers with which the App can make others part of its trace: those of this span, or
-    `headers`, the caller's, as they came when tracing is off. `is_cancelled` is asked at the end, because
-    AgentScope may have swallowed the cancellation.
+    Yields the W3C headers with which the App can extend the trace: those of this span, or the caller's
+    `headers` unchanged if tracing is off. `is_cancelled` is called at the end of the turn, because AgentScope
+    may have swallowed the cancellation.
     """
     if _tracer is None:
         return contextlib.nullcontext(dict(headers))
@@ -163,10 +164,10 @@ def _span_of_turn(
         record_exception=False,
         set_status_on_exception=False,
     ) as span:
-        passed_on: dict[str, str] = {}
-        w3c.inject(passed_on)
+        propagated: dict[str, str] = {}
+        w3c.inject(propagated)
         try:
-            yield passed_on
+            yield propagated
         except BaseException as error:
             if is_cancelled():
                 span.set_attribute("agentscope.outcome", "cancelled")
@@ -179,18 +180,18 @@ def _span_of_turn(
 
 @contextlib.contextmanager
 def untraced() -> Iterator[None]:
-    """Nothing that begins here has a span, nor what the tasks do that are made here; for what is of no turn.
+    """Create no spans inside the block, nor in tasks created there; for work that belongs to no turn.
 
-    Of mcp 2.x, say, which makes a span of each request to a server: each ping would be a trace of its own.
+    mcp 2.x, for example, creates a span for each request to a server: each ping would be a trace of its own.
     """
     if _tracer is None:
         yield
         return
     from opentelemetry import context, trace
 
-    # The usual sampler heeds the parent, and this one is not sampled. 1: an id that is lawful.
-    nobody = trace.NonRecordingSpan(trace.SpanContext(trace_id=1, span_id=1, is_remote=False))
-    before = context.attach(trace.set_span_in_context(nobody))
+    # The default sampler follows the parent, and this parent is not sampled. 1 is a valid id.
+    unsampled = trace.NonRecordingSpan(trace.SpanContext(trace_id=1, span_id=1, is_remote=False))
+    before = context.attach(trace.set_span_in_context(unsampled))
     try:
         yield
     finally:
@@ -201,9 +202,9 @@ def untraced() -> Iterator[None]:
 
 
 async def model_call(model: Any, call: Callable[[], Awaitable[Any]]) -> Any:
-    """What `call()` gives, a call of `model`; in a span, where AgentScope makes none.
+    """Await `call()`, a call of `model`, and return its result; creates a span if AgentScope does not.
 
-    The span of a streamed answer ends with the answer, or when its reader leaves.
+    The span of a streamed response ends with the stream, or when its reader closes it.
     """
     if _tracer is None or seam().traces_model_call():
         return await call()
@@ -225,18 +226,18 @@ async def model_call(model: Any, call: Callable[[], Awaitable[Any]]) -> Any:
             span.end()
             raise
     if isinstance(response, AsyncGenerator):
-        return _to_its_end(span, response)
+        return _until_end(span, response)
     _end(span, response)
     return response
 
 
-async def _to_its_end(span: Span, responses: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+async def _until_end(span: Span, responses: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
     last = None
     try:
         async with contextlib.aclosing(responses):
             async for last in responses:
                 yield last
-    except GeneratorExit:  # the reader has enough
+    except GeneratorExit:  # the reader closed the stream
         raise
     except BaseException as error:
         _record(span, error)

@@ -1,4 +1,4 @@
-"""The documented API of a project; it lives in agentscope_worker.runtime."""
+"""The documented API of a project, re-exported from agentscope_worker.runtime."""
 
 from agentscope_worker.runtime import AgentApp, SessionContext, runtime
 

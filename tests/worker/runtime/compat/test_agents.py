@@ -1,4 +1,4 @@
-"""`agent.stream(msg)`: what comes out, one reply at a time, and what is left after a cancellation."""
+"""`agent.stream(msg)`: its output, one reply at a time, and the state after a cancellation."""
 
 import asyncio
 import gc
@@ -37,25 +37,27 @@ async def look(word: str) -> str:
     return f"found {word}"
 
 
-async def test_streams_new_text_under_one_id(agent: Any) -> None:
+async def test_stream_yields_new_text_under_one_id(agent: Any) -> None:
     chunks = [chunk async for chunk in agent.stream(question("one two"))]
     assert [text_of(chunk) for chunk in chunks] == ["Echo:", " one", " two"]
     assert len({chunk.id for chunk in chunks}) == 1
     assert {(chunk.name, chunk.role) for chunk in chunks} == {("Friday", "assistant")}
 
 
-async def test_cumulative_gives_snapshots(agent: Any) -> None:
+async def test_cumulative_stream_yields_snapshots(agent: Any) -> None:
     texts = [text_of(chunk) async for chunk in agent.stream(question("one two"), cumulative=True)]
     assert list(dict.fromkeys(texts)) == ["Echo:", "Echo: one", "Echo: one two"]
 
 
-async def test_a_model_that_does_not_stream(start: Any, server: ModelServer) -> None:
+async def test_a_model_without_streaming_yields_one_message(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server, stream=False)})
     texts = [text_of(chunk) async for chunk in make_agent().stream(question("one two"))]
     assert texts == ["Echo: one two"]
 
 
-async def test_a_tool_call_and_its_result_come_once_and_whole(start: Any, server: ModelServer) -> None:
+async def test_a_tool_call_and_its_result_are_yielded_once_and_complete(
+    start: Any, server: ModelServer
+) -> None:
     await start(models={"main": openai(server)})
     await add_tool(look)
     chunks = [c async for c in make_agent().stream(question('call look {"word": "it"}'))]
@@ -69,12 +71,12 @@ async def test_a_tool_call_and_its_result_come_once_and_whole(start: Any, server
     assert "".join(block["text"] for block in blocks[2:]) == "Echo: found it"
 
 
-async def test_await_agent_gives_the_reply(agent: Any) -> None:
+async def test_awaiting_an_agent_returns_the_reply(agent: Any) -> None:
     reply = await agent(question("hello"))
     assert text_of(reply) == "Echo: hello"
 
 
-async def test_two_requests_to_one_agent_do_not_meet(agent: Any) -> None:
+async def test_two_requests_to_one_agent_run_one_after_the_other(agent: Any) -> None:
     async def ask(text: str) -> str:
         return "".join([text_of(chunk) async for chunk in agent.stream(question(text))])
 
@@ -90,7 +92,7 @@ async def test_two_requests_to_one_agent_do_not_meet(agent: Any) -> None:
     ]
 
 
-async def test_two_agents_reply_at_the_same_time(agent: Any, server: ModelServer) -> None:
+async def test_two_agents_reply_concurrently(agent: Any, server: ModelServer) -> None:
     server.delay = 0.02
     other = make_agent("Saturday")
 
@@ -102,13 +104,13 @@ async def test_two_agents_reply_at_the_same_time(agent: Any, server: ModelServer
     assert set(await answers) == {"Echo: a b c"}
 
 
-async def test_an_error_of_the_model_is_raised_and_the_agent_goes_on(agent: Any) -> None:
+async def test_a_model_error_is_raised_and_the_agent_stays_usable(agent: Any) -> None:
     with pytest.raises(Exception, match=r"401|fail"):
         await drain(agent.stream(question("fail 401")))
     assert text_of(await agent(question("hello"))) == "Echo: hello"
 
 
-async def test_cancelled_at_once_when_it_waits_for_its_turn(agent: Any, server: ModelServer) -> None:
+async def test_a_waiting_reply_is_cancelled_at_once(agent: Any, server: ModelServer) -> None:
     server.delay = 0.02
     first = asyncio.create_task(anext(agent.stream(question(LONG))))
     await until(lambda: server.streaming)
@@ -149,10 +151,8 @@ async def test_memory_is_written_before_the_app_sees_the_cancellation(
     assert text_of(await agent(question("hello"))) == "Echo: hello"
 
 
-async def test_the_agents_own_interrupt_ends_its_reply_and_not_the_turn(
-    agent: Any, server: ModelServer
-) -> None:
-    """AgentScope 1.x has a method for it; the App goes on with what was said, as it does without us."""
+async def test_agent_interrupt_ends_the_reply_but_not_the_turn(agent: Any, server: ModelServer) -> None:
+    """AgentScope 1.x has a method for it. The App continues with the text so far, as it does without us."""
     if MAJOR == 2:
         pytest.skip("2.x has no Agent.interrupt")
     server.delay = 0.01
@@ -167,8 +167,8 @@ async def test_the_agents_own_interrupt_ends_its_reply_and_not_the_turn(
     assert text_of(await agent(question("hello"))) == "Echo: hello"
 
 
-async def test_a_cancelled_turn_leaves_the_other_turns_alone(agent: Any, server: ModelServer) -> None:
-    """Two sessions with agents of their own on one model; one is stopped in the middle."""
+async def test_a_cancelled_turn_does_not_affect_other_turns(agent: Any, server: ModelServer) -> None:
+    """Two sessions have agents of their own on one model; one is cancelled in the middle."""
     server.delay = 0.01
     other = make_agent("Saturday")
     going_on = asyncio.create_task(other(question("a " * 60)))
@@ -178,7 +178,7 @@ async def test_a_cancelled_turn_leaves_the_other_turns_alone(agent: Any, server:
     assert [name for name, _ in remembered(other)] == ["user", "Saturday"]
 
 
-async def test_a_timeout_around_a_stream_is_raised(agent: Any, server: ModelServer) -> None:
+async def test_a_timeout_around_a_stream_raises(agent: Any, server: ModelServer) -> None:
     server.delay = 0.01
     with pytest.raises(TimeoutError):
         await drain_for(0.1, agent.stream(question(LONG)))
@@ -187,9 +187,7 @@ async def test_a_timeout_around_a_stream_is_raised(agent: Any, server: ModelServ
     assert "".join(chunks) == "Echo: hello"
 
 
-async def test_leaving_the_loop_stops_the_agent_and_keeps_what_it_said(
-    agent: Any, server: ModelServer
-) -> None:
+async def test_leaving_the_loop_stops_the_agent_and_keeps_its_text(agent: Any, server: ModelServer) -> None:
     server.delay = 0.01
     chunks = agent.stream(question(LONG))
     async for chunk in chunks:
@@ -200,14 +198,14 @@ async def test_leaving_the_loop_stops_the_agent_and_keeps_what_it_said(
     await until(lambda: server.cut_off == 1)
 
 
-async def test_a_reader_that_stops_reading_stops_the_agent_when_cancelled(
+async def test_cancelling_a_reader_that_has_stopped_reading_stops_the_agent(
     agent: Any, server: ModelServer
 ) -> None:
-    """The agent is far ahead and waits for its reader; what it said is in its memory all the same."""
+    """The agent is far ahead and waits for its reader; its memory still contains its text."""
     chunks = agent.stream(question("word " * 1000))
     await anext(chunks)
     await until(lambda: server.requests)
-    await asyncio.sleep(0.3)  # nothing tells when the agent has filled its queue
+    await asyncio.sleep(0.3)  # there is no event for a full queue
     await chunks.aclose()
     said = remembered(agent)[1][1]
     assert said.startswith("Echo: word word")
@@ -215,7 +213,7 @@ async def test_a_reader_that_stops_reading_stops_the_agent_when_cancelled(
     assert text_of(await agent(question("hello"))) == "Echo: hello"
 
 
-async def test_cancelled_in_a_tool(start: Any, server: ModelServer) -> None:
+async def test_a_reply_can_be_cancelled_inside_a_tool(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server)})
     running, stopped = asyncio.Event(), asyncio.Event()
 
@@ -243,12 +241,12 @@ async def test_cancelled_in_a_tool(start: Any, server: ModelServer) -> None:
     assert text_of(await agent(question("hello"))) == "Echo: hello"
 
 
-async def test_an_agent_in_its_own_tool_does_not_wait_for_itself(start: Any, server: ModelServer) -> None:
+async def test_an_agent_called_by_its_own_tool_does_not_deadlock(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server)})
     agents: list[Any] = []
 
     async def again(word: str) -> str:
-        # Not a sensible thing to do; it must not hang.
+        # Not a sensible use, but it must not hang.
         async with asyncio.timeout(5):
             return text_of(await agents[0](question(word)))
 
@@ -257,7 +255,9 @@ async def test_an_agent_in_its_own_tool_does_not_wait_for_itself(start: Any, ser
     await drain_for(10, agents[0].stream(question('call again {"word": "x"}')))
 
 
-async def test_a_save_after_leaving_the_loop_has_what_the_agent_said(agent: Any, server: ModelServer) -> None:
+async def test_a_save_after_leaving_the_loop_contains_the_agents_text(
+    agent: Any, server: ModelServer
+) -> None:
     """The body of the loop raises, so that nothing closes the stream before `finally` saves."""
     server.delay = 0.01
 
@@ -276,7 +276,7 @@ async def test_a_save_after_leaving_the_loop_has_what_the_agent_said(agent: Any,
     assert remembered(restored)[1][1].startswith("Echo: word")
 
 
-async def test_a_save_in_the_middle_of_a_reply_does_not_wait(agent: Any, server: ModelServer) -> None:
+async def test_a_save_during_a_reply_does_not_wait(agent: Any, server: ModelServer) -> None:
     server.delay = 0.01
     chunks = agent.stream(question(LONG))
     await anext(chunks)
@@ -296,7 +296,7 @@ async def test_a_dropped_stream_leaves_no_task(agent: Any, server: ModelServer) 
     assert server.cut_off == 1
 
 
-async def test_msg_as_the_guide_writes_it() -> None:
+async def test_msg_accepts_the_arguments_of_the_guide() -> None:
     runtime_message = Msg("user", "text", "user")
     assert text_of(runtime_message) == "text"
     assert text_of(Msg(name="user", content="text", role="user", metadata=None)) == "text"
@@ -307,13 +307,13 @@ async def test_msg_as_the_guide_writes_it() -> None:
 
 @pytest.mark.skipif(MAJOR == 1, reason="1.x has no tool permissions")
 class TestPermissions:
-    async def test_tools_run_unattended_by_default(self, start: Any, server: ModelServer) -> None:
+    async def test_tools_run_without_permission_by_default(self, start: Any, server: ModelServer) -> None:
         await start(models={"main": openai(server)})
         await add_tool(look)
         reply = await make_agent()(question('call look {"word": "it"}'))
         assert text_of(reply) == "Echo: found it"
 
-    async def test_a_parked_agent_says_so_and_takes_the_next_message(
+    async def test_an_agent_waiting_for_permission_reports_it_and_accepts_the_next_message(
         self, start: Any, server: ModelServer
     ) -> None:
         await start(models={"main": openai(server)}, agentscope={"permission_mode": "default"})
@@ -324,7 +324,9 @@ class TestPermissions:
         texts = [text_of(chunk) async for chunk in agent.stream(question("hello"))]
         assert "".join(texts) == "Echo: hello"
 
-    async def test_a_parked_agent_that_was_stored_recovers(self, start: Any, server: ModelServer) -> None:
+    async def test_a_stored_agent_waiting_for_permission_recovers(
+        self, start: Any, server: ModelServer
+    ) -> None:
         await start(models={"main": openai(server)}, agentscope={"permission_mode": "default"})
         await add_tool(look)
         agent, restored = make_agent(), make_agent()
@@ -333,7 +335,7 @@ class TestPermissions:
         await runtime.session.load_session_state("s", agent=restored)
         assert text_of(await restored(question("hello"))) == "Echo: hello"
 
-    async def test_what_the_author_has_set_is_kept(self, start: Any, server: ModelServer) -> None:
+    async def test_a_mode_set_by_the_author_is_kept(self, start: Any, server: ModelServer) -> None:
         from agentscope.permission import PermissionContext, PermissionMode
         from agentscope.state import AgentState
 

@@ -1,4 +1,4 @@
-"""Ids and times of AgentScope's messages: ours are used, and are what AgentScope's own would be."""
+"""Ids and timestamps of AgentScope's messages: our factories are used, with AgentScope's formats."""
 
 import time
 from datetime import datetime
@@ -17,26 +17,30 @@ pytestmark = pytest.mark.skipif(MAJOR == 1, reason="1.x has no factories of ids 
 majors.seam().adapt("bypass")
 
 
-def test_an_id_comes_from_the_stock() -> None:
-    random_ids.new_id()  # so that there is one
+def test_an_id_comes_from_the_batch() -> None:
+    random_ids.new_id()  # so that a batch exists
     random_ids._batch.append("a" * 32)
     assert TextBlock(text="x").id == "a" * 32
 
 
 @pytest.mark.parametrize("microsecond", [0, 1, 999, 120_000, 999_999])
-def test_each_time_is_written_as_python_does(microsecond: int) -> None:
-    for second in (1_700_000_000, 1_700_000_000, 1_700_000_001):  # a new one, the same, the next
+def test_timestamps_have_the_isoformat_of_python(microsecond: int) -> None:
+    for second in (
+        1_700_000_000,
+        1_700_000_000,
+        1_700_000_001,
+    ):  # new, same, next second
         with patch.object(time, "time_ns", lambda at=second: at * 10**9 + microsecond * 1000 + 999):
             written = TextBlock(text="x").created_at
         assert written == datetime.fromtimestamp(second).replace(microsecond=microsecond).isoformat()
 
 
-def test_those_of_an_author_stay() -> None:
+def test_factories_of_the_author_are_kept() -> None:
     from agentscope_worker.runtime.compat import factories2
 
     common = agentscope._utils._common
     with patch.multiple(common, _id_factory=lambda: "mine", _timestamp_factory=lambda: "then"):
-        factories2.set_factories()  # they were there before
-        majors.seam().adapt("bypass")  # or came after a first start, and this is the second
+        factories2.set_factories()  # set before the start
+        majors.seam().adapt("bypass")  # or set after a first start, before a second one
         block = TextBlock(text="x")
     assert (block.id, block.created_at) == ("mine", "then")

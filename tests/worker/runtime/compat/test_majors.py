@@ -1,4 +1,4 @@
-"""The check of what is installed: each wrong combination is told with the pip line that mends it."""
+"""The installation check: each unsupported combination is reported with the pip command that fixes it."""
 
 import asyncio
 import importlib.abc
@@ -19,7 +19,7 @@ GOOD = {"mcp": "1.30.0", "greenlet": "3.5.6", "tqdm": "4.7", "openai": "3.54.0",
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The packages that are found to be installed, to be filled by a test."""
+    """The installed packages as the check sees them; a test fills the dict."""
     installed: dict[str, str] = {}
 
     def version(name: str) -> str:
@@ -29,7 +29,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
             raise importlib.metadata.PackageNotFoundError(name) from None
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    monkeypatch.setattr(majors, "_version", majors._version.__wrapped__)  # what others have read is kept
+    monkeypatch.setattr(majors, "_version", majors._version.__wrapped__)  # others are cached
     return installed
 
 
@@ -38,7 +38,7 @@ PIP = f"{sys.executable} -m pip install "
 
 
 def refusal(*providers: str) -> str:
-    """What the check says of an installation that does not work."""
+    """The error message for an unsupported installation."""
     with pytest.raises(BootError) as failure:
         majors.check_installation(frozenset(providers))
     assert failure.value.permanent
@@ -46,7 +46,7 @@ def refusal(*providers: str) -> str:
 
 
 @pytest.mark.parametrize("version, major", [("1.0.21", 1), ("1.0.22", 1), ("2.0.8", 2), ("2.0.10.post1", 2)])
-def test_supported(install: dict[str, str], version: str, major: int) -> None:
+def test_supported_releases_are_accepted(install: dict[str, str], version: str, major: int) -> None:
     install.update(GOOD, agentscope=version)
     assert majors.check_installation() == major
 
@@ -66,14 +66,14 @@ def test_supported(install: dict[str, str], version: str, major: int) -> None:
         ("3.0.0", '"agentscope-supervisor[v2]" "agentscope>=2.0.8,<3"'),
     ],
 )
-def test_not_supported(install: dict[str, str], version: str, wanted: str) -> None:
+def test_unsupported_releases_are_rejected(install: dict[str, str], version: str, wanted: str) -> None:
     install.update(GOOD, agentscope=version)
     told = refusal()
     assert told.startswith(f"AgentScope {version} is not supported")
     assert told.endswith(PIP + wanted)
 
 
-def test_not_installed(install: dict[str, str]) -> None:
+def test_a_missing_agentscope_is_reported(install: dict[str, str]) -> None:
     told = refusal()
     assert told.startswith("AgentScope is not installed")
     assert told.endswith(PIP + '"agentscope-supervisor[v2]" "agentscope>=2.0.8,<3"')
@@ -82,7 +82,7 @@ def test_not_installed(install: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "agentscope, installed, providers, wanted",
     [
-        # What pip makes of `agentscope<2`, and of each attempt to mend that by hand.
+        # The result of `pip install "agentscope<2"`, and of each attempt to fix it by hand.
         ("1.0.21", {"mcp": "2.3.0", "greenlet": None, "tqdm": None}, "", f'"{MCP}" greenlet tqdm'),
         ("1.0.21", {"mcp": "2.0.0a1"}, "", f'"{MCP}"'),
         ("1.0.21", {"mcp": "1.12.4"}, "", f'"{MCP}"'),
@@ -99,7 +99,7 @@ def test_not_installed(install: dict[str, str]) -> None:
         ("2.0.11", {"mcp": "1.30.0"}, "", '"mcp>=2"'),
     ],
 )
-def test_sets_that_do_not_work(
+def test_unsupported_combinations_are_reported(
     install: dict[str, str], agentscope: str, installed: dict[str, str | None], providers: str, wanted: str
 ) -> None:
     install.update(GOOD, openai="3.24.0", anthropic="0.125.0", agentscope=agentscope)
@@ -112,7 +112,7 @@ def test_sets_that_do_not_work(
         else:
             install[package] = version
     told = refusal(*providers.split())
-    assert told.startswith(f"AgentScope {agentscope} does not work with what is installed beside it")
+    assert told.startswith(f"AgentScope {agentscope} does not work with the other installed packages")
     assert told.endswith(PIP + wanted)
 
 
@@ -120,22 +120,22 @@ def test_sets_that_do_not_work(
     "agentscope, provider",
     [("1.0.21", "dashscope"), ("1.0.21", "ollama"), ("2.0.10", "openai"), ("2.0.10", "anthropic")],
 )
-def test_clients_may_be_newer_where_they_work(
+def test_newer_clients_are_accepted_where_they_work(
     install: dict[str, str], agentscope: str, provider: str
 ) -> None:
     install.update(GOOD, openai="3.54.0", anthropic="2.11", agentscope=agentscope)
     majors.check_installation(frozenset({provider}))
 
 
-def test_a_release_that_wants_the_newer_mcp_may_have_it(install: dict[str, str]) -> None:
+def test_a_release_that_requires_mcp_2_accepts_it(install: dict[str, str]) -> None:
     install.update(GOOD, mcp="2.3.0", agentscope="2.0.11")
     assert majors.check_installation() == 2
 
 
-async def test_the_start_of_a_worker_checks_before_it_imports(
+async def test_a_worker_checks_the_installation_before_it_imports_agentscope(
     install: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And so does `agentscope-supervisor check`, which begins in the same way."""
+    """`agentscope-supervisor check` starts in the same way."""
     install.update(GOOD, mcp="2.3.0", agentscope="1.0.21")
     monkeypatch.setattr(majors, "seam", lambda: pytest.fail("it went on to import AgentScope"))
     monkeypatch.setattr(host, "seam", majors.seam)
@@ -146,7 +146,7 @@ async def test_the_start_of_a_worker_checks_before_it_imports(
 
 
 @pytest.mark.parametrize("failure", [ImportError("no name"), AttributeError("gone"), TypeError("changed")])
-def test_what_fails_inside_an_import_is_told_with_the_pip_line(
+def test_an_error_inside_an_import_is_reported_with_the_pip_command(
     monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     class Breaks(importlib.abc.MetaPathFinder):
@@ -167,6 +167,6 @@ def test_what_fails_inside_an_import_is_told_with_the_pip_line(
     assert major == majors.seam().MAJOR
 
 
-def test_pip_lines_can_be_pasted() -> None:
+def test_pip_commands_are_valid_shell() -> None:
     line = pip_install("tqdm", "mcp<2", "a[b]")
     assert line == f'{sys.executable} -m pip install tqdm "mcp<2" "a[b]"'

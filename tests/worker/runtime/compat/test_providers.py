@@ -1,4 +1,4 @@
-"""The five providers: what a slot says reaches the wire of each, and nothing of it is lost on the way."""
+"""The five providers: every setting of a slot reaches the provider, and none is dropped."""
 
 import asyncio
 import gc
@@ -24,13 +24,13 @@ streamed_and_not = pytest.mark.parametrize("stream", [True, False], ids=["stream
 
 
 def found_on_the_wire(request: Request, provider: str, stream: bool) -> Expected:
-    """What of the settings of `slot` a request carries, to be compared with `expected`."""
+    """The settings of `slot` that a request contains, to be compared with `expected`."""
     return expected(provider, MAJOR, stream).seen_in(request)
 
 
 @every_provider
 @streamed_and_not
-async def test_all_of_a_slot_reaches_the_wire(
+async def test_every_setting_of_a_slot_is_sent(
     start: Any, server: ModelServer, provider: str, stream: bool
 ) -> None:
     await start(models={"main": slot(server, provider, MAJOR, stream=stream)})
@@ -47,7 +47,7 @@ async def test_all_of_a_slot_reaches_the_wire(
 
 @every_provider
 @streamed_and_not
-async def test_an_agent_asks_and_calls_tools(
+async def test_an_agent_calls_the_model_and_tools(
     start: Any, server: ModelServer, provider: str, stream: bool
 ) -> None:
     async def look(word: str) -> str:
@@ -65,14 +65,14 @@ async def test_an_agent_asks_and_calls_tools(
 
 @pytest.fixture
 def no_garbage_collection() -> Iterator[None]:
-    """A stream must end when it is left, not when the garbage collector finds it."""
+    """An abandoned stream must end at once, not when the garbage collector runs."""
     gc.disable()
     yield
     gc.enable()
 
 
 @every_provider
-async def test_unread_answers_keep_no_connection(
+async def test_an_unread_response_keeps_no_connection_open(
     start: Any, server: ModelServer, provider: str, no_garbage_collection: None
 ) -> None:
     await start(models={"main": slot(server, provider, MAJOR)})
@@ -84,7 +84,7 @@ async def test_unread_answers_keep_no_connection(
 
 
 @every_provider
-async def test_a_stream_that_is_left_is_closed(
+async def test_an_abandoned_stream_is_closed(
     start: Any, server: ModelServer, provider: str, no_garbage_collection: None
 ) -> None:
     await start(models={"main": slot(server, provider, MAJOR)})
@@ -102,7 +102,7 @@ async def test_cancelling_closes_the_connection(
     await start(models={"main": slot(server, provider, MAJOR, stream=stream)})
     reading = asyncio.create_task(drain_for(60, runtime.models.main.stream([question(LONG)])))
     await until(lambda: server.streaming)
-    await asyncio.sleep(0.1)  # in the middle, not at the beginning
+    await asyncio.sleep(0.1)  # in the middle of the response, not at its start
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
@@ -112,21 +112,23 @@ async def test_cancelling_closes_the_connection(
 
 
 @every_provider
-async def test_a_refusal_of_the_provider_is_raised(start: Any, server: ModelServer, provider: str) -> None:
+async def test_an_error_response_of_the_provider_is_raised(
+    start: Any, server: ModelServer, provider: str
+) -> None:
     await start(models={"main": slot(server, provider, MAJOR)})
     with pytest.raises(Exception, match=r"40[14]|fail 404"):
         await drain_for(10, runtime.models.main.stream([question("fail 404")]))
 
 
 @every_provider
-async def test_nothing_is_left_open_by_a_shutdown(start: Any, server: ModelServer, provider: str) -> None:
+async def test_shutdown_closes_all_connections(start: Any, server: ModelServer, provider: str) -> None:
     await start(models={"main": slot(server, provider, MAJOR)})
     await drain_for(10, runtime.models.main.stream([question("hello")]))
     await runtime.shutdown()
     await until(lambda: not server.connections)
 
 
-async def test_two_slots_of_one_provider_have_their_own_servers(start: Any, server: ModelServer) -> None:
+async def test_two_slots_of_one_provider_use_their_own_servers(start: Any, server: ModelServer) -> None:
     async with ModelServer() as other:
         models = {
             f"{provider}_{name}": slot(where, provider, MAJOR)
@@ -147,31 +149,33 @@ def build(provider: str, **more: Any) -> Any:
 
 @every_provider
 @pytest.mark.parametrize("key", ["model", "messages", "stream", "tools"])
-def test_what_agentscope_sets_itself_is_refused(provider: str, key: str) -> None:
-    with pytest.raises(BootError, match=rf"models.main: .*generate_kwargs cannot set {key}: AgentScope does"):
+def test_arguments_that_agentscope_sets_are_rejected(provider: str, key: str) -> None:
+    with pytest.raises(
+        BootError, match=rf"models.main: .*generate_kwargs cannot set {key}: AgentScope sets it"
+    ):
         build(provider, generate_kwargs={key: "x"})
 
 
 @every_provider
-def test_client_kwargs_that_the_client_does_not_have_are_refused(provider: str) -> None:
+def test_unknown_client_kwargs_are_rejected(provider: str) -> None:
     with pytest.raises(BootError, match=r"models.main: .*no_such"):
         build(provider, client_kwargs={"no_such": 1})
 
 
 @every_provider
 @pytest.mark.parametrize("key", ["api_key", "base_url"])
-def test_what_the_slot_says_is_refused_a_second_time(provider: str, key: str) -> None:
-    with pytest.raises(BootError, match=rf"client_kwargs cannot set {key}: say {key} of the slot"):
+def test_client_kwargs_must_not_repeat_keys_of_the_slot(provider: str, key: str) -> None:
+    with pytest.raises(BootError, match=rf"client_kwargs cannot set {key}: set {key} of the slot"):
         build(provider, client_kwargs={key: "http://127.0.0.1:8"})
 
 
-def test_a_second_url_of_gemini_is_refused() -> None:
+def test_a_second_url_for_gemini_is_rejected() -> None:
     with pytest.raises(BootError, match=r"client_kwargs.http_options cannot set base_url"):
         build("gemini", client_kwargs={"http_options": {"base_url": "http://127.0.0.1:8"}})
 
 
-def test_what_googles_client_would_refuse_is_refused_at_the_start() -> None:
-    with pytest.raises(BootError, match=r"generate_kwargs cannot hold no_such: .*extra_body"):
+def test_arguments_that_googles_client_rejects_are_rejected_at_startup() -> None:
+    with pytest.raises(BootError, match=r"generate_kwargs cannot contain no_such: .*extra_body"):
         build("gemini", generate_kwargs={"no_such": 1})
     with pytest.raises(BootError, match=r"top_k: .*valid number") as failure:
         build("gemini", generate_kwargs={"top_k": "not-a-number"})
@@ -188,20 +192,20 @@ def test_what_googles_client_would_refuse_is_refused_at_the_start() -> None:
         ("gemini", "thinking_budget", 1024),
     ],
 )
-def test_a_parameter_that_is_not_sent_alone_is_refused(provider: str, name: str, value: Any) -> None:
-    with pytest.raises(BootError, match=rf"generate_kwargs.{name} is sent only together with"):
+def test_a_parameter_that_is_not_sent_alone_is_rejected(provider: str, name: str, value: Any) -> None:
+    with pytest.raises(BootError, match=rf"generate_kwargs.{name} is only sent together with"):
         build(provider, generate_kwargs={name: value})
 
 
 @pytest.mark.skipif(MAJOR == 2, reason="2.x asks DashScope through OpenAI's client")
-def test_what_belongs_to_dashscopes_client_is_not_said_twice() -> None:
+def test_generate_kwargs_must_not_repeat_client_arguments_of_dashscope() -> None:
     with pytest.raises(BootError, match="generate_kwargs cannot set headers: the slot and its client_kwargs"):
         build("dashscope", generate_kwargs={"headers": {}}, client_kwargs={"headers": {}})
 
 
 @pytest.mark.skipif(MAJOR == 2, reason="2.x has one path for all of DashScope's models")
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_dashscope_model_that_sees_reaches_its_own_path(
+async def test_a_dashscope_vision_model_uses_its_own_path(
     start: Any, server: ModelServer, stream: bool
 ) -> None:
     more = {"model": "qwen-vl-max"}
@@ -214,21 +218,21 @@ async def test_a_dashscope_model_that_sees_reaches_its_own_path(
     assert request.body["parameters"]["seed"] == 7
 
 
-async def test_a_reasoning_effort_alone_reaches_openai(start: Any, server: ModelServer) -> None:
+async def test_reasoning_effort_alone_is_sent_to_openai(start: Any, server: ModelServer) -> None:
     more = {"generate_kwargs": {"reasoning_effort": "high"}}
     await start(models={"main": slot(server, "openai", MAJOR) | more})
     await drain_for(10, runtime.models.main.stream([question("hello")]))
     assert server.requests[0].body["reasoning_effort"] == "high"
 
 
-async def test_an_organization_reaches_openai(start: Any, server: ModelServer) -> None:
+async def test_an_organization_is_sent_to_openai(start: Any, server: ModelServer) -> None:
     more = {"client_kwargs": {"organization": "org-7"}}
     await start(models={"main": slot(server, "openai", MAJOR) | more})
     await drain_for(10, runtime.models.main.stream([question("hello")]))
     assert server.requests[0].headers["OpenAI-Organization"] == "org-7"
 
 
-async def test_options_of_ollama_join_what_stands_beside_them(start: Any, server: ModelServer) -> None:
+async def test_ollama_options_include_other_generate_kwargs(start: Any, server: ModelServer) -> None:
     generate = {"temperature": 0.5, "options": {"num_ctx": 512}, "keep_alive": "1m", "think": False}
     await start(models={"main": slot(server, "ollama", MAJOR) | {"generate_kwargs": generate}})
     await drain_for(10, runtime.models.main.stream([question("hello")]))
@@ -237,7 +241,7 @@ async def test_options_of_ollama_join_what_stands_beside_them(start: Any, server
     assert (body["keep_alive"], body["think"]) == ("1m", False)
 
 
-async def test_headers_of_a_slot_are_those_of_its_requests_only(start: Any, server: ModelServer) -> None:
+async def test_headers_of_a_slot_are_only_sent_with_its_requests(start: Any, server: ModelServer) -> None:
     slots = {name: slot(server, name, MAJOR) for name in PROVIDERS}
     bare = {name: {**each, "client_kwargs": {}} for name, each in slots.items()}
     await start(models={**slots, **{f"bare_{name}": each for name, each in bare.items()}})
@@ -248,7 +252,7 @@ async def test_headers_of_a_slot_are_those_of_its_requests_only(start: Any, serv
 
 
 @pytest.mark.parametrize("provider, package", [("gemini", "google-genai"), ("ollama", "ollama")])
-def test_a_missing_client_library_is_named_with_its_pip_line(
+def test_a_missing_client_library_is_reported_with_its_pip_command(
     provider: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if provider == "gemini":
@@ -261,4 +265,4 @@ def test_a_missing_client_library_is_named_with_its_pip_line(
         build(provider)
     assert failure.value.permanent
     assert failure.value.message.startswith(f"models.main: provider {provider} needs the package {package}")
-    assert failure.value.message.endswith(f"To install it: {sys.executable} -m pip install {package}")
+    assert failure.value.message.endswith(f"To install it, run: {sys.executable} -m pip install {package}")

@@ -1,4 +1,4 @@
-"""The tools of MCP servers in `runtime.tools` and in the agents' clones, and the names that they go by."""
+"""The tools of MCP servers in `runtime.tools` and in the agents' clones, and their names."""
 
 import asyncio
 import logging
@@ -12,46 +12,46 @@ from agentscope_protocol.config.settings import McpServerSettings
 from agentscope_worker import host
 from agentscope_worker.runtime import runtime
 from agentscope_worker.runtime.mcp import tools as mcp_tools
-from agentscope_worker.runtime.mcp.tools import McpServers, Names, Offer, full_name, lawful
+from agentscope_worker.runtime.mcp.tools import McpServers, Names, Offer, full_name, valid_name
 from tests.fakes.model_server import ModelServer
 from tests.harness.mcp_process import McpProcess
 from tests.worker.agents import MAJOR, add_tool, make_agent, question, text_of, until
 from tests.worker.conftest import MINIMAL_APP, openai
 from tests.worker.runtime.test_tools import ask_for_an_answer, tool_names
 
-NOWHERE = "http://127.0.0.1:9/sse"  # the discard service, which nobody runs
+NOWHERE = "http://127.0.0.1:9/sse"  # the discard service, which no machine runs
 
 
 class TestNames:
     def test_a_tool_has_its_plain_name(self) -> None:
-        assert Names().give({"a": ["x"], "b": ["y"]}) == {("a", "x"): ("x",), ("b", "y"): ("y",)}
+        assert Names().assign({"a": ["x"], "b": ["y"]}) == {("a", "x"): ("x",), ("b", "y"): ("y",)}
 
     @pytest.mark.parametrize("order", ["ab", "ba"])
-    def test_a_name_of_two_servers_is_that_of_neither(self, order: str) -> None:
-        given = Names().give({server: ["x"] for server in order})
+    def test_a_name_offered_by_two_servers_belongs_to_neither(self, order: str) -> None:
+        given = Names().assign({server: ["x"] for server in order})
         assert given == {("a", "x"): ("a__x",), ("b", "x"): ("b__x",)}
 
-    def test_a_server_that_comes_late_renames_nothing(self) -> None:
+    def test_a_late_server_renames_nothing(self) -> None:
         names = Names()
-        assert names.give({"a": [], "b": ["x"]}) == {("b", "x"): ("x",)}
-        assert names.give({"a": ["x"], "b": ["x"]}) == {("a", "x"): ("a__x",), ("b", "x"): ("x", "b__x")}
+        assert names.assign({"a": [], "b": ["x"]}) == {("b", "x"): ("x",)}
+        assert names.assign({"a": ["x"], "b": ["x"]}) == {("a", "x"): ("a__x",), ("b", "x"): ("x", "b__x")}
 
-    def test_a_name_never_passes_to_another_server(self) -> None:
+    def test_a_name_is_never_reassigned_to_another_server(self) -> None:
         names = Names()
-        names.give({"a": ["x"], "b": []})
-        assert names.give({"a": [], "b": ["x"]}) == {("b", "x"): ("b__x",)}
-        assert names.give({"a": ["x"], "b": ["x"]})["a", "x"] == ("x", "a__x")
+        names.assign({"a": ["x"], "b": []})
+        assert names.assign({"a": [], "b": ["x"]}) == {("b", "x"): ("b__x",)}
+        assert names.assign({"a": ["x"], "b": ["x"]})["a", "x"] == ("x", "a__x")
 
-    def test_names_that_providers_refuse(self) -> None:
-        assert lawful("a-b_C9") == "a-b_C9"
-        assert lawful("x" * 64) == "x" * 64
-        assert lawful("a.b") != lawful("a:b")
+    def test_names_that_providers_reject_are_replaced(self) -> None:
+        assert valid_name("a-b_C9") == "a-b_C9"
+        assert valid_name("x" * 64) == "x" * 64
+        assert valid_name("a.b") != valid_name("a:b")
         for name in ("a.b", "名前", "x" * 65, full_name("s" * 40, "t" * 40)):
-            assert len(lawful(name)) <= 64
-            assert lawful(name).replace("-", "_").isidentifier()
-            assert lawful(name).isascii()
+            assert len(valid_name(name)) <= 64
+            assert valid_name(name).replace("-", "_").isidentifier()
+            assert valid_name(name).isascii()
 
-    def test_a_name_that_the_toolkit_uses_otherwise(self) -> None:
+    def test_a_name_taken_by_another_tool_gets_the_server_prefix(self) -> None:
         offer = Offer(None, SimpleNamespace(), ("x", "a__x"), "a__x")  # type: ignore[arg-type]
         assert offer.names_beside(()) == ["x", "a__x"]
         assert offer.names_beside({"x"}) == ["a__x"]
@@ -64,7 +64,7 @@ class TestOpening:
         settings = {name: McpServerSettings.model_validate(each) for name, each in servers.items()}
         return McpServers(settings, published.append)
 
-    async def test_servers_that_are_down_do_not_hold_a_start_up(self) -> None:
+    async def test_unreachable_servers_do_not_block_startup(self) -> None:
         published: list[Any] = []
         servers = self.make(published, a={"url": NOWHERE}, b={"url": NOWHERE, "transport": "streamable_http"})
         async with asyncio.timeout(2):
@@ -72,15 +72,15 @@ class TestOpening:
         assert published == [[]]
         await servers.close()
 
-    async def test_a_required_server_is_waited_for(
+    async def test_startup_waits_for_a_required_server(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(mcp_tools, "TELL_EVERY", 0.1)
+        monkeypatch.setattr(mcp_tools, "WAIT_LOG_INTERVAL", 0.1)
         published: list[Any] = []
         with McpProcess("sse") as server:
             servers = self.make(published, a={"url": NOWHERE}, b={**server.settings, "required": True})
             opening = asyncio.create_task(servers.open())
-            await until(lambda: caplog.text.count("waits for required MCP servers: b (ConnectError") > 1)
+            await until(lambda: caplog.text.count("waiting for required MCP servers: b (ConnectError") > 1)
             assert published == []
             server.launch()
             await asyncio.wait_for(opening, 10)
@@ -99,14 +99,14 @@ class TestOpening:
 
 @pytest.fixture(scope="module")
 def tools() -> Iterator[McpProcess]:
-    """A server that no test may hurt."""
+    """A shared server that tests must not stop."""
     with McpProcess("streamable_http", "tools") as process:
         yield process.start()
 
 
 @pytest.fixture
 def late() -> Iterator[McpProcess]:
-    """A server that a test starts when it likes."""
+    """A server that the test starts itself."""
     with McpProcess("sse", "late") as process:
         yield process
 
@@ -129,12 +129,12 @@ async def test_an_agent_calls_a_tool(
     agent = make_agent()
     assert await asked(agent, 'call add {"a": 2, "b": 3}') == "Echo: 5"
     assert await asked(agent, "call pid {}") == f"Echo: {tools.pid}"
-    assert tools.asked("list_tools") == lists, "no turn asks for the list"
+    assert tools.asked("list_tools") == lists, "a turn must not request the tool list"
     assert "no such luck" in await asked(agent, "call fail {}")
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
-async def test_the_error_of_a_call_is_a_tool_result(
+async def test_an_error_of_a_call_becomes_a_tool_result(
     start: Any, server: ModelServer, late: McpProcess
 ) -> None:
     await start(
@@ -147,7 +147,7 @@ async def test_the_error_of_a_call_is_a_tool_result(
     assert await asked(agent, "hello") == "Echo: hello"
 
 
-async def test_a_server_that_comes_late(
+async def test_tools_of_a_late_server_are_added(
     start: Any, server: ModelServer, tools: McpProcess, late: McpProcess
 ) -> None:
     late.tools = ("echo", "new")
@@ -165,13 +165,15 @@ async def test_a_server_that_comes_late(
         assert await asked(agent, f'call {name} {{"text": "x"}}') == "Echo: x"
 
 
-async def test_two_servers_with_one_tool(start: Any, tools: McpProcess, late: McpProcess) -> None:
+async def test_two_servers_with_the_same_tool_get_prefixed_names(
+    start: Any, tools: McpProcess, late: McpProcess
+) -> None:
     late.tools = ("echo", "new")
     await start(mcp_servers={"late": late.start().settings, "tools": tools.settings})
     assert await names() == {*tools.tools, "new", "late__echo", "tools__echo"} - {"echo"}
 
 
-async def test_a_tool_of_the_project_has_its_name_whoever_was_first(
+async def test_a_tool_of_the_project_keeps_its_name_in_any_order(
     start: Any, server: ModelServer, tools: McpProcess, late: McpProcess
 ) -> None:
     async def own(word: str) -> str:
@@ -195,10 +197,10 @@ async def test_a_tool_of_the_project_has_its_name_whoever_was_first(
     assert await asked(agent, "call late__new {}") == "Echo: late"
 
 
-async def test_a_structured_output_beside_tools_that_come(
+async def test_structured_output_works_while_tools_are_added(
     start: Any, server: ModelServer, late: McpProcess
 ) -> None:
-    """AgentScope registers a tool for it while the agent replies, here by a name that the server has too."""
+    """AgentScope registers a tool for it during the reply, here under a name that the server uses too."""
     late.tools = ("generate_response" if MAJOR == 1 else "GenerateStructuredOutput", "new")
     await start(models={"main": openai(server)}, mcp_servers={"late": late.settings})
     server.delay = 0.3
@@ -213,7 +215,7 @@ async def test_a_structured_output_beside_tools_that_come(
     assert await ask_for_an_answer(agent, "8") == {"number": 8}
 
 
-async def test_clones_are_not_kept(start: Any, server: ModelServer) -> None:
+async def test_clones_are_garbage_collected(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server)})
     agents = [make_agent() for _ in range(3)]
     clones = runtime.tools.clones
@@ -225,7 +227,7 @@ async def test_clones_are_not_kept(start: Any, server: ModelServer) -> None:
     assert len(clones) == 0
 
 
-async def test_no_server_is_asked_for_a_look(write_project: Callable[..., Any]) -> None:
+async def test_a_start_without_hooks_contacts_no_server(write_project: Callable[..., Any]) -> None:
     project = write_project(MINIMAL_APP)
     from agentscope_protocol.config.settings import Settings
 
@@ -235,7 +237,7 @@ async def test_no_server_is_asked_for_a_look(write_project: Callable[..., Any]) 
     await started.shutdown()
 
 
-async def test_shutdown_with_a_call_in_flight(start: Any, tools: McpProcess, server: ModelServer) -> None:
+async def test_shutdown_fails_a_call_in_flight(start: Any, tools: McpProcess, server: ModelServer) -> None:
     await start(models={"main": openai(server)}, mcp_servers={"tools": tools.settings})
     agent = make_agent()
     call = asyncio.create_task(asked(agent, 'call slow {"seconds": 2}'))

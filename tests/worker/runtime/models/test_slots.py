@@ -1,4 +1,4 @@
-"""`runtime.models`: what reaches the provider, and what an App and AgentScope see of a slot."""
+"""`runtime.models`: requests to the provider, and slots as an App and AgentScope see them."""
 
 import copy
 import gc
@@ -17,20 +17,20 @@ from tests.worker.agents import drain_for, question, until
 from tests.worker.conftest import openai
 
 
-async def test_streams_new_text_only(start: Any, server: ModelServer) -> None:
+async def test_stream_yields_new_text_only(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server)})
     texts = [chunk.text async for chunk in runtime.models.main.stream([question("one two")])]
     assert texts == ["Echo:", " one", " two"]
 
 
-async def test_stream_of_a_slot_that_does_not_stream(start: Any, server: ModelServer) -> None:
+async def test_stream_of_a_slot_without_streaming_yields_one_chunk(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server, stream=False)})
     texts = [chunk.text async for chunk in runtime.models.main.stream([question("one two")])]
     assert texts == ["Echo: one two"]
     assert server.requests[0].body["stream"] is False
 
 
-async def test_settings_reach_the_wire(start: Any, server: ModelServer) -> None:
+async def test_settings_are_sent_to_the_provider(start: Any, server: ModelServer) -> None:
     slot = openai(
         server,
         generate_kwargs={"temperature": 0.5, "seed": 7},
@@ -48,7 +48,7 @@ async def test_settings_reach_the_wire(start: Any, server: ModelServer) -> None:
     assert request.body["seed"] == 7
 
 
-async def test_a_call_gives_what_agentscope_gives(start: Any, server: ModelServer) -> None:
+async def test_a_call_returns_the_result_of_agentscope(start: Any, server: ModelServer) -> None:
     await start(
         models={"flowing": openai(server), "whole": openai(server, stream=False)},
     )
@@ -58,7 +58,7 @@ async def test_a_call_gives_what_agentscope_gives(start: Any, server: ModelServe
     assert seam().text_of(responses[-1]) == "Echo: hello"
 
 
-async def test_a_slot_is_the_model(start: Any, server: ModelServer) -> None:
+async def test_a_slot_passes_for_the_model(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server)})
     slot = runtime.models.main
     assert isinstance(slot, OpenAIChatModel)
@@ -83,7 +83,7 @@ async def test_the_stream_flag_is_saved_assigned_and_restored(start: Any, server
     assert [chunk.text async for chunk in slot.stream([question("hello")])] == ["Echo:", " hello"]
 
 
-async def test_an_unread_answer_keeps_no_connection(start: Any, server: ModelServer) -> None:
+async def test_an_unread_answer_keeps_no_connection_open(start: Any, server: ModelServer) -> None:
     server.delay = 0.05
     await start(models={"main": openai(server)})
     for _ in range(5):
@@ -93,14 +93,14 @@ async def test_an_unread_answer_keeps_no_connection(start: Any, server: ModelSer
     assert server.connections <= 1
 
 
-async def test_a_cancelled_stream_raises_and_closes(start: Any, server: ModelServer) -> None:
+async def test_a_cancelled_stream_raises_and_closes_its_connection(start: Any, server: ModelServer) -> None:
     server.delay = 0.02
     await start(models={"main": openai(server)})
     with pytest.raises(TimeoutError):
         await drain_for(0.1, runtime.models.main.stream([question("word " * 200)]))
     gc.collect()
     await until(lambda: not server.streaming)
-    # A cancellation that has been handled must not be raised by the next call of the task.
+    # The next call of the task must not raise a cancellation that was handled already.
     assert [c.text async for c in runtime.models.main.stream([question("x")])] == ["Echo:", " x"]
 
 
@@ -114,7 +114,7 @@ async def test_the_last_chunk_carries_tool_calls(start: Any, server: ModelServer
         _ = chunks[-1].no_such_attribute
 
 
-async def test_names_of_slots(start: Any, server: ModelServer) -> None:
+async def test_slots_are_accessible_by_name(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server), "small": openai(server)})
     models = runtime.models
     assert models["main"] is models.main
@@ -129,14 +129,14 @@ async def test_names_of_slots(start: Any, server: ModelServer) -> None:
     assert not hasattr(models, "_main")
 
 
-def test_a_missing_key_is_an_error_unless_the_server_is_the_authors_own() -> None:
+def test_a_missing_key_is_an_error_unless_base_url_is_set() -> None:
     with pytest.raises(BootError, match=r"models.main: .*api_key is missing"):
         build_models({"main": ModelSettings(provider="openai", model="m")})
     local = ModelSettings(provider="openai", model="m", base_url="http://127.0.0.1:9/v1")
     assert build_models({"main": local}).main.stream
 
 
-def test_refused_settings_name_the_slot() -> None:
+def test_rejected_settings_name_the_slot() -> None:
     settings = ModelSettings.model_validate(
         {"provider": "openai", "model": "m", "api_key": "k", "client_kwargs": {"no_such": 1}}
     )

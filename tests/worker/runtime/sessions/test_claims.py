@@ -1,4 +1,4 @@
-"""Turns that share a session: those of other processes are waited for, late ones refused, on each medium."""
+"""Turns that share a session, on each medium: they wait for other processes, and late saves are rejected."""
 
 import asyncio
 import signal
@@ -15,8 +15,8 @@ from tests.worker.session_contract import Keys, Medium, OneTurn, slow_down
 from tests.worker.session_turn import Peer
 from tests.worker.values import Value
 
-WITHIN = 30.0  # seconds for what should take a moment
-A_WHILE = 0.3  # seconds after which what waits is taken to wait
+WITHIN = 30.0  # seconds; normally milliseconds
+A_WHILE = 0.3  # seconds after which a pending operation counts as waiting
 
 StartPeer = Callable[..., Peer]
 Begin = Callable[..., OneTurn]
@@ -24,7 +24,7 @@ Begin = Callable[..., OneTurn]
 
 @pytest.fixture
 def peer(medium: Medium) -> Iterator[StartPeer]:
-    """Starts another worker on the same medium: of another instance, unless it is told."""
+    """Starts another worker on the same medium; by default it belongs to another instance."""
     started: list[Peer] = []
 
     def begin(member: str = "theirs.9", lease: float = 600.0) -> Peer:
@@ -47,7 +47,7 @@ async def ours(medium: Medium) -> AsyncIterator[SessionStore]:
 
 @pytest.fixture
 async def begin() -> AsyncIterator[Begin]:
-    """Begins turns; they end with the test."""
+    """Begins turns, and ends them after the test."""
     begun: list[OneTurn] = []
 
     def one(store: SessionStore, session: str = "s") -> OneTurn:
@@ -72,7 +72,7 @@ async def wait_for(task: "asyncio.Task[object]") -> object:
 # -- in one process -------------------------------------------------------------------------------------
 
 
-async def test_a_turn_waits_for_the_one_before_and_sees_what_it_saves(
+async def test_a_turn_waits_for_the_previous_one_and_loads_its_save(
     sessions: SessionStore, begin: Begin
 ) -> None:
     first, second = begin(sessions), begin(sessions)
@@ -87,7 +87,7 @@ async def test_a_turn_waits_for_the_one_before_and_sees_what_it_saves(
     assert await begin(sessions).load() == "second"
 
 
-async def test_a_late_save_does_not_replace_what_a_later_turn_has_saved(
+async def test_a_late_save_does_not_replace_the_save_of_a_later_turn(
     sessions: SessionStore, begin: Begin
 ) -> None:
     first, second = begin(sessions), begin(sessions)
@@ -101,9 +101,7 @@ async def test_a_late_save_does_not_replace_what_a_later_turn_has_saved(
     assert await begin(sessions).load() == "second"
 
 
-async def test_a_late_save_does_not_come_between_what_a_later_turn_loads_and_saves(
-    sessions: SessionStore, begin: Begin
-) -> None:
+async def test_a_late_save_does_not_interfere_with_a_later_turn(sessions: SessionStore, begin: Begin) -> None:
     first, second = begin(sessions), begin(sessions)
     await first.load()
     first.end()
@@ -115,7 +113,7 @@ async def test_a_late_save_does_not_come_between_what_a_later_turn_loads_and_sav
     assert await begin(sessions).load() == "second"
 
 
-async def test_a_late_save_that_nobody_has_overtaken_is_kept(sessions: SessionStore, begin: Begin) -> None:
+async def test_a_late_save_without_a_later_turn_is_kept(sessions: SessionStore, begin: Begin) -> None:
     first, second = begin(sessions), begin(sessions)
     await first.load()
     first.end()
@@ -124,11 +122,13 @@ async def test_a_late_save_that_nobody_has_overtaken_is_kept(sessions: SessionSt
     second.end()
     await first.save("very late")
     third = begin(sessions)
-    assert await wait_for(asyncio.create_task(third.load())) == "very late", "it has kept no claim"
+    assert await wait_for(asyncio.create_task(third.load())) == "very late", (
+        "the late save must release its claim"
+    )
 
 
-async def test_several_late_saves_at_once_are_all_kept(sessions: SessionStore, begin: Begin) -> None:
-    """Of several users of the session, some while the claim for others is taken or given back."""
+async def test_concurrent_late_saves_are_all_kept(sessions: SessionStore, begin: Begin) -> None:
+    """For several users of the session, while the claim is acquired or released for others."""
     slow_down(sessions, 0.02, "_claim", "_release")
     turn, users, saves = begin(sessions), [f"user-{number}" for number in range(12)], []
     await turn.load()
@@ -140,10 +140,13 @@ async def test_several_late_saves_at_once_are_all_kept(sessions: SessionStore, b
         await wait_for(save)
     for user in users:
         assert await sessions.load_session_state("s", user) == {"value": {"value": user}}
+    await sessions._claims.close()  # waits for the release at the end of the turn
     assert not sessions._claims._holders
 
 
-async def test_who_has_loaded_the_newest_may_save_it_late(sessions: SessionStore, begin: Begin) -> None:
+async def test_a_turn_that_loaded_the_newest_state_may_save_late(
+    sessions: SessionStore, begin: Begin
+) -> None:
     first, second = begin(sessions), begin(sessions)
     await first.load()
     first.end()
@@ -154,7 +157,7 @@ async def test_who_has_loaded_the_newest_may_save_it_late(sessions: SessionStore
     assert await begin(sessions).load() == "first again"
 
 
-async def test_a_late_save_does_not_bring_back_what_a_later_turn_has_deleted(
+async def test_a_late_save_does_not_restore_a_deleted_state(
     sessions: SessionStore, medium: Medium, begin: Begin
 ) -> None:
     first, second = begin(sessions), begin(sessions)
@@ -167,7 +170,7 @@ async def test_a_late_save_does_not_bring_back_what_a_later_turn_has_deleted(
     assert await medium.contents() == []
 
 
-async def test_a_deletion_waits_for_the_turn_of_another_instance(
+async def test_a_deletion_waits_for_a_turn_of_another_instance(
     ours: SessionStore, medium: Medium, peer: StartPeer, begin: Begin
 ) -> None:
     theirs, turn = peer(), begin(ours)
@@ -182,10 +185,8 @@ async def test_a_deletion_waits_for_the_turn_of_another_instance(
     assert len(await medium.contents()) == 1
 
 
-async def test_what_a_turn_still_saves_when_it_ends_is_waited_for(
-    sessions: SessionStore, begin: Begin
-) -> None:
-    """As where a turn is cancelled while it saves in its `finally`."""
+async def test_the_next_turn_waits_for_saves_of_an_ended_turn(sessions: SessionStore, begin: Begin) -> None:
+    """This happens when a turn is cancelled while it saves in its `finally`."""
     slow_down(sessions, A_WHILE)
     first, second = begin(sessions), begin(sessions)
     save = asyncio.create_task(first.save("kept"))
@@ -206,22 +207,20 @@ async def test_a_turn_that_gives_up_waiting_leaves_no_claim(sessions: SessionSto
     assert await wait_for(asyncio.create_task(third.load())) is None
 
 
-async def test_the_wait_has_a_bound(
+async def test_the_wait_for_another_turn_times_out(
     sessions: SessionStore, monkeypatch: pytest.MonkeyPatch, begin: Begin
 ) -> None:
-    monkeypatch.setattr(session_claims, "PATIENCE", 0.05)
+    monkeypatch.setattr(session_claims, "WAIT_TIMEOUT", 0.05)
     first, second = begin(sessions), begin(sessions)
     await first.load()
-    with pytest.raises(TimeoutError, match=r"another turn of the session has not ended within 0\.05 s"):
+    with pytest.raises(TimeoutError, match=r"another turn of the session did not end within 0\.05 s"):
         await second.load()
     first.end()
-    assert await wait_for(asyncio.create_task(second.load())) is None, "it may try again"
+    assert await wait_for(asyncio.create_task(second.load())) is None, "a second attempt must be possible"
 
 
-async def test_what_is_not_of_the_turns_session_waits_for_nobody(
-    sessions: SessionStore, begin: Begin
-) -> None:
-    """Two sessions that share a third state, and one that is in no turn: as ever, the last one wins."""
+async def test_code_outside_of_the_sessions_turns_does_not_wait(sessions: SessionStore, begin: Begin) -> None:
+    """Two sessions share a third state, and one save is outside of turns: the last save wins."""
     one, two = begin(sessions, "one"), begin(sessions, "two")
     for turn in (one, two):
         await turn.load()
@@ -232,7 +231,7 @@ async def test_what_is_not_of_the_turns_session_waits_for_nobody(
     assert await sessions.load_session_state("one") == {"value": {"value": "mine"}}
 
 
-async def test_a_turn_that_is_over_leaves_nothing_but_its_state(
+async def test_an_ended_turn_leaves_nothing_but_its_state(
     sessions: SessionStore, medium: Medium, begin: Begin
 ) -> None:
     turn = begin(sessions)
@@ -247,7 +246,7 @@ async def test_a_turn_that_is_over_leaves_nothing_but_its_state(
 # -- between processes -------------------------------------------------------------------------------------
 
 
-async def test_a_turn_of_another_instance_is_waited_for(
+async def test_a_turn_waits_for_a_turn_of_another_instance(
     ours: SessionStore, peer: StartPeer, begin: Begin
 ) -> None:
     theirs, turn = peer(), begin(ours)
@@ -256,7 +255,7 @@ async def test_a_turn_of_another_instance_is_waited_for(
     waiting = asyncio.create_task(turn.load())
     assert await is_waiting(waiting)
     assert await theirs.do("save theirs") is None
-    assert await is_waiting(waiting), "it may save more than once"
+    assert await is_waiting(waiting), "a turn may save more than once"
     await theirs.do("end")
     assert await wait_for(waiting) == "theirs"
     await turn.save("ours")
@@ -266,10 +265,11 @@ async def test_a_turn_of_another_instance_is_waited_for(
     assert await theirs.do("load") == "ours"
 
 
-async def test_after_a_crash_the_next_process_of_the_instance_goes_on_at_once(
+async def test_after_a_crash_the_next_process_of_the_instance_continues_at_once(
     ours: SessionStore, peer: StartPeer, begin: Begin
 ) -> None:
-    """Also where the medium sees no process die: there a claim of ours would last ten minutes."""
+    """Also on a medium that does not notice the death of a process: there, the claim would last ten
+    minutes."""
     before, turn = peer("ours.1"), begin(ours)
     await before.do("begin")
     await before.do("save before")
@@ -279,7 +279,7 @@ async def test_after_a_crash_the_next_process_of_the_instance_goes_on_at_once(
     turn.end()
 
 
-async def test_after_the_crash_of_another_instance_its_claim_ends(
+async def test_the_claim_of_a_crashed_instance_ends(
     ours: SessionStore, peer: StartPeer, begin: Begin
 ) -> None:
     theirs, turn = peer(lease=1.0), begin(ours)
@@ -290,17 +290,17 @@ async def test_after_the_crash_of_another_instance_its_claim_ends(
 
 
 @pytest.mark.parametrize("member", ["ours.1", "theirs.9"])
-async def test_a_process_that_was_taken_for_dead_overwrites_nothing(
+async def test_a_process_considered_dead_overwrites_nothing(
     medium: Medium, ours: SessionStore, peer: StartPeer, member: str, begin: Begin
 ) -> None:
-    """It is stopped in its turn, and goes on when another has taken its place: that one waits for it, or it
-    is refused. In no case is anything lost that was not told so."""
+    """A process is suspended in its turn and resumes after another has replaced it. Either the other waits
+    for it, or its save is rejected. No save is lost without an error."""
     stopped, turn = peer(member, lease=0.5), begin(ours)
     await stopped.do("begin")
     assert await stopped.do("load") is None
     stopped.signal(signal.SIGSTOP)
     asking = asyncio.create_task(turn.load())
-    if medium.kind == "json":  # the kernel knows that it lives
+    if medium.kind == "json":  # the kernel knows that the process lives
         assert await is_waiting(asking)
         stopped.signal(signal.SIGCONT)
         assert await stopped.do("save stopped") is None
@@ -310,13 +310,13 @@ async def test_a_process_that_was_taken_for_dead_overwrites_nothing(
     assert await wait_for(asking) is None
     stopped.signal(signal.SIGCONT)
     refused = await stopped.do("save stopped")
-    assert refused is not None, "it has taken the claim back"
+    assert refused is not None, "the process must hold the claim again"
     assert "was not saved: a later turn of the session has begun" in refused
     await turn.save("ours")
     assert "has begun" in await stopped.do("save stopped")
     turn.end()
     await ours._claims.close()
-    assert "has saved or deleted it, and that stands" in await stopped.do("save stopped")
+    assert "has saved or deleted it; the later state is kept" in await stopped.do("save stopped")
     await stopped.do("end")
     assert await begin(ours).load() == "ours"
 
@@ -338,7 +338,7 @@ async def test_turns_of_several_processes_lose_no_update(
     assert await begin(ours).load() == "30"
 
 
-# -- what only a Redis has -------------------------------------------------------------------------------
+# -- only for Redis --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ async def in_redis(redis_server: RedisServer) -> AsyncIterator[RedisSessions]:
     await keys.close()
 
 
-async def test_a_claim_that_is_held_is_renewed(
+async def test_a_held_claim_is_renewed(
     in_redis: RedisSessions, monkeypatch: pytest.MonkeyPatch, begin: Begin
 ) -> None:
     monkeypatch.setattr(redis_store, "LEASE", 6.0)
@@ -367,7 +367,7 @@ async def test_a_claim_that_is_held_is_renewed(
     await turn.save("x")
 
 
-async def test_a_claim_that_a_server_has_forgotten_is_taken_anew(
+async def test_a_claim_lost_by_the_server_is_acquired_again(
     in_redis: RedisSessions, caplog: pytest.LogCaptureFixture, begin: Begin
 ) -> None:
     turn = begin(in_redis)
@@ -375,5 +375,5 @@ async def test_a_claim_that_a_server_has_forgotten_is_taken_anew(
     await in_redis._redis.flushall()
     await turn.save("y")
     assert "has lost the claim of its session" in caplog.text
-    assert len(await in_redis._redis.keys(CLAIM_PREFIX + "*")) == 1, "it holds it again"
+    assert len(await in_redis._redis.keys(CLAIM_PREFIX + "*")) == 1, "the turn must hold the claim again"
     assert await turn.load() == "y"

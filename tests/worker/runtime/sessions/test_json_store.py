@@ -1,4 +1,4 @@
-"""What only the JSON store has: its directory, its locks, a disk that is full."""
+"""The JSON store: its directory, its locks, and a full disk."""
 
 import errno
 import os
@@ -26,7 +26,9 @@ def files(store: JsonSessions, pattern: str) -> list[Path]:
 
 
 @pytest.mark.fault("F73")
-async def test_a_full_disk_loses_nothing(sessions: JsonSessions, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_keeps_the_stored_state(
+    sessions: JsonSessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await sessions.save_session_state("s", value=Value(1))
 
     def full(descriptor: int) -> None:
@@ -40,7 +42,7 @@ async def test_a_full_disk_loses_nothing(sessions: JsonSessions, monkeypatch: py
     assert files(sessions, ".tmp-*") == []
 
 
-async def test_anothers_lock_is_waited_for_but_not_for_ever(sessions: JsonSessions) -> None:
+async def test_a_save_waits_for_a_lock_of_another_process_up_to_a_timeout(sessions: JsonSessions) -> None:
     lock = sessions._lock(_key("s", ""))
     with (
         json_store._locked(lock),
@@ -50,7 +52,7 @@ async def test_anothers_lock_is_waited_for_but_not_for_ever(sessions: JsonSessio
         raise AssertionError("two hold one lock")
 
 
-async def test_the_sweep_leaves_the_files_of_running_saves(sessions: JsonSessions) -> None:
+async def test_the_cleanup_keeps_the_files_of_running_saves(sessions: JsonSessions) -> None:
     lock = sessions._lock(_key("s", ""))
     stripe = lock.name.removeprefix(".lock-")
     running = sessions._directory / f".tmp-{stripe}-running"
@@ -62,7 +64,7 @@ async def test_the_sweep_leaves_the_files_of_running_saves(sessions: JsonSession
     assert not running.exists()
 
 
-async def test_only_the_owner_reads_a_file(sessions: JsonSessions) -> None:
+async def test_files_are_readable_only_by_their_owner(sessions: JsonSessions) -> None:
     await sessions.save_session_state("s", value=Value(1))
     (file,) = files(sessions, "*.json")
     assert file.stat().st_mode & 0o077 == 0

@@ -1,4 +1,4 @@
-"""What only the Redis store has: a server that is down, killed, slow or full, and late transactions."""
+"""The Redis store: a server that is down, killed, slow or full, and late transactions."""
 
 import asyncio
 import errno
@@ -19,7 +19,7 @@ from tests.harness.instance import free_port
 from tests.harness.redis_server import RedisServer
 from tests.worker.values import Value
 
-_NULLS = {b"_\r\n", b"*-1\r\n"}  # in RESP3 and RESP2: nothing was executed
+_NULLS = {b"_\r\n", b"*-1\r\n"}  # the null reply of RESP3 and RESP2: nothing was executed
 
 StartRedis = Callable[..., RedisServer]
 
@@ -36,8 +36,8 @@ async def store(url: str) -> AsyncIterator[RedisSessions]:
 
 @asynccontextmanager
 async def slow_road(server_port: int) -> AsyncIterator[tuple[int, Callable[[], Any]]]:
-    """A port that leads to the server, and holds the end of each transaction back until it is told to
-    go on; that gives what the server answered then, whoever is still there to read it."""
+    """A proxy port in front of the server. It holds back the end of each transaction until the test releases
+    it; the release returns the server's response, even if the client is gone."""
     held: list[tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]] = []
     writers: list[asyncio.StreamWriter] = []
 
@@ -74,37 +74,37 @@ async def slow_road(server_port: int) -> AsyncIterator[tuple[int, Callable[[], A
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The waits of the store, shortened."""
-    monkeypatch.setattr(redis_store, "ANSWER_WITHIN", 0.3)
-    monkeypatch.setattr(redis_store, "WITHIN", 0.6)
+    """Shortens the store's timeouts."""
+    monkeypatch.setattr(redis_store, "RESPONSE_TIMEOUT", 0.3)
+    monkeypatch.setattr(redis_store, "OPERATION_TIMEOUT", 0.6)
 
 
-async def test_a_server_that_is_down_is_logged_at_start_and_raised_in_the_app(
+async def test_an_unreachable_server_is_logged_at_startup_and_raises_in_the_app(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     url = f"redis://ann:s3cret@127.0.0.1:{free_port()}/0"
     began = time.monotonic()
     async with store(url) as sessions:
-        assert "sessions cannot be saved or loaded until this is mended" in caplog.text
+        assert "sessions cannot be saved or loaded at the moment" in caplog.text
         with pytest.raises(
-            ConnectionError, match=r"session store redis://127\.0\.0\.1:\d+/0 cannot be"
+            ConnectionError, match=r"session store redis://127\.0\.0\.1:\d+/0 is not available"
         ) as save:
             await sessions.save_session_state("s", value=Value(1))
-        with pytest.raises(ConnectionError, match="cannot be used") as load:
+        with pytest.raises(ConnectionError, match="is not available") as load:
             await sessions.load_session_state("s")
-    assert time.monotonic() - began < redis_store.WITHIN
+    assert time.monotonic() - began < redis_store.OPERATION_TIMEOUT
     assert not [text for text in (caplog.text, str(save.value), str(load.value)) if "s3cret" in text]
 
 
-async def test_a_wrong_password_is_not_repeated(own_redis_server: StartRedis) -> None:
+async def test_a_wrong_password_is_not_logged_or_raised(own_redis_server: StartRedis) -> None:
     server = own_redis_server("--requirepass", "right")
     async with store(f"redis://:s3cret@127.0.0.1:{server.port}/0") as sessions:
-        with pytest.raises(ConnectionError, match=r"cannot be used: .*password") as load:
+        with pytest.raises(ConnectionError, match=r"is not available: .*password") as load:
             await sessions.load_session_state("s")
     assert "s3cret" not in str(load.value)
 
 
-async def test_a_server_that_is_killed_and_started_again(own_redis_server: StartRedis) -> None:
+async def test_the_store_recovers_after_a_restart_of_the_server(own_redis_server: StartRedis) -> None:
     server = own_redis_server()
     async with store(server.url) as sessions:
         await sessions.save_session_state("s", value=Value(1))
@@ -112,21 +112,21 @@ async def test_a_server_that_is_killed_and_started_again(own_redis_server: Start
         with pytest.raises(ConnectionError):
             await sessions.save_session_state("s", value=Value(2))
         server.start()
-        assert await sessions.load_session_state("s") is None  # it keeps nothing on disk
+        assert await sessions.load_session_state("s") is None  # the server stores nothing on disk
         await sessions.save_session_state("s", value=Value(3))
         assert await sessions.load_session_state("s") == {"value": {"value": 3}}
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_server_that_does_not_answer_costs_a_bounded_time(own_redis_server: StartRedis) -> None:
+async def test_a_server_that_does_not_respond_causes_a_timeout(own_redis_server: StartRedis) -> None:
     server = own_redis_server()
     async with store(server.url) as sessions:
         await sessions.save_session_state("s", value=Value(1))
         server.pause()
         began = time.monotonic()
-        with pytest.raises(TimeoutError, match="did not answer in time"):
+        with pytest.raises(TimeoutError, match="did not respond in time"):
             await sessions.save_session_state("s", value=Value(2))
-        with pytest.raises(TimeoutError, match="did not answer in time"):
+        with pytest.raises(TimeoutError, match="did not respond in time"):
             await sessions.load_session_state("s")
         assert time.monotonic() - began < 2.0
         server.resume()
@@ -134,7 +134,7 @@ async def test_a_server_that_does_not_answer_costs_a_bounded_time(own_redis_serv
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_save_that_was_given_up_never_undoes_a_later_one(redis_server: RedisServer) -> None:
+async def test_an_abandoned_save_never_undoes_a_later_one(redis_server: RedisServer) -> None:
     async with (
         slow_road(redis_server.port) as (port, go_on),
         store(redis_server.url) as new,
@@ -146,12 +146,12 @@ async def test_a_save_that_was_given_up_never_undoes_a_later_one(redis_server: R
         await new.save_session_state("s", value=Value("second"))
         answers = await go_on()
         assert answers
-        assert set(answers) <= _NULLS, "the server has refused the transaction"
+        assert set(answers) <= _NULLS, "the server must reject the transaction"
         assert await new.load_session_state("s") == {"value": {"value": "second"}}
         await new._redis.flushall()
 
 
-async def test_a_full_server_refuses_and_keeps_what_was_stored(own_redis_server: StartRedis) -> None:
+async def test_a_full_server_rejects_a_save_and_keeps_the_stored_state(own_redis_server: StartRedis) -> None:
     server = own_redis_server("--maxmemory", "3mb", "--maxmemory-policy", "noeviction")
     async with store(server.url) as sessions:
         await sessions.save_session_state("s", value=Value(1))
@@ -162,7 +162,7 @@ async def test_a_full_server_refuses_and_keeps_what_was_stored(own_redis_server:
         assert await sessions.load_session_state("s") == {"value": {"value": 1}}
 
 
-async def test_a_key_of_another_type_is_kept_aside(redis_server: RedisServer) -> None:
+async def test_a_key_of_another_type_is_moved_aside(redis_server: RedisServer) -> None:
     async with store(redis_server.url) as sessions:
         await sessions.save_session_state("s", value=Value(1))
         (name,) = await sessions._redis.keys(PREFIX + "*")
@@ -174,8 +174,8 @@ async def test_a_key_of_another_type_is_kept_aside(redis_server: RedisServer) ->
         await sessions._redis.flushall()
 
 
-async def test_cancelled_loads_never_cross(redis_server: RedisServer) -> None:
-    """A connection whose answer nobody waited for must not give it to the next who asks."""
+async def test_cancelled_loads_never_return_each_others_data(redis_server: RedisServer) -> None:
+    """A connection with an unread response must not return it for the next command."""
     async with store(redis_server.url) as sessions:
         for name in "ab":
             await sessions.save_session_state(name, value=Value(name * 50_000))
@@ -190,17 +190,17 @@ async def test_cancelled_loads_never_cross(redis_server: RedisServer) -> None:
         await sessions._redis.flushall()
 
 
-async def test_many_at_once_share_a_bounded_number_of_connections(redis_server: RedisServer) -> None:
+async def test_concurrent_saves_share_a_limited_number_of_connections(redis_server: RedisServer) -> None:
     async with store(redis_server.url) as sessions:
         await asyncio.gather(
             *(sessions.save_session_state(f"s{number}", value=Value(number)) for number in range(300))
         )
         clients = await sessions._redis.client_list()
-        assert len(clients) <= redis_store._CONNECTIONS + 1  # the test's fixture has one
+        assert len(clients) <= redis_store._CONNECTIONS + 1  # the fixture's connection
         await sessions._redis.flushall()
 
 
-def test_a_missing_client_library_gives_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_redis_client_is_reported_with_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
     with pytest.raises(BootError, match=r"needs the package redis.*-m pip install .redis>=5") as error:
         RedisSessions("redis://localhost", 2)
@@ -208,14 +208,14 @@ def test_a_missing_client_library_gives_the_pip_line(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("url", ["redis://u:s3cret@host:port", "redis://u:s3cret@host/0?max_connections=x"])
-def test_a_url_that_the_client_refuses_is_not_repeated(url: str) -> None:
+def test_an_invalid_url_is_not_repeated_in_the_error(url: str) -> None:
     with pytest.raises(BootError, match=r"session.redis_url: .*expected redis://") as error:
         RedisSessions(url, 2)
     assert error.value.permanent
     assert "s3cret" not in error.value.message
 
 
-async def test_the_runtime_takes_the_configured_store(
+async def test_the_runtime_uses_the_configured_store(
     start: Callable[..., Any], redis_server: RedisServer
 ) -> None:
     await start(session={"backend": "redis", "redis_url": redis_server.url})
@@ -224,7 +224,7 @@ async def test_the_runtime_takes_the_configured_store(
     await runtime.session._redis.flushall()  # type: ignore[attr-defined]
 
 
-async def test_a_worker_starts_without_its_redis(start: Callable[..., Any]) -> None:
+async def test_a_worker_starts_while_redis_is_unreachable(start: Callable[..., Any]) -> None:
     await start(session={"backend": "redis", "redis_url": f"redis://127.0.0.1:{free_port()}"})
-    with pytest.raises(ConnectionError, match="cannot be used"):
+    with pytest.raises(ConnectionError, match="is not available"):
         await runtime.session.load_session_state("s")

@@ -1,4 +1,4 @@
-"""AgentScope's two majors behind one interface: the only code that names their classes.
+"""One interface to AgentScope 1.x and 2.x. No code outside this package uses AgentScope's classes.
 
-Read `majors` first: it has the interface and chooses the major that is installed.
+Read `majors` first: it defines the interface and selects the installed major.
 """

@@ -1,9 +1,9 @@
-"""How an agent's reply is run and handed on: one at a time per agent, in a task of its own.
+"""Runs the replies of agents: one at a time per agent, each in a task of its own.
 
-It owns what AgentScope leaves to its caller: two replies of one agent object never overlap (their
-texts would cross on 1.x and their memories on both), and whoever stops listening, by cancellation
-or by leaving the loop, stops the reply and waits until AgentScope has written its memory. It knows
-nothing of messages; `agentscope1` and `agentscope2` turn what their library says into them.
+Owns what AgentScope leaves to its caller. Two replies of one agent object never overlap (on 1.x their texts
+would mix, on both majors their memories). A reader that stops, by cancellation or by leaving the loop, stops
+the reply and waits until AgentScope has written its memory. It must not know messages; `agentscope1` and
+`agentscope2` convert their library's events to messages.
 """
 
 import asyncio
@@ -15,26 +15,25 @@ from typing import Any
 
 Put = Callable[[Any], Awaitable[None]]
 
-# What an agent may be ahead of its reader; AgentScope 1.x bounds its own message queue so.
-_AHEAD = 100  # items
+# Items that a reply may be ahead of its reader; the size of AgentScope 1.x's own message queue.
+_QUEUE_SIZE = 100
 
 _locks: weakref.WeakKeyDictionary[Any, asyncio.Lock] = weakref.WeakKeyDictionary()
-_relays: dict[asyncio.Task[None], Any] = {}  # a reply that runs -> its agent
-_stopping: set[asyncio.Task[None]] = set()  # those of them whose reader has left
-# Agents whose author has interrupted a reply that runs and is not relayed; until that ends.
+_relays: dict[asyncio.Task[None], Any] = {}  # task of a running reply -> its agent
+_stopping: set[asyncio.Task[None]] = set()  # the tasks in `_relays` whose reader is gone
+# Agents whose author has interrupted a running reply that is not relayed, until that reply ends.
 _interrupted: weakref.WeakSet[Any] = weakref.WeakSet()
-# The agents whose reply runs in this context: a reply that calls its own agent must not wait for
-# itself.
+# The ids of the agents that reply in this context: a reply that calls its own agent must not wait for itself.
 _replying: contextvars.ContextVar[frozenset[int]] = contextvars.ContextVar(
     "agentscope_runtime_replying", default=frozenset()
 )
 
 
 @contextlib.asynccontextmanager
-async def turn_of(agent: Any) -> AsyncIterator[None]:
-    """Wait until no other reply of `agent` runs, and keep others waiting inside the block.
+async def exclusive(agent: Any) -> AsyncIterator[None]:
+    """Wait until no other reply of `agent` runs, and make others wait while the block runs.
 
-    To be used in a coroutine, never around a `yield`: it marks the current context.
+    Use it in a coroutine, never around a `yield`: it marks the current context.
     """
     if id(agent) in _replying.get():
         yield
@@ -52,12 +51,12 @@ async def turn_of(agent: Any) -> AsyncIterator[None]:
 
 
 async def relay(agent: Any, work: Callable[[Put], Awaitable[Any]]) -> AsyncGenerator[Any, None]:
-    """Run `work` when it is `agent`'s turn, in a task of its own, and yield what it puts.
+    """Run `work` in a task of its own, once no other reply of `agent` runs, and yield the items it puts.
 
-    Its exception is raised here. When the reader is cancelled or closes the iterator, `work` is
-    cancelled, and this returns only when it has ended; so the iterator has to be closed, not dropped.
+    Raises any exception of `work`. When the reader is cancelled or closes the iterator, `work` is cancelled,
+    and this returns only after `work` has ended. The reader therefore has to close the iterator.
     """
-    queue: asyncio.Queue[Any] = asyncio.Queue(_AHEAD)
+    queue: asyncio.Queue[Any] = asyncio.Queue(_QUEUE_SIZE)
     listening = True
 
     async def put(item: Any) -> None:
@@ -66,19 +65,19 @@ async def relay(agent: Any, work: Callable[[Put], Awaitable[Any]]) -> AsyncGener
         try:
             await queue.put(item)
         except asyncio.CancelledError:
-            # AgentScope writes its memory when it is cancelled at an await of its own, not when
-            # its output is; so the cancellation is passed on to the next one.
-            cancelled = asyncio.current_task()
-            assert cancelled is not None
-            cancelled.cancel()
+            # AgentScope writes its memory if it is cancelled at one of its own awaits, but not if its output
+            # is. So pass the cancellation on to its next await.
+            current = asyncio.current_task()
+            assert current is not None
+            current.cancel()
 
     async def run() -> None:
-        async with turn_of(agent):
+        async with exclusive(agent):
             await work(put)
 
     def wake(_: object) -> None:
-        if not queue.full():  # a full queue wakes the reader by itself
-            queue.put_nowait(_END)
+        if not queue.full():  # a full queue wakes the reader anyway
+            queue.put_nowait(_DONE)
 
     task = asyncio.create_task(run())
     task.add_done_callback(wake)
@@ -86,7 +85,7 @@ async def relay(agent: Any, work: Callable[[Put], Awaitable[Any]]) -> AsyncGener
     try:
         while not (task.done() and queue.empty()):
             item = await queue.get()
-            if item is _END:
+            if item is _DONE:
                 break
             yield item
         await task
@@ -100,30 +99,30 @@ async def relay(agent: Any, work: Callable[[Put], Awaitable[Any]]) -> AsyncGener
             del _relays[task]
 
 
-def interrupted(agent: Any) -> None:
-    """The author has asked for the end of the reply that runs, and does not wait for it.
+def mark_interrupted(agent: Any) -> None:
+    """Record that the author has interrupted the running reply of `agent` without waiting for its end.
 
-    Who reads a relayed one goes on reading, so that nothing may wait for its end.
+    A relayed reply is skipped: its reader goes on reading, so that `wait_until_stopped` must not wait for it.
     """
     if not any(each is agent for each in _relays.values()):
         _interrupted.add(agent)
 
 
-async def settled(objects: Iterable[object]) -> None:
-    """Wait for the agents that are being stopped, if `objects` are some of them or parts of them.
+async def wait_until_stopped(objects: Iterable[object]) -> None:
+    """Wait for each agent that is being stopped, if `objects` contains it or one of its attributes.
 
-    An App that leaves the loop over `agent.stream(...)` without closing it, as an exception in the
-    loop's body does, goes on while the agent still writes its memory; so does one that has
-    interrupted an agent.
+    An App that leaves the loop over `agent.stream(...)` without closing it, as an exception in the loop's
+    body does, continues while the agent still writes its memory; so does an App that has interrupted an
+    agent.
     """
     looked_for = {id(each) for each in objects}
     for agent in [agent for agent in _interrupted if looked_for & _parts(agent)]:
         if id(agent) not in _replying.get():
-            async with _locks[agent]:  # held by the reply
+            async with _locks[agent]:  # the running reply holds it
                 pass
     concerned = [task for task, agent in _relays.items() if looked_for & _parts(agent)]
     if concerned:
-        # The iterator that was left is closed by a task that the event loop has just been given.
+        # An abandoned iterator is closed by a task that the event loop has only just created.
         await asyncio.sleep(0)
         stopping = _stopping.intersection(concerned)
         if stopping:
@@ -134,11 +133,11 @@ def _parts(agent: Any) -> set[int]:
     return {id(agent), *(id(each) for each in vars(agent).values())}
 
 
-_END = object()
+_DONE = object()
 
 
 async def _stop(task: asyncio.Task[None]) -> None:
-    """Cancel `task` and wait for its end, however often the waiting itself is cancelled."""
+    """Cancel `task` and wait until it has ended, even if the wait itself is cancelled repeatedly."""
     interruption: asyncio.CancelledError | None = None
     while not task.done():
         task.cancel()
@@ -147,6 +146,6 @@ async def _stop(task: asyncio.Task[None]) -> None:
         except asyncio.CancelledError as error:
             interruption = error
     if not task.cancelled():
-        task.exception()  # seen: what it raised while it was stopped concerns nobody
+        task.exception()  # retrieved so that asyncio does not log it: it happened after the stop
     if interruption is not None:
         raise interruption

@@ -1,8 +1,8 @@
-"""AgentScope 1.x: what it needs done its way.
+"""The implementation of `majors.AgentScope` for AgentScope 1.x.
 
-It owns the patches of 1.x classes and every use of 1.x names, and fulfils `compat.AgentScope`. It
-must be imported through `compat.seam` only, which checks the installation first; nothing here may
-be needed on 2.x. What a patch changes is documented at the function that makes it.
+Owns the patches of 1.x classes and every use of 1.x names. It must be imported only through `majors.seam`,
+which checks the installation first; 2.x must not need anything here. Each patch is documented at the function
+that makes it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from agentscope.tool import Toolkit
 
 from agentscope_worker.runtime import lossy_json
 from agentscope_worker.runtime.compat import providers
-from agentscope_worker.runtime.compat.agents import Put, interrupted, relay, turn_of
+from agentscope_worker.runtime.compat.agents import Put, exclusive, mark_interrupted, relay
 
 if TYPE_CHECKING:
     from agentscope_protocol.config.settings import ModelSettings
@@ -53,9 +53,9 @@ _BLOCKS = {
     "audio": blocks.AudioBlock,
     "video": blocks.VideoBlock,
 }
-_DELTA_FIELDS = {"text": "text", "thinking": "thinking"}  # block type -> the field that grows
+_DELTA_FIELDS = {"text": "text", "thinking": "thinking"}  # type of a streamed block -> its growing field
 
-# The toolkits made here, for `runtime.tools`; an agent that is given one works on a clone.
+# The toolkits made by `new_toolkit`, for `runtime.tools`. An agent that is given one works on a clone.
 _shared_toolkits: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
@@ -88,7 +88,7 @@ def make_model(settings: ModelSettings) -> Any:
     else:
         generate = providers.request_arguments(settings, settings.generate_kwargs)
         arguments["client_kwargs"] = client = providers.client_arguments(settings)
-        if provider == "openai" and "organization" in client:  # an argument of the model's own
+        if provider == "openai" and "organization" in client:  # an argument of the model itself
             arguments["organization"] = client.pop("organization")
         if provider in ("openai", "anthropic") and url:
             client["base_url"] = url
@@ -110,15 +110,15 @@ async def prompt(model: Any, messages: Any) -> Any:
 
 @functools.cache
 def formatter_for(model_class: type[Any]) -> Any:
-    """The formatter of a model's provider; it holds no state.
+    """The formatter for a model class; it has no state.
 
-    Raises: TypeError for a model class that AgentScope has no formatter for.
+    Raises: TypeError if AgentScope has no formatter for the class.
     """
     for cls in model_class.__mro__:
         found = getattr(formatters, cls.__name__.removesuffix("Model") + "Formatter", None)
         if cls.__name__.endswith("ChatModel") and found is not None:
             return found()
-    raise TypeError(f"AgentScope has no formatter for {model_class.__name__}; give the agent one")
+    raise TypeError(f"AgentScope has no formatter for {model_class.__name__}; pass one to the agent")
 
 
 def text_of(response: Any) -> str:
@@ -141,8 +141,8 @@ class _McpFunction(MCPToolFunction):  # type: ignore[misc]  # 1.x is not typed
 
 
 class _Toolkit(Toolkit):  # type: ignore[misc]  # 1.x is not typed
-    """`runtime.tools`, or an agent's clone of it: MCP tools come and go, others have the first right
-    to a name."""
+    """`runtime.tools`, or an agent's clone of it. MCP tools are added and removed at run time; tools of other
+    origin take precedence for a name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class _Toolkit(Toolkit):  # type: ignore[misc]  # 1.x is not typed
         self.clones: weakref.WeakSet[_Toolkit] = weakref.WeakSet()
 
     def register_tool_function(self, *args: Any, **kwargs: Any) -> None:
-        for name in [name for name, tool in self.tools.items() if _is_of_mcp(tool)]:
+        for name in [name for name, tool in self.tools.items() if _is_mcp_tool(tool)]:
             del self.tools[name]
         try:
             super().register_tool_function(*args, **kwargs)
@@ -159,9 +159,9 @@ class _Toolkit(Toolkit):  # type: ignore[misc]  # 1.x is not typed
             self.set_offers(self.offers)
 
     def set_offers(self, offers: Sequence[Offer]) -> None:
-        """Replace all MCP tools by `offers`."""
+        """Replace all MCP tools with `offers`."""
         self.offers = offers
-        self.tools = {name: tool for name, tool in self.tools.items() if not _is_of_mcp(tool)}
+        self.tools = {name: tool for name, tool in self.tools.items() if not _is_mcp_tool(tool)}
         taken = set(self.tools)
         for offer in offers:
             for name in offer.names_beside(taken):
@@ -169,20 +169,21 @@ class _Toolkit(Toolkit):  # type: ignore[misc]  # 1.x is not typed
                 super().register_tool_function(function, func_name=name)
 
 
-def _is_of_mcp(tool: Any) -> bool:
+def _is_mcp_tool(tool: Any) -> bool:
     return isinstance(getattr(tool.original_func, "__self__", None), _McpFunction)
 
 
 def new_toolkit() -> Any:
     toolkit = _Toolkit()
-    # Its state is which groups of tools are active: an App that saves it with its sessions must not,
-    # by loading one of them, switch the groups of all. Clones have their own, saved with their agents.
-    toolkit.load_state_dict = _keep_state
+    # The state of a toolkit is the list of its active tool groups. If an App saves the shared toolkit with
+    # its sessions, loading one session must not switch the groups of all. Clones have a state of their own,
+    # which is saved with their agents.
+    toolkit.load_state_dict = _ignore_state
     _shared_toolkits.add(toolkit)
     return toolkit
 
 
-def _keep_state(state_dict: dict[str, Any], strict: bool = True) -> None:
+def _ignore_state(state_dict: dict[str, Any], strict: bool = True) -> None:
     pass
 
 
@@ -192,7 +193,7 @@ def publish(toolkit: Any, offers: Sequence[Offer]) -> None:
 
 
 def _clone(toolkit: Any) -> Any:
-    """A toolkit with the same tools, in which an agent may add, remove and switch its own."""
+    """A toolkit with the same tools, in which an agent can add, remove and switch tools of its own."""
     clone = copy.copy(toolkit)
     del clone.load_state_dict
     clone.tools = {name: copy.copy(tool) for name, tool in toolkit.tools.items()}
@@ -209,25 +210,28 @@ def _clone(toolkit: Any) -> Any:
 
 @functools.cache
 def _patch() -> None:
-    # Each reply would be printed to the worker's standard output too; authors may say "false".
+    # Otherwise 1.x also prints each reply to the worker's stdout; authors can set the variable to "false".
     os.environ.setdefault("AGENTSCOPE_DISABLE_CONSOLE_OUTPUT", "true")
     AgentBase.stream = stream
-    AgentBase.__call__ = _one_at_a_time(AgentBase.__call__)
-    AgentBase.interrupt = _telling_of_it(AgentBase.interrupt)
+    AgentBase.__call__ = _serialized(AgentBase.__call__)
+    AgentBase.interrupt = _with_interrupt_mark(AgentBase.interrupt)
     ReActAgent.__init__ = _with_defaults(ReActAgent.__init__)
     anthropic = models.AnthropicChatModel
-    anthropic._parse_anthropic_stream_completion_response = _closing_its_stream(
+    anthropic._parse_anthropic_stream_completion_response = _with_stream_close(
         anthropic._parse_anthropic_stream_completion_response
     )
 
 
 def adapt(permission_mode: str) -> None:
-    _patch()  # 1.x has no tool permissions, so that there is nothing to set
+    _patch()  # 1.x has no tool permissions: `permission_mode` does not apply
 
 
-def _closing_its_stream(parse: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
-    """Close the provider's stream with ours: left early, it would go on until the garbage collector
-    finds it, since the client's stream and its iterator hold each other."""
+def _with_stream_close(parse: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    """Close the provider's stream together with ours.
+
+    The client's stream and its iterator reference each other, so that an abandoned stream would stay open
+    until the garbage collector runs.
+    """
 
     @functools.wraps(parse)
     async def parse_and_close(
@@ -241,7 +245,8 @@ def _closing_its_stream(parse: Callable[..., AsyncIterator[Any]]) -> Callable[..
 
 
 def trace(on: bool) -> None:
-    # AgentScope keeps this in a context variable, whose value other tasks do not see; its default they do.
+    # AgentScope keeps the flag in a context variable. Other tasks do not see a value set here, but its
+    # default.
     agentscope._config._trace_enabled = contextvars.ContextVar("trace_enabled", default=on)
 
 
@@ -249,35 +254,35 @@ def traces_model_call() -> bool:
     return True
 
 
-def _one_at_a_time(call: Callable[..., Any]) -> Callable[..., Any]:
-    """`await agent(msg)` waits for a reply that runs: both would write to one queue and memory."""
+def _serialized(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Make `await agent(msg)` wait for a running reply: both would write to one queue and one memory."""
 
     @functools.wraps(call)
     async def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        async with turn_of(self):
+        async with exclusive(self):
             return await call(self, *args, **kwargs)
 
     return __call__
 
 
-def _telling_of_it(interrupt: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a save that follows `agent.interrupt()` wait for what the agent still writes into its memory:
-    1.x only asks its reply to end."""
+def _with_interrupt_mark(interrupt: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a save after `agent.interrupt()` wait until the agent has written its memory: 1.x only requests
+    the end of the reply."""
 
     @functools.wraps(interrupt)
-    async def interrupt_and_tell(self: Any, *args: Any, **kwargs: Any) -> None:
+    async def mark_and_interrupt(self: Any, *args: Any, **kwargs: Any) -> None:
         if self._reply_task is not None and not self._reply_task.done():
-            interrupted(self)
+            mark_interrupted(self)
         await interrupt(self, *args, **kwargs)
 
-    return interrupt_and_tell
+    return mark_and_interrupt
 
 
 def _with_defaults(init: Callable[..., None]) -> Callable[..., None]:
-    """ReActAgent with the model's own formatter where none is given, and its own `runtime.tools`.
+    """Give ReActAgent the formatter of its model, if none is passed, and a clone of `runtime.tools`.
 
-    1.x requires the formatter. Toolkits change while an agent replies (structured output adds and
-    removes a tool), so that agents that shared one would lose each other's results.
+    1.x requires the formatter. A toolkit changes while its agent replies (structured output adds and removes
+    a tool), so that agents with a shared toolkit would lose each other's results.
     """
     signature = inspect.signature(init)
 
@@ -309,54 +314,54 @@ async def stream(agent: Any, *args: Any, cumulative: bool = False, **kwargs: Any
     """
 
     async def reply(put: Put) -> None:
-        agent.set_msg_queue_enabled(True, _Outlet(put))
+        agent.set_msg_queue_enabled(True, _Queue(put))
         try:
             final = await agent(*args, **kwargs)
         finally:
             agent.set_msg_queue_enabled(False)
-        if final is not None and final.metadata:  # a structured output is printed nowhere
+        if final is not None and final.metadata:  # 1.x does not put a structured output into the queue
             await put((_copy(final, [] if not cumulative else final.content), True, None))
 
     deltas = _Deltas()
-    async with contextlib.aclosing(relay(agent, reply)) as said:
-        async for msg, last, _speech in said:
+    async with contextlib.aclosing(relay(agent, reply)) as relayed:
+        async for msg, last, _speech in relayed:
             for chunk in [msg] if cumulative else deltas.of(msg, last):
                 yield chunk
 
 
-class _Outlet:
-    """The one method of a queue that an agent uses."""
+class _Queue:
+    """The only method of a message queue that an agent uses."""
 
     def __init__(self, put: Put) -> None:
         self.put = put
 
 
 class _Deltas:
-    """Turns cumulative snapshots of messages into what is new in each."""
+    """Converts cumulative snapshots of messages to the new part of each."""
 
     def __init__(self) -> None:
-        self._grown: dict[tuple[str, str, int], int] = {}  # text block -> characters that are out
-        self._out: set[tuple[str, str, str]] = set()  # other blocks that are out
+        self._sent: dict[tuple[str, str, int], int] = {}  # growing block -> characters returned so far
+        self._complete: set[tuple[str, str, str]] = set()  # other blocks that were returned
 
     def of(self, msg: Any, last: bool) -> list[Any]:
-        """The chunks to yield for the next snapshot; `last` when the message is complete."""
+        """The chunks to yield for the next snapshot. `last`: whether the message is complete."""
         fresh = []
-        seen: Counter[str] = Counter()  # a block is known by its place among those of its type
+        seen: Counter[str] = Counter()  # a block is identified by its position among those of its type
         for block in msg.get_content_blocks():
             kind = block["type"]
             seen[kind] += 1
             field = _DELTA_FIELDS.get(kind)
             if field is not None:
-                place = (msg.id, kind, seen[kind])
-                whole = block.get(field) or ""
-                text = whole[self._grown.get(place, 0) :]
-                self._grown[place] = len(whole)
+                position = (msg.id, kind, seen[kind])
+                value = block.get(field) or ""
+                text = value[self._sent.get(position, 0) :]
+                self._sent[position] = len(value)
                 if text:
                     fresh.append({**block, field: text})
             elif last:
                 key = (msg.id, kind, str(block.get("id") or seen[kind]))
-                if key not in self._out:
-                    self._out.add(key)
+                if key not in self._complete:
+                    self._complete.add(key)
                     fresh.append(block)
         return [_copy(msg, fresh)] if fresh else []
 

@@ -1,8 +1,10 @@
-"""AgentScope 2.x: what it needs done its way.
+"""The implementation of `majors.AgentScope` for AgentScope 2.x.
 
-It owns the patches of 2.x classes and every use of 2.x names, and fulfils `compat.AgentScope`. It
-must be imported through `compat.seam` only, which checks the installation first; nothing here may
-be needed on 1.x. What a patch changes is documented at the function that makes it.
+Owns the patches of 2.x classes and every use of 2.x names. It must be imported only through `majors.seam`,
+which checks the installation first; 1.x must not need anything here. Each patch is documented at the function
+that makes it.
+
+Read next: `messages2` for the messages.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from agentscope.permission import PermissionMode
 from agentscope.tool import MCPTool, Toolkit
 
 from agentscope_worker.runtime.compat import factories2, messages2, providers
-from agentscope_worker.runtime.compat.agents import Put, relay, turn_of
+from agentscope_worker.runtime.compat.agents import Put, exclusive, relay
 
 if TYPE_CHECKING:
     from agentscope_protocol.config.settings import ModelSettings
@@ -39,14 +41,14 @@ _CLASSES = {
     "gemini": (models.GeminiChatModel, credentials.GeminiCredential),
     "ollama": (models.OllamaChatModel, credentials.OllamaCredential),
 }
-# An event that completes a block -> the type of that block. Hints are not among them: they are
-# what AgentScope tells the model, such as the time, and no part of the answer.
-_WHOLE_BLOCKS = {
+# Event that completes a block -> the type of that block. Hints are excluded: AgentScope sends them to the
+# model, such as the current time, and they are not part of the response.
+_COMPLETE_BLOCKS = {
     EventType.TOOL_CALL_END: "tool_call",
     EventType.TOOL_RESULT_END: "tool_result",
     EventType.DATA_BLOCK_END: "data",
 }
-# Parameters that a model leaves out of its requests unless one of the others is set too.
+# Parameters that a model omits from its requests unless one of the listed parameters is set too.
 _SENT_WITH: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "openai": {"reasoning_effort": ("thinking_enable",), "thinking_enable": ("reasoning_effort",)},
     "anthropic": {
@@ -55,12 +57,12 @@ _SENT_WITH: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "gemini": {"thinking_budget": ("thinking_enable",)},
 }
-_OLLAMA_OPTIONS = {"max_tokens", "temperature"}  # the model's own would be lost beside other options
+_OLLAMA_OPTIONS = {"max_tokens", "temperature"}  # with other options set, the model would drop its own
 
-# The toolkits made here, for `runtime.tools`; an agent that is given one works on a clone.
+# The toolkits made by `new_toolkit`, for `runtime.tools`. An agent that is given one works on a clone.
 _shared_toolkits: weakref.WeakSet[Any] = weakref.WeakSet()
-_permission_mode = PermissionMode.BYPASS  # of agents made from now on; see `adapt`
-_tracing = False  # of agents made from now on; see `trace`
+_permission_mode = PermissionMode.BYPASS  # for agents created from now on; see `adapt`
+_tracing = False  # for agents created from now on; see `trace`
 
 
 message_class = messages2.message_class
@@ -79,7 +81,7 @@ def make_model(settings: ModelSettings) -> Any:
     credential: dict[str, Any] = {}
     if provider != "ollama":
         credential["api_key"] = providers.api_key(settings)
-    if provider == "openai" and "organization" in client:  # the model takes it from the credential
+    if provider == "openai" and "organization" in client:  # the model reads it from the credential
         credential["organization"] = client.pop("organization")
     if url and provider != "gemini":
         credential["host" if provider == "ollama" else "base_url"] = url
@@ -95,9 +97,9 @@ def make_model(settings: ModelSettings) -> Any:
 
 
 def _parameters(settings: ModelSettings, known: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`generate_kwargs` parted into the model's Parameters and what only the provider knows.
+    """`generate_kwargs`, split into the model's Parameters and the arguments that only the provider knows.
 
-    Raises: ValueError for a parameter that the model would not send without another one.
+    Raises: ValueError for a parameter that the model sends only together with another one.
     """
     given = settings.generate_kwargs
     taken = set(known) & given.keys()
@@ -106,22 +108,22 @@ def _parameters(settings: ModelSettings, known: Collection[str]) -> tuple[dict[s
     for name, others in _SENT_WITH.get(settings.provider, {}).items():
         if given.get(name) and not any(given.get(other) for other in others):
             if (settings.provider, name) == ("openai", "reasoning_effort"):
-                taken.discard(name)  # which the provider itself takes alone
+                taken.discard(name)  # the provider's client accepts it alone
                 continue
             raise ValueError(
-                f"generate_kwargs.{name} is sent only together with {' or '.join(others)} on AgentScope 2.x"
+                f"generate_kwargs.{name} is only sent together with {' or '.join(others)} on AgentScope 2.x"
             )
     parameters = {name: value for name, value in given.items() if name in taken}
     return parameters, {name: value for name, value in given.items() if name not in taken}
 
 
 def _with_arguments(model_class: type[Any], arguments: dict[str, Any]) -> type[Any]:
-    """`model_class` with `arguments` in each request: 2.x drops those its Parameters do not have."""
+    """`model_class` with `arguments` in each request: 2.x drops arguments that are not in its Parameters."""
     body = arguments.get("extra_body") or {}
 
     async def _call_api(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = {**arguments, **kwargs}
-        if body and kwargs.get("extra_body"):  # structured output has one of its own
+        if body and kwargs.get("extra_body"):  # structured output sets one itself
             given["extra_body"] = {**body, **kwargs["extra_body"]}
         return await model_class._call_api(self, *args, **given)
 
@@ -139,7 +141,7 @@ def text_of(response: Any) -> str:
 
 def new_text(response: Any, seen: str) -> str:
     text = text_of(response)
-    # Deltas, then the whole answer again.
+    # A 2.x stream consists of deltas, followed by the complete response.
     return text.removeprefix(seen) if response.is_last and text.startswith(seen) else text
 
 
@@ -151,7 +153,7 @@ def holds_more_than_text(response: Any) -> bool:
 
 
 class _McpTool(MCPTool):  # type: ignore[misc]  # 2.x is not typed
-    """A tool of a configured MCP server, by the name that `runtime.tools` gives it."""
+    """A tool of a configured MCP server, under the name that `runtime.tools` gives it."""
 
     def __init__(self, offer: Offer, name: str) -> None:
         super().__init__(offer.link.name, offer.tool, session=offer.link)
@@ -159,8 +161,8 @@ class _McpTool(MCPTool):  # type: ignore[misc]  # 2.x is not typed
 
 
 class _Toolkit(Toolkit):  # type: ignore[misc]  # 2.x is not typed
-    """`runtime.tools`, or an agent's clone of it: MCP tools come and go, others have the first right
-    to a name."""
+    """`runtime.tools`, or an agent's clone of it. MCP tools are added and removed at run time; tools of other
+    origin take precedence for a name."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -176,16 +178,16 @@ class _Toolkit(Toolkit):  # type: ignore[misc]  # 2.x is not typed
             self.set_offers(offers)
 
     def set_offers(self, offers: Sequence[Offer]) -> None:
-        """Replace all MCP tools by `offers`."""
+        """Replace all MCP tools with `offers`."""
         self.offers = offers
-        taken = {tool.name for group in self.tool_groups for tool in group.tools if not _is_of_mcp(tool)}
+        taken = {tool.name for group in self.tool_groups for tool in group.tools if not _is_mcp_tool(tool)}
         for group in self.tool_groups:
-            if group.name == "basic":  # new lists: a reply may be reading the old ones
-                group.tools = [tool for tool in group.tools if not _is_of_mcp(tool)]
+            if group.name == "basic":  # new lists, because a reply may be reading the old ones
+                group.tools = [tool for tool in group.tools if not _is_mcp_tool(tool)]
                 group.tools += [_McpTool(each, name) for each in offers for name in each.names_beside(taken)]
 
 
-def _is_of_mcp(tool: Any) -> bool:
+def _is_mcp_tool(tool: Any) -> bool:
     return isinstance(tool, _McpTool)
 
 
@@ -201,7 +203,7 @@ def publish(toolkit: Any, offers: Sequence[Offer]) -> None:
 
 
 def _clone(toolkit: Any) -> Any:
-    """A toolkit with the same tools, in which an agent may add and remove its own."""
+    """A toolkit with the same tools, in which an agent can add and remove tools of its own."""
     basic, *others = toolkit.tool_groups
     groups = [copy.copy(group) for group in others]
     for group in groups:
@@ -232,29 +234,29 @@ def adapt(permission_mode: str) -> None:
 
 @functools.cache
 def _patch() -> None:
-    Msg.__init__ = _lenient(Msg.__init__)
-    Agent.__init__ = _unattended(Agent.__init__)
+    Msg.__init__ = _with_v1_arguments(Msg.__init__)
+    Agent.__init__ = _with_runtime_defaults(Agent.__init__)
     Agent.__call__ = reply
     Agent.stream = stream
     factories2.set_factories()
 
 
 def trace(on: bool) -> None:
-    # What agents do when this is off again depends on OpenTelemetry's provider: they ask for it each time.
+    # Once this is off again, existing agents follow OpenTelemetry's provider, which they look up each time.
     global _tracing
     _tracing = on
 
 
 def traces_model_call() -> bool:
-    # The middleware of an agent has a span around its call of the model; nothing else on 2.x has.
+    # The middleware of an agent creates a span around each model call; nothing else in 2.x does.
     from opentelemetry.trace import get_current_span
 
     attributes = getattr(get_current_span(), "attributes", None) or {}
     return attributes.get("gen_ai.operation.name") == "chat"
 
 
-def _lenient(init: Callable[..., None]) -> Callable[..., None]:
-    """`Msg("name", "text", "user")` as on 1.x: positional arguments, and text for a text block."""
+def _with_v1_arguments(init: Callable[..., None]) -> Callable[..., None]:
+    """Accept `Msg("name", "text", "user")` as 1.x does: positional arguments, and a str as one text block."""
 
     @functools.wraps(init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -265,7 +267,7 @@ def _lenient(init: Callable[..., None]) -> Callable[..., None]:
                 raise TypeError(
                     f"Msg got {', '.join(twice)} twice"
                     if twice
-                    else "Msg takes name, content, role and metadata by position, the rest by name"
+                    else "Msg takes name, content, role and metadata by position, all others by name"
                 )
             kwargs.update(positional)
         if isinstance(kwargs.get("content"), str):
@@ -277,12 +279,12 @@ def _lenient(init: Callable[..., None]) -> Callable[..., None]:
     return __init__
 
 
-def _unattended(init: Callable[..., None]) -> Callable[..., None]:
-    """Agent with the configured permission mode, its own clone of `runtime.tools`, and spans.
+def _with_runtime_defaults(init: Callable[..., None]) -> Callable[..., None]:
+    """Give Agent the configured permission mode, a clone of `runtime.tools`, and spans.
 
-    2.x waits for a person's permission before most tools, and nobody is there. A mode that the
-    author has set is kept. Structured output adds and removes a tool of the agent's toolkit, so
-    that agents that shared one would lose each other's results.
+    2.x asks a user for permission before most tools, and a worker has no user to ask. A mode that the author
+    has set is kept. Structured output adds a tool to the agent's toolkit and removes it, so that agents with
+    a shared toolkit would lose each other's results.
     """
     signature = inspect.signature(init)
 
@@ -307,13 +309,13 @@ def _with_tracing(middlewares: list[Any]) -> list[Any]:
 
     if any(isinstance(each, TracingMiddleware) for each in middlewares):
         return middlewares
-    return [TracingMiddleware(), *middlewares]  # the outermost, so that it sees what the others do
+    return [TracingMiddleware(), *middlewares]  # outermost, so that its spans include the others
 
 
 async def reply(agent: Any, *args: Any, **kwargs: Any) -> Any:
-    """`await agent(msg)`, as on 1.x; it waits for a reply that runs."""
-    async with turn_of(agent):
-        await _unpark(agent)
+    """`await agent(msg)`, as on 1.x; waits for a running reply of the agent."""
+    async with exclusive(agent):
+        await _end_pending_reply(agent)
         return await agent.reply(*args, **kwargs)
 
 
@@ -334,59 +336,59 @@ async def stream(
 
     async def run(put: Put) -> None:
         if inputs is None or isinstance(inputs, Msg | list):
-            await _unpark(agent)
+            await _end_pending_reply(agent)
         async for event in agent.reply_stream(inputs, yield_final_msg=True, **kwargs):
             await put(event)
 
-    whole: Any = None
-    async with contextlib.aclosing(relay(agent, run)) as said:
-        async for event in said:
+    message: Any = None
+    async with contextlib.aclosing(relay(agent, run)) as relayed:
+        async for event in relayed:
             if isinstance(event, Msg):
-                chunk = _last_chunk(event, whole)
+                chunk = _last_chunk(event, message)
             elif event.type == EventType.REPLY_START:
-                whole = Msg(id=event.reply_id, name=event.name, role=event.role, content=[])
+                message = Msg(id=event.reply_id, name=event.name, role=event.role, content=[])
                 continue
             else:
-                chunk = _chunk(event, whole, cumulative)
+                chunk = _chunk(event, message, cumulative)
             if chunk is not None:
                 yield chunk
 
 
-async def _unpark(agent: Any) -> None:
-    """End a reply that waits for a permission; until then each new message is refused."""
+async def _end_pending_reply(agent: Any) -> None:
+    """End a reply that waits for a permission, because an agent in that state rejects new messages."""
     if agent.state.has_awaiting_tool_calls(agent.name):
         async for _ in agent.reply_stream(UserInterruptEvent(reply_id=agent.state.reply_id)):
             pass
 
 
-def _chunk(event: Any, whole: Any, cumulative: bool) -> Any | None:
-    """Apply `event` to `whole`, the message so far; the Msg to yield for it, if any."""
-    if whole is None or getattr(event, "reply_id", None) != whole.id:
+def _chunk(event: Any, message: Any, cumulative: bool) -> Any | None:
+    """Apply `event` to `message`, which holds the reply so far; returns the Msg to yield for it, if any."""
+    if message is None or getattr(event, "reply_id", None) != message.id:
         return None
-    whole.append_event(event)
+    message.append_event(event)
     if event.type == EventType.TEXT_BLOCK_DELTA:
         new = TextBlock(id=event.block_id, text=event.delta)
     elif event.type == EventType.THINKING_BLOCK_DELTA:
         new = ThinkingBlock(id=event.block_id, thinking=event.delta)
-    elif event.type in _WHOLE_BLOCKS:
+    elif event.type in _COMPLETE_BLOCKS:
         block_id = getattr(event, "tool_call_id", None) or event.block_id
-        found = whole._find_block(_WHOLE_BLOCKS[event.type], block_id)
+        found = message._find_block(_COMPLETE_BLOCKS[event.type], block_id)
         if found is None:
             return None
         new = found.model_copy(deep=True)
     else:
         return None
-    return whole.model_copy(deep=True) if cumulative else _with_content(whole, [new])
+    return message.model_copy(deep=True) if cumulative else _with_content(message, [new])
 
 
-def _last_chunk(final: Any, whole: Any) -> Any | None:
-    """The part of the reply's final message that no event said, if any: a structured output, or
-    the text of an end that the model did not write, such as asking for a permission."""
-    said = whole.get_text_content("") or "" if whole is not None else ""
-    if (final.get_text_content("") or "") not in said:
+def _last_chunk(final: Any, message: Any) -> Any | None:
+    """The part of the reply's final message that no event contained, if any: a structured output, or a text
+    that the model did not write, such as a request for a permission."""
+    sent = message.get_text_content("") or "" if message is not None else ""
+    if (final.get_text_content("") or "") not in sent:
         return final
     return final.model_copy(update={"content": []}) if final.structured_output else None
 
 
-def _with_content(whole: Any, content: list[Any]) -> Any:
-    return Msg(id=whole.id, name=whole.name, role=whole.role, content=content)
+def _with_content(message: Any, content: list[Any]) -> Any:
+    return Msg(id=message.id, name=message.name, role=message.role, content=content)

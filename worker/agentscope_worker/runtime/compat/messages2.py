@@ -1,7 +1,7 @@
-"""Messages of AgentScope 2.x: their classes, and how they are written.
+"""Messages of AgentScope 2.x: their classes and their encoding.
 
-The part of `agentscope2` that each message of each answer passes; it is compiled. It must be imported through
-that module only.
+This is the part of `agentscope2` that every message of every response passes through; it is compiled. It must
+be imported through that module only.
 """
 
 from __future__ import annotations
@@ -36,15 +36,17 @@ def block_classes() -> Mapping[str, Any]:
 
 
 def _count_if_plain(model: type[BaseModel], **fields: Any) -> int:
-    """How many fields a model has, if it is written as it is; a release may come to write it otherwise, then
-    none has so many."""
+    """The number of fields of a model if it serializes to its plain fields; otherwise -1, which no model has.
+
+    A future release may serialize its models differently.
+    """
     sample = model(**fields)
     return len(sample.__dict__) if sample.model_dump() == sample.__dict__ else -1
 
 
 _MSG: Final[Any] = Msg
 _FIELDS_OF_MSG: Final = _count_if_plain(Msg, name="", content=[], role="user")
-# What is streamed in pieces; other blocks come once, and hold other models.
+# Blocks that are streamed in pieces. Other blocks are sent once, and contain other models.
 _FIELDS_OF_BLOCK: Final[dict[Any, int]] = {
     TextBlock: _count_if_plain(TextBlock, text=""),
     ThinkingBlock: _count_if_plain(ThinkingBlock, thinking=""),
@@ -54,15 +56,15 @@ _FIELDS_OF_BLOCK: Final[dict[Any, int]] = {
 def plain_fields(msg: Any) -> dict[str, Any] | None:
     fields: dict[str, Any] = msg.__dict__
     content = fields.get("content")
-    # One field more is an attribute that was set behind pydantic's back: it is not for the client.
+    # An additional entry is an attribute that was set without pydantic; it must not be sent to the client.
     if type(msg) is not _MSG or len(fields) != _FIELDS_OF_MSG or not isinstance(content, list):
         return None
-    if fields.get("usage") is not None or fields.get("error") is not None:  # models
+    if fields.get("usage") is not None or fields.get("error") is not None:  # these are models
         return None
     written: list[dict[str, Any]] = []
     for block in content:
         count = _FIELDS_OF_BLOCK.get(type(block))
-        if count is None:  # whatever: nobody checks what an App puts into the list
+        if count is None:  # another block, or any object: the list's items are not validated
             return None
         plain: dict[str, Any] = block.__dict__
         if len(plain) != count or block.__pydantic_extra__:
@@ -75,11 +77,11 @@ def plain_fields(msg: Any) -> dict[str, Any] | None:
 
 
 def encode(msg: Any) -> bytes:
-    # The class's serialiser, called directly, writes the bytes in one go: 2.5 us for one block.
+    # Calling the class's serializer directly writes the bytes in one pass: 2.5 µs for one block.
     try:
         written: bytes = msg.__pydantic_serializer__.to_json(
             msg, exclude=_NOT_METADATA, fallback=str, warnings=False
         )
-    except PydanticSerializationError:  # a lone surrogate
+    except PydanticSerializationError:  # caused by a lone surrogate
         return lossy_json.dumps(msg.model_dump(exclude=_NOT_METADATA, warnings=False))
     return written

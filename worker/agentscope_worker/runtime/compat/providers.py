@@ -1,9 +1,9 @@
-"""What the settings of a slot mean to a provider's client library, the same for both majors.
+"""The arguments of a provider's client library for the settings of a slot, the same for both majors.
 
-It owns the two promises about `generate_kwargs` and `client_kwargs`: each of them reaches the wire,
-or the slot is refused; none is dropped on the way. It owns no class of AgentScope; `agentscope1` and
-`agentscope2` build their models with it. A client library is imported here only when a slot needs
-it, since two of them are not installed everywhere.
+Owns two guarantees for `generate_kwargs` and `client_kwargs`: each argument is sent to the provider, or the
+slot is rejected; none is dropped silently. It must not use AgentScope's classes; `agentscope1` and
+`agentscope2` build their models with it. It imports a client library only if a slot needs it, because two of
+them are optional.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Any
 
 from agentscope_protocol.config.settings import ModelSettings
 
-# What AgentScope writes into each request itself, so that a value of the author's would be lost.
+# AgentScope sets these in each request itself, which would overwrite an author's value.
 _REQUEST_KEYS = frozenset(
     {"api_key", "contents", "messages", "model", "stream", "stream_options", "system", "tool_choice", "tools"}
 )
-# What a slot says beside its client_kwargs, and under which key.
+# Client arguments that have a key of their own in the slot -> that key.
 _SLOT_KEYS = {"api_key": "api_key", "base_url": "base_url", "baseUrl": "base_url", "host": "base_url"}
-# How DashScope's own client, which is a function, names what others take once per client.
+# The arguments of DashScope's own client. It is a function, and takes them with each request.
 _DASHSCOPE_CLIENT = frozenset(
     {"extra_url_parameters", "headers", "request_timeout", "user_agent", "workspace"}
 )
 
 
 def api_key(settings: ModelSettings) -> str:
-    """The key of a slot; a server at a `base_url` of the author's own may need none.
+    """The API key of a slot; "none" if it has only a `base_url`, whose server may not need one.
 
-    Raises: ValueError when the provider itself is asked without a key.
+    Raises: ValueError without a key and without a `base_url`.
     """
     if settings.api_key is not None:
         return settings.api_key.get_secret_value()
@@ -41,16 +41,16 @@ def api_key(settings: ModelSettings) -> str:
 
 
 def client_arguments(settings: ModelSettings) -> dict[str, Any]:
-    """`client_kwargs` as the provider's client takes them, without key and URL for most providers.
+    """The arguments of the provider's client from `client_kwargs`, without key and URL for most providers.
 
-    Google's client takes a URL among its HTTP options only, and Ollama's a key among its headers.
-    Raises: ValueError for what the slot says beside them.
+    Google's client accepts a URL only among its HTTP options, and Ollama's client a key only in its headers.
+    Raises: ValueError for an argument that is set by a key of the slot.
     """
     client: dict[str, Any] = dict(settings.client_kwargs)
-    _refuse_slot_keys(client, "client_kwargs")
+    _reject_slot_keys(client, "client_kwargs")
     if settings.provider == "gemini":
         http: dict[str, Any] = dict(client.get("http_options") or {})
-        _refuse_slot_keys(http, "client_kwargs.http_options")
+        _reject_slot_keys(http, "client_kwargs.http_options")
         if settings.base_url:
             http["base_url"] = settings.base_url
         if http:
@@ -62,59 +62,59 @@ def client_arguments(settings: ModelSettings) -> dict[str, Any]:
 
 
 def request_arguments(settings: ModelSettings, given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given`, which is `generate_kwargs` or a part of it, as the client takes them with a request.
+    """The client's request arguments for `given`, which is `generate_kwargs` or a part of it.
 
-    Raises: ValueError for what would be lost, or what the provider's client refuses; ImportError.
+    Raises: ValueError for arguments that would be lost or that the client rejects; ImportError.
     """
-    _refuse(given, _REQUEST_KEYS, "AgentScope does, for each request")
+    _reject(given, _REQUEST_KEYS, "AgentScope sets it for each request")
     return _REQUESTS[settings.provider](given)
 
 
 def dashscope_native(settings: ModelSettings) -> dict[str, Any]:
-    """Arguments of each request through DashScope's own client, with URL and `client_kwargs`.
+    """The request arguments for DashScope's own client, including the URL and `client_kwargs`.
 
-    That client keeps one URL for the process; given with each request, slots may differ in it.
+    That client has one URL per process; sending it with each request lets slots use different URLs.
     """
     client = client_arguments(settings)
     unknown = sorted(client.keys() - _DASHSCOPE_CLIENT)
     if unknown:
         raise ValueError(
-            f"client_kwargs of dashscope cannot hold {', '.join(unknown)} on AgentScope 1.x; "
-            f"known are {', '.join(sorted(_DASHSCOPE_CLIENT))}"
+            f"client_kwargs of dashscope cannot contain {', '.join(unknown)} on AgentScope 1.x; "
+            f"supported: {', '.join(sorted(_DASHSCOPE_CLIENT))}"
         )
     if settings.base_url:
         client["base_address"] = settings.base_url
-    _refuse(settings.generate_kwargs, _REQUEST_KEYS, "AgentScope does, for each request")
-    _refuse(settings.generate_kwargs, client.keys() | {"base_address"}, "the slot and its client_kwargs do")
-    # What the client has no argument for is sent among the request's parameters.
+    _reject(settings.generate_kwargs, _REQUEST_KEYS, "AgentScope sets it for each request")
+    _reject(settings.generate_kwargs, client.keys() | {"base_address"}, "the slot or client_kwargs set it")
+    # The client sends arguments that it does not know among the request's parameters.
     return {**settings.generate_kwargs, **client}
 
 
 async def close(model: Any) -> None:
-    """Close the connections of a model's client, as far as it has any."""
+    """Close the connections of a model's client, if it has any."""
     client = getattr(model, "client", None)
-    close_async = getattr(getattr(client, "aio", None), "aclose", None)  # Google's has two transports
+    close_async = getattr(getattr(client, "aio", None), "aclose", None)  # Google's client has two transports
     for closing in (close_async, getattr(client, "close", None)):
         if closing is not None:
             waiting = closing()
             if inspect.isawaitable(waiting):
                 await waiting
-    # DashScope's own client has a pool for the event loop, which the next request would make anew.
+    # DashScope's own client has a pool for the event loop, which the next request would create again.
     pool = sys.modules.get("dashscope.api_entities.aio_session")
     if client is None and pool is not None:
         await pool.close_shared_aio_session()
 
 
-def _refuse_slot_keys(given: Mapping[str, Any], where: str) -> None:
+def _reject_slot_keys(given: Mapping[str, Any], where: str) -> None:
     for key in given:
         if key in _SLOT_KEYS:
-            raise ValueError(f"{where} cannot set {key}: say {_SLOT_KEYS[key]} of the slot instead")
+            raise ValueError(f"{where} cannot set {key}: set {_SLOT_KEYS[key]} of the slot instead")
 
 
-def _refuse(given: Mapping[str, Any], keys: Collection[str], who: str) -> None:
+def _reject(given: Mapping[str, Any], keys: Collection[str], reason: str) -> None:
     lost = sorted(given.keys() & set(keys))
     if lost:
-        raise ValueError(f"generate_kwargs cannot set {', '.join(lost)}: {who}")
+        raise ValueError(f"generate_kwargs cannot set {', '.join(lost)}: {reason}")
 
 
 def _openai(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _anthropic(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_extra_body(given: Mapping[str, Any], create: Callable[..., Any]) -> dict[str, Any]:
-    """What `create` has no argument for goes into the body as it is: servers know more than clients."""
+    """Move arguments that `create` does not have into the request body: servers know more than clients."""
     known = inspect.signature(create).parameters
     request = {key: value for key, value in given.items() if key in known}
     more = {key: value for key, value in given.items() if key not in known}
@@ -148,22 +148,22 @@ def _gemini(given: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(request.keys() - known)
     if unknown:
         raise ValueError(
-            f"generate_kwargs cannot hold {', '.join(unknown)}: Google's client takes the names of its "
-            "GenerateContentConfig only; fields of the body that it does not know go into "
+            f"generate_kwargs cannot contain {', '.join(unknown)}: Google's client accepts only the fields "
+            "of its GenerateContentConfig; put other fields of the request body into "
             "generate_kwargs.http_options.extra_body"
         )
-    GenerateContentConfig.model_validate(request)  # its types, now rather than at the first request
-    _end_googles_streams_at_once()
+    GenerateContentConfig.model_validate(request)  # checks the types now, not at the first request
+    _patch_gemini_stream_close()
     return request
 
 
 @functools.cache
-def _end_googles_streams_at_once() -> None:
-    """Close the connection of a stream as soon as nobody reads it any more.
+def _patch_gemini_stream_close() -> None:
+    """Close the connection of a stream as soon as its reader stops.
 
-    The client's response and its iterator hold each other, so that a stream that is left early would
-    go on until the garbage collector finds it (google-genai 3.4). Iterating without storing the
-    iterator is all that it takes; to be removed once `HttpResponse.__aiter__` does so itself.
+    The client's response and its iterator reference each other, so that an abandoned stream would stay open
+    until the garbage collector runs (google-genai 3.4). Iterating without storing the iterator fixes this.
+    Remove this function once `HttpResponse.__aiter__` does so itself.
     """
     from google.genai import _api_client
 
@@ -173,7 +173,7 @@ def _end_googles_streams_at_once() -> None:
 
 
 def _ollama(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Ollama takes sampling parameters among its options only."""
+    """Ollama accepts sampling parameters only among its options."""
     from ollama import AsyncClient
 
     beside = inspect.signature(AsyncClient.chat).parameters

@@ -1,4 +1,4 @@
-"""The MCP servers of the configuration: connections, their repair, and the tools they offer.
+"""The MCP servers of the configuration: their connections, reconnection, and the tools they offer.
 
-Read `connection` first; it leads to `links` and `tools`.
+Read `connection` first, then `links` and `tools`.
 """

@@ -1,9 +1,9 @@
-"""One connection to an MCP server: its transport, the calls in flight on it, and why it was lost.
+"""One connection to an MCP server: its transport, the calls in flight on it, and the reason of its loss.
 
-It owns what is seen of the connection below the MCP library, which answers nobody when a stream
-breaks off with a call in flight: an HTTP client that tells at once. It must not connect again, which
-is the business of `links` (read next). Written for mcp 1.x and 2.x: the one uses httpx, the other
-httpx2, whose classes have the same names and are used here by those of httpx.
+Owns the observation of the connection below the MCP library: if a stream breaks off with a call in flight,
+the library does not report it to the caller. An HTTP client of our own reports it at once. This module must
+not reconnect; `links` (read next) does. Supports mcp 1.x, which uses httpx, and 2.x, which uses httpx2: the
+classes have the same names, and are used here by the names of httpx.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ elif importlib.metadata.version("mcp").startswith("1."):
 else:
     import httpx2 as httpx
 
-# Untyped, as their parameters are classes of httpx or of httpx2, and each release lacks some of the names.
+# Untyped: the parameters are classes of httpx or of httpx2, and each release lacks some of the names.
 _SSE: Final[Any] = sse
 _STREAMABLE_HTTP: Final[Any] = streamable_http
 
-PING_EVERY: Final = 15.0  # seconds; finds a server that is gone without a word
-CLOSED: Final = "it has closed the connection"
+PING_EVERY: Final = 15.0  # seconds; detects a server that is gone without closing the connection
+CLOSED: Final = "the server closed the connection"
 
 
 class Connection:
-    """One connection; a task of its own connects it, uses it and ends with it."""
+    """One connection. A task of its own opens it, uses it and ends with it."""
 
     def __init__(self, settings: McpServerSettings, on_lost: Callable[[str], None]) -> None:
         self.lost: str | None = None
-        self.refused = False  # it was lost by an answer that will be the same the next time
-        self.client: Any = None  # the session, once it is connected
-        self.connected_at = math.inf  # monotonic
-        self.scope = anyio.CancelScope()  # of all that the attempt does
-        self.look: Final = Event()
+        self.rejected = False  # the server's error response will be the same for the next attempt
+        self.client: Any = None  # the MCP session, once it is connected
+        self.connected_at = math.inf  # monotonic time
+        self.scope = anyio.CancelScope()  # covers the whole attempt
+        self.check_due: Final = Event()
         self.tools_changed = False
         self._settings: Final = settings
         self._on_lost: Final = on_lost
@@ -55,7 +55,7 @@ class Connection:
         self._calls: Final[set[anyio.CancelScope]] = set()
 
     def lose(self, reason: str) -> None:
-        """Give it up: calls in flight fail now, and the task ends."""
+        """Give up the connection: calls in flight fail now, and its task ends."""
         if self.lost is None:
             self.lost = reason
             self._on_lost(reason)
@@ -64,33 +64,33 @@ class Connection:
             self.scope.cancel()
 
     def leave(self) -> None:
-        """End it in order, from `needs_a_look` on."""
-        self._on_lost("the worker stops")
+        """End the connection in order: `wait_for_check` returns False from now on."""
+        self._on_lost("the worker is shutting down")
         for call in self._calls:
             call.cancel()
-        self.lost = self.lost or "the worker stops"
+        self.lost = self.lost or "the worker is shutting down"
         self._leaving = True
-        self.look.set()
+        self.check_due.set()
 
     @contextlib.contextmanager
     def in_flight(self, call: anyio.CancelScope) -> Iterator[None]:
-        """Have `call` cancelled when the connection is lost."""
+        """Cancel `call` if the connection is lost inside the block."""
         self._calls.add(call)
         try:
             yield
         finally:
             self._calls.discard(call)
 
-    async def needs_a_look(self) -> bool:
-        """Wait until something may be wrong or a ping is due; False when it is time to leave."""
+    async def wait_for_check(self) -> bool:
+        """Wait until the connection may have failed or a ping is due; returns False if it is to end."""
         with anyio.move_on_after(min(PING_EVERY, self._settings.sse_read_timeout / 3)):
-            await self.look.wait()
-        self.look.clear()
+            await self.check_due.wait()
+        self.check_due.clear()
         return not self._leaving
 
     @contextlib.asynccontextmanager
     async def streams(self) -> AsyncIterator[Any]:
-        """The two streams of the configured transport, and perhaps more."""
+        """A tuple that begins with the read and the write stream of the configured transport."""
         url, headers = self._settings.url, self._settings.headers
         plain = {name: value.get_secret_value() for name, value in headers.items()}
         bounds = (self._settings.timeout, self._settings.sse_read_timeout)
@@ -103,7 +103,7 @@ class Connection:
                 _STREAMABLE_HTTP.streamable_http_client(url, http_client=client) as streams,
             ):
                 yield streams
-        else:  # before mcp 1.24
+        else:  # mcp releases before 1.24
             async with _STREAMABLE_HTTP.streamablehttp_client(
                 url, plain, *bounds, httpx_client_factory=self._http
             ) as streams:
@@ -112,33 +112,33 @@ class Connection:
     def _http(self, headers: Any = None, timeout: Any = None, auth: Any = None) -> httpx.AsyncClient:
         return _Http(self, headers=headers, timeout=timeout, auth=auth)
 
-    # -- what its HTTP client sees --------------------------------------------------------------
+    # -- reports of the HTTP client -----------------------------------------------------------
 
     def on_status(self, request: httpx.Request, response: httpx.Response) -> None:
-        """A request was answered with an error."""
+        """Handle an HTTP error response."""
         status, is_post = response.status_code, request.method == "POST"
         if is_post and status == 404 and self.client is not None and "mcp-session-id" in request.headers:
-            # A restarted server, which does not know the session: the library tells the caller so. From 2.0
-            # on it would rather tell what the body says, in words of the server, if the body is JSON.
+            # The server has restarted and no longer knows the session; the library reports this to the
+            # caller. From mcp 2.0 on, a JSON body would make it report the server's own text instead.
             response.headers.pop("content-type", None)
         elif is_post or self._is_sse:
-            self.refused = 400 <= status < 500 and status not in (408, 429)
+            self.rejected = 400 <= status < 500 and status not in (408, 429)
             hint = "; see headers in agentapp.yaml" if status in (401, 403) else ""
-            self.lose(f"it answers HTTP {status} {response.reason_phrase}{hint}")
+            self.lose(f"the server responded with HTTP {status} {response.reason_phrase}{hint}")
 
     def on_failure(self, method: str, error: Exception) -> None:
-        """A request was not answered, or its answer broke off."""
+        """Handle a request without a response, or a response that broke off."""
         if method == "POST" or self._is_sse:
             self.lose(without_secrets(f"{type(error).__name__}: {error}", self._settings))
         else:
-            self.look.set()
+            self.check_due.set()
 
     def on_end_of_events(self, method: str) -> None:
-        """The server has ended a stream of events, which it does when it stops."""
+        """Handle the end of an event stream; a server ends its streams when it stops."""
         if method == "GET" and self._is_sse:
             self.lose(CLOSED)
         else:
-            self.look.set()
+            self.check_due.set()
 
     @property
     def _is_sse(self) -> bool:
@@ -146,7 +146,7 @@ class Connection:
 
 
 class _Http(httpx.AsyncClient):
-    """An HTTP client that tells its connection what goes wrong."""
+    """An HTTP client that reports failures to its connection."""
 
     def __init__(self, connection: Connection, **options: Any) -> None:
         super().__init__(verify=_tls(), **options)
@@ -167,7 +167,7 @@ class _Http(httpx.AsyncClient):
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body of an answer, watched for its end."""
+    """The body of a response; reports its end to the connection."""
 
     def __init__(
         self, body: httpx.AsyncByteStream, connection: Connection, method: str, is_events: bool
@@ -198,12 +198,13 @@ class _Body(httpx.AsyncByteStream):
 
 @functools.cache
 def _tls() -> ssl.SSLContext:
-    """One for all attempts: to read the certificates anew costs 20 ms and half a MB of fragments."""
+    """The TLS context for all attempts: loading the certificates each time takes 20 ms and fragments 0.5
+    MB."""
     return httpx.create_ssl_context()
 
 
 def without_secrets(text: str, settings: McpServerSettings) -> str:
-    """`text`, which may go into a log, without what is secret in the URL and the headers.
+    """`text` without the secrets of the URL and the headers, so that it may be logged.
 
     Some errors of HTTP clients quote the URL, or the header that cannot be sent.
     """

@@ -1,14 +1,14 @@
-"""The MCP servers of a project: started together, their tools named and handed to the Toolkit.
+"""The MCP servers of a project: started together, their tools named and passed to the Toolkit.
 
-It owns the order of a start and the rule for names; a connection's life is in `links`, how a
-Toolkit holds the tools in `agentscope1` and `agentscope2`. It must not ask a server for anything.
+Owns the order of the startup and the rule for names. It must not send requests to a server: `links` owns the
+connections, and `agentscope1` and `agentscope2` add the tools to a Toolkit.
 
-The rule: a tool goes by its plain name unless another server of agentapp.yaml has offered a tool of
-that name, or the project has a tool of its own that has it; then it is `server__tool`, for all the
-servers that have it. A name that was given in this process is never taken away or given to another
-server. So a server that comes late renames nothing: a tool that has its plain name by then keeps
-it, and goes by `server__tool` besides. That name means the same tool in every process, whatever
-came first. The order of agentapp.yaml decides only the order in which the tools are listed.
+The rule: a tool has its plain name, unless another server of agentapp.yaml has offered a tool of that name or
+the project has a tool of its own with it. In that case the name is `server__tool`, for all servers with such
+a tool. A name that was assigned in this process is never removed or assigned to another server. So a server
+that connects late renames nothing: a tool that already has its plain name keeps it, and gets `server__tool`
+in addition. `server__tool` means the same tool in every process, in whatever order the servers connected. The
+order of agentapp.yaml only determines the order in which tools are listed.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from agentscope_worker.runtime.mcp.links import Link
+from agentscope_worker.runtime.mcp.links import ServerLink
 
 if TYPE_CHECKING:
     from agentscope_protocol.config.settings import McpServerSettings
 
 log = logging.getLogger(__name__)
 
-FIRST_TRY: Final = 3.0  # seconds that a start waits for servers that nothing requires
-TELL_EVERY: Final = 10.0  # seconds between two lines on what a start waits for
-MAX_NAME: Final = 64  # characters of a tool's name that OpenAI takes
+FIRST_TRY: Final = 3.0  # seconds that a startup waits for servers that are not required
+WAIT_LOG_INTERVAL: Final = 10.0  # seconds between two log lines while a startup waits for required servers
+MAX_NAME: Final = 64  # characters of a tool's name; OpenAI's limit
 
-_UNLAWFUL = re.compile(r"[^a-zA-Z0-9_-]")  # in a tool's name, for most providers
+_INVALID = re.compile(r"[^a-zA-Z0-9_-]")  # characters that most providers reject in a tool's name
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One tool of a server, as `runtime.tools` is to have it.
+    """One tool of a server, as `runtime.tools` offers it.
 
-    `names`: by which the model may call it; `full_name`: `server__tool`, for a Toolkit where one of
-    them is taken. `tool` is the server's description, `link` calls it.
+    `names`: the names by which the model may call it. `full_name`: `server__tool`, for a Toolkit in which one
+    of them is taken. `tool` is the server's description, `link` calls it.
     """
 
     tool: Any
-    link: Link
+    link: ServerLink
     names: tuple[str, ...]
     full_name: str
 
     def names_beside(self, taken: Collection[str]) -> list[str]:
-        """The names in a Toolkit where tools of another origin have `taken`."""
+        """The names in a Toolkit in which tools of another origin already use the names in `taken`."""
         free = (name if name not in taken else self.full_name for name in self.names)
         return [name for name in dict.fromkeys(free) if name not in taken]
 
@@ -60,14 +60,15 @@ class McpServers:
     def __init__(
         self, settings: Mapping[str, McpServerSettings], publish: Callable[[Sequence[Offer]], None]
     ) -> None:
-        """`publish` is given all tools, each time that they have changed."""
-        self._links: Final = [Link(name, each, self._on_change) for name, each in settings.items()]
+        """`publish` is called with all tools after each change."""
+        self._links: Final = [ServerLink(name, each, self._on_change) for name, each in settings.items()]
         self._publish: Final = publish
         self._names: Final = Names()
         self._is_open = False
 
     async def open(self) -> None:
-        """Connect; returns when all required servers are there, and each other was given its chance."""
+        """Connect. Returns once all required servers are connected, and all others had FIRST_TRY to
+        connect."""
         for link in self._links:
             link.start()
         tries = [asyncio.ensure_future(link.tried.wait()) for link in self._links]
@@ -75,8 +76,8 @@ class McpServers:
             if tries:
                 await asyncio.wait(tries, timeout=FIRST_TRY)
             while missing := [each for each in self._links if each.settings.required and not _is_up(each)]:
-                log.warning("the worker waits for required MCP servers: %s", "; ".join(map(_state, missing)))
-                await _any_connects(missing, TELL_EVERY)
+                log.warning("waiting for required MCP servers: %s", "; ".join(map(_state, missing)))
+                await _any_connects(missing, WAIT_LOG_INTERVAL)
         finally:
             for each in tries:
                 each.cancel()
@@ -84,13 +85,13 @@ class McpServers:
         self._on_change()
 
     async def close(self) -> None:
-        """Disconnect; the tools stay where they are, and fail."""
+        """Disconnect. The tools stay in their Toolkits, and calls fail."""
         await asyncio.gather(*(link.stop() for link in self._links))
 
     def _on_change(self) -> None:
-        # Until each server was given its chance, it would depend on speed which names clash.
+        # Before the first attempts have ended, conflicts of names would depend on timing.
         if self._is_open:
-            given = self._names.give({link.name: [t.name for t in link.tools] for link in self._links})
+            given = self._names.assign({link.name: [t.name for t in link.tools] for link in self._links})
             self._publish(
                 [
                     Offer(tool, link, given[link.name, tool.name], full_name(link.name, tool.name))
@@ -101,21 +102,21 @@ class McpServers:
 
 
 class Names:
-    """The names that tools go by; see the rule at the top."""
+    """The names of tools; see the rule in the module docstring."""
 
     def __init__(self) -> None:
-        self._offered: dict[str, set[str]] = {}  # plain name -> the servers that have ever offered it
-        self._plain: dict[str, str] = {}  # plain name -> the server that it was given to
+        self._offered: dict[str, set[str]] = {}  # plain name -> all servers that have ever offered it
+        self._plain: dict[str, str] = {}  # plain name -> the server it is assigned to
 
-    def give(self, tools: Mapping[str, Iterable[str]]) -> dict[tuple[str, str], tuple[str, ...]]:
-        """(server, tool) -> names, for what all servers offer now."""
+    def assign(self, tools: Mapping[str, Iterable[str]]) -> dict[tuple[str, str], tuple[str, ...]]:
+        """(server, tool) -> names, for the current offers of all servers."""
         for server, offered in tools.items():
             for tool in offered:
-                self._offered.setdefault(lawful(tool), set()).add(server)
+                self._offered.setdefault(valid_name(tool), set()).add(server)
         given = {}
         for server, offered in tools.items():
             for tool in offered:
-                plain = lawful(tool)
+                plain = valid_name(tool)
                 alone = self._offered[plain] == {server}
                 if alone:
                     self._plain[plain] = server
@@ -125,27 +126,27 @@ class Names:
 
 
 def full_name(server: str, tool: str) -> str:
-    """`server__tool`, the name that no other server's tool has."""
-    return lawful(f"{server}__{tool}")
+    """`server__tool`, a name that is unique among all servers."""
+    return valid_name(f"{server}__{tool}")
 
 
-def lawful(name: str) -> str:
-    """`name` if the providers take it, else one that they take and no other name becomes."""
-    clean = _UNLAWFUL.sub("_", name)
+def valid_name(name: str) -> str:
+    """`name` if providers accept it, otherwise a unique name that they accept."""
+    clean = _INVALID.sub("_", name)
     if clean == name and len(name) <= MAX_NAME:
         return name
     return f"{clean[: MAX_NAME - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def _is_up(link: Link) -> bool:
+def _is_up(link: ServerLink) -> bool:
     return link.connected.is_set()
 
 
-def _state(link: Link) -> str:
+def _state(link: ServerLink) -> str:
     return f"{link.name} ({link.failure})"
 
 
-async def _any_connects(links: Iterable[Link], within: float) -> None:
+async def _any_connects(links: Iterable[ServerLink], within: float) -> None:
     waits = [asyncio.ensure_future(link.connected.wait()) for link in links]
     try:
         await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)

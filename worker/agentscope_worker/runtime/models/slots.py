@@ -1,9 +1,9 @@
 """`runtime.models`: the configured model slots, and what a slot adds to AgentScope's model.
 
-It owns the lookup by name and the facade over one model. It must not know a provider or a major of
-AgentScope; those are behind `compat.majors`. A slot has to pass for the model itself everywhere that
-AgentScope looks (isinstance, attributes, assignment of `stream`), so the facade changes only what
-is documented: it takes Msg on 1.x too, and `slot.stream(...)` works beside `if slot.stream:`.
+Owns the lookup by name and the facade of one model. It must not know a provider or a major of AgentScope;
+`compat.majors` does. AgentScope has to accept a slot as the model itself everywhere (isinstance, attributes,
+assignment of `stream`), so the facade changes only the documented differences: a slot accepts Msg on 1.x too,
+and `slot.stream(...)` works beside `if slot.stream:`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agentscope_worker.runtime.boot_error import BootError, pip_install
 from agentscope_worker.runtime.compat import providers
 from agentscope_worker.runtime.compat.majors import seam
 
-# The package that brings a provider's client, for those that AgentScope does not require itself.
+# The packages of provider clients that AgentScope does not require itself.
 _CLIENT_PACKAGES = {"gemini": "google-genai", "ollama": "ollama"}
 
 
@@ -65,9 +65,9 @@ class Models(Mapping[str, Any]):
 
 
 def build_models(settings: Mapping[str, ModelSettings]) -> Models:
-    """The slots of `models` in agentapp.yaml; opens no connection.
+    """The slots of `models` in agentapp.yaml. Opens no connection.
 
-    Raises: BootError naming the key path, for a missing client library or refused settings.
+    Raises: BootError that names the key, for a missing client library or rejected settings.
     """
     return Models({name: Slot(_build(name, each)) for name, each in settings.items()})
 
@@ -79,19 +79,19 @@ def _build(name: str, settings: ModelSettings) -> Any:
         package = _CLIENT_PACKAGES.get(settings.provider, settings.provider)
         raise BootError(
             f"models.{name}: provider {settings.provider} needs the package {package}, which "
-            f"cannot be imported: {error}. To install it: {pip_install(package)}",
+            f"cannot be imported: {error}. To install it, run: {pip_install(package)}",
             permanent=True,
         ) from error
-    except Exception as error:  # whatever a provider's client refuses its arguments with
+    except Exception as error:  # a provider's client may reject its arguments with any exception
         raise BootError(
-            f"models.{name}: the {settings.provider} model cannot be made of these settings: "
+            f"models.{name}: the {settings.provider} model cannot be created from these settings: "
             f"{_reason(error)}",
             permanent=True,
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """The text of `error`, without the values that pydantic would show: one may be a secret."""
+    """The text of `error`, without the values that pydantic includes: one may be a secret."""
     if not isinstance(error, ValidationError):
         return str(error)
     problems = error.errors(include_input=False, include_url=False)
@@ -99,7 +99,7 @@ def _reason(error: Exception) -> str:
 
 
 async def close_models(models: Models) -> None:
-    """Close the connections of all slots, as far as the providers' clients can."""
+    """Close the connections of all slots whose clients support it."""
     for slot in models.values():
         await providers.close(slot)
 
@@ -121,7 +121,7 @@ class Chunk:
     def __getattr__(self, name: str) -> Any:
         try:
             return getattr(self.raw, name)
-        except KeyError:  # what a 1.x response raises for an unknown attribute
+        except KeyError:  # a 1.x response raises it for an unknown attribute
             raise AttributeError(name) from None
 
     def __repr__(self) -> str:
@@ -139,11 +139,11 @@ class Slot:
     def __init__(self, model: Any) -> None:
         self.__dict__["_model"] = model
 
-    @property  # type: ignore[misc]  # isinstance asks __class__, and so do pydantic's checks
+    @property  # type: ignore[misc]  # isinstance reads __class__, and so do pydantic's checks
     def __class__(self) -> type[Any]:
         return type(self._model)
 
-    if not TYPE_CHECKING:  # where slots have types, the model's class is a base, and says what it has
+    if not TYPE_CHECKING:  # for type checkers, the generated stubs derive slots from the model's class
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self.__dict__["_model"], name)
@@ -155,7 +155,7 @@ class Slot:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Slot:
-        return self  # a connection pool cannot be copied, and an agent that holds it may be
+        return self  # a connection pool cannot be copied, but an agent that holds it may be
 
     def __repr__(self) -> str:
         return f"<model slot: {type(self._model).__name__}>"
@@ -178,13 +178,13 @@ class Slot:
         prompt = await seam().prompt(self._model, messages)
         response = await tracing.model_call(self._model, lambda: self._model(prompt, *args, **kwargs))
         _raise_if_cancelled(cancels)
-        return response if not isinstance(response, AsyncGenerator) else await _begun(response)
+        return response if not isinstance(response, AsyncGenerator) else await _started(response)
 
 
 class _Stream:
-    """A slot's `stream`: as true as the flag was when it was read, and callable.
+    """The value of a slot's `stream`: as true as the flag was when it was read, and callable.
 
-    It holds the flag, not the model: AgentScope 1.x saves it, assigns False and restores it.
+    It stores the flag and not the model: AgentScope 1.x saves the value, assigns False and restores it.
     """
 
     __slots__ = ("_on", "_slot")
@@ -231,11 +231,11 @@ class _Stream:
             yield Chunk("", last)
 
 
-async def _begun(responses: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-    """`responses`, its first one already fetched.
+async def _started(responses: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    """`responses`, with the first item already fetched.
 
-    An async generator that was never begun is never finalised, so that the answer of a call that
-    nobody reads would keep its connection; a begun one is closed when it is dropped.
+    An async generator that was never started is never finalized, so that an abandoned response would keep its
+    connection; a started generator is closed when it is dropped.
     """
     nothing = object()
     first = await anext(responses, nothing)
@@ -256,6 +256,6 @@ def _cancels() -> int:
 
 
 def _raise_if_cancelled(before: int) -> None:
-    """Give a cancellation back that AgentScope 2.x has swallowed since `before` was counted."""
+    """Raise a cancellation again that AgentScope 2.x has swallowed since `before` was counted."""
     if _cancels() > before:
         raise asyncio.CancelledError

@@ -1,13 +1,13 @@
-"""Session state as JSON files: one per session, always whole, whatever dies while it is written.
+"""Session state as JSON files, one per session. A file is always complete, whatever crashes during a save.
 
-It owns the session directory: names of files, their locks and temporary files. It must never write
-a state file in place. The stored form and the order of saves in this process are `store`'s;
-which process may run a session is the supervisor's business, but two that save the same session at
-once are kept apart here too, by a lock on a file. Where the disk is full, what was stored stays.
+Owns the session directory: file names, locks and temporary files. It must never write a state file in place.
+`store` owns the stored format and the order of saves in this process. The supervisor decides which process
+runs a session; if two processes save the same session anyway, a file lock serializes the saves. If the disk
+is full, the stored state is kept.
 
-A claim (`claims`) is a lock on one byte of one file, at the place that the session's name says: there
-is nothing to clean up, the kernel gives it back when a process ends, however that is, and processes that it
-has forked do not have it. The process must not close that file but here: that would end all its claims.
+A claim (`claims`) is a lock on one byte of one file, at the offset that the session's name determines. It
+needs no cleanup: the kernel releases it when the process ends for any reason, and forked processes do not
+inherit it. The process must close that file only here, because closing it releases all its claims.
 """
 
 from __future__ import annotations
@@ -27,48 +27,48 @@ from agentscope_worker.runtime.sessions.store import (
     Key,
     OvertakenError,
     SessionStore,
-    number_of,
-    numbered,
+    save_number,
+    with_save_number,
 )
 
 log = logging.getLogger(__name__)
 
-_LOCK_FILES = 64  # shared by all sessions of a directory: few meet, and none is ever removed
-_LOCK_WAIT = 30.0  # seconds for another process's save, which takes milliseconds
+_LOCK_FILES = 64  # shared by all sessions of a directory: conflicts are rare, and files are never removed
+_LOCK_TIMEOUT = 30.0  # seconds to wait for another process's save, which takes milliseconds
 _LOCK_POLL = 0.005  # seconds; flock has no timeout of its own
 _TEMPORARY = ".tmp-"
-_CLAIMS = ".turns"  # the file of the claims; it stays empty
+_CLAIMS = ".turns"  # the file with the locks of the claims; it stays empty
 
 
 class JsonSessions(SessionStore):
-    """A directory of files. A state is on disk, and survives a loss of power, when a save returns."""
+    """A directory of files. When a save returns, the state is on disk and survives a loss of power."""
 
     def __init__(self, directory: Path, major: int, member: str = "") -> None:
         super().__init__(major, member)
         self._directory = directory
-        self._claimed: int | None = None  # descriptor
+        self._claims_file: int | None = None  # file descriptor
 
     async def open(self) -> None:
-        """Create the directory, and remove what saves that were killed have left in it."""
+        """Create the directory, and remove the temporary files of killed saves."""
         await asyncio.to_thread(self._sweep)
-        if self._claimed is None:
+        if self._claims_file is None:
             try:
                 path = self._directory / _CLAIMS
-                self._claimed = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except OSError as error:  # a disk that is full or read-only can still be read from
-                log.warning("turns of other processes are not waited for: %s", error)
+                self._claims_file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:  # a full or read-only disk can still be read
+                log.warning("sessions are not claimed against other processes: %s", error)
 
     async def close(self) -> None:
-        """Wait for the saves that are still being written."""
+        """Wait for unfinished saves, and release all claims."""
         await super().close()
-        if self._claimed is not None:
-            os.close(self._claimed)
-            self._claimed = None
+        if self._claims_file is not None:
+            os.close(self._claims_file)
+            self._claims_file = None
 
     async def _claim(self, session: str, token: str) -> bool:
         try:
             await asyncio.to_thread(self._lock_byte, fcntl.LOCK_EX | fcntl.LOCK_NB, session)
-        except (BlockingIOError, PermissionError):  # both are allowed to say that another has it
+        except (BlockingIOError, PermissionError):  # POSIX allows both errors for a lock held by another
             return False
         return True
 
@@ -76,11 +76,13 @@ class JsonSessions(SessionStore):
         await asyncio.to_thread(self._lock_byte, fcntl.LOCK_UN, session)
 
     def _lock_byte(self, how: int, session: str) -> None:
-        if self._claimed is not None:
-            fcntl.lockf(self._claimed, how, 1, int(session[:15], 16))
+        if self._claims_file is not None:
+            fcntl.lockf(self._claims_file, how, 1, int(session[:15], 16))
 
-    async def _write(self, key: Key, data: bytes, token: str | None = None, over: range | None = None) -> int:
-        return await asyncio.to_thread(_write, self._file(key), self._lock(key), data, over)
+    async def _write(
+        self, key: Key, data: bytes, token: str | None = None, expected: range | None = None
+    ) -> int:
+        return await asyncio.to_thread(_write, self._file(key), self._lock(key), data, expected)
 
     async def _read(self, key: Key) -> bytes | None:
         return await asyncio.to_thread(_read, self._file(key))
@@ -103,7 +105,7 @@ class JsonSessions(SessionStore):
     def _sweep(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left in self._directory.glob(f"{_TEMPORARY}*"):
-            # A temporary file is written under its session's lock: if that is free, nobody does.
+            # A temporary file is written under its session's lock: if the lock is free, its save is dead.
             lock = self._directory / f".lock-{left.name.removeprefix(_TEMPORARY)[:2]}"
             with contextlib.suppress(TimeoutError, FileNotFoundError), _locked(lock, wait=0):
                 left.unlink()
@@ -128,30 +130,30 @@ def _set_aside(file: Path, lock: Path, damaged: bytes) -> str | None:
 def _number(file: Path) -> int:
     try:
         with file.open("rb", buffering=0) as stored:
-            return number_of(stored.read(HEAD))
+            return save_number(stored.read(HEAD))
     except FileNotFoundError:
         return 0
 
 
-def _write(file: Path, lock: Path, data: bytes, over: range | None) -> int:
-    """Replace `file` by `data`, durably, or leave it as it is and raise. Returns the number of this save."""
+def _write(file: Path, lock: Path, data: bytes, expected: range | None) -> int:
+    """Replace `file` with `data` durably; returns the number of this save. On error, `file` is unchanged."""
     directory = file.parent
     with _locked(lock):
         number = _number(file)
-        if over is not None and number not in over:
+        if expected is not None and number not in expected:
             raise OvertakenError
         prefix = f"{_TEMPORARY}{lock.name.removeprefix('.lock-')}-"
         descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=prefix)
         try:
             with os.fdopen(descriptor, "wb") as new:
-                new.write(numbered(data, number + 1))
+                new.write(with_save_number(data, number + 1))
                 new.flush()
                 os.fsync(new.fileno())
             os.replace(temporary, file)
         except BaseException:
             os.unlink(temporary)
             raise
-        _keep_entries(directory)
+        _sync_directory(directory)
         return number + 1
 
 
@@ -161,12 +163,12 @@ def _remove(file: Path, lock: Path) -> bool:
             file.unlink()
         except FileNotFoundError:
             return False
-        _keep_entries(file.parent)
+        _sync_directory(file.parent)
         return True
 
 
-def _keep_entries(directory: Path) -> None:
-    """A file that was renamed or removed is so on disk only when its directory is."""
+def _sync_directory(directory: Path) -> None:
+    """Flush a directory to disk: without it, a rename or removal is not durable."""
     entry = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(entry)
@@ -175,7 +177,7 @@ def _keep_entries(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(lock: Path, wait: float = _LOCK_WAIT) -> Iterator[None]:
+def _locked(lock: Path, wait: float = _LOCK_TIMEOUT) -> Iterator[None]:
     """Hold `lock` against all other processes and threads.
 
     Raises: TimeoutError after `wait` seconds.

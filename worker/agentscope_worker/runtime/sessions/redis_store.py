@@ -1,22 +1,24 @@
-"""Session state in a Redis: one key per session, replaced as a whole.
+"""Session state in Redis: one key per session, replaced as a whole.
 
-What it guarantees. A value is never torn: it is written by one SET in a transaction. In this process
-the saves of a session follow each other (`store`). Between processes the last save wins, and
-none is applied late: each watches the key (WATCH) from before it sends its value until the server
-has stored it, so that a save which was given up, because its server stalled or its process was
-killed, cannot arrive after a later one and undo it. A watched key that changed is tried again, up to
-`WITHIN`. How long a stored value lasts is the server's configuration (`appendonly`, `maxmemory`,
-replication): with `noeviction` a full server refuses a save, and what was stored stays.
+Guarantees. A value is never torn: one SET in a transaction writes it. In this process, saves of a session are
+ordered (`store`). Between processes the last save wins, and no save is applied late: each save watches the
+key (WATCH) from before it sends its value until the server has stored it. A save that was given up, because
+its server stalled or its process was killed, therefore cannot arrive after a later save and undo it. A save
+whose watched key has changed is retried for up to `OPERATION_TIMEOUT`. The durability of a stored value is
+the server's configuration (`appendonly`, `maxmemory`, replication): with `noeviction`, a full server rejects
+a save, and the stored state is kept.
 
-A Redis that cannot be reached does not keep a worker from starting: it is logged, and each save and
-load raises ConnectionError or TimeoutError (both OSError, as those of a disk are) until it is back.
-A claim (`claims`) is a key of its own that lasts `LEASE` and is renewed while it is held, because no
-server sees a process die. Among the workers of one instance, whose supervisor knows that the turn before has
-ended, the claim of a process that was started later replaces an older one at once; so a crash makes only
-other instances wait. A save watches the claim as well, and is made only under its own.
+An unreachable Redis does not prevent a worker from starting: it is logged, and each save and load raises
+ConnectionError or TimeoutError (both are OSError, as for a disk) until it is back.
 
-The keys have one prefix and hold nothing of a project's name: projects that share a server need a
-database each (`redis://host:6379/1`). No message here may hold the URL, which has the password.
+A claim (`claims`) is a key of its own that expires after `LEASE` and is renewed while it is held, because a
+server does not notice the death of a process. Among the workers of one instance, whose supervisor knows that
+the previous turn has ended, the claim of a process that started later replaces an older claim at once; so a
+crash makes only other instances wait. A save also watches its claim, and is applied only under that claim.
+
+The keys have a fixed prefix and do not contain the project's name: projects that share a server need a
+database each (`redis://host:6379/1`). No error message or log line may contain the URL, which holds the
+password.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ from agentscope_worker.runtime.sessions.store import (
     Key,
     OvertakenError,
     SessionStore,
-    number_of,
-    numbered,
+    save_number,
+    with_save_number,
 )
 
 log = logging.getLogger(__name__)
@@ -47,23 +49,23 @@ log = logging.getLogger(__name__)
 PREFIX = "agentscope-supervisor:session:"
 CLAIM_PREFIX = "agentscope-supervisor:turn:"
 
-LEASE = 15.0  # seconds; an event loop that is blocked for as long fails its clients anyway
-_RENEWALS = 3  # in that time, so that one that is lost costs nothing
+LEASE = 15.0  # seconds; an event loop that is blocked for longer fails its clients anyway
+_RENEWALS = 3  # per LEASE, so that one lost renewal has no effect
 
-CONNECT_WITHIN = 2.0  # seconds; a Redis is near, and an App's turn waits
-ANSWER_WITHIN = 5.0  # seconds for one command; the largest state takes one or two
-WITHIN = 10.0  # seconds for a whole save or load, with what is tried again
-_CONNECTIONS = 32  # at once; a command takes a millisecond, so that more would only wait in the server
-_PAUSE = 0.02  # seconds, at most, before a save that met another is tried again
+CONNECT_TIMEOUT = 2.0  # seconds; Redis is on the local network, and a turn waits
+RESPONSE_TIMEOUT = 5.0  # seconds for one command; the largest state takes one or two
+OPERATION_TIMEOUT = 10.0  # seconds for a complete save or load, including retries
+_CONNECTIONS = 32  # at once; a command takes about 1 ms, so more connections would only wait in the server
+_MAX_RETRY_PAUSE = 0.02  # seconds before a save that conflicted with another is retried
 
 
 class RedisSessions(SessionStore):
-    """The keys of one database. A state is in the server's memory when a save returns."""
+    """The keys of one database. When a save returns, the state is in the server's memory."""
 
     def __init__(self, url: str, major: int, member: str = "") -> None:
-        """Opens no connection. Raises: BootError, if the client library is missing or refuses `url`."""
+        """Opens no connection. Raises: BootError if the client library is missing or rejects `url`."""
         super().__init__(major, member)
-        self._held: dict[str, str] = {}  # tokens of the claims that are held, by name of the key
+        self._held: dict[str, str] = {}  # key of each held claim -> token
         self._renewing: asyncio.Task[None] | None = None
         try:
             import redis.asyncio
@@ -73,7 +75,7 @@ class RedisSessions(SessionStore):
         except ImportError as error:
             raise BootError(
                 f"session.backend: redis needs the package redis, which cannot be imported: {error}. "
-                f"To install it: {pip_install('redis>=5.0.1')}",
+                f"To install it, run: {pip_install('redis>=5.0.1')}",
                 permanent=True,
             ) from error
         self._errors = exceptions
@@ -82,31 +84,31 @@ class RedisSessions(SessionStore):
             self._pool = redis.asyncio.BlockingConnectionPool.from_url(
                 url,
                 max_connections=_CONNECTIONS,
-                timeout=ANSWER_WITHIN,  # for a free connection
-                socket_connect_timeout=CONNECT_WITHIN,
-                socket_timeout=ANSWER_WITHIN,
-                # Trying again is decided here, where the time for a whole save is known.
+                timeout=RESPONSE_TIMEOUT,  # to wait for a free connection
+                socket_connect_timeout=CONNECT_TIMEOUT,
+                socket_timeout=RESPONSE_TIMEOUT,
+                # Retries are decided here, where the time limit of the whole operation is known.
                 retry=Retry(NoBackoff(), 0),
             )
-        except (ValueError, TypeError):  # their texts may repeat the URL
+        except (ValueError, TypeError):  # their messages may contain the URL
             raise BootError(
-                "session.redis_url: the redis client cannot use it; expected "
+                "session.redis_url: the redis client cannot use this URL; expected "
                 "redis://[user:password@]host[:port][/database], rediss:// or unix://",
                 permanent=True,
             ) from None
-        # Any: some of its methods have no annotations, and `mypy --strict` refuses to call them.
+        # Any: some of its methods are not annotated, and `mypy --strict` rejects calls to them.
         self._redis: Any = redis.asyncio.Redis(connection_pool=self._pool)
 
     async def open(self) -> None:
-        """Look whether the server is there; if not, that is logged, not raised."""
+        """Check whether the server is reachable; if not, this is logged and not raised."""
         try:
             async with self._bounded():
                 await self._redis.ping()
         except OSError as error:
-            log.error("sessions cannot be saved or loaded until this is mended: %s", error)
+            log.error("sessions cannot be saved or loaded at the moment: %s", error)
 
     async def close(self) -> None:
-        """Wait for the saves that are still being written, and close the connections."""
+        """Wait for unfinished saves, and close the connections."""
         await super().close()
         if self._renewing is not None:
             self._renewing.cancel()
@@ -117,8 +119,8 @@ class RedisSessions(SessionStore):
     async def _claim(self, session: str, token: str) -> bool:
         name = CLAIM_PREFIX + session
         async with self._bounded():
-            taken = await self._redis.set(name, token, nx=True, px=_milliseconds(LEASE))
-            if not taken and not await self._take_over(name, token):
+            claimed = await self._redis.set(name, token, nx=True, px=_milliseconds(LEASE))
+            if not claimed and not await self._take_over(name, token):
                 return False
         self._held[name] = token
         if self._renewing is None or self._renewing.done():
@@ -138,7 +140,7 @@ class RedisSessions(SessionStore):
                         await transaction.execute()
 
     async def _take_over(self, name: str, token: str) -> bool:
-        """Replace a claim of this process or an earlier one of its instance: its turn has ended."""
+        """Replace a claim of this process or of an earlier one of its instance, whose turn has ended."""
         instance, number = _member(token)
         with contextlib.suppress(self._errors.WatchError):
             async with self._redis.pipeline() as transaction:
@@ -152,12 +154,13 @@ class RedisSessions(SessionStore):
         return False
 
     async def _renew(self) -> None:
-        """Prolong the claims that are held, until none is. One that another has taken is left to him."""
+        """Renew the held claims until there are none. A claim that another process has taken is left
+        alone."""
         while self._held:
             await asyncio.sleep(LEASE / _RENEWALS)
             claims = list(self._held.items())
             if claims:
-                # Those that cannot be prolonged now are still there at the next look, or are found lost.
+                # Claims that cannot be renewed now are renewed at the next attempt, or are found lost.
                 with contextlib.suppress(OSError):
                     async with self._bounded():
                         holders = await self._redis.mget([name for name, _ in claims])
@@ -167,7 +170,9 @@ class RedisSessions(SessionStore):
                                     batch.pexpire(name, _milliseconds(LEASE))
                             await batch.execute()
 
-    async def _write(self, key: Key, data: bytes, token: str | None = None, over: range | None = None) -> int:
+    async def _write(
+        self, key: Key, data: bytes, token: str | None = None, expected: range | None = None
+    ) -> int:
         name, claim = PREFIX + key.name, CLAIM_PREFIX + key.session
         watched = [name] if token is None else [name, claim]
         async with self._bounded():
@@ -177,15 +182,15 @@ class RedisSessions(SessionStore):
                         await transaction.watch(*watched)
                         if token is not None and await self._get(transaction, claim) != token.encode():
                             raise ClaimLostError
-                        number = number_of(await self._head(transaction, name))
-                        if over is not None and number not in over:
+                        number = save_number(await self._head(transaction, name))
+                        if expected is not None and number not in expected:
                             raise OvertakenError
                         transaction.multi()
-                        transaction.set(name, numbered(data, number + 1))
+                        transaction.set(name, with_save_number(data, number + 1))
                         await transaction.execute()
                         return number + 1
-                except self._errors.WatchError:  # another process's save, or a connection that broke
-                    await asyncio.sleep(random.random() * _PAUSE)
+                except self._errors.WatchError:  # another process's save, or a connection failure
+                    await asyncio.sleep(random.random() * _MAX_RETRY_PAUSE)
 
     async def _read(self, key: Key) -> bytes | None:
         async with self._bounded():
@@ -226,29 +231,29 @@ class RedisSessions(SessionStore):
             data: bytes | None = await client.get(name)
         except self._errors.ResponseError as error:
             if str(error).startswith("WRONGTYPE"):
-                return b""  # a list or a hash: somebody else's, and no session
+                return b""  # a list or a hash: written by another program, and not a session
             raise
         return data
 
     @contextlib.asynccontextmanager
     async def _bounded(self) -> AsyncIterator[None]:
-        """Turn the client's errors into OSError, and end after `WITHIN`."""
+        """Convert the client's errors to OSError, and stop after `OPERATION_TIMEOUT`."""
         errors = self._errors
         try:
-            async with asyncio.timeout(WITHIN):
+            async with asyncio.timeout(OPERATION_TIMEOUT):
                 yield
         except (TimeoutError, errors.TimeoutError):
-            raise TimeoutError(f"the session store {self._where} did not answer in time") from None
+            raise TimeoutError(f"the session store {self._where} did not respond in time") from None
         except errors.OutOfMemoryError:
             raise OSError(errno.ENOSPC, f"the session store {self._where} is full (maxmemory)") from None
         except (errors.RedisError, OSError) as error:
-            # In a transaction the text begins with the command, and that has the state in it.
+            # In a transaction, the message begins with the command, which contains the state.
             cause = str(error).rpartition("of pipeline caused error: ")[2]
-            raise ConnectionError(f"the session store {self._where} cannot be used: {cause}") from None
+            raise ConnectionError(f"the session store {self._where} is not available: {cause}") from None
 
 
 def _without_credentials(url: str) -> str:
-    """Scheme, host, port and path of `url`: neither user nor password, and no query."""
+    """Scheme, host, port and path of `url`, without user, password and query."""
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port is not None else ""
@@ -258,7 +263,7 @@ def _without_credentials(url: str) -> str:
 
 
 def _member(token: str) -> tuple[str, int]:
-    """The instance of a token, and the number of the process in it."""
+    """(instance, process number) of a token."""
     instance, _, number = token.partition("/")[0].partition(".")
     return instance, int(number or 0)
 

@@ -1,33 +1,33 @@
-"""The state of the objects that an App saves: taken out of them as JSON values, and put back.
+"""The state of the objects that an App saves: extracted as JSON values, and restored.
 
-It owns the rules for which object has a state: `state_dict` and `load_state_dict` (everything of
-AgentScope 1.x, and any class of the author's), a pydantic model, or an object whose `state` is one
-(agents of 2.x). It must not do I/O; `store` stores what it gives.
+Owns the rules for which objects have a state: objects with `state_dict` and `load_state_dict` (all of
+AgentScope 1.x, and any class of the author), pydantic models, and objects whose `state` is a pydantic model
+(agents of 2.x). It must not do I/O; `store` stores the extracted state.
 """
 
 from typing import Any
 
 from pydantic import BaseModel
 
-# What a stored session must not bring back: policy belongs to the running host, and the permission
-# engine of an agent keeps a reference to the object that it was made with.
+# Fields that a load must not restore: the permission policy belongs to the running host, and an agent's
+# permission engine keeps a reference to the object that it was created with.
 _NOT_RESTORED = frozenset({"permission_context"})
 
 
-def take(name: str, module: Any) -> Any:
-    """The state of `module`, in JSON values.
+def extract(name: str, module: Any) -> Any:
+    """The state of `module` as JSON values.
 
-    Raises: TypeError, with `name`, for an object that has none.
+    Raises: TypeError that contains `name`, for an object without a state.
     """
     if callable(getattr(module, "state_dict", None)):
         return module.state_dict()
     return _model_of(name, module).model_dump(mode="json")
 
 
-def put_back(name: str, module: Any, state: Any) -> None:
-    """Bring `module` to `state`, which `take` gave.
+def restore(name: str, module: Any, state: Any) -> None:
+    """Set `module` to `state`, a result of `extract`.
 
-    Raises: TypeError for an object without state, ValueError when the state does not fit it.
+    Raises: TypeError for an object without a state, ValueError if the state does not fit the object.
     """
     try:
         if callable(getattr(module, "load_state_dict", None)):

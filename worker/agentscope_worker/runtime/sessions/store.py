@@ -1,10 +1,10 @@
-"""`runtime.session`: what every store of session state has in common, whatever it stores in.
+"""`runtime.session`: the common part of every session store, independent of the medium.
 
-It owns the API that Apps call, the names under which sessions are stored, the stored form with its
-header, and the order of saves in this process: one at a time for a session, completed even when its
-turn is cancelled, so that a load of the session always sees the newest. It must not know a medium:
-`json_store` writes files, `redis_store` keys of a Redis; what a state is made of is in `state`. Turns
-of other processes, and late ones of this, are kept from overwriting what is newer by `claims`.
+Owns the API that Apps call, the names under which sessions are stored, the stored format with its header, and
+the order of saves in this process: one at a time per session, and completed even if the turn is cancelled, so
+that a load always returns the newest state. It must not know a medium: `json_store` writes files,
+`redis_store` writes Redis keys. `state` extracts and restores the state of objects. `claims` prevents turns
+of other processes, and late saves of this one, from overwriting newer state.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from agentscope_worker.runtime.sessions.claims import Attempt, Claims
 log = logging.getLogger(__name__)
 
 FORMAT = "agentscope-supervisor session"
-VERSION = 1  # of the format; raised when an older reader would misread it
+VERSION = 1  # of the format; increased when an older reader would misinterpret it
 
-MAX_ID = 256  # characters of a session_id (as at the HTTP door) or a user_id
-MAX_BYTES = 64 * 2**20  # of one state: a conversation of that size fits no model's context
-HEAD = 32  # first bytes of a stored form, in which the number of its save is
+MAX_ID = 256  # characters of a session_id (the limit of the HTTP API) or a user_id
+MAX_BYTES = 64 * 2**20  # of one state: a conversation of that size exceeds every model's context
+HEAD = 32  # leading bytes of a stored form that contain the number of its save
 _NUMBER = re.compile(rb'\{"save":(\d{1,18}),')
-_LOOKS = 3  # at a damaged state that another process replaces each time before it is kept aside
+_MAX_READS = 3  # of a damaged state, if another process replaces it each time before it is moved aside
 
 
 class SessionStateError(RuntimeError):
@@ -45,16 +45,16 @@ class SessionStateError(RuntimeError):
 
 
 class ClaimLostError(SessionStateError):
-    """The claim of a turn has ended without its doing."""
+    """The claim of a turn was lost: it expired, or another process took it."""
 
 
 class OvertakenError(SessionStateError):
-    """What is stored is not what the turn that saves has seen."""
+    """The stored state is not the state that the saving turn has seen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One session of one user. `name`: 64 hexadecimal digits, safe in every medium."""
+    """One session of one user. `name`: 64 hexadecimal digits, valid in every medium."""
 
     name: str
     session_id: str
@@ -62,7 +62,7 @@ class Key:
 
     @property
     def session(self) -> str:
-        """What its claim is under."""
+        """The name under which the session is claimed."""
         return session_claims.name_of(self.session_id)
 
 
@@ -74,18 +74,18 @@ class SessionStore(ABC):
     """
 
     def __init__(self, major: int, member: str = "") -> None:
-        """`major` of AgentScope is stored with each state: it does not fit the other. `member`: see
-        `Claims`."""
+        """`major` of AgentScope is stored with each state, because the other major cannot read it. `member`:
+        see `Claims`."""
         self._major = major
-        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._saves: dict[asyncio.Task[None], tuple[str, Attempt | None]] = {}
         self._claims = Claims(member, self._claim, self._release, self._saves_of)
 
     async def open(self) -> None:  # noqa: B027 - optional, not abstract
-        """Get ready; to be called once, first."""
+        """Prepare the store. Call once, before any other method."""
 
     async def close(self) -> None:
-        """Wait for the saves that were cancelled and are still being written, and for claims."""
+        """Wait for unfinished saves of cancelled turns, and for the release of claims."""
         if self._saves:
             await asyncio.wait(list(self._saves))
         await self._claims.close()
@@ -143,19 +143,19 @@ class SessionStore(ABC):
             OSError: The store failed. TimeoutError: the turn of another process did not end.
         """
         key, attempt = _key(session_id, user_id), session_claims.current(session_id)
-        if attempt is not None and not attempt.over:
-            await self._claims.obtain(attempt)
-        await self._saved(key)
+        if attempt is not None and not attempt.ended:
+            await self._claims.acquire(attempt)
+        await self._wait_for_saves(key)
         stored, number = await self._load(key)
         if attempt is not None:
-            attempt.known[key.name] = number
+            attempt.seen_saves[key.name] = number
         if stored is None:
             if allow_not_exist:
                 return None
             raise ValueError(f"no state is stored for session {session_id!r}, user {user_id!r}")
         for name, module in modules.items():
             if name in stored:
-                state.put_back(name, module, stored[name])
+                state.restore(name, module, stored[name])
         return stored
 
     async def delete_session_state(self, session_id: str, user_id: str = "") -> bool:
@@ -178,69 +178,74 @@ class SessionStore(ABC):
         """
         key, attempt = _key(session_id, user_id), session_claims.current(session_id)
         if attempt is not None:
-            if not attempt.over:
-                await self._claims.obtain(attempt)
-            attempt.known[key.name] = 0
-        await self._saved(key)
-        async with self._turn(key):
+            if not attempt.ended:
+                await self._claims.acquire(attempt)
+            attempt.seen_saves[key.name] = 0
+        await self._wait_for_saves(key)
+        async with self._write_lock(key):
             return await self._remove(key)
 
-    # -- what a medium does -----------------------------------------------------------------
+    # -- implemented by a medium ------------------------------------------------------------
 
     @abstractmethod
     async def _claim(self, session: str, token: str) -> bool:
-        """See `Claims`."""
+        """The `claim` of `Claims`."""
 
     @abstractmethod
     async def _release(self, session: str, token: str) -> None:
-        """See `Claims`."""
+        """The `release` of `Claims`."""
 
     @abstractmethod
-    async def _write(self, key: Key, data: bytes, token: str | None = None, over: range | None = None) -> int:
-        """Replace what is stored by `data` as a whole, with the next number, which is returned; or leave it
-        and raise. All in one step: only under the claim of `token`, only over what has one of these numbers.
+    async def _write(
+        self, key: Key, data: bytes, token: str | None = None, expected: range | None = None
+    ) -> int:
+        """Replace the stored state with `data`; returns the number of this save, the next after the stored
+        one.
+
+        Atomic: on error, the stored state is unchanged. Writes only while `token` holds the claim, and only
+        if the number of the stored state is in `expected`; None disables either check.
 
         Raises: OSError, ClaimLostError, OvertakenError.
         """
 
     @abstractmethod
     async def _read(self, key: Key) -> bytes | None:
-        """What is stored, None when nothing is. Raises: OSError."""
+        """The stored form, or None if there is none. Raises: OSError."""
 
     @abstractmethod
     async def _remove(self, key: Key) -> bool:
-        """Delete what is stored; returns whether anything was. Raises: OSError."""
+        """Delete the stored state; returns whether there was any. Raises: OSError."""
 
     @abstractmethod
     async def _set_aside(self, key: Key, damaged: bytes) -> str | None:
-        """Move what is stored to another name and return that, unless it is no longer `damaged`."""
+        """Rename the stored state and return its new name; returns None if it is no longer `damaged`."""
 
     @abstractmethod
     def _place(self, key: Key) -> str:
-        """Where a session is stored, for messages; without credentials."""
+        """The location of a session for messages, without credentials."""
 
-    # -- the rest ---------------------------------------------------------------------------
+    # -- common to all media ----------------------------------------------------------------
 
-    async def _saved(self, key: Key) -> None:
-        """Wait for the saves of this session that have begun in this process."""
+    async def _wait_for_saves(self, key: Key) -> None:
+        """Wait for the running saves of this session in this process."""
         saves = [task for task, (name, _) in self._saves.items() if name == key.name]
         if saves:
             await asyncio.wait(saves)
 
     async def _save(self, key: Key, modules: dict[str, Any], attempt: Attempt | None) -> None:
-        await agents.settled(modules.values())
-        states = {name: state.take(name, each) for name, each in modules.items()}
+        await agents.wait_until_stopped(modules.values())
+        states = {name: state.extract(name, each) for name, each in modules.items()}
         data = _encode(key, self._major, states)
-        if attempt is not None and not attempt.over:
-            await self._claims.obtain(attempt)
-        # The lock is held by this task, not by the caller: a cancelled caller must not let the
-        # next save begin while this one may still arrive.
-        async with self._turn(key):
+        if attempt is not None and not attempt.ended:
+            await self._claims.acquire(attempt)
+        # This task holds the lock, not the caller: after a cancellation of the caller, the next save must
+        # still wait for this one.
+        async with self._write_lock(key):
             if attempt is None:
                 await self._write(key, data)
             else:
-                async with attempt.saving:
-                    attempt.known[key.name] = await self._replace(key, data, attempt)
+                async with attempt.save_lock:
+                    attempt.seen_saves[key.name] = await self._replace(key, data, attempt)
 
     async def _replace(self, key: Key, data: bytes, attempt: Attempt) -> int:
         token = self._claims.token(attempt)
@@ -250,35 +255,37 @@ class SessionStore(ABC):
             except ClaimLostError:
                 log.warning("turn %s has lost the claim of its session", attempt.run_id)
         later = f"{self._place(key)} was not saved: a later turn of the session has"
-        if not await self._claims.seize(attempt):
+        if not await self._claims.try_acquire(attempt):
             raise SessionStateError(f"{later} begun")
-        known, over = attempt.known.get(key.name), None
-        if known is not None:
-            # A store that has lost what was saved may get it back, but not one in which it was deleted.
-            over = range(known if attempt.over else 0, known + 1)
+        seen, expected = attempt.seen_saves.get(key.name), None
+        if seen is not None:
+            # A lower number means that the store has lost saves; the turn may then save again. Once the turn
+            # has ended, a lower number may also mean that the session was deleted, which a save must not
+            # undo.
+            expected = range(seen if attempt.ended else 0, seen + 1)
         try:
-            return await self._write(key, data, token, over)
+            return await self._write(key, data, token, expected)
         except OvertakenError:
-            raise OvertakenError(f"{later} saved or deleted it, and that stands") from None
+            raise OvertakenError(f"{later} saved or deleted it; the later state is kept") from None
         except ClaimLostError:
             raise ClaimLostError(f"{later} begun") from None
         finally:
-            if attempt.over:
+            if attempt.ended:
                 await self._claims.release(attempt)
 
     def _saves_of(self, attempt: Attempt) -> Iterator[asyncio.Task[None]]:
         return (task for task, (_, other) in self._saves.items() if other is attempt)
 
-    def _turn(self, key: Key) -> asyncio.Lock:
-        """The lock under which this process writes one session; first come, first served."""
-        lock = self._turns.get(key.name)
+    def _write_lock(self, key: Key) -> asyncio.Lock:
+        """The lock for writing one session in this process, in order of arrival."""
+        lock = self._locks.get(key.name)
         if lock is None:
-            lock = self._turns[key.name] = asyncio.Lock()
+            lock = self._locks[key.name] = asyncio.Lock()
         return lock
 
     async def _load(self, key: Key) -> tuple[dict[str, Any] | None, int]:
-        """What is stored, and the number of its save: 0 of nothing."""
-        for _ in range(_LOOKS):
+        """The stored document and the number of its save; (None, 0) if there is none."""
+        for _ in range(_MAX_READS):
             data = await self._read(key)
             if data is None:
                 return None, 0
@@ -288,12 +295,12 @@ class SessionStore(ABC):
                 aside = await self._set_aside(key, data)
                 if aside is not None:
                     raise SessionStateError(
-                        f"{self._place(key)} is damaged ({error}); it is kept as {aside}, and the "
-                        "session begins anew"
+                        f"{self._place(key)} is damaged ({error}); it was moved to {aside}, and the "
+                        "session starts empty"
                     ) from error
             else:
-                return self._fitting(key, document), number_of(data)
-        raise SessionStateError(f"{self._place(key)} is damaged, over and over, by another process")
+                return self._fitting(key, document), save_number(data)
+        raise SessionStateError(f"{self._place(key)} is damaged, and another process keeps replacing it")
 
     def _fitting(self, key: Key, document: dict[str, Any]) -> dict[str, Any]:
         major, version = document["agentscope"], document["version"]
@@ -303,26 +310,25 @@ class SessionStore(ABC):
         raise SessionStateError(
             f"{self._place(key)} was saved with AgentScope {major}.x (format {version}), and this "
             f"worker runs {self._major}.x (format {VERSION}), which cannot read it; move it away to "
-            "begin the session anew"
+            "start with an empty session"
         )
 
 
-def number_of(stored: bytes) -> int:
-    """The number of the save that wrote this stored form, of which the first HEAD bytes are enough; 0 where
-    it has none."""
+def save_number(stored: bytes) -> int:
+    """The number of the save that wrote this stored form; 0 if it has none. The first HEAD bytes suffice."""
     found = _NUMBER.match(stored)
     return int(found[1]) if found is not None else 0
 
 
-def numbered(data: bytes, number: int) -> bytes:
-    """The stored form with the number of its save."""
+def with_save_number(data: bytes, number: int) -> bytes:
+    """The stored form with the number of its save inserted."""
     return b'{"save":%d,%b' % (number, data[1:])
 
 
 def _key(session_id: str, user_id: str) -> Key:
     _check_id("session_id", session_id, smallest=1)
     _check_id("user_id", user_id, smallest=0)
-    # As JSON, so that ("a", "b_c") and ("a_b", "c") differ.
+    # Encoded as JSON, so that ("a", "b_c") and ("a_b", "c") have different names.
     name = hashlib.sha256(json.dumps([user_id, session_id]).encode()).hexdigest()
     return Key(name, session_id, user_id)
 
@@ -337,7 +343,7 @@ def _check_id(name: str, value: object, *, smallest: int) -> None:
 
 
 def _encode(key: Key, major: int, states: dict[str, Any]) -> bytes:
-    """The stored form. Raises: ValueError for what is not JSON, or too large."""
+    """The stored form. Raises: ValueError for a state that is not JSON, or too large."""
     document = {
         "format": FORMAT,
         "version": VERSION,
@@ -348,18 +354,18 @@ def _encode(key: Key, major: int, states: dict[str, Any]) -> bytes:
     }
     try:
         data = orjson.dumps(document)
-    except TypeError:  # lone surrogates and large integers, which json writes in ASCII
+    except TypeError:  # lone surrogates and large integers, which json can encode as ASCII
         try:
             data = json.dumps(document).encode("ascii")
         except (TypeError, ValueError) as error:
             raise ValueError(f"the state of the session is not JSON: {error}") from error
     if len(data) > MAX_BYTES:
-        raise ValueError(f"the state of the session has {len(data)} bytes; at most {MAX_BYTES} are stored")
+        raise ValueError(f"the state of the session has {len(data)} bytes; the limit is {MAX_BYTES}")
     return data
 
 
 def _decode(data: bytes) -> dict[str, Any]:
-    """The document of a stored form. Raises: ValueError when it is not one of ours."""
+    """The document of a stored form. Raises: ValueError if it is not in our format."""
     try:
         document = json.loads(data)
     except RecursionError:
@@ -375,4 +381,4 @@ def _decode(data: bytes) -> dict[str, Any]:
 
 def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
-        log.error("save of a cancelled turn failed", exc_info=task.exception())
+        log.error("the save of a cancelled turn failed", exc_info=task.exception())
