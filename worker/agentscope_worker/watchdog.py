@@ -40,7 +40,7 @@ def die_with_supervisor(supervisor: int) -> None:
 
 
 def enable_stack_dumps() -> None:
-    """From now on, SIGQUIT prints the stacks of all threads, and a crash in C code prints its stack."""
+    """Make SIGQUIT print the stacks of all threads, and a crash in C code print its stack."""
     faulthandler.enable()
     faulthandler.register(signal.SIGQUIT, all_threads=True)
 

@@ -8,7 +8,7 @@ The zygote sends `ready` and then handles one request at a time; or it reports w
 from it, and exits.
 
 A worker is forked twice. The intermediate process exits at once, so that the kernel makes the worker a child
-of the supervisor, which is a subreaper. From then on the worker does not depend on the zygote: it dies with
+of the supervisor, which is a subreaper. The worker then no longer depends on the zygote: it dies with
 the supervisor, and the supervisor receives its exit status from the kernel. The worker reports its own pid
 once this is done.
 
@@ -142,7 +142,7 @@ def _fork(descriptors: Collection[int]) -> bool:
         if status:
             raise OSError("the second fork failed")
         return False
-    # From here on the process must exit or become the worker; it must not return to the zygote's loop.
+    # This process must exit or become the worker; it must not return to the zygote's loop.
     try:
         itself = os.pidfd_open(os.getpid())
         if os.fork():
@@ -165,7 +165,7 @@ def _become_worker(
     os.close(output)
     watchdog.die_with_supervisor(supervisor)
     os.setsid()
-    # From now on the supervisor sees this process's exit, so that the following steps may fail.
+    # The supervisor now sees this process's exit, so that the following steps may fail.
     control.send(json.dumps({"number": request["number"], "pid": os.getpid()}).encode())
     control.close()
     os.chdir(request["folder"])

@@ -61,12 +61,12 @@ class Runtime:
     @property
     def config(self) -> Settings:
         """The validated content of agentapp.yaml; immutable."""
-        return _there(self._config, "config")
+        return _require(self._config, "config")
 
     @property
     def models(self) -> Models:
         """The models of agentapp.yaml, by name: `runtime.models.<name>`."""
-        return _there(self._models, "models")
+        return _require(self._models, "models")
 
     @property
     def tools(self) -> Toolkit:
@@ -74,17 +74,17 @@ class Runtime:
 
         The tools of a server that is not reachable are added when it becomes reachable, in clones as well.
         """
-        return _there(self._tools, "tools")
+        return _require(self._tools, "tools")
 
     @property
     def session(self) -> SessionStore:
         """The store of session states."""
-        return _there(self._session, "session")
+        return _require(self._session, "session")
 
     @property
     def app(self) -> AgentApp:
         """The App object of the project."""
-        return _there(self._app, "app")
+        return _require(self._app, "app")
 
     async def initialize(
         self,
@@ -202,7 +202,7 @@ def _read(config: str | os.PathLike[str], project: str | os.PathLike[str]) -> tu
     return folder, file, file.read_text(encoding="utf-8")
 
 
-def _there(value: _T | None, name: str) -> _T:
+def _require(value: _T | None, name: str) -> _T:
     if value is None:
         raise RuntimeError(
             f"runtime.{name} is not available before the runtime is initialized: a worker does this "
