@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import projects
+from tests.harness import projects, standin
 from tests.harness.browser import Chromium
 from tests.harness.instance import Instance
 from tests.harness.waiting import wait_until
@@ -97,27 +97,36 @@ def start_module_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="session")
-def _shared_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    folder = tmp_path_factory.mktemp("shared")
-    project = projects.scripted(
-        folder / "project",
-        server={"keepalive_interval": 1},
-        sessions={"max_queue": _SHARED_QUEUE},
-    )
-    with Instance(project, folder) as instance:
-        yield instance.start()
+def _shared_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Instance]]:
+    """Returns the shared instance on the AgentScope of the running test; starts it on first use."""
+    started: dict[bool, Instance] = {}
+    with ExitStack() as stack:
+
+        def get() -> Instance:
+            if standin.is_chosen() not in started:
+                folder = tmp_path_factory.mktemp("shared")
+                project = projects.scripted(
+                    folder / "project",
+                    server={"keepalive_interval": 1},
+                    sessions={"max_queue": _SHARED_QUEUE},
+                )
+                started[standin.is_chosen()] = stack.enter_context(Instance(project, folder)).start()
+            return started[standin.is_chosen()]
+
+        yield get
 
 
 @pytest.fixture
-def shared(_shared_instance: Instance) -> Iterator[Instance]:
+def shared(_shared_instance: Callable[[], Instance]) -> Iterator[Instance]:
     """An instance of two workers that all tests use and none may hurt.
 
     Afterwards every turn of the test must have ended, and no worker may have been lost.
     """
-    before = _shared_instance.ready_workers()
-    yield _shared_instance
-    wait_until(lambda: _shared_instance.health()["turns"]["open"] == 0, 10.0, "every turn has ended")
-    assert _shared_instance.ready_workers() == before
+    instance = _shared_instance()
+    before = instance.ready_workers()
+    yield instance
+    wait_until(lambda: instance.health()["turns"]["open"] == 0, 10.0, "every turn has ended")
+    assert instance.ready_workers() == before
     assert len(before) == 2
 
 
@@ -126,6 +135,11 @@ def chromium() -> Iterator[Chromium]:
     """A browser for all tests; each opens pages of its own."""
     with Chromium() as browser:
         yield browser
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    standin.choose(item)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,8 +14,6 @@ from tests.harness.client import new_session, request, texts
 from tests.harness.instance import COMMAND, Instance
 from tests.harness.waiting import wait_until
 
-pytestmark = pytest.mark.supervisor_only
-
 CONFIG_ERROR: Final = 78
 
 Start = Callable[..., Instance]

@@ -15,7 +15,7 @@ from tests.harness.client import Stream, new_session
 from tests.harness.instance import Instance
 from tests.harness.waiting import eventually
 
-pytestmark = [pytest.mark.supervisor_only, pytest.mark.fault("F85")]
+pytestmark = pytest.mark.fault("F85")
 
 TICK: Final = 0.05  # seconds between two events of the running turn
 NOBODY: Final = 65534

@@ -15,8 +15,6 @@ import pytest
 from tests.harness.client import JSON, Connection, call, new_session, request, turn_body
 from tests.harness.instance import Instance
 
-pytestmark = pytest.mark.supervisor_only
-
 MB: Final = 1024 * 1024
 LIMIT: Final = 2  # MB, max_body_mb
 SLACK: Final = 24 * MB  # of the allocator, and for what JSON becomes when it is read

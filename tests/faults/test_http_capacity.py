@@ -23,8 +23,6 @@ from tests.harness.client import JSON, Connection, Response, call, invoke, new_s
 from tests.harness.instance import Instance
 from tests.harness.waiting import eventually
 
-pytestmark = pytest.mark.supervisor_only
-
 CONNECTIONS: Final = 30
 DESCRIPTORS: Final = 72  # of an instance that has few
 

@@ -27,8 +27,6 @@ from tests.harness.instance import Instance
 from tests.harness.projects import journal
 from tests.harness.waiting import eventually
 
-pytestmark = pytest.mark.supervisor_only
-
 NOTICED_WITHIN: Final = 1.0  # seconds, F64
 VANISHED_WITHIN: Final = 8.0  # with the time limits of tests.harness.vanishing
 

@@ -13,8 +13,6 @@ import pytest
 from tests.harness.client import Connection, call, chunked, request, turn_body
 from tests.harness.instance import Instance
 
-pytestmark = pytest.mark.supervisor_only
-
 BODY: Final = turn_body("malformed", "x", stream=False)
 HIDDEN: Final = b"GET /liveness HTTP/1.1\r\nHost: t\r\n\r\n"
 """Follows each row: where two readings of one request differ, this is what is smuggled."""

@@ -14,8 +14,6 @@ import pytest
 from tests.harness.client import Response, Stream, call, invoke, new_session, session_in
 from tests.harness.instance import Instance
 
-pytestmark = pytest.mark.supervisor_only
-
 MAX_TURNS: Final = 5
 MAX_INFLIGHT: Final = 3
 MAX_QUEUE: Final = 1

@@ -26,8 +26,6 @@ from tests.harness.client import (
 )
 from tests.harness.instance import Instance
 
-pytestmark = pytest.mark.supervisor_only
-
 HEAD: Final = 0.6  # seconds, header_timeout of the instance
 BODY: Final = 1.0  # body_timeout
 LATE: Final = 4.0  # what a time limit may take more on a busy machine

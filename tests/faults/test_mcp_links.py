@@ -21,6 +21,8 @@ from tests.fakes.mcp_server import TOOLS
 from tests.harness.mcp_process import McpProcess
 from tests.harness.waiting import eventually
 
+pytestmark = pytest.mark.agentscope2
+
 AT_ONCE = 1.0  # seconds; measured: under 0.02
 STOPS_WITHIN = 1.0  # seconds; measured: under 0.01
 

@@ -15,8 +15,6 @@ from tests.harness.client import invoke, new_session, session_in, texts
 from tests.harness.instance import Instance
 from tests.harness.waiting import eventually, wait_until
 
-pytestmark = pytest.mark.supervisor_only
-
 REAPED_WITHIN: Final = 1.0  # seconds
 NOISE: Final = 3  # factor for a busy machine
 ENDED_WITHIN: Final = 6.0  # seconds from the exit of a worker

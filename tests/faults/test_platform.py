@@ -20,8 +20,6 @@ from tests.harness.platform_process import PlatformProcess
 from tests.harness.projects import scripted
 from tests.harness.waiting import eventually
 
-pytestmark = pytest.mark.supervisor_only
-
 ID: Final = "one"
 STORMS: Final = frozenset({"same_restart", "restart_without_version", "new_version_each_poll"})
 PEAK_GROWTH: Final = 24 * 1024  # kB; a supervisor that kept a large answer would grow by four times as much

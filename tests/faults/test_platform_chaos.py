@@ -21,7 +21,7 @@ from tests.harness.instance import Instance
 from tests.harness.platform_process import PlatformProcess
 from tests.harness.waiting import eventually, wait_until
 
-pytestmark = [pytest.mark.supervisor_only, pytest.mark.fault("F44", "F78", "F80")]
+pytestmark = pytest.mark.fault("F44", "F78", "F80")
 
 ID: Final = "chaos"
 CLIENTS: Final = 4  # clients of each kind

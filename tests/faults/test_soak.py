@@ -9,7 +9,6 @@ from tests.soak.run import run
 
 
 @pytest.mark.slow
-@pytest.mark.supervisor_only
 @pytest.mark.timeout(400)
 def test_under_load_and_chaos_no_turn_and_no_update_is_lost(tmp_path: Path) -> None:
     seed = os.urandom(4).hex()  # in the report of a failure, as all that the run prints

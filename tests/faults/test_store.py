@@ -7,16 +7,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 from agentscope_supervisor.domain import sse
 from agentscope_supervisor.runs.database import Database, StoreLimits
 from agentscope_supervisor.runs.store import Store as Store  # for the writers below
 from tests.harness.client import Stream
 from tests.harness.instance import Instance, environment
 from tests.harness.waiting import wait_until
-
-pytestmark = pytest.mark.supervisor_only
 
 LIMITS: Final = StoreLimits(max_bytes=10**8, replay_ttl=3600.0, idempotency_ttl=3600.0)
 KILLS: Final = 8

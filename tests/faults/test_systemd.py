@@ -16,8 +16,6 @@ from tests.harness.client import Stream, invoke, new_session, texts
 from tests.harness.instance import Instance
 from tests.harness.waiting import eventually, wait_until
 
-pytestmark = pytest.mark.supervisor_only
-
 CONFIG_ERROR: Final = 78
 
 Start = Callable[..., Instance]

@@ -25,6 +25,7 @@ from typing import Any, Final, Self
 
 import psutil
 
+from tests.harness import standin
 from tests.harness.waiting import wait_until
 
 LOG_QUIET: Final = 0.15  # seconds without a new line after which the log counts as complete
@@ -75,7 +76,7 @@ def environment(**more: str) -> dict[str, str]:
     ours = {"RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "STATE_DIRECTORY", "XDG_STATE_HOME"}
     ours |= {"NOTIFY_SOCKET", "PYTHONPATH", "COLUMNS", "LINES"}
     kept = {key: value for key, value in os.environ.items() if key not in ours}
-    return {**kept, "XDG_STATE_HOME": STATE, **more}
+    return {**kept, "XDG_STATE_HOME": STATE, **standin.variables(more)}
 
 
 def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -9,8 +9,6 @@ import pytest
 from tests.harness.client import JSON, Connection, Response, call, new_session, request, turn_body
 from tests.harness.instance import Instance
 
-pytestmark = pytest.mark.supervisor_only
-
 MB: Final = 1024 * 1024
 DEPTH: Final = 100_000
 

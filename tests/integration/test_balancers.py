@@ -21,8 +21,6 @@ from tests.harness.instance import Instance, free_port
 from tests.harness.projects import journal, scripted
 from tests.harness.waiting import eventually
 
-pytestmark = pytest.mark.supervisor_only
-
 SESSIONS: Final = 24  # over two instances; the probability that one gets none is 1 in 8 million
 DRAIN: Final = {"supervisor": {"drain_timeout": 60, "stop_timeout": 2}}
 SOON: Final = 60.0  # seconds, for conditions that take 1 to 2 s on an idle machine

@@ -17,8 +17,6 @@ import pytest
 from tests.harness.instance import COMMAND, Instance, environment
 from tests.harness.projects import hooks, written
 
-pytestmark = pytest.mark.supervisor_only
-
 REPORTED_WITHIN: Final = 15.0  # seconds; 1.5 s on two idle cores
 CANNOT_WORK: Final = 78
 TRY_LATER: Final = 75

@@ -15,8 +15,6 @@ from tests.harness.instance import COMMAND, Instance, environment, free_port, ru
 from tests.harness.projects import written
 from tests.harness.waiting import wait_until
 
-pytestmark = pytest.mark.supervisor_only
-
 AGENTSCOPE: Final = COMMAND.with_name("agentscope")
 WRONG_USAGE: Final = 2
 

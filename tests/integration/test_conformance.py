@@ -29,8 +29,6 @@ from tests.harness.instance import Instance
 from tests.harness.projects import journal
 from tests.harness.waiting import eventually
 
-pytestmark = pytest.mark.supervisor_only
-
 Connect = Callable[..., AbstractAsyncContextManager[Connection]]
 
 TURN: Final = [{"say": "one"}, {"sleep": 0.05}, {"say": "two"}]

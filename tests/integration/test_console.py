@@ -23,8 +23,6 @@ from tests.harness.client import JSON, Connection, Response, call, invoke, new_s
 from tests.harness.instance import READY_WITHIN, Instance
 from tests.harness.waiting import eventually
 
-pytestmark = pytest.mark.supervisor_only
-
 ON: Final = {"console": "on"}
 QUICK: Final = {"soak": 0.1}
 TOKEN: Final = "t0ken"

@@ -18,8 +18,6 @@ from tests.harness.instance import COMMAND, Instance, environment
 from tests.harness.projects import configure, hooks
 from tests.harness.waiting import eventually, wait_until
 
-pytestmark = pytest.mark.supervisor_only
-
 Command = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = {"soak": 0.1}
 

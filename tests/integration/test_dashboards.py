@@ -14,8 +14,6 @@ from tests.harness.client import call
 from tests.harness.instance import Instance
 from tests.integration.test_metrics import documented_labels
 
-pytestmark = pytest.mark.supervisor_only
-
 CONFIGS: Final = Path(__file__).parents[2] / "configs"
 OF_PROMETHEUS: Final = {"job", "instance", "le"}  # labels that Prometheus adds, and the label of histograms
 BUCKETS: Final = ("_bucket", "_count", "_sum")

@@ -25,8 +25,6 @@ from tests.harness.platform_process import PlatformProcess
 from tests.harness.waiting import eventually
 from tests.integration.test_units import the, words
 
-pytestmark = pytest.mark.supervisor_only
-
 ROOT: Final = Path(__file__).parents[2]
 COMPOSE: Final = ROOT / "configs" / "compose.yaml"
 KUBERNETES: Final = sorted((ROOT / "configs" / "kubernetes").glob("*.yaml"))

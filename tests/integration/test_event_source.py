@@ -4,14 +4,10 @@ import json
 import random
 from typing import Final
 
-import pytest
-
 from tests.fakes.cutting_proxy import CuttingProxy
 from tests.harness.browser import Chromium, Page
 from tests.harness.client import Stream, new_session
 from tests.harness.instance import Instance
-
-pytestmark = pytest.mark.supervisor_only
 
 SEED: Final = 1
 CUTS: Final = 4  # after each the browser waits for three seconds

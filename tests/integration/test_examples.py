@@ -15,6 +15,8 @@ from shutil import ignore_patterns
 
 import pytest
 
+pytestmark = pytest.mark.agentscope
+
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 90.0  # seconds; two cold starts of AgentScope on a busy machine
 

@@ -30,8 +30,6 @@ from tests.harness.instance import Instance, environment
 from tests.harness.projects import hooks
 from tests.harness.waiting import wait_until
 
-pytestmark = pytest.mark.supervisor_only
-
 MAX_RSS_MIB: Final = 60 if FORM == "plain Python" else 61
 """Of a supervisor at rest. The compiled form maps 1.7 MiB of its library beside; how much is mapped of this
 and of other files hangs on what has been read of them before, by half a MiB."""
@@ -194,6 +192,7 @@ async def test_a_token_guards_all_but_the_probes(start_instance: Callable[..., I
 # -- the footprint --------------------------------------------------------------------------------------
 
 
+@pytest.mark.agentscope2
 async def test_a_supervisor_at_rest_is_small(start_instance: Callable[..., Instance]) -> None:
     instance = start_instance()
     assert (await invoke(instance.port, new_session(), "x")).status == 200
@@ -215,6 +214,7 @@ async def test_a_supervisor_at_rest_does_nothing(shared: Instance) -> None:
     assert share < 0.05
 
 
+@pytest.mark.agentscope2
 def test_a_supervisor_imports_no_agentscope() -> None:
     code = (
         "import sys, agentscope_supervisor.daemon, agentscope_supervisor.cli.main\n"

@@ -14,8 +14,6 @@ from tests.harness.instance import Instance
 from tests.harness.projects import journal
 from tests.harness.waiting import eventually
 
-pytestmark = pytest.mark.supervisor_only
-
 PACED: Final = [{"say": "x", "times": 30, "every": 0.01}]
 RETRIES: Final = 100
 

@@ -16,7 +16,8 @@ from tests.harness.client import texts
 from tests.harness.instance import COMMAND, Instance, environment
 from tests.harness.projects import written
 
-pytestmark = pytest.mark.supervisor_only
+pytestmark = pytest.mark.agentscope2
+
 
 TOLD_WITHIN: Final = 5.0  # seconds
 CANNOT_WORK: Final = 78

@@ -15,6 +15,8 @@ from tests.harness.instance import Instance
 from tests.harness.projects import written
 from tests.harness.waiting import eventually
 
+pytestmark = pytest.mark.agentscope
+
 MAJOR: Final = int(version("agentscope").split(".")[0])
 # What the next turn sends to the model, besides the rest: what was asked, what the agent had said by then, on
 # 1.x what that adds for the model, and what is asked now.

@@ -11,6 +11,8 @@ from tests.harness.client import Stream, call, invoke, new_session, streamed, te
 from tests.harness.events import text_of
 from tests.harness.instance import Instance
 
+pytestmark = pytest.mark.agentscope
+
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 

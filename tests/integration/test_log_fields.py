@@ -73,6 +73,7 @@ async def ask(instance: Instance, session: str, request: str, **metadata: object
     return answer.headers["x-run-id"]
 
 
+@pytest.mark.agentscope
 async def test_each_line_of_a_turn_names_request_run_session_and_worker(shop: Instance) -> None:
     session = new_session()
     run = await ask(shop, session, "req-1", **{"raise": True})
@@ -96,6 +97,7 @@ async def test_each_line_of_a_turn_names_request_run_session_and_worker(shop: In
     assert not lines(shop, message="never seen"), "at DEBUG libraries log prompts"
 
 
+@pytest.mark.agentscope
 async def test_what_an_app_prints_is_its_own(shop: Instance) -> None:
     await ask(shop, new_session(), "req-2", **{"raise": True})
     await eventually(lambda: lines(shop, message="printed"), 20, "it is logged")
@@ -106,6 +108,7 @@ async def test_what_an_app_prints_is_its_own(shop: Instance) -> None:
         assert line["worker"] == "0.1", "it says no more than it can log"
 
 
+@pytest.mark.agentscope
 async def test_lines_of_one_session_or_run(shop: Instance) -> None:
     ann, bob = new_session("ann"), new_session("bob")
     runs = {session: await ask(shop, session, "req-3") for session in (ann, bob)}
@@ -117,6 +120,7 @@ async def test_lines_of_one_session_or_run(shop: Instance) -> None:
         assert {"turn is accepted", "looks up 7", "turn ends"} <= {entry["message"] for entry in entries}
 
 
+@pytest.mark.agentscope
 async def test_no_prompt_no_token_no_session_at_the_finest_level(shop: Instance) -> None:
     session = new_session("hush-ann")
     await ask(shop, session, "req-4")
@@ -132,7 +136,6 @@ async def test_no_prompt_no_token_no_session_at_the_finest_level(shop: Instance)
     assert "hush" not in shop.log
 
 
-@pytest.mark.supervisor_only
 async def test_a_line_for_people_has_them_too(
     start_instance: Callable[..., Instance],
 ) -> None:
@@ -146,7 +149,6 @@ async def test_a_line_for_people_has_them_too(
     assert "\n    RuntimeError: no good\n" in instance.log
 
 
-@pytest.mark.supervisor_only
 async def test_what_a_dead_worker_logged_last_is_readable(start_instance: Callable[..., Instance]) -> None:
     instance = start_instance(workers=1)
     await invoke(instance.port, new_session(), [{"raise": "no good"}])

@@ -10,8 +10,6 @@ import pytest
 
 from tests.harness.instance import environment
 
-pytestmark = pytest.mark.supervisor_only
-
 MAKEFILE: Final = Path(__file__).parents[2] / "Makefile"
 TESTS: Final = """
 from pathlib import Path

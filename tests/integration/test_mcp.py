@@ -18,6 +18,8 @@ from tests.harness.mcp_process import McpProcess
 from tests.harness.projects import QUICK_STOP, written
 from tests.harness.waiting import eventually, wait_until
 
+pytestmark = pytest.mark.agentscope
+
 TRANSPORTS: Final = ("sse", "streamable_http")
 CLIENTS: Final = 16  # at once, half of them on each server
 KILLS: Final = 2  # of each server

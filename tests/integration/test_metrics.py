@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import psutil
-import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -16,8 +15,6 @@ from agentscope_supervisor.workers.exit_reasons import Cause
 from tests.harness.client import Stream, call, invoke, new_session, streamed
 from tests.harness.instance import Instance, free_port
 from tests.harness.waiting import eventually
-
-pytestmark = pytest.mark.supervisor_only
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "guides" / "observability.md"
 TOKEN: Final = "instance-token"

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.agentscope
+
 ROOT = Path(__file__).resolve().parents[2]
 ENDS_WITHIN = 10.0  # seconds; aiohttp waits one for streams that go on
 

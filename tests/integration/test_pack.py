@@ -15,8 +15,6 @@ from tests.harness.client import texts
 from tests.harness.instance import COMMAND, Instance, run
 from tests.harness.projects import configure, written
 
-pytestmark = pytest.mark.supervisor_only
-
 REFUSED: Final = 78
 TEMPORARY: Final = 75
 

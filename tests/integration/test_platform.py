@@ -17,8 +17,6 @@ from tests.harness.instance import Instance
 from tests.harness.projects import configure
 from tests.harness.waiting import eventually
 
-pytestmark = pytest.mark.supervisor_only
-
 ID = "shop/1 ü"  # always one segment of the path, whatever it contains
 TOKEN = "platform-token-0123456789"
 

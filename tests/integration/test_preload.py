@@ -72,6 +72,7 @@ def preloaded(_preloaded: Instance) -> Instance:
 # -- as good as others -------------------------------------------------------------------------------
 
 
+@pytest.mark.agentscope
 def test_the_zygote_has_a_row_of_its_own(preloaded: Instance) -> None:
     (zygote,) = preloaded.zygotes()
     (told,) = json.loads(preloaded.command("status", "--json").stdout)["zygotes"]
@@ -81,6 +82,7 @@ def test_the_zygote_has_a_row_of_its_own(preloaded: Instance) -> None:
     assert [*shown[:6], shown[-1]] == ["-", "-", str(zygote.pid), "zygote", "-", "-", "-"]
 
 
+@pytest.mark.agentscope
 async def test_forked_workers_are_children_of_the_supervisor(preloaded: Instance) -> None:
     (zygote,) = preloaded.zygotes()
     for worker in preloaded.ready_workers():
@@ -92,6 +94,7 @@ async def test_forked_workers_are_children_of_the_supervisor(preloaded: Instance
     assert "not preloaded" not in preloaded.log
 
 
+@pytest.mark.agentscope
 async def test_forked_workers_answer_as_others_do(
     preloaded: Instance, start_instance: Callable[..., Instance]
 ) -> None:
@@ -109,6 +112,7 @@ async def test_forked_workers_answer_as_others_do(
         assert await texts(preloaded.port, session, [{"pid": 1}]) == [str(worker.pid)]
 
 
+@pytest.mark.agentscope
 async def test_no_descriptor_is_anothers(preloaded: Instance) -> None:
     """Links, pages and pipes: were one held by two, a death would not be seen at the other end."""
     (zygote,) = preloaded.zygotes()
@@ -135,6 +139,7 @@ def descriptors(pid: int) -> set[tuple[int, int, int]]:
     return found
 
 
+@pytest.mark.agentscope
 async def test_output_bears_the_name_of_its_worker(preloaded: Instance) -> None:
     for worker in preloaded.ready_workers():
         session = await session_in(preloaded.port, worker.slot)
@@ -143,6 +148,7 @@ async def test_output_bears_the_name_of_its_worker(preloaded: Instance) -> None:
         assert f"printed by {worker.pid} worker={worker.label}" in preloaded.log
 
 
+@pytest.mark.agentscope
 async def test_chance_differs_between_forked_workers(
     tmp_path: Path, new_instance: Callable[..., Instance]
 ) -> None:
@@ -157,6 +163,7 @@ async def test_chance_differs_between_forked_workers(
 # -- deaths ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.agentscope
 async def test_a_forked_worker_that_is_killed(preloaded: Instance) -> None:
     victim = preloaded.worker_in(0)
     async with Stream(
@@ -171,6 +178,7 @@ async def test_a_forked_worker_that_is_killed(preloaded: Instance) -> None:
     assert f"worker died worker={victim.label} status=SIGKILL" in preloaded.log
 
 
+@pytest.mark.agentscope
 async def test_the_exit_status_of_a_forked_worker(preloaded: Instance) -> None:
     victim = preloaded.worker_in(1)
     response = await invoke(preloaded.port, await session_in(preloaded.port, 1), [{"exit": 7}])
@@ -179,6 +187,7 @@ async def test_the_exit_status_of_a_forked_worker(preloaded: Instance) -> None:
     assert f"worker died worker={victim.label} status=exit 7" in preloaded.log
 
 
+@pytest.mark.agentscope
 async def test_the_stacks_of_a_forked_worker(preloaded: Instance) -> None:
     victim = preloaded.worker_in(0)
     response = await invoke(preloaded.port, await session_in(preloaded.port, 0), [{"segfault": 1}])
@@ -187,6 +196,7 @@ async def test_the_stacks_of_a_forked_worker(preloaded: Instance) -> None:
     assert f"Fatal Python error: Segmentation fault worker={victim.label}" in preloaded.log
 
 
+@pytest.mark.agentscope
 async def test_workers_outlive_their_zygote_and_the_next_start_does_not_wait(preloaded: Instance) -> None:
     (zygote,) = preloaded.zygotes()
     victim, gate = preloaded.worker_in(0), preloaded.project / "gate"
@@ -212,7 +222,6 @@ async def test_workers_outlive_their_zygote_and_the_next_start_does_not_wait(pre
     assert is_forked(await successor(preloaded, replacement))
 
 
-@pytest.mark.supervisor_only
 async def test_a_zygote_that_is_stopped_holds_nobody_up(start_instance: Callable[..., Instance]) -> None:
     instance = start_instance(workers=1)
     (zygote,) = instance.zygotes()
@@ -224,6 +233,7 @@ async def test_a_zygote_that_is_stopped_holds_nobody_up(start_instance: Callable
     wait_until(lambda: not zygote.is_running(), GONE_WITHIN, "it is replaced")
 
 
+@pytest.mark.agentscope
 async def test_all_die_with_the_supervisor(start_instance: Callable[..., Instance]) -> None:
     """Also a worker that holds the interpreter's lock in C, and can notice nothing."""
     instance = start_instance()
@@ -241,6 +251,7 @@ async def test_all_die_with_the_supervisor(start_instance: Callable[..., Instanc
 # -- new code ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.agentscope
 async def test_reload_brings_new_code_from_a_new_zygote(
     tmp_path: Path, new_instance: Callable[..., Instance]
 ) -> None:
@@ -285,6 +296,7 @@ def zygote_does(tmp_path: Path) -> Callable[[str], dict[str, str]]:
     return variables
 
 
+@pytest.mark.agentscope
 @pytest.mark.parametrize("preload, level", [("auto", "info"), (True, "warning")])
 async def test_a_zygote_with_a_thread_is_not_forked(
     new_instance: Callable[..., Instance],
@@ -302,7 +314,6 @@ async def test_a_zygote_with_a_thread_is_not_forked(
     assert "has started threads: busy" in line
 
 
-@pytest.mark.supervisor_only
 async def test_a_zygote_that_hangs_holds_the_first_worker_up_for_a_while_only(
     new_instance: Callable[..., Instance],
     make_project: Callable[..., Path],
@@ -314,7 +325,6 @@ async def test_a_zygote_that_hangs_holds_the_first_worker_up_for_a_while_only(
     assert await texts(instance.port, new_session(), "hello") == ["hello"]
 
 
-@pytest.mark.supervisor_only
 def test_sigterm_while_the_first_worker_waits(
     new_instance: Callable[..., Instance],
     make_project: Callable[..., Path],
@@ -327,7 +337,6 @@ def test_sigterm_while_the_first_worker_waits(
     wait_until(lambda: not instance.processes(), 1.0, "nothing is left")
 
 
-@pytest.mark.supervisor_only
 def test_the_zygote_of_an_instance_without_workers_is_no_orphan_at_the_end(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path]
 ) -> None:
@@ -339,7 +348,6 @@ def test_the_zygote_of_an_instance_without_workers_is_no_orphan_at_the_end(
     assert "orphan process" not in instance.log
 
 
-@pytest.mark.supervisor_only
 def test_preload_false_starts_no_zygote(start_instance: Callable[..., Instance]) -> None:
     instance = start_instance(supervisor={"preload": False})
     assert not any(is_forked(worker) for worker in instance.ready_workers())
@@ -347,7 +355,6 @@ def test_preload_false_starts_no_zygote(start_instance: Callable[..., Instance])
     assert "preloaded" not in instance.log
 
 
-@pytest.mark.supervisor_only
 def test_preload_where_the_kernel_cannot(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path]
 ) -> None:

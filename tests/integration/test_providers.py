@@ -18,6 +18,8 @@ from tests.harness.instance import Instance
 from tests.harness.projects import copied
 from tests.harness.waiting import eventually
 
+pytestmark = pytest.mark.agentscope
+
 VERSION: Final = version("agentscope")
 MAJOR: Final = int(VERSION.split(".")[0])
 STREAMS: Final = {"stream": True, "whole": False}

@@ -15,8 +15,6 @@ from tests.harness.instance import Instance
 from tests.harness.projects import configure, written
 from tests.harness.waiting import eventually, eventually_so, wait_until
 
-pytestmark = pytest.mark.supervisor_only
-
 APP: Final = """
     from agentscope.message import Msg
     from agentscope.runtime import AgentApp

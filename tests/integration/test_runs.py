@@ -26,8 +26,6 @@ from tests.harness.instance import Instance
 from tests.harness.projects import journal
 from tests.harness.waiting import eventually
 
-pytestmark = pytest.mark.supervisor_only
-
 PACED: Final = [{"say": "wörd", "times": 60, "every": 0.01}]
 BURST: Final = [{"say": "x" * 40, "times": 300}]
 

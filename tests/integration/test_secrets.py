@@ -16,6 +16,8 @@ from tests.harness.instance import COMMAND, Instance, environment
 from tests.harness.projects import written
 from tests.harness.waiting import wait_until
 
+pytestmark = pytest.mark.agentscope
+
 CONFIG: Final = """
     models:
       main:

@@ -15,8 +15,6 @@ from tests.harness.instance import Instance
 from tests.harness.projects import journal
 from tests.harness.waiting import eventually
 
-pytestmark = pytest.mark.supervisor_only
-
 WITHIN: Final = 30.0  # seconds for what takes one or two
 ROLLED_WITHIN: Final = 60.0
 SOON: Final = {"idle_after": 0.5}

@@ -14,8 +14,6 @@ from tests.harness.client import Response, Stream, call, invoke, new_session, se
 from tests.harness.instance import Instance
 from tests.harness.waiting import eventually
 
-pytestmark = pytest.mark.supervisor_only
-
 SECRET: Final = "s3cret"
 AUTHORIZED: Final = {"Authorization": f"Bearer {SECRET}"}
 HELD: Final = [{"say": "x"}, {"sleep": 60}]

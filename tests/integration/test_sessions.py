@@ -16,8 +16,6 @@ from tests.harness.instance import Instance
 from tests.harness.projects import journal
 from tests.harness.waiting import eventually
 
-pytestmark = pytest.mark.supervisor_only
-
 SESSIONS: Final = 1000
 AT_ONCE: Final = 64  # of them
 

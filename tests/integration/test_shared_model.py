@@ -14,6 +14,8 @@ from tests.harness.client import new_session, texts
 from tests.harness.instance import Instance
 from tests.harness.projects import copied
 
+pytestmark = pytest.mark.agentscope
+
 MAJOR: Final = int(version("agentscope").split(".")[0])
 SESSIONS: Final = 8
 ROUNDS: Final = 4  # of each kind of turn

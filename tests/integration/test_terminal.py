@@ -13,8 +13,6 @@ from tests.harness.instance import COMMAND, Instance
 from tests.harness.terminal import Terminal
 from tests.harness.waiting import eventually, wait_until
 
-pytestmark = pytest.mark.supervisor_only
-
 ALTERNATE: Final = "\x1b[?1049h"
 
 

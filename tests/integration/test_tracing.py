@@ -19,6 +19,8 @@ from tests.harness import projects
 from tests.harness.client import JSON, Stream, call, invoke, new_session, stop
 from tests.harness.instance import Instance, free_port
 
+pytestmark = pytest.mark.agentscope
+
 MAJOR = check_installation()
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"

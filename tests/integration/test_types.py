@@ -14,7 +14,8 @@ from agentscope_supervisor.project.stubs import CLASSES
 from tests.harness.instance import COMMAND, environment
 from tests.harness.projects import written
 
-pytestmark = pytest.mark.supervisor_only
+pytestmark = pytest.mark.agentscope2
+
 
 CONFIG: Final = """
     models:

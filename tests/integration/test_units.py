@@ -24,7 +24,6 @@ from tests.harness.instance import COMMAND, READY_WITHIN, STOP_WITHIN, environme
 from tests.harness.waiting import wait_until
 
 pytestmark = [
-    pytest.mark.supervisor_only,
     pytest.mark.skipif(sys.platform != "linux", reason="systemd and containers need Linux"),
 ]
 

@@ -14,6 +14,8 @@ from tests.fakes.model_server import ModelServer
 from tests.worker.agents import MAJOR, add_tool, text_of
 from tests.worker.conftest import openai
 
+pytestmark = pytest.mark.agentscope
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 only_1x = pytest.mark.skipif(MAJOR != 1, reason="names ReActAgent, which 2.x does not have")
 

@@ -15,6 +15,8 @@ from agentscope_worker.host import BootError
 from agentscope_worker.runtime import SessionContext, runtime
 from tests.worker.agents import text_of
 
+pytestmark = pytest.mark.agentscope
+
 Write = Callable[..., Path]
 CONTEXT = SessionContext("s")
 

@@ -28,6 +28,8 @@ from agentscope_worker.serve import Server
 from agentscope_worker.sessions import Sessions
 from tests.harness.waiting import eventually
 
+pytestmark = pytest.mark.agentscope
+
 seam().adapt("bypass")  # as `host.boot` does before the first turn
 BODY = json.dumps({"message": {"content": "hello"}}).encode()
 

@@ -14,6 +14,8 @@ import pytest
 
 from agentscope_worker import zygote
 
+pytestmark = pytest.mark.agentscope
+
 ANSWER_WITHIN: Final = 30.0  # seconds; about 2 s on an idle machine
 ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1"}  # set by the supervisor
 

@@ -21,6 +21,8 @@ from agentscope_worker.runtime import lossy_json
 from agentscope_worker.runtime.compat import majors
 from tests.worker.agents import MAJOR, blocks_of, text_of
 
+pytestmark = pytest.mark.agentscope
+
 majors.seam().adapt("bypass")
 
 SMALL = st.integers(-(2**63), 2**64 - 1)  # beyond, a number becomes a string

@@ -10,6 +10,8 @@ from agentscope_worker.runtime.application import AgentApp
 from agentscope_worker.runtime.boot_error import BootError
 from agentscope_worker.runtime.loading import load_app
 
+pytestmark = pytest.mark.agentscope
+
 Write = Callable[..., Path]
 
 

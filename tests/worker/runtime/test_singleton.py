@@ -10,6 +10,8 @@ from agentscope_worker.runtime import runtime
 from agentscope_worker.runtime.singleton import Runtime
 from tests.fakes.model_server import ModelServer
 
+pytestmark = pytest.mark.agentscope
+
 Write = Callable[..., Path]
 
 APP = """

@@ -11,6 +11,8 @@ from tests.fakes.model_server import ModelServer
 from tests.worker.agents import MAJOR, add_tool, make_agent, question, text_of, until
 from tests.worker.conftest import openai
 
+pytestmark = pytest.mark.agentscope
+
 
 class Answer(BaseModel):
     number: int

@@ -16,6 +16,8 @@ from tests.harness.mcp_process import McpProcess
 from tests.worker.agents import MAJOR, make_agent, question, text_of
 from tests.worker.conftest import openai
 
+pytestmark = pytest.mark.agentscope
+
 CALLER = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
 
 Start = Callable[..., Any]

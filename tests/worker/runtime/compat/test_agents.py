@@ -23,6 +23,8 @@ from tests.worker.agents import (
 )
 from tests.worker.conftest import openai
 
+pytestmark = pytest.mark.agentscope
+
 CALL, RESULT = ("tool_use", "tool_result") if MAJOR == 1 else ("tool_call", "tool_result")
 LONG = "word " * 300
 

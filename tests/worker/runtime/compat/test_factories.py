@@ -12,7 +12,10 @@ from agentscope_protocol.wire import random_ids
 from agentscope_worker.runtime.compat import majors
 from tests.worker.agents import MAJOR
 
-pytestmark = pytest.mark.skipif(MAJOR == 1, reason="1.x has no factories of ids and times")
+pytestmark = [
+    pytest.mark.agentscope2,
+    pytest.mark.skipif(MAJOR == 1, reason="1.x has no factories of ids and times"),
+]
 
 majors.seam().adapt("bypass")
 

@@ -14,6 +14,8 @@ from agentscope_worker import check, host
 from agentscope_worker.runtime.boot_error import BootError, pip_install
 from agentscope_worker.runtime.compat import majors
 
+pytestmark = pytest.mark.agentscope
+
 GOOD = {"mcp": "1.30.0", "greenlet": "3.5.6", "tqdm": "4.7", "openai": "3.54.0", "anthropic": "2.1"}
 
 

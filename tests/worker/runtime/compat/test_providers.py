@@ -17,6 +17,8 @@ from tests.fakes.model_server import PROVIDERS, ModelServer, Request
 from tests.fakes.slots import HEADER, Expected, expected, slot
 from tests.worker.agents import MAJOR, add_tool, drain_for, make_agent, question, text_of, until
 
+pytestmark = pytest.mark.agentscope
+
 every_provider = pytest.mark.parametrize("provider", PROVIDERS)
 LONG = "delay 0.02 " + "word " * 500
 

@@ -19,6 +19,8 @@ from tests.worker.agents import MAJOR, add_tool, make_agent, question, text_of, 
 from tests.worker.conftest import MINIMAL_APP, openai
 from tests.worker.runtime.test_tools import ask_for_an_answer, tool_names
 
+pytestmark = pytest.mark.agentscope
+
 NOWHERE = "http://127.0.0.1:9/sse"  # the discard service, which no machine runs
 
 

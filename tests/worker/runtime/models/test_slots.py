@@ -16,6 +16,8 @@ from tests.fakes.model_server import ModelServer
 from tests.worker.agents import drain_for, question, until
 from tests.worker.conftest import openai
 
+pytestmark = pytest.mark.agentscope
+
 
 async def test_stream_yields_new_text_only(start: Any, server: ModelServer) -> None:
     await start(models={"main": openai(server)})

@@ -215,6 +215,7 @@ def test_an_invalid_url_is_not_repeated_in_the_error(url: str) -> None:
     assert "s3cret" not in error.value.message
 
 
+@pytest.mark.agentscope
 async def test_the_runtime_uses_the_configured_store(
     start: Callable[..., Any], redis_server: RedisServer
 ) -> None:
@@ -224,6 +225,7 @@ async def test_the_runtime_uses_the_configured_store(
     await runtime.session._redis.flushall()  # type: ignore[attr-defined]
 
 
+@pytest.mark.agentscope
 async def test_a_worker_starts_while_redis_is_unreachable(start: Callable[..., Any]) -> None:
     await start(session={"backend": "redis", "redis_url": f"redis://127.0.0.1:{free_port()}"})
     with pytest.raises(ConnectionError, match="is not available"):

@@ -1,0 +1,16 @@
+"""The credentials of the models; never made here."""
+
+
+class AnthropicCredential: ...
+
+
+class DashScopeCredential: ...
+
+
+class GeminiCredential: ...
+
+
+class OllamaCredential: ...
+
+
+class OpenAICredential: ...
