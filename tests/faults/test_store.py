@@ -21,7 +21,7 @@ KILLS: Final = 8
 WRITER: Final = """
 import asyncio, itertools, pathlib, sys, time
 from agentscope_protocol.wire.frames import Form
-from agentscope_supervisor import sse
+from agentscope_supervisor.domain import sse
 from agentscope_supervisor.domain.idempotency import Key
 from tests.faults.test_store import LIMITS, Store
 
