@@ -22,7 +22,6 @@ from agentscope_protocol.config import settings as settings_module
 from agentscope_protocol.config.settings import Settings, SettingsError
 from agentscope_protocol.wire.page import NAME_BLOCKS
 from agentscope_supervisor import __version__
-from agentscope_supervisor.http1.listener import BACKLOG
 from agentscope_supervisor.processes import interpreter
 from agentscope_supervisor.project.config import Project, ProjectError
 from agentscope_supervisor.system import instance_dir, log_setup, signals, socket_activation
@@ -188,6 +187,8 @@ def _name_of(sock: socket.socket) -> tuple[str, int]:
 
 
 def _bind(host: str, port: int) -> socket.socket:
+    from agentscope_supervisor.http1.listener import BACKLOG  # aiohttp, which no other command needs
+
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
