@@ -12,6 +12,14 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 LOOK_EVERY: Final = 0.01  # seconds; no test measures more finely
+LOOK_AT_LEAST_EVERY: Final = 0.1  # seconds
+LOOKING: Final = 0.25  # share of a CPU that a condition may cost while a test waits for it
+
+
+def _pause(began: float) -> float:
+    """Seconds until the next look, after one that began at `began`: an expensive look is repeated less often."""
+    cost = time.monotonic() - began
+    return min(max(LOOK_EVERY, cost * (1 / LOOKING - 1)), LOOK_AT_LEAST_EVERY)
 
 
 def wait_until(condition: Callable[[], T], within: float, what: str) -> T:
@@ -19,19 +27,21 @@ def wait_until(condition: Callable[[], T], within: float, what: str) -> T:
 
     `within`: seconds. Raises: AssertionError, which names `what`, if the condition stays false.
     """
-    deadline = time.monotonic() + within
+    deadline = (began := time.monotonic()) + within
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
-        time.sleep(LOOK_EVERY)
+        time.sleep(_pause(began))
+        began = time.monotonic()
     return value
 
 
 async def eventually(condition: Callable[[], T], within: float, what: str) -> T:
     """The same as `wait_until`, while the event loop of the test runs."""
-    deadline = time.monotonic() + within
+    deadline = (began := time.monotonic()) + within
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
-        await asyncio.sleep(LOOK_EVERY)
+        await asyncio.sleep(_pause(began))
+        began = time.monotonic()
     return value
 
 
