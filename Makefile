@@ -12,22 +12,25 @@ export TEST_PYTHON_V1 := $(CURDIR)/$(V1)/bin/python
 
 # A minimal Debian has no ensurepip, so the environment is made without pip, and packages are installed from outside.
 ifeq ($(shell command -v uv),)
-INTO = $(PYTHON) -m pip --python $(1)/bin/python install -q --disable-pip-version-check
+# pip would compile all modules of all libraries. READIED compiles what a worker imports.
+INTO = $(PYTHON) -m pip --python $(1)/bin/python install -q --disable-pip-version-check --no-compile
 else
 INTO = uv pip install -q --python $(1)/bin/python
 endif
 INSTALL = $(call INTO,$(VENV))
+READIED = $(1)/bin/python -c 'from agentscope_worker import host; host.seam()'
 
 # Number of parallel tests: they wait more than they compute. ARGS="-n 0" runs them one by one.
 JOBS   ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 1) + 1 )))
 SIDE_BY_SIDE = -n $(JOBS) --dist worksteal
+# Those that only compute.
+CORES  ?= $(shell nproc 2>/dev/null || echo 1)
 
-# A test with real processes may miss a time limit when the CPUs are busy, and no limit fits every machine. So tests
-# that fail in parallel are named and run again alone; the first one that fails alone ends the run. More than a
-# handful of failures has another cause and ends the run at once (ARGS="--maxfail 100" shows all).
+# A test marked `timed` checks a time limit, which a busy machine may miss: if only such tests fail in parallel
+# (status 85, tests/harness/retry.py), they run again alone. Any other failure fails the run.
 define TESTED
-$(1)/python -m pytest -q $(SIDE_BY_SIDE) --maxfail 6 $(2) $(ARGS) || { test $$? -eq 1 \
-  && echo "the tests above failed beside others; now alone:" \
+$(1)/python -m pytest -q -p tests.harness.retry $(SIDE_BY_SIDE) --maxfail 6 $(2) $(ARGS) || { test $$? -eq 85 \
+  && echo "the timed tests above failed beside others; now alone:" \
   && $(1)/python -m pytest -q $(2) $(ARGS) -n 0 --last-failed --last-failed-no-failures none --maxfail 1; }
 endef
 
@@ -35,7 +38,7 @@ endef
 PURE_TESTS := tests/protocol tests/supervisor tests/repository
 HTTP_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,bad_input conformance direct health invoke))
 
-.PHONY: help demo demo-llm platform test test-v1 compiled test-compiled compiler faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store docs docs-reference prose dist clean
+.PHONY: help demo demo-llm platform setup programs test test-v1 compiled test-compiled test-costs compiler faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store docs docs-reference prose dist clean
 
 help:             ## print this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -49,18 +52,40 @@ demo-llm: $(VENV)/.ready  ## the same with a project that uses a model (a small 
 platform: $(VENV)/.ready  ## run the reference platform, which shows instances on a page
 	$(BIN)/python -m reference_platform $(ARGS)
 
-test: $(VENV)/.ready $(V1)/.ready redis systemd chromium balancers  ## run all checks and tests: on AgentScope 2.x and 1.x, and on the compiled wheel
+test:             ## run all checks and tests: on AgentScope 2.x and 1.x, and on the compiled wheel
+	$(MAKE) --no-print-directory -j 4 setup
 	$(MAKE) --no-print-directory check
-	$(call TESTED,$(BIN),-m 'not slow' tests/worker tests/integration tests/faults)
+	$(call TESTED,$(BIN),$(REAL_2))
 	$(MAKE) --no-print-directory test-v1
 	$(MAKE) --no-print-directory test-compiled
 
+# The options and tests of each suite: on AgentScope 2.x, on 1.x, and on the compiled wheel.
+REAL_2        := -m 'not slow' tests/contracts tests/worker tests/integration tests/faults
+REAL_1        := -m 'agentscope and not slow' tests/worker tests/integration
+REAL_COMPILED := -m 'not as_python and not slow' $(PURE_TESTS) $(HTTP_TESTS)
+
+setup: $(VENV)/.lint $(V1)/.ready $(COMPILED)/.ready programs  ## install the environments and programs of `make test`; with -j, in parallel
+
+programs:
+	@$(MAKE) --no-print-directory redis systemd chromium balancers
+
 test-v1: $(V1)/.ready redis     ## run the tests that depend on AgentScope, on 1.x
-	$(call TESTED,$(V1)/bin,-m 'not supervisor_only' tests/worker tests/integration)
+	$(call TESTED,$(V1)/bin,$(REAL_1))
 
 test-compiled: $(COMPILED)/.ready  ## run the pure tests and the tests of HTTP and health on the compiled wheel
 	$(COMPILED)/bin/agentscope-supervisor --version | grep compiled
-	$(call TESTED,$(COMPILED)/bin,-m 'not as_python and not slow' $(PURE_TESTS) $(HTTP_TESTS))
+	$(call TESTED,$(COMPILED)/bin,$(REAL_COMPILED))
+
+test-costs: setup  ## run every suite, measure each test, and write docs/contributing/test-costs.md
+	rm -rf $(COSTS) && mkdir $(COSTS)
+	TEST_COSTS=$(COSTS)/pure.jsonl $(BIN)/python -m pytest -q $(COSTED) -n $(CORES) $(PURE_TESTS)
+	TEST_COSTS=$(COSTS)/agentscope2.jsonl $(BIN)/python -m pytest -q $(COSTED) $(SIDE_BY_SIDE) $(REAL_2)
+	TEST_COSTS=$(COSTS)/agentscope1.jsonl $(V1)/bin/python -m pytest -q $(COSTED) $(SIDE_BY_SIDE) $(REAL_1)
+	TEST_COSTS=$(COSTS)/compiled.jsonl $(COMPILED)/bin/python -m pytest -q $(COSTED) $(SIDE_BY_SIDE) $(REAL_COMPILED)
+	$(BIN)/python -m tools.test_costs $(COSTS)
+
+COSTS  := $(CURDIR)/.test-costs
+COSTED := -p tests.harness.costs
 
 faults: $(VENV)/.ready redis  ## inject every fault of the catalogue, including slow ones, and print their table
 	$(BIN)/python -m tests.fault_table $(SIDE_BY_SIDE) $(ARGS)
@@ -102,7 +127,9 @@ check: $(VENV)/.ready $(VENV)/.lint  ## format, lint, types, import contracts an
 	$(BIN)/lint-imports
 	$(SITE)
 	$(BIN)/python -m tools.prose
-	$(BIN)/coverage run -m pytest -q $(PURE_TESTS) $(ARGS)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q -n $(CORES) --dist worksteal $(PURE_TESTS) $(ARGS)
+	$(BIN)/coverage combine -q
 	$(BIN)/python -m tools.purity
 
 # the variable: no banner about the next major release of mkdocs
@@ -124,11 +151,13 @@ format: $(VENV)/.lint     ## rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 
 # Programs that pip cannot install. If apt cannot install them here either, the tests that need them fail and say so.
-# RUNLEVEL=1 keeps Debian from starting the servers that it installs.
+# RUNLEVEL=1 keeps Debian from starting the servers that it installs. The lock is for `make -j`: apt-get refuses to run
+# twice at once.
 define FROM_APT
 @( for each in $(1); do PATH="$$PATH:/usr/sbin" command -v $$each || exit 1; done ) >/dev/null \
   || { test "$$(id -u)" = 0 && command -v apt-get \
-  && export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive && apt-get update -qq \
+  && export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive && exec 9<pyproject.toml && flock 9 \
+  && { find /var/lib/apt/lists -name '*Release' -mmin -60 2>/dev/null | grep -q . || apt-get update -qq; } \
   && apt-get install -y -qq --no-install-recommends $(2); } >/dev/null 2>&1 \
   || echo "not on PATH and cannot be installed here: one of $(1); install it for the tests" >&2
 endef
@@ -157,22 +186,24 @@ mutants: $(VENV)/.ready   ## plant a fixed list of bugs, one at a time, and chec
 $(VENV)/.ready: pyproject.toml worker/shim/agentscope/runtime.py
 	$(PYTHON) -m venv --without-pip $(VENV)
 	$(INSTALL) -e '.[$(EXTRAS)]'
+	@$(call READIED,$(VENV))
 	@touch $@
 
 $(V1)/.ready: pyproject.toml worker/shim/agentscope/runtime.py
 	$(PYTHON) -m venv --without-pip $(V1)
 	$(call INTO,$(V1)) -e '.[test,v1]'
+	@$(call READIED,$(V1))
 	@touch $@
 
 compiled: $(COMPILED)/.ready  ## install the wheel as it is published in an environment of its own, for benchmarks and trials
 
-$(COMPILED)/.ready: pyproject.toml hatch_build.py $(shell find protocol supervisor worker -name '*.py')
+# The libraries are those of $(VENV), behind the wheel on the path. Its own folder has the wheel alone.
+$(COMPILED)/.ready: $(VENV)/.ready pyproject.toml hatch_build.py $(shell find protocol supervisor worker -name '*.py')
 	$(MAKE) --no-print-directory compiler
-	$(PYTHON) -m venv --without-pip $(COMPILED)
-	rm -rf $(COMPILED)/wheel
-	AGENTSCOPE_SUPERVISOR_COMPILE=1 $(PYTHON) -m pip wheel -q --disable-pip-version-check --no-deps -w $(COMPILED)/wheel .
-	$(call INTO,$(COMPILED)) "$$(ls $(COMPILED)/wheel/*.whl)[test]"
-	$(call INTO,$(COMPILED)) --force-reinstall --no-deps $(COMPILED)/wheel/*.whl
+	$(PYTHON) -m venv --without-pip --clear $(COMPILED)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(COMPILED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/libraries.pth"
+	wheel="$$($(PYTHON) tools/compiled_wheel.py)" && $(call INTO,$(COMPILED)) --no-deps "$$wheel"
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.ready
@@ -185,4 +216,4 @@ dist: $(VENV)/.ready compiler  ## build into dist/: the sdist, the plain Python 
 	AGENTSCOPE_SUPERVISOR_COMPILE=1 $(BIN)/python -m build --installer pip --wheel
 
 clean:            ## remove everything that make has made
-	rm -rf .venv .venv-* dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage
+	rm -rf .venv .venv-* dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage .coverage.* .test-costs

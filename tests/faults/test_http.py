@@ -9,6 +9,7 @@ from tests.harness.client import JSON, Connection, call, invoke, new_session, re
 from tests.harness.instance import Instance
 
 
+@pytest.mark.timed
 @pytest.mark.fault("F61", "F70")
 async def test_f61_f70_many_idle_connections_do_no_harm(shared: Instance) -> None:
     connections = [Connection(shared.port) for _ in range(300)]

@@ -104,6 +104,7 @@ async def test_f65_client_that_half_closes_before_its_request_is_whole(shared: I
 # -- gone ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("script", [SILENT, BEGUN], ids=["silent", "begun"])
@@ -163,6 +164,7 @@ async def test_client_that_leaves_in_the_middle_of_its_body(shared: Instance) ->
 # -- vanished --------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 @pytest.mark.fault("F66")
 async def test_f66_client_that_vanished_is_noticed() -> None:
     """A network that is taken away under silent and talking connections; with shorter time limits."""

@@ -136,6 +136,7 @@ async def test_callers_without_the_key_are_one_principal(per_user: Instance) -> 
     await all_ended(port)
 
 
+@pytest.mark.timed
 async def test_max_queue(bounded: Instance) -> None:
     """Of a session: as many wait as are allowed, and the next one hears it at once."""
     port, session = bounded.port, new_session()

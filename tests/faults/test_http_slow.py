@@ -88,6 +88,7 @@ async def assert_given_up(connection: Connection, began: float, limit: float) ->
 # -- heads ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 @pytest.mark.fault("F61")
 async def test_f61_client_that_says_nothing_is_408(strict: Instance) -> None:
     began = time.monotonic()
@@ -95,6 +96,7 @@ async def test_f61_client_that_says_nothing_is_408(strict: Instance) -> None:
         await assert_given_up(connection, began, HEAD)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(
     "head",
     [
@@ -112,6 +114,7 @@ async def test_f61_head_that_drips_is_408(strict: Instance, head: bytes) -> None
         await assert_given_up(connection, began, HEAD)
 
 
+@pytest.mark.timed
 @pytest.mark.fault("F61")
 async def test_f61_later_head_that_drips_is_408(strict: Instance) -> None:
     """Between requests a connection may be silent for longer; then its first byte starts the time limit."""
@@ -146,6 +149,7 @@ async def test_f61_silent_turn_is_not_cut(strict: Instance) -> None:
     assert answer.status == 200
 
 
+@pytest.mark.timed
 @pytest.mark.fault("F61")
 async def test_f61_two_hundred_that_drip(strict: Instance) -> None:
     async with AsyncExitStack() as stack:
@@ -179,6 +183,7 @@ async def test_f70_idle_connection_is_closed() -> None:
 # -- bodies --------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 @pytest.mark.fault("F62")
 async def test_f62_body_that_drips_or_never_comes_is_408(strict: Instance) -> None:
     body = turn_body(new_session(), "never complete")

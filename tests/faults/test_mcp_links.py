@@ -142,6 +142,7 @@ async def test_a_server_that_accepts_and_never_answers(transport: str, make_link
         await link.stop()
 
 
+@pytest.mark.timed
 @pytest.mark.fault("F81")
 async def test_a_server_that_is_killed(
     server: McpProcess, shared: McpProcess, make_link: MakeLink, caplog: pytest.LogCaptureFixture
@@ -175,6 +176,7 @@ async def test_a_server_that_stops_in_order(server: McpProcess, make_link: MakeL
     assert not link.connected.is_set()
 
 
+@pytest.mark.timed
 async def test_calls_do_not_wait_for_a_server_that_stays_away(
     server: McpProcess, make_link: MakeLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def printing(start_module_instance: Callable[..., Instance]) -> Instance:
     return start_module_instance(workers=1)
 
 
+@pytest.mark.timed
 @pytest.mark.fault("F76")
 async def test_f76_app_that_floods_its_output(printing: Instance) -> None:
     """A hundred megabytes, as fast as print can: all is read, little is logged, no line is uncounted."""

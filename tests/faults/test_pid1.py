@@ -113,6 +113,7 @@ async def test_f38_processes_that_outlive_their_worker_are_terminated(adopting: 
     assert not the(adopting, "1003"), "it ends with the instance"
 
 
+@pytest.mark.timed
 @pytest.mark.fault("F30")
 async def test_f30_a_second_sigterm_does_not_wait_for_orphans_that_ignore_sigterm(
     start_instance: Start,

@@ -94,6 +94,7 @@ async def until_true_again(platform: PlatformProcess) -> None:
     await eventually(again, 30, "heartbeats and polls succeed again")
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("lie", sorted(LIES.keys() - STORMS))
 @pytest.mark.fault("F78")
 async def test_f78_a_wrong_answer_does_not_affect_turns(
@@ -134,6 +135,7 @@ async def test_f78_failures_are_logged_at_intervals_and_the_recovery_once(instan
     assert "platform exchange recovered" in log
 
 
+@pytest.mark.timed
 @pytest.mark.fault("F78")
 async def test_f78_a_platform_that_starts_after_the_instance_gets_heartbeats(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path]
@@ -152,6 +154,7 @@ async def test_f78_a_platform_that_starts_after_the_instance_gets_heartbeats(
         await eventually(lambda: beats(platform) > 0, 70, "a heartbeat after the restart of the platform")
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("lie", ["hang", "hang_after_headers", "trickle", "reset", "huge"])
 @pytest.mark.fault("F78")
 async def test_f78_a_stop_does_not_wait_for_the_platform(
@@ -181,6 +184,7 @@ socket.getaddrinfo = slow
 """
 
 
+@pytest.mark.timed
 @pytest.mark.fault("F79")
 async def test_f79_a_hanging_resolver_delays_neither_turns_nor_a_stop(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path], tmp_path: Path

@@ -50,6 +50,7 @@ async def has_settled(read: Callable[[], Any], still_for: float = 0.7) -> None:
     await eventually(still, 20, "it has come to rest")
 
 
+@pytest.mark.timed
 @pytest.mark.fault("F57", "F60")
 async def test_f57_f60_one_that_does_not_read_harms_nobody(flooded: Instance, tmp_path: Path) -> None:
     port, path = flooded.port, tmp_path / "journal"

@@ -42,6 +42,7 @@ def assert_none_left(instance: Instance) -> None:
 # -- SIGTERM while it starts -----------------------------------------------------------------------
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("how", ["sleep", "block"])
 @pytest.mark.fault("F28")
 def test_f28_sigterm_during_start(
@@ -159,6 +160,7 @@ async def assert_refuses(port: int) -> None:
     assert (late.status, late.code) == (503, "DRAINING")
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("script", [SILENT, DEAF, BLOCKED], ids=["silent", "deaf", "blocked"])
 @pytest.mark.fault("F29")
 async def test_f29_turn_that_does_not_finish_is_cut_at_the_deadline(
@@ -180,6 +182,7 @@ async def test_f29_turn_that_does_not_finish_is_cut_at_the_deadline(
     assert_none_left(instance)
 
 
+@pytest.mark.timed
 @pytest.mark.fault("F30")
 async def test_f30_second_sigterm_ends_at_once(start_instance: Callable[..., Instance]) -> None:
     instance = start_instance(supervisor={"drain_timeout": 60, "stop_timeout": 60})
@@ -205,6 +208,7 @@ async def test_f30_second_sigterm_ends_at_once(start_instance: Callable[..., Ins
     assert_none_left(instance)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("steps", [[{"sleep": 600}], [{"block": 600}], [{"raise": "cannot close"}]])
 @pytest.mark.fault("F24", "F25")
 def test_f24_f25_on_shutdown_that_hangs_or_raises(

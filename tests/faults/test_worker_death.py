@@ -210,6 +210,7 @@ async def test_f21_app_that_breaks_later(
     assert await texts(port, lost, "yes") == ["yes"]
 
 
+@pytest.mark.timed
 @pytest.mark.fault("F26", "F27")
 async def test_f26_f27_workers_that_always_die_after_they_were_ready(
     new_instance: Callable[..., Instance], make_project: Callable[..., Path], tmp_path: Path

@@ -239,6 +239,7 @@ def test_f23_on_startup_is_retried_until_it_succeeds(
     assert "database is away" in instance.log
 
 
+@pytest.mark.timed
 @pytest.mark.fault("F23")
 def test_f23_on_startup_that_always_raises_fails_at_the_start_deadline(
     make_project: Callable[..., Path], tmp_path: Path

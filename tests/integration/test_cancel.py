@@ -105,6 +105,7 @@ async def test_an_app_that_goes_on_after_its_cancellation_is_not_heard(shared: I
 # -- the client leaves --------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("script", [SILENT, TALKING, ENDLESS], ids=["silent", "talking", "endless"])
 @pytest.mark.fault("F64")
 async def test_f64_client_that_leaves_cancels_its_turn(
@@ -167,6 +168,7 @@ async def test_on_disconnect_continue_lets_the_turn_end(
 # -- time limits --------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 async def test_time_limits(start_instance: Callable[..., Instance], tmp_path: Path) -> None:
     """`request_timeout` of two seconds, for each form and state of a turn."""
     port = start_instance(workers=1, server={"request_timeout": 2}).port

@@ -168,6 +168,7 @@ async def test_who_asks_nothing_is_told_so() -> None:
         assert await connection.is_closed(within=10)
 
 
+@pytest.mark.timed
 async def test_the_first_head_has_one_time_limit_on_both_ways() -> None:
     began = asyncio.get_running_loop().time()
     async with Door(head=1.0).connected() as connection:

@@ -205,6 +205,7 @@ async def test_a_supervisor_at_rest_is_small(start_instance: Callable[..., Insta
         assert not any(f"/{library}/" in path for path in mapped), f"{library} is in the supervisor"
 
 
+@pytest.mark.timed
 async def test_a_supervisor_at_rest_does_nothing(shared: Instance) -> None:
     process = psutil.Process(shared.pid)
     before, began = sum(process.cpu_times()[:2]), time.monotonic()

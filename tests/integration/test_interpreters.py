@@ -127,6 +127,7 @@ async def test_a_slow_interpreter_is_not_refused(
 # -- errors ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("python", [".venv/bin/python", "/nowhere/python", "python-of-nobody"])
 def test_an_interpreter_that_does_not_exist(
     tmp_path: Path, command: Callable[[Path], str], python: str
@@ -136,6 +137,7 @@ def test_an_interpreter_that_does_not_exist(
     assert f"supervisor.python: {path} does not exist; set it to the interpreter" in message
 
 
+@pytest.mark.timed
 def test_a_script_whose_interpreter_does_not_exist(tmp_path: Path, command: Callable[[Path], str]) -> None:
     python = fake(tmp_path / "python", "#!/nowhere/python\n")
     assert f"supervisor.python: {python} points to a file that does not exist" in command(
@@ -143,28 +145,33 @@ def test_a_script_whose_interpreter_does_not_exist(tmp_path: Path, command: Call
     )
 
 
+@pytest.mark.timed
 def test_a_dangling_link(tmp_path: Path, command: Callable[[Path], str]) -> None:
     """A virtual environment whose Python was removed, for example by a system upgrade."""
     (tmp_path / "python").symlink_to("/nowhere/python3.10")
     assert "points to a file that does not exist" in command(project(tmp_path, str(tmp_path / "python")))
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_file_that_is_not_executable(tmp_path: Path, command: Callable[[Path], str], kind: str) -> None:
     python = str(tmp_path) if kind == "folder" else fake(tmp_path / "python", "", mode=0o644)
     assert f"supervisor.python: {python} is not executable" in command(project(tmp_path, python))
 
 
+@pytest.mark.timed
 def test_a_file_that_is_not_a_program(tmp_path: Path, command: Callable[[Path], str]) -> None:
     message = command(project(tmp_path, fake(tmp_path / "python", "\0\1\2")))
     assert "cannot be run: Exec format error" in message
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("python", ["/bin/true", "/bin/false", "/bin/cat"])
 def test_a_program_that_is_not_python(tmp_path: Path, command: Callable[[Path], str], python: str) -> None:
     assert f"supervisor.python: {python} does not work" in command(project(tmp_path, python))
 
 
+@pytest.mark.timed
 def test_a_python_that_is_too_old(tmp_path: Path, command: Callable[[Path], str]) -> None:
     message = command(
         project(tmp_path, fake(tmp_path / "python", "#!/bin/sh\necho '[[3, 10, 12], [], null]'\n"))
@@ -172,6 +179,7 @@ def test_a_python_that_is_too_old(tmp_path: Path, command: Callable[[Path], str]
     assert "python is Python 3.10.12; workers need 3.11 or newer" in message
 
 
+@pytest.mark.timed
 def test_a_python_without_this_package(tmp_path: Path, command: Callable[[Path], str]) -> None:
     folder = project(tmp_path, ".venv/bin/python")
     subprocess.run([sys.executable, *WITHOUT_PIP, folder / ".venv"], check=True)
@@ -184,6 +192,7 @@ def test_a_python_without_this_package(tmp_path: Path, command: Callable[[Path],
     assert message.endswith(f"To fix it: {python} -m pip install agentscope-supervisor")
 
 
+@pytest.mark.timed
 def test_a_python_with_agentscope_1x_without_this_package(
     tmp_path: Path, command: Callable[[Path], str]
 ) -> None:
@@ -194,6 +203,7 @@ def test_a_python_with_agentscope_1x_without_this_package(
     assert command(folder).endswith(".venv/bin/python -m pip install 'agentscope-supervisor[v1]'")
 
 
+@pytest.mark.timed
 def test_a_python_without_agentscope(tmp_path: Path, command: Callable[[Path], str]) -> None:
     """The environment has everything that a worker needs to report the error, except AgentScope."""
     folder = project(tmp_path, ".venv/bin/python")

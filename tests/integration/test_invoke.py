@@ -29,6 +29,7 @@ async def test_first_event_comes_before_the_app_has_finished(shared: Instance, t
         assert [event.text for event in await stream.whole()] == ["one", "two"]
 
 
+@pytest.mark.timed
 async def test_each_event_leaves_as_soon_as_it_is_yielded(shared: Instance) -> None:
     async with Stream(shared.port, new_session(), [{"say": "x", "times": 6, "every": 0.2}]) as stream:
         events = await stream.whole()

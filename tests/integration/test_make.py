@@ -1,4 +1,4 @@
-"""The Makefile's handling of failed tests: only those run again, alone."""
+"""How `make test` treats failed tests: a timed test runs again, alone; any other test fails the run."""
 
 import subprocess
 import sys
@@ -10,18 +10,39 @@ import pytest
 
 from tests.harness.instance import environment
 
-MAKEFILE: Final = Path(__file__).parents[2] / "Makefile"
+ROOT: Final = Path(__file__).parents[2]
 TESTS: Final = """
 from pathlib import Path
 
+import pytest
 
-def test_fails_at_first():
-    seen = Path("seen")
+
+def fails_at_first(word):
+    seen = Path(word)
     if not seen.exists():
         seen.touch()
         assert False
 
 
+@pytest.mark.timed
+def test_fails_at_first():
+    fails_at_first("timed")
+
+
+def test_plain_fails_at_first():
+    fails_at_first("plain")
+
+
+@pytest.fixture
+def fails_in_setup():
+    fails_at_first("setup")
+
+
+def test_plain_setup(fails_in_setup):
+    pass
+
+
+@pytest.mark.timed
 def test_fails():
     assert False
 
@@ -36,8 +57,9 @@ Make = Callable[..., subprocess.CompletedProcess[str]]
 def make(tmp_path: Path) -> Make:
     """Runs the tests of a folder as the Makefile runs the project's tests, with the given ARGS."""
     recipe = "$(call TESTED,$(BIN),test_it.py)"
-    (tmp_path / "Makefile").write_text(f"include {MAKEFILE}\nit:\n\t{recipe}\n")
+    (tmp_path / "Makefile").write_text(f"include {ROOT / 'Makefile'}\nit:\n\t{recipe}\n")
     (tmp_path / "test_it.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = timed\n")
 
     def run(args: str) -> subprocess.CompletedProcess[str]:
         bin_folder = Path(sys.executable).parent
@@ -48,7 +70,7 @@ def make(tmp_path: Path) -> Make:
             capture_output=True,
             text=True,
             cwd=tmp_path,
-            env=environment(MAKEFLAGS="", MAKELEVEL="0", **plugins),
+            env=environment(MAKEFLAGS="", MAKELEVEL="0", PYTHONPATH=str(ROOT), **plugins),
             timeout=100,
             check=False,
         )
@@ -56,29 +78,36 @@ def make(tmp_path: Path) -> Make:
     return run
 
 
-def test_a_test_that_fails_in_parallel_runs_again_alone(make: Make) -> None:
-    made = make("-k 'first or well'")
+def test_a_timed_test_that_fails_beside_others_runs_again_alone(make: Make) -> None:
+    made = make("-k 'test_fails_at_first or well'")
     beside, alone = made.stdout.split("now alone:")
     assert "1 failed, 1 passed" in beside
     assert "1 passed" in alone
     assert made.returncode == 0
 
 
-def test_a_test_that_fails_alone_fails_the_run(make: Make) -> None:
-    made = make("-k 'fails'")
+@pytest.mark.parametrize("chosen", ["plain_fails", "plain_setup", "'plain_fails or test_fails_at_first'"])
+def test_any_other_test_that_fails_beside_others_fails_the_run(make: Make, chosen: str) -> None:
+    made = make(f"-k {chosen}")
+    assert "now alone:" not in made.stdout
+    assert made.returncode != 0
+
+
+def test_what_fails_alone_too_is_a_failure(make: Make) -> None:
+    made = make("-k 'test_fails'")
     beside, alone = made.stdout.split("now alone:")
     assert "2 failed" in beside
     assert "1 failed, 1 passed" in alone
     assert made.returncode != 0
 
 
-def test_only_tests_of_this_run_run_again(make: Make) -> None:
-    assert make("-k 'fails and not first'").returncode != 0  # pytest remembers the failure
-    assert make("-k first").returncode == 0
+def test_what_was_not_asked_for_is_not_asked_again(make: Make) -> None:
+    assert make("-k 'test_fails and not first'").returncode != 0  # it is remembered
+    assert make("-k test_fails_at_first").returncode == 0
 
 
-def test_many_failures_end_the_run(make: Make) -> None:
-    made = make("-k 'fails' --maxfail 2")  # the default is 6
+def test_many_failures_are_the_end(make: Make) -> None:
+    made = make("-k 'test_fails' --maxfail 2")  # as six without it
     assert "2 failed" in made.stdout
     assert "now alone:" not in made.stdout
     assert made.returncode != 0

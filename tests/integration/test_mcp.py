@@ -99,6 +99,7 @@ class Call:
     text: str
 
 
+@pytest.mark.timed
 @pytest.mark.fault("F81")
 async def test_killed_and_started_again_under_load(
     start_app: Callable[..., Instance], servers: dict[str, McpProcess]

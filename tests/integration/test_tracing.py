@@ -205,6 +205,7 @@ async def test_turns_that_end_badly_are_traced_and_those_not_sampled_are_not(
     ]
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("kind", ["hangs", "is down", "refuses"])
 async def test_an_endpoint_that_takes_nothing_delays_nothing(
     sink: OtlpSink, start_instance: StartInstance, kind: str

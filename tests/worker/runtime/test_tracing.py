@@ -100,6 +100,7 @@ async def test_a_second_start_exports_to_its_own_endpoint(start: Start, sink: Ot
             assert [span.name for span in each.spans] == ["turn"]
 
 
+@pytest.mark.timed
 async def test_stop_does_not_wait_for_an_endpoint_that_hangs(
     start: Start, sink: OtlpSink, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_store, "OPERATION_TIMEOUT", 0.6)
 
 
+@pytest.mark.timed
 async def test_an_unreachable_server_is_logged_at_startup_and_raises_in_the_app(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -117,6 +118,7 @@ async def test_the_store_recovers_after_a_restart_of_the_server(own_redis_server
         assert await sessions.load_session_state("s") == {"value": {"value": 3}}
 
 
+@pytest.mark.timed
 @pytest.mark.usefixtures("impatient")
 async def test_a_server_that_does_not_respond_causes_a_timeout(own_redis_server: StartRedis) -> None:
     server = own_redis_server()
@@ -190,6 +192,7 @@ async def test_cancelled_loads_never_return_each_others_data(redis_server: Redis
         await sessions._redis.flushall()
 
 
+@pytest.mark.timed
 async def test_concurrent_saves_share_a_limited_number_of_connections(redis_server: RedisServer) -> None:
     async with store(redis_server.url) as sessions:
         await asyncio.gather(
