@@ -17,7 +17,7 @@ LOOKING: Final = 0.25  # share of a CPU that a condition may cost while a test w
 
 
 def _pause(began: float) -> float:
-    """Seconds until the next look, after one that began at `began`: an expensive look is repeated less often."""
+    """Seconds until the next look, after one that began at `began`: an expensive look repeats later."""
     cost = time.monotonic() - began
     return min(max(LOOK_EVERY, cost * (1 / LOOKING - 1)), LOOK_AT_LEAST_EVERY)
 

@@ -9,8 +9,6 @@ from typing import Final
 
 import pytest
 
-pytestmark = pytest.mark.supervisor_only
-
 ROOT: Final = Path(__file__).parents[2]
 HOUSES: Final = ("protocol", "supervisor", "worker")
 
