@@ -180,7 +180,7 @@ async def test_a_server_that_stops_in_order(server: McpProcess, make_link: MakeL
 async def test_calls_do_not_wait_for_a_server_that_stays_away(
     server: McpProcess, make_link: MakeLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_links, "PATIENCE", 2.0)
+    monkeypatch.setattr(mcp_links, "CALL_WAIT", 2.0)
     link = make_link(server.start())
     await link.connected.wait()
     server.kill()
