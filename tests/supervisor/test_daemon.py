@@ -658,6 +658,16 @@ def test_a_cancelled_start_does_not_block_the_stop(world: World) -> None:
     assert world.over
 
 
+def test_a_process_that_starts_after_it_was_retired_is_killed(world: World) -> None:
+    world.starts_are_delayed("under way")
+    world.a_signal_arrives(signal.SIGTTIN)
+    (process,) = world.machine.requests
+    world.machine.signal(signal.SIGTERM)
+    world.machine.do(lambda: world.machine.start_process(process))
+    late = world.machine.by_number[process]
+    assert not late.alive
+
+
 def test_a_slot_that_is_added_during_a_rollout_gets_its_sessions(world: World) -> None:
     world.a_signal_arrives(signal.SIGTTIN)
     world.machine.do(world.machine.workers[1].link.lose)
