@@ -37,7 +37,7 @@ the test that ends it. All values are in seconds. Tests run side by side, so the
 the time of the run. The pure tests are measured without coverage.
 
 Most tests of real processes do not depend on AgentScope. Their workers import a
-[stand-in](../../tests/fakes/standin/agentscope/__init__.py) in place of the installed package. A test that
+stand-in (`tests/fakes/standin`) in place of the installed package. A test that
 depends on AgentScope has the marker `agentscope` (both majors) or `agentscope2` (2.x only).
 """
 
