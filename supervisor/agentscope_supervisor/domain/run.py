@@ -241,10 +241,9 @@ class Run:
             self._grant(size)
 
     def leave(self, reader: Reader) -> None:
-        """A reader goes; the worker is no longer held back by it."""
+        """A reader goes."""
         if reader in self.readers:
             self.readers.remove(reader)
-            self.ack()
 
     def resume(self, after: int) -> int | Failure | None:
         """Where a reader goes on that has seen event `after` (-1: none): the number of its next event. None:

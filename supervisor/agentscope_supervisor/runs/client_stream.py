@@ -173,10 +173,11 @@ class ClientStream(Reader):
             self._writer.cut()
 
     def leave(self) -> None:
-        """The client has left, or has all: the run goes on without it."""
+        """The client has left, or has all: the run goes on, and its worker is not held back by it."""
         self.on_change = self._writer = None
         self._early.clear()
         self.run.leave(self)
+        self.ack()
 
     def _change(self) -> None:
         if self.on_change is not None:
