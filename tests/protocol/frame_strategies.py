@@ -19,8 +19,6 @@ from agentscope_protocol.wire.frames import (
     Hello,
     Notice,
     Open,
-    Ping,
-    Pong,
     StreamKind,
 )
 
@@ -28,6 +26,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 BYTES = st.binary(max_size=60)
 NUMBER = st.integers(0, MAX_NUMBER)
 CODES = st.sampled_from(sorted(set(Code) - {Code.LINK_LOST, Code.UNSENT}))  # these two are never sent
+MAX_DIALECT = MAX_NUMBER >> 8  # the kind is the low byte of the number
 INT64 = st.integers(-(2**63), 2**64 - 1)
 
 
@@ -39,8 +38,6 @@ def frames(streams: st.SearchStrategy[int]) -> st.SearchStrategy[Frame]:
         st.builds(Fail, streams, CODES, TEXT),
         st.builds(Cancel, streams, NUMBER),
         st.builds(Credit, streams, NUMBER),
-        st.builds(Ping, NUMBER),
-        st.builds(Pong, NUMBER, INT64, INT64),
         st.builds(Notice, TEXT, TEXT),
         st.builds(
             Open,
@@ -50,6 +47,7 @@ def frames(streams: st.SearchStrategy[int]) -> st.SearchStrategy[Frame]:
             TEXT,
             BYTES,
             st.dictionaries(TEXT, TEXT, max_size=3),
+            st.integers(0, MAX_DIALECT),
         ),
         st.builds(Hello, NUMBER, st.dictionaries(TEXT, st.one_of(TEXT, INT64, BYTES), max_size=3)),
     )

@@ -30,8 +30,6 @@ from agentscope_protocol.wire.frames import (
     Hello,
     Notice,
     Open,
-    Ping,
-    Pong,
     StreamKind,
     Tag,
 )
@@ -122,7 +120,7 @@ class LinkMachine(RuleBasedStateMachine):
         self.turns: dict[int, Turn] = {}
         self.dead = False
         self.serial = 0
-        self.pings: deque[int] = deque()
+        self.asked: deque[str] = deque()  # notices that the worker has not answered yet
         self.greeted = False  # the responder has received the Hello
 
     @initialize(met=st.sampled_from([True, True, True, False]))
@@ -133,10 +131,10 @@ class LinkMachine(RuleBasedStateMachine):
     # Actions of the supervisor.
 
     @precondition(lambda self: not self.dead and len(self.turns) < 6)
-    @rule(form=st.sampled_from(StreamKind), body=st.binary(max_size=40))
-    def open(self, form: StreamKind, body: bytes) -> None:
+    @rule(kind=st.sampled_from(StreamKind), body=st.binary(max_size=40))
+    def open(self, kind: StreamKind, body: bytes) -> None:
         number = len(self.turns) + 1
-        stream = self.ends.requester.open(f"s{number}", f"r{number}", body, form, {"traceparent": "t"})
+        stream = self.ends.requester.open(f"s{number}", f"r{number}", body, kind, {"traceparent": "t"})
         assert stream not in self.turns
         self.turns[stream] = Turn()
 
@@ -157,10 +155,10 @@ class LinkMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.dead)
     @rule()
-    def ping(self) -> None:
+    def ask(self) -> None:
         self.serial += 1
-        self.pings.append(self.serial)
-        self.ends.requester.ping(self.serial)
+        self.asked.append(str(self.serial))
+        self.ends.requester.notice("ask", str(self.serial))
 
     # Actions of the worker.
 
@@ -250,9 +248,7 @@ class LinkMachine(RuleBasedStateMachine):
         requester, responder = self.ends.requester, self.ends.responder
         assert requester.close("again") == responder.close("again") == []
         assert receive(requester, b"garbage" * 10) == receive(responder, b"garbage" * 10) == []
-        requester.ping(1)
         requester.notice("shutdown")
-        responder.pong(1, 0)
         responder.notice("ready")
         for stream in self.turns:
             requester.cancel(stream, CancelReason.TIMEOUT)
@@ -300,7 +296,7 @@ class LinkMachine(RuleBasedStateMachine):
                     turn.answering, turn.finished = False, End(stream)
                     self.ends.responder.end(stream)
             self._settle()
-            assert not self.pings
+            assert not self.asked
             assert all(turn.cancelled or not turn.events for turn in self.turns.values()), "data was lost"
         assert all(len(turn.terminals) == 1 for turn in self.turns.values())
 
@@ -335,8 +331,8 @@ class LinkMachine(RuleBasedStateMachine):
                 case Writable(stream):
                     assert self.turns[stream].blocked
                     self.turns[stream].blocked = False
-                case Ping(nonce):
-                    self.ends.responder.pong(nonce, 0)
+                case Notice("ask", detail):
+                    self.ends.responder.notice("answer", detail)
                 case Hello():
                     assert not self.greeted, "a second Hello"
                     self.greeted = True
@@ -358,8 +354,8 @@ class LinkMachine(RuleBasedStateMachine):
                     assert event == turn.finished
                     assert turn.cancelled or not turn.events, "the end arrived before data"
                     turn.terminals.append(event)
-                case Pong(nonce):
-                    assert nonce == self.pings.popleft()
+                case Notice("answer", detail):
+                    assert detail == self.asked.popleft()
                 case Hello():
                     pass
                 case _:
@@ -408,8 +404,8 @@ def test_turns_can_be_sent_before_the_worker_has_greeted() -> None:
 
 # -- direction of frames -----------------------------------------------------------------------
 
-ONLY_REQUESTER: Final[list[Frame]] = [Open(2, 0, "s", "r", b""), Cancel(1, 1), Credit(1, 1), Ping(1)]
-ONLY_RESPONDER: Final[list[Frame]] = [Data(1, 1, b"x"), End(1), Fail(1, Code.APP_ERROR, ""), Pong(1, 0, 0)]
+ONLY_REQUESTER: Final[list[Frame]] = [Open(2, 0, "s", "r", b""), Cancel(1, 1), Credit(1, 1)]
+ONLY_RESPONDER: Final[list[Frame]] = [Data(1, 1, b"x"), End(1), Fail(1, Code.APP_ERROR, "")]
 
 
 @pytest.mark.parametrize("frame", ONLY_REQUESTER, ids=lambda frame: type(frame).__name__)
@@ -428,15 +424,21 @@ def test_a_responder_rejects_frames_that_only_responders_send(frame: Frame) -> N
         receive(ends.responder, encode(frame))
 
 
-def test_notices_go_both_ways_and_pings_are_answered() -> None:
+def test_notices_go_both_ways() -> None:
     ends = Ends.greeted()
     ends.requester.notice("shutdown", "30")
-    ends.requester.ping(5)
-    assert ends.to_worker() == [Notice("shutdown", "30"), Ping(5)]
+    assert ends.to_worker() == [Notice("shutdown", "30")]
     ends.open()
     ends.responder.notice("ready")
-    ends.responder.pong(5, 12)
-    assert ends.to_supervisor() == [Notice("ready", ""), Pong(5, 12, 1)]
+    assert ends.to_supervisor() == [Notice("ready", "")]
+
+
+@pytest.mark.parametrize("kind", StreamKind)
+@pytest.mark.parametrize("dialect", [0, 1, MAX_NUMBER >> 8])
+def test_a_turn_arrives_with_its_kind_and_its_dialect(kind: StreamKind, dialect: int) -> None:
+    ends = Ends.greeted()
+    stream = ends.requester.open("s", "r", b"{}", kind, {"traceparent": "t"}, dialect)
+    assert ends.to_worker() == [Open(stream, kind, "s", "r", b"{}", {"traceparent": "t"}, dialect)]
 
 
 # -- streams ---------------------------------------------------------------------------------
@@ -677,10 +679,10 @@ def test_open_fails_when_stream_ids_run_out(monkeypatch: pytest.MonkeyPatch) -> 
     assert ends.requester.open_streams == 1
 
 
-def test_a_ping_that_does_not_fit_raises_local_protocol_error() -> None:
+def test_a_notice_that_does_not_fit_raises_local_protocol_error() -> None:
     ends = Ends.greeted()
     with pytest.raises(LocalProtocolError):
-        ends.requester.ping(MAX_NUMBER + 1)
+        ends.requester.notice("shutdown", "x" * MAX_WORDS)
     assert ends.requester.take_output() == []
 
 

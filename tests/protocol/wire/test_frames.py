@@ -15,14 +15,12 @@ def test_tags_keep_their_numbers() -> None:
         "FAIL": 5,
         "CANCEL": 6,
         "CREDIT": 7,
-        "PING": 8,
-        "PONG": 9,
         "NOTICE": 10,
     }
 
 
 def test_stream_kinds_and_cancel_reasons_keep_their_numbers() -> None:
-    assert {form.name: int(form) for form in StreamKind} == {"EVENTS": 0, "WHOLE": 1, "IDLE": 2, "FORGET": 3}
+    assert {kind.name: int(kind) for kind in StreamKind} == {"EVENTS": 0, "WHOLE": 1, "IDLE": 2, "FORGET": 3}
     assert {reason.name: int(reason) for reason in CancelReason} == {
         "CLIENT_GONE": 1,
         "TIMEOUT": 2,

@@ -22,10 +22,8 @@ from agentscope_protocol.wire.frames import (
     Hello,
     Notice,
     Open,
-    Ping,
-    Pong,
 )
-from agentscope_protocol.wire.link import WRITE_HIGH_WATER, Link
+from agentscope_protocol.wire.link import Link
 
 DEADLINE: Final = 5  # seconds
 GREETING: Final = encode(Hello(PROTOCOL_VERSION, {}))
@@ -119,9 +117,6 @@ class Recorder(asyncio.Transport):
         self.writes: list[bytes] = []
         self.aborted = 0
         self.closing = False
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        assert (high, low) == (WRITE_HIGH_WATER, None)
 
     def writelines(self, data: Iterable[bytes]) -> None:  # type: ignore[override]  # only bytes are sent
         self.writes.append(b"".join(data))
@@ -293,34 +288,6 @@ def test_writing_to_a_closed_peer_loses_the_link_once(run: Run) -> None:
     run(scenario())
 
 
-def test_a_peer_that_does_not_read_makes_the_link_congested(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def scenario() -> None:
-        shell, raw = await attached(Requester({}))
-        link, resumed = shell.link, asyncio.Event()
-        resume_writing = link.resume_writing
-        monkeypatch.setattr(link, "resume_writing", lambda: (resume_writing(), resumed.set()))
-        link.connection.notice("shutdown", "small")
-        link.flush()
-        assert not link.congested
-        sent = 0
-        while not link.congested:
-            assert sent < 4 * WRITE_HIGH_WATER, "no bound"
-            link.connection.notice("shutdown", "x" * 60_000)
-            sent += 60_000
-            link.flush()
-        assert sent > WRITE_HIGH_WATER
-        await raw.read(1 + sent // 60_000)
-        await resumed.wait()
-        assert not link.congested
-        link.close("done")
-        await raw.read_to_end()
-        raw.close()
-
-    run(scenario())
-
-
 # -- writes, counted -------------------------------------------------------------------------
 
 
@@ -336,16 +303,16 @@ def recorded(connection: Requester | Responder) -> tuple[Shell, Recorder]:
 def test_output_of_one_loop_iteration_leaves_in_one_write(run: Run) -> None:
     async def scenario() -> None:
         shell, transport = recorded(Requester({}))
-        for nonce in range(3):
-            shell.link.connection.ping(nonce)
+        for word in "abc":
+            shell.link.connection.notice(word)
             shell.link.flush_soon()
         assert transport.writes == []
         await asyncio.sleep(0)
-        assert transport.writes == [b"".join(encode(Ping(nonce)) for nonce in range(3))]
-        shell.link.connection.ping(3)
+        assert transport.writes == [b"".join(encode(Notice(word, "")) for word in "abc")]
+        shell.link.connection.notice("d")
         shell.link.flush_soon()
         await asyncio.sleep(0)
-        assert transport.writes[1:] == [encode(Ping(3))]
+        assert transport.writes[1:] == [encode(Notice("d", ""))]
 
     run(scenario())
 
@@ -356,13 +323,13 @@ def test_output_of_the_handlers_of_one_read_leaves_in_one_write(run: Run) -> Non
         responder = shell.link.connection
 
         def answer(event: Event) -> None:
-            assert isinstance(event, Ping)
-            responder.pong(event.nonce, 0)
+            assert isinstance(event, Notice)
+            responder.notice("answer", event.word)
             shell.link.flush_soon()
 
         shell.on_event = answer
-        shell.link.data_received(encode(Ping(1)) + encode(Ping(2)))
-        assert transport.writes == [encode(Pong(1, 0, 0)) + encode(Pong(2, 0, 0))]
+        shell.link.data_received(encode(Notice("a", "")) + encode(Notice("b", "")))
+        assert transport.writes == [encode(Notice("answer", "a")) + encode(Notice("answer", "b"))]
         await asyncio.sleep(0)
         assert len(transport.writes) == 1, "an empty write"
 
