@@ -10,21 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from agentscope_protocol.wire.frames import StreamKind
-from agentscope_supervisor.domain import sse
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, refusal
 from agentscope_supervisor.domain.idempotency import Key
-from agentscope_supervisor.runs.log import (
-    AT_ONCE,
-    LOST,
-    MAX_RESULT,
-    RUN_COST,
-    Run,
-    RunLog,
-    RunState,
-    Stored,
-    messages,
-    restored,
-)
+from agentscope_supervisor.domain.run import LOST, READ_SIZE, Run, RunState
+from agentscope_supervisor.runs.log import MAX_RESULT, RUN_COST, RunLog, Stored, messages, restored
+from agentscope_supervisor.web.dialects import FORMATS, native
+from agentscope_supervisor.web.dialects.native import NATIVE
 
 NOW = 0.0
 APP_ERROR = Failure(ErrorCode.APP_ERROR, "no")
@@ -32,31 +23,28 @@ BUSY = refusal(ErrorCode.OVERLOADED, "full")
 
 
 def events(run: str, first: int, count: int, size: int = 2) -> bytes:
-    return b"".join(sse.event(run, number, b"x" * size) for number in range(first, first + count))
+    return b"".join(native.event(run, number, b"x" * size) for number in range(first, first + count))
 
 
 def opened(
-    runs: RunLog, name: str = "r", key: Key | None = None, form: StreamKind = StreamKind.EVENTS
+    runs: RunLog, name: str = "r", key: Key | None = None, kind: StreamKind = StreamKind.EVENTS
 ) -> Run:
-    run = Run(name, "session", form, key)
+    run = Run(name, "session", kind, NATIVE, 0.0, key)
     runs.open(run)
     return run
 
 
-def say(runs: RunLog, run: Run, *counts: int, size: int = 2) -> None:
+def say(run: Run, *counts: int, size: int = 2) -> None:
     for count in counts:
-        runs.add(run, count, events(run.run_id, run.next, count, size))
+        run.data(count, events(run.run_id, run.next, count, size), 0.0)
 
 
 def finish(runs: RunLog, run: Run, failure: Failure | None = None, now: float = 0.0) -> None:
-    tail, number = b"", run.next
-    if failure is not None:
-        tail, number = sse.error(run.run_id, number, failure), number + 1
-    runs.add(run, number + 1 - run.next, tail + sse.done(run.run_id, number))
-    runs.end(run, failure, now)
+    run.end(failure, now)
+    runs.end(run, now)
 
 
-def read_all(run: Run, number: int = 0, limit: int = AT_ONCE) -> bytes:
+def read_all(run: Run, number: int = 0, limit: int = READ_SIZE) -> bytes:
     got = b""
     while number < run.next:
         piece = run.read(number, limit)
@@ -79,14 +67,14 @@ def test_the_runs_of_a_session_are_forgotten_when_they_have_ended() -> None:
     runs = keeper()
     mine, other, going = (
         opened(runs, "mine", key()),
-        Run("other", "another", StreamKind.EVENTS),
+        Run("other", "another", StreamKind.EVENTS, NATIVE, 0.0),
         opened(runs, "going"),
     )
     runs.open(other)
     before = runs.size
     finish(runs, other)
     after = runs.size
-    say(runs, mine, 3)
+    say(mine, 3)
     finish(runs, mine)
     assert runs.forget("nobody's") == 0
     assert runs.forget("session") == 1
@@ -101,96 +89,31 @@ def test_the_runs_of_a_session_are_forgotten_when_they_have_ended() -> None:
     assert (len(runs), runs.size) == (0, 0)
 
 
-# -- one run -------------------------------------------------------------------------------------
-
-
-def test_the_life_of_a_run() -> None:
-    runs = keeper()
-    run = opened(runs)
-    assert run.state is RunState.QUEUED
-    run.worker = "0.1"
-    assert run.state is RunState.RUNNING
-    finish(runs, run, now=5.0)
-    assert run.state is RunState.ENDED
-    assert (run.failure, run.next, run.is_error, run.frees_key) == (None, 1, False, False)
-
-
-def test_bytes_are_given_back_as_they_came() -> None:
-    runs = keeper()
-    run = opened(runs)
-    say(runs, run, 3, 1, 2)
-    assert read_all(run) == events("r", 0, 6)
-    assert run.read(6) == (b"", 6)
-    for number in range(7):
-        assert read_all(run, number) == events("r", number, 6 - number), "also from within a piece"
-
-
-def test_a_reader_gets_whole_pieces_of_about_the_limit() -> None:
-    runs = keeper()
-    run = opened(runs)
-    say(runs, run, 1, 1, 1)
-    one = len(events("r", 0, 1))
-    assert run.read(0, limit=1) == (events("r", 0, 1), 1)
-    assert run.read(0, limit=2 * one) == (events("r", 0, 2), 2)
-    assert run.read(1, limit=100 * one) == (events("r", 1, 2), 3)
+# -- keys, and the messages of a run ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("after", "expected"),
-    [(-1, 0), (0, 1), (3, 4), (4, 5), (5, ErrorCode.INVALID_REQUEST), (99, ErrorCode.INVALID_REQUEST)],
-)
-def test_where_a_reader_of_a_running_run_goes_on(after: int, expected: object) -> None:
-    runs = keeper()
-    run = opened(runs)
-    say(runs, run, 2, 3)
-    found = run.resume(after)
-    assert (found.code if isinstance(found, Failure) else found) == expected
-
-
-@pytest.mark.parametrize(("after", "expected"), [(-1, 0), (4, 5), (5, None), (6, ErrorCode.INVALID_REQUEST)])
-def test_where_a_reader_of_an_ended_run_goes_on(after: int, expected: object) -> None:
-    runs = keeper()
-    run = opened(runs)
-    say(runs, run, 5)
-    finish(runs, run)
-    found = run.resume(after)
-    assert (found.code if isinstance(found, Failure) else found) == expected
-
-
-def test_a_reader_of_a_run_that_has_sent_nothing_waits_for_its_first_event() -> None:
-    assert opened(keeper()).resume(-1) == 0
-
-
-@pytest.mark.parametrize(
-    ("said", "worker", "failure", "is_error", "frees"),
+    ("said", "worker", "failure", "frees"),
     [
-        (0, None, BUSY, True, True),
-        (0, None, APP_ERROR, True, True),  # never handed over, whatever is told
-        (0, "0.1", APP_ERROR, True, False),
-        (0, "0.1", Failure(ErrorCode.WORKER_LOST, "", retryable=True), True, True),
-        (1, "0.1", APP_ERROR, False, False),
-        (1, "0.1", None, False, False),
-        (0, "0.1", None, False, False),
-        (0, None, LOST, True, False),  # nobody knows what the App did
+        (0, None, BUSY, True),
+        (0, None, APP_ERROR, True),  # never dispatched, whatever is reported
+        (0, "0.1", APP_ERROR, False),
+        (0, "0.1", Failure(ErrorCode.WORKER_LOST, "", retryable=True), True),
+        (1, "0.1", APP_ERROR, False),
+        (1, "0.1", None, False),
+        (0, "0.1", None, False),
+        (0, None, LOST, False),  # nobody knows what the App did
     ],
 )
 def test_what_a_second_request_with_the_key_finds(
-    said: int, worker: str | None, failure: Failure | None, is_error: bool, frees: bool
+    said: int, worker: str | None, failure: Failure | None, frees: bool
 ) -> None:
     runs = keeper()
     run = opened(runs, key=key())
     run.worker = worker
-    say(runs, run, *[1] * said)
+    say(run, *[1] * said)
     finish(runs, run, failure)
-    assert (run.is_error, run.frees_key) == (is_error, frees)
     assert runs.keyed(key(), NOW) is (None if frees else run)
-
-
-def test_a_failure_of_an_answer_in_one_piece_is_a_status() -> None:
-    runs = keeper()
-    run = opened(runs, form=StreamKind.WHOLE)
-    runs.end(run, APP_ERROR, 0.0)
-    assert run.is_error
 
 
 def test_what_the_app_said_is_given_as_one_array() -> None:
@@ -198,7 +121,7 @@ def test_what_the_app_said_is_given_as_one_array() -> None:
     run = opened(runs)
     assert messages(run) == b"[]"
     for number, word in enumerate((b'{"a":1}', b'{"b":2}')):
-        runs.add(run, 1, sse.event("r", number, word))
+        run.data(1, native.event("r", number, word), 0.0)
     assert messages(run) == b'[{"a":1},{"b":2}]'
     finish(runs, run)
     assert messages(run) == b'[{"a":1},{"b":2}]', "the done event is ours"
@@ -207,7 +130,7 @@ def test_what_the_app_said_is_given_as_one_array() -> None:
 def test_the_array_of_a_run_that_failed_is_what_came_before() -> None:
     runs = keeper()
     run = opened(runs)
-    runs.add(run, 1, sse.event("r", 0, b"{}"))
+    run.data(1, native.event("r", 0, b"{}"), 0.0)
     finish(runs, run, APP_ERROR)
     assert messages(run) == b"[{}]"
 
@@ -216,16 +139,16 @@ def test_the_array_of_a_run_that_failed_is_what_came_before() -> None:
 def test_there_is_no_array_of_what_is_much_or_not_all_there(size: int) -> None:
     runs = keeper(1 << 20)
     run = opened(runs)
-    say(runs, run, 1, 1, size=size)
+    say(run, 1, 1, size=size)
     assert messages(run) is None
 
 
-def test_the_array_of_an_answer_in_one_piece_is_there_with_its_end() -> None:
+def test_the_array_of_a_run_that_is_not_streamed_is_there_with_its_end() -> None:
     runs = keeper()
-    run = opened(runs, form=StreamKind.WHOLE)
+    run = opened(runs, kind=StreamKind.WHOLE)
     assert messages(run) is None
-    run.whole = b'["x"]'
-    runs.end(run, None, 0.0)
+    run.json_body = b'["x"]'
+    finish(runs, run)
     assert messages(run) == b'["x"]'
 
 
@@ -293,10 +216,10 @@ def test_the_run_that_ended_first_makes_room() -> None:
     runs = keeper(3 * (RUN_COST + 400))
     ended = [opened(runs, name) for name in "abc"]
     for run in ended:
-        say(runs, run, 2)
+        say(run, 2)
         finish(runs, run)
     assert len(runs) == 3
-    say(runs, opened(runs, "d"), 1, size=600)
+    say(opened(runs, "d"), 1, size=600)
     assert [runs.get(name, NOW) is not None for name in "abcd"] == [False, True, True, True]
     assert read_all(ended[0])[: len(events("a", 0, 2))] == events("a", 0, 2), "who has it reads on"
 
@@ -304,9 +227,9 @@ def test_the_run_that_ended_first_makes_room() -> None:
 def test_running_runs_lose_their_oldest_events_and_the_biggest_loses_most() -> None:
     runs = keeper(20_000)
     small, big = opened(runs, "s"), opened(runs, "b")
-    say(runs, small, 1, size=1000)
+    say(small, 1, size=1000)
     for _ in range(18):
-        say(runs, big, 1, size=1000)
+        say(big, 1, size=1000)
     assert runs.size <= 20_000
     assert (small.first, read_all(small)) == (0, events("s", 0, 1, 1000))
     assert big.first > 0
@@ -322,7 +245,7 @@ def test_equal_runs_are_cut_alike() -> None:
     same = [opened(runs, str(number)) for number in range(4)]
     for _ in range(40):
         for run in same:
-            say(runs, run, 1, size=1000)
+            say(run, 1, size=1000)
     sizes = [run.size for run in same]
     assert max(sizes) - min(sizes) < 5000
     assert all(run.first > 0 for run in same)
@@ -331,14 +254,14 @@ def test_equal_runs_are_cut_alike() -> None:
 def test_an_event_bigger_than_the_room_is_gone_at_once() -> None:
     runs = keeper(1000)
     run = opened(runs)
-    say(runs, run, 1, size=2000)
+    say(run, 1, size=2000)
     assert (run.first, run.next, runs.size) == (1, 1, 0)
 
 
 def test_nothing_is_kept_where_nothing_may_be() -> None:
     runs = keeper(0)
     run, other = opened(runs), opened(runs, "o")
-    say(runs, run, 3, 2)
+    say(run, 3, 2)
     assert (run.first, run.next, run.size, runs.size) == (5, 5, 0, 0)
     finish(runs, run)
     assert runs.get("r", NOW) is None
@@ -352,16 +275,16 @@ def stored(
     *pieces: tuple[int, int],
     end: int | None,
     failure: Failure | None = None,
-    form: StreamKind = StreamKind.EVENTS,
+    kind: StreamKind = StreamKind.EVENTS,
 ) -> Stored:
     kept = [(first, after, events("r", first, after - first)) for first, after in pieces]
-    return Stored("r", "session", form, key(), "0.1", failure, b'["x"]', end, kept)
+    return Stored("r", "session", kind, NATIVE.number, key(), "0.1", failure, b'["x"]', end, kept)
 
 
 def test_a_run_that_ended_comes_back_as_it_was() -> None:
-    run = restored(stored((0, 2), (2, 5), end=5, failure=APP_ERROR), -1, 7.0)
+    run = restored(stored((0, 2), (2, 5), end=5, failure=APP_ERROR), FORMATS, -1, 7.0)
     assert (run.state, run.failure, run.first, run.next) == (RunState.ENDED, APP_ERROR, 0, 5)
-    assert (run.session_id, run.worker, run.whole, run.key) == ("session", "0.1", b'["x"]', key())
+    assert (run.session_id, run.worker, run.json_body, run.key) == ("session", "0.1", b'["x"]', key())
     assert read_all(run) == events("r", 0, 5)
     assert run.resume(4) is None
 
@@ -374,7 +297,7 @@ def test_a_run_that_ended_comes_back_as_it_was() -> None:
 def test_of_events_with_a_gap_those_that_lead_to_the_end_are_there(
     pieces: Sequence[tuple[int, int]], first: int
 ) -> None:
-    run = restored(stored(*pieces, end=5), -1, 0.0)
+    run = restored(stored(*pieces, end=5), FORMATS, -1, 0.0)
     assert (run.first, run.next) == (first, 5)
     assert read_all(run, first) == events("r", first, 5 - first)
     gone = run.resume(-1)
@@ -384,24 +307,24 @@ def test_of_events_with_a_gap_those_that_lead_to_the_end_are_there(
 
 @pytest.mark.parametrize("after", [-1, 0, 2])
 def test_a_run_without_an_end_was_lost(after: int) -> None:
-    run = restored(stored((0, 2), (2, 3), end=None), after, 0.0)
+    run = restored(stored((0, 2), (2, 3), end=None), FORMATS, after, 0.0)
     assert (run.failure, run.frees_key) == (LOST, False)
-    expected = events("r", 0, 3) + sse.error("r", 3, LOST) + sse.done("r", 4)
+    expected = events("r", 0, 3) + native.error("r", 3, LOST) + native.done("r", 4)
     assert read_all(run) == expected
     assert run.resume(after) == after + 1
 
 
 def test_a_reader_that_has_seen_more_than_the_store_is_told_the_end_next() -> None:
-    run = restored(stored((0, 2), end=None), 7, 0.0)
+    run = restored(stored((0, 2), end=None), FORMATS, 7, 0.0)
     assert run.resume(7) == 8
-    assert read_all(run, 8) == sse.error("r", 8, LOST) + sse.done("r", 9)
+    assert read_all(run, 8) == native.error("r", 8, LOST) + native.done("r", 9)
 
 
 def test_a_run_is_put_back_once() -> None:
     runs = keeper()
-    run = restored(stored((0, 2), end=2), -1, 0.0)
+    run = restored(stored((0, 2), end=2), FORMATS, -1, 0.0)
     assert runs.put_back(run, 5.0) is run
-    assert runs.put_back(restored(stored((0, 2), end=2), -1, 0.0), 6.0) is run
+    assert runs.put_back(restored(stored((0, 2), end=2), FORMATS, -1, 0.0), 6.0) is run
     assert (runs.get("r", NOW), runs.keyed(key(), NOW)) == (run, run)
     assert runs.size == run.size
     runs.expire(65.0)
@@ -450,7 +373,7 @@ class AnyOrder(RuleBasedStateMachine):
         run = data.draw(st.sampled_from(self.running))
         payload = events(run.run_id, run.next, count, size)
         self.said[run.run_id] += payload
-        self.runs.add(run, count, payload)
+        run.data(count, payload, self.now)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), failure=st.sampled_from([None, APP_ERROR, BUSY]))
@@ -458,8 +381,8 @@ class AnyOrder(RuleBasedStateMachine):
         run = data.draw(st.sampled_from(self.running))
         number, tail = run.next, b""
         if failure is not None:
-            tail, number = sse.error(run.run_id, number, failure), number + 1
-        self.said[run.run_id] += tail + sse.done(run.run_id, number)
+            tail, number = native.error(run.run_id, number, failure), number + 1
+        self.said[run.run_id] += tail + native.done(run.run_id, number)
         finish(self.runs, run, failure, self.now)
 
     @precondition(lambda self: self.opened)
@@ -533,7 +456,7 @@ def test_any_cut_of_a_stored_run_is_read_on_byte_for_byte(counts: list[int], dat
     for count in counts:
         numbers.append(numbers[-1] + count)
     pieces = list(pairwise(numbers))
-    run = restored(stored(*pieces, end=numbers[-1]), -1, 0.0)
+    run = restored(stored(*pieces, end=numbers[-1]), FORMATS, -1, 0.0)
     after = data.draw(st.integers(-1, numbers[-1] - 2))
     number = run.resume(after)
     assert isinstance(number, int)

@@ -16,7 +16,6 @@ import psutil
 import pytest
 
 from agentscope_protocol.wire.frames import StreamKind
-from agentscope_supervisor.domain import sse
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import Key
 from agentscope_supervisor.runs import database, store
@@ -24,6 +23,7 @@ from agentscope_supervisor.runs.database import Database, Refusal, StoreLimits
 from agentscope_supervisor.runs.log import Stored
 from agentscope_supervisor.runs.store import Store
 from agentscope_supervisor.system.instance_dir import PROGRAM
+from agentscope_supervisor.web.dialects import native
 from tests.harness.waiting import eventually
 
 LIMITS = StoreLimits(max_bytes=100_000, replay_ttl=60.0, idempotency_ttl=600.0)
@@ -36,7 +36,7 @@ def key(value: str = "k", scope: str = "me", fingerprint: bytes = b"print") -> K
 
 
 def events(run: str, first: int, count: int, size: int = 2) -> bytes:
-    return b"".join(sse.event(run, number, b"x" * size) for number in range(first, first + count))
+    return b"".join(native.event(run, number, b"x" * size) for number in range(first, first + count))
 
 
 @pytest.fixture(autouse=True)
@@ -77,11 +77,21 @@ def test_a_run_comes_back_as_it_was_written(path: Path) -> None:
     with closing(opened(path, "two")) as db:
         found = db.load("r", NOW)
         assert found == Stored(
-            "r", "s", StreamKind.EVENTS, key(), "0.1", APP_ERROR, b'["w"]', 2, [(0, 2, events("r", 0, 2))]
+            "r", "s", StreamKind.EVENTS, 0, key(), "0.1", APP_ERROR, b'["w"]', 2, [(0, 2, events("r", 0, 2))]
         )
         assert found.key is not None
         assert found.key.fingerprint == b"print"
         assert db.load("other", NOW) is None
+
+
+def test_a_run_comes_back_with_its_kind_and_its_dialect(path: Path) -> None:
+    with closing(opened(path)) as db:
+        with db.transaction():
+            db.open("r", "s", StreamKind.WHOLE | 3 << 8, None)
+            db.end("r", 0, "0.1", None, b"[]", False, NOW)
+        found = db.load("r", NOW)
+    assert found is not None
+    assert (found.kind, found.dialect) == (StreamKind.WHOLE, 3)
 
 
 def test_only_this_user_can_read_it(path: Path) -> None:
@@ -536,7 +546,7 @@ async def test_an_end_that_came_while_the_disk_was_full_is_written_afterwards(
         await recovered(made, slow_retry)
         found = await made.ask(claim("again"))
         assert found is not None
-        assert (found.run_id, found.next, found.whole) == ("ended", 0, b'["w"]')
+        assert (found.run_id, found.next, found.json_body) == ("ended", 0, b'["w"]')
         assert await made.ask(claim("new", "other")) is None
         assert await made.ask(lambda db: db.load("dropped", NOW)) is None
 
