@@ -24,7 +24,8 @@ from agentscope_protocol.wire.connection import Responder
 from agentscope_protocol.wire.frames import Credit, Data, End, Fail, Hello, Open, StreamKind
 from agentscope_protocol.wire.link import Link
 from agentscope_protocol.wire.page import LifePage
-from agentscope_worker import host, messages
+from agentscope_worker import host
+from agentscope_worker.dialects import native
 from agentscope_worker.runtime import SessionContext
 from agentscope_worker.runtime.compat.majors import check_installation
 from agentscope_worker.serve import Server
@@ -106,7 +107,7 @@ class Plain:
         return 0.0
 
     async def _turn(self, body: bytes) -> None:
-        msg = messages.read(json.loads(body)["message"])
+        msg = native.read_message(json.loads(body)["message"])
         async for each in turn(msg):
             self._wire.write(b"data: %b\n\n" % each.model_dump_json().encode())
 

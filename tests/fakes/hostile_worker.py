@@ -91,11 +91,11 @@ class HostileWorker:
             case {"say": text}:  # on: the stream, unless it is this turn's
                 message = {"name": "assistant", "content": text, "role": "assistant"}
                 event = f"id: {turn.run_id}-{len(said)}\ndata: {json.dumps(message)}\n\n".encode()
-                if turn.form == StreamKind.EVENTS:
+                if turn.kind == StreamKind.EVENTS:
                     self.send(Data(turn.stream + step.get("on", 0), 1, event))
                 said.append(message)
             case {"end": offset}:
-                whole = json.dumps(said).encode() if turn.form == StreamKind.WHOLE else b""
+                whole = json.dumps(said).encode() if turn.kind == StreamKind.WHOLE else b""
                 self.send(End(turn.stream + offset, whole))
             case {"raw": data}:
                 self._link.sendall(base64.b64decode(data))

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from agentscope_protocol.config.settings import Settings
-from agentscope_worker import host, messages
+from agentscope_worker import host
+from agentscope_worker.dialects import native
 from agentscope_worker.runtime import SessionContext, runtime
 from tests.fakes.model_server import ModelServer
 from tests.worker.agents import MAJOR, add_tool, text_of
@@ -226,11 +227,11 @@ def models(server: ModelServer) -> dict[str, Any]:
 
 async def ask(text: str, session: str = "s", **metadata: Any) -> list[Any]:
     """The App's response to the JSON message of a client; each Msg as the client receives it."""
-    msg = messages.read({"name": "user", "content": text, "role": "user"})
+    msg = native.read_message({"name": "user", "content": text, "role": "user"})
     context = SessionContext(session, metadata)
     answer = [each async for each in await host.start_answer(runtime.app, msg, context)]
     for each in answer:
-        assert b'"chunk":true' in messages.write(each)
+        assert b'"chunk":true' in native.write(each)
     return answer
 
 

@@ -9,8 +9,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.streams import StreamReader
 
 from agentscope_protocol.config.settings import ServerSettings
-from agentscope_supervisor.domain.errors import ErrorCode
-from agentscope_supervisor.domain.request import Refused
+from agentscope_supervisor.domain.errors import ErrorCode, Refused
 from agentscope_supervisor.http1 import body as request_body
 from agentscope_supervisor.http1.body import BodyReader
 

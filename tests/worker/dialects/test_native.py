@@ -96,6 +96,40 @@ class TestRead:
         with pytest.raises(BadMessage, match=said):
             native.read_message(message)
 
+    def test_the_message_and_the_metadata_of_a_body(self) -> None:
+        body = b'{"message": {"content": "Hello", "name": "Ann"}, "metadata": {"a": [1]}, "session_id": "s"}'
+        msg, metadata = native.read(body)
+        assert (msg.name, text_of(msg), metadata) == ("Ann", "Hello", {"a": [1]})
+
+    def test_a_body_without_metadata(self) -> None:
+        msg, metadata = native.read(b'{"message": {"content": ""}}')
+        assert (text_of(msg), msg.role, metadata) == ("", "user", {})
+
+    @pytest.mark.parametrize("role", ["user", "assistant", "system"])
+    def test_each_role_is_taken(self, role: str) -> None:
+        msg, _ = native.read(orjson.dumps({"message": {"content": "x", "role": role}}))
+        assert msg.role == role
+
+    @pytest.mark.parametrize(
+        "fields, said",
+        [
+            ({}, "message is missing; it needs at least content"),
+            ({"message": None}, "message is missing; it needs at least content"),
+            ({"message": "hi"}, "message is not an object but .*string; it needs at least content"),
+            ({"message": []}, "message is not an object but a list; it needs at least content"),
+            ({"message": {}}, "message.content is missing: a string or a list of content blocks"),
+            ({"message": {"content": [{}, None]}}, r"message.content\[0\].type must be one of"),
+            *(
+                ({"message": {"content": "x", "role": role}}, "message.role must be one of user, assistant")
+                for role in ("tool", "User", None, 1, ["user"], {})
+            ),
+            ({"message": {"content": "x", "name": None}}, "message.name must be a string, not null"),
+        ],
+    )
+    def test_a_body_whose_message_is_wrong_is_refused(self, fields: dict[str, Any], said: str) -> None:
+        with pytest.raises(BadMessage, match=said):
+            native.read(orjson.dumps(fields))
+
     @given(
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
