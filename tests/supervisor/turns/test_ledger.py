@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from typing import Any, Final, Literal, get_args
 
@@ -12,15 +13,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agentscope_protocol.wire.errors import Code
-from agentscope_protocol.wire.frames import CancelReason
+from agentscope_protocol.wire.frames import CancelReason, StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, of_worker
+from agentscope_supervisor.domain.request import OnBusy, TurnRequest
+from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.domain.turn import (
     Cancel,
     Command,
     Complete,
     Dispatch,
     Idle,
-    OnBusy,
     Purpose,
     ReplaceProcess,
     Turn,
@@ -28,14 +30,15 @@ from agentscope_supervisor.domain.turn import (
 )
 from agentscope_supervisor.turns.ledger import (
     CRASH_RETRIES,
-    DISTRUST_AGAIN_AFTER,
     MAX_HELD_BODIES,
-    MAX_TELLING,
-    TELL_WITHIN,
+    MAX_NOTIFYING,
+    NOTIFY_WITHIN,
+    REPLACE_AGAIN_AFTER,
     Ledger,
     TurnLimits,
 )
 from agentscope_supervisor.turns.session_affinity import SessionAffinity
+from agentscope_supervisor.web.dialects.native import NATIVE
 
 SESSIONS: Final = ("s0", "s1", "s2")
 IDLE_AFTER: Final = 100.0
@@ -54,7 +57,24 @@ def slot_of(session: str, slots: int) -> int:
     return SESSIONS.index(session) % slots if session in SESSIONS else 0
 
 
-Told = Mapping[Turn, ErrorCode | None]
+@cache
+def body(size: int) -> bytes:
+    return bytes(size)
+
+
+def asked(
+    run_id: str,
+    session: str,
+    size: int = 2,
+    principal: str = "ann",
+    kind: StreamKind = StreamKind.EVENTS,
+) -> tuple[TurnRequest, Run]:
+    """A request for a turn, and the run that the turn would have."""
+    request = TurnRequest(session, kind, None, body(size), principal, {}, NATIVE)
+    return request, Run(run_id, session, kind, NATIVE, 0.0)
+
+
+Ended = Mapping[Turn, ErrorCode | None]
 
 
 @dataclass
@@ -62,13 +82,13 @@ class Known:
     """What the model knows of one accepted turn."""
 
     on: int | None = None  # the process that has it
-    hands: int = 0
+    dispatches: int = 0
     unsent: int = 0  # times that it provably never left
     crashes: int = 0  # times that it was lost and may run again
     cancelled_at: float | None = None
     ending: ErrorCode | None = None
     settled: bool = False
-    distrusted_at: float = 0.0
+    replace_asked_at: float = 0.0
 
     @property
     def over(self) -> bool:
@@ -136,15 +156,15 @@ class World(RuleBasedStateMachine):
     def do(
         self,
         commands: Iterable[Command],
-        told: Told | None = None,
+        ended: Ended | None = None,
         cancelled: Mapping[Turn, CancelReason] | None = None,
-        distrusted: Iterable[Turn] = (),
+        replaced: Iterable[Turn] = (),
         idle: Iterable[int] = (),
     ) -> None:
-        """Carries out, and compares with what the model says must come of this; hands are checked alone."""
+        """Carry out, and compare with what the model says must come of this; dispatches are checked alone."""
         settles: dict[Turn, ErrorCode | None] = {}
         cancels: dict[Turn, CancelReason] = {}
-        distrusts: list[Turn] = []
+        replaces: list[Turn] = []
         idles: list[int] = []
         for command in commands:
             match command:
@@ -156,8 +176,8 @@ class World(RuleBasedStateMachine):
                     assert known.waits
                     assert known.crashes <= CRASH_RETRIES
                     again = known.unsent + known.crashes
-                    assert known.hands == again, "a turn that may have begun was handed again"
-                    known.on, known.hands = process, known.hands + 1
+                    assert known.dispatches == again, "a turn that may have begun was dispatched again"
+                    known.on, known.dispatches = process, known.dispatches + 1
                 case Cancel(turn, process, reason):
                     known = self.known[turn]
                     assert known.runs
@@ -169,15 +189,17 @@ class World(RuleBasedStateMachine):
                     assert not known.settled, "settled twice"
                     known.settled = True
                     assert not (known.crashes and failure and failure.retryable), "the App has seen it"
+                    assert turn.is_open
+                    turn.run.end(failure, self.now)
                     settles[turn] = failure.code if failure is not None else None
                 case Idle(process):
                     idles.append(process)
                 case ReplaceProcess(turn, process):
                     assert self.known[turn].on == process
-                    distrusts.append(turn)
-        assert settles == (told or {})
+                    replaces.append(turn)
+        assert settles == (ended or {})
         assert cancels == (cancelled or {})
-        assert distrusts == list(distrusted)
+        assert replaces == list(replaced)
         assert idles == list(idle)
 
     def leaves(self, turn: Turn) -> list[int]:
@@ -200,10 +222,10 @@ class World(RuleBasedStateMachine):
             return ErrorCode.DRAINING
         if len(turns) >= limits.max_turns or sum(t.slot == slot for t in turns) >= limits.max_inflight:
             return ErrorCode.OVERLOADED
-        if sum(turn.size for turn in turns) + size > MAX_HELD_BODIES:
+        if sum(len(turn.request.body) for turn in turns) + size > MAX_HELD_BODIES:
             return ErrorCode.OVERLOADED
         most = limits.max_turns_per_principal
-        if most is not None and sum(turn.principal == principal for turn in turns) >= most:
+        if most is not None and sum(turn.request.principal == principal for turn in turns) >= most:
             return ErrorCode.TOO_MANY_REQUESTS
         of_session = self.open(session)
         if of_session and on_busy == "reject":
@@ -225,13 +247,15 @@ class World(RuleBasedStateMachine):
         expected = self.refusal(session, slot, size, principal, on_busy)
         earlier, waiting, running = self.open(session), self.waiting(session), self.running(session)
         run_id = f"run-{len(self.known)}"
-        turn, commands = self.ledger.accept(run_id, session, size, principal, on_busy, self.now)
+        request, run = asked(run_id, session, size, principal)
+        turn, commands = self.ledger.accept(request, run, on_busy, self.now)
         if isinstance(turn, Failure):
             assert turn.code is expected
             assert commands == []
             return
         assert expected is None
         assert (turn.number, turn.accepted_at) == (len(self.known) + 1, self.now)
+        assert (turn.request, turn.run, turn.run_id) == (request, run, run_id)
         self.known[turn] = Known()
         told: dict[Turn, ErrorCode | None] = {}
         cancelled: dict[Turn, CancelReason] = {}
@@ -354,22 +378,22 @@ class World(RuleBasedStateMachine):
 
     # -- time, and the end --------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([0.5, 5.0, 9.5, 10.0, 31.0, DISTRUST_AGAIN_AFTER]))
+    @rule(seconds=st.sampled_from([0.5, 5.0, 9.5, 10.0, 31.0, REPLACE_AGAIN_AFTER]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         told: dict[Turn, ErrorCode | None] = {}
         cancelled: dict[Turn, CancelReason] = {}
-        distrusted: list[Turn] = []
+        replaced: list[Turn] = []
         given_up: list[Turn] = []
         for turn in self.open():
             known, limit = self.known[turn], self.limits.request_timeout
             if known.settled:
-                if self.now - known.distrusted_at >= DISTRUST_AGAIN_AFTER:
-                    distrusted.append(turn)
+                if self.now - known.replace_asked_at >= REPLACE_AGAIN_AFTER:
+                    replaced.append(turn)
             elif known.cancelled_at is not None:
                 if self.now - known.cancelled_at >= self.limits.cancel_grace:
                     told[turn] = known.ending
-                    distrusted.append(turn)
+                    replaced.append(turn)
                     given_up.append(turn)
             elif limit and self.now - turn.accepted_at >= limit:
                 if known.waits:
@@ -381,14 +405,14 @@ class World(RuleBasedStateMachine):
                 if self.now - since >= self.limits.start_timeout:
                     told[turn] = self.honest(turn, ErrorCode.NOT_READY, retryable=True)
         idle = []
-        for turn in distrusted:
-            self.known[turn].distrusted_at = self.now
+        for turn in replaced:
+            self.known[turn].replace_asked_at = self.now
         for number, turn in enumerate(given_up):
             process = self.known[turn].on
             assert process is not None
             if not self.is_waited_for(process, given_up[: number + 1]):
                 idle.append(process)
-        self.do(self.ledger.expire(self.now), told, cancelled, distrusted, idle)
+        self.do(self.ledger.expire(self.now), told, cancelled, replaced, idle)
 
     @precondition(lambda self: not self.draining)
     @rule(really=st.sampled_from([False] * 6 + [True]))
@@ -415,6 +439,9 @@ class World(RuleBasedStateMachine):
         held = Counter(self.known[turn].on for turn in self.held() if not self.known[turn].settled)
         turns = self.open()
         assert len(self.ledger) == len(turns)
+        unsettled = self.unsettled()
+        assert self.ledger.open == len(unsettled)
+        assert sorted(self.ledger.active_sessions()) == sorted(turn.session_id for turn in unsettled)
         assert self.ledger.total == len(self.known)
         assert self.ledger.running() == held.total()
         assert all(self.ledger.on_process(process) == n for process, n in held.items() if process)
@@ -431,6 +458,9 @@ class World(RuleBasedStateMachine):
             assert (turn.state is TurnState.WAITING) is known.waits
             assert (turn.state is TurnState.RUNNING) is known.runs
             assert (turn.state is TurnState.SETTLED) is known.settled
+            assert turn.is_open is not known.settled
+            assert self.ledger.turn_of(turn.run) is turn
+        assert all(self.ledger.turn_of(turn.run) is None for turn, known in self.known.items() if known.over)
 
     def teardown(self) -> None:
         if self.assigned:
@@ -450,7 +480,7 @@ class World(RuleBasedStateMachine):
 
 
 def assert_nothing_is_kept(ledger: Ledger) -> None:
-    assert len(ledger) == ledger.running() == 0
+    assert len(ledger) == ledger.open == ledger.running() == 0
     assert not any([ledger._turns, ledger._sessions, ledger._on_process, ledger._by_principal])
     assert ledger._held == 0
     assert all(slot.turns == 0 and slot.ready == {} for slot in ledger._slots)
@@ -485,14 +515,15 @@ class Book:
         now: float = 0.0,
     ) -> tuple[Turn, list[Command]]:
         number = self.ledger.total + 1
-        turn, commands = self.ledger.accept(f"r{number}", session, size, principal, on_busy, now)
+        request, run = asked(f"r{number}", session, size, principal)
+        turn, commands = self.ledger.accept(request, run, on_busy, now)
         assert isinstance(turn, Turn)
         return turn, commands
 
     def refused(
         self, session: str = "s", on_busy: OnBusy = "queue", *, size: int = 10, principal: str = "ann"
     ) -> tuple[ErrorCode, int, bool]:
-        failure, commands = self.ledger.accept("r", session, size, principal, on_busy, 0.0)
+        failure, commands = self.ledger.accept(*asked("r", session, size, principal), on_busy, 0.0)
         assert isinstance(failure, Failure)
         assert failure.message
         assert commands == []
@@ -614,7 +645,7 @@ def test_the_limit_of_a_principal_is_its_own() -> None:
 def test_the_limit_of_a_slot_is_its_own() -> None:
     ledger = Ledger(Book(max_inflight=1).ledger.limits, 2, slot_of)
     for session in ("s0", "s1"):
-        turn, _ = ledger.accept("r", session, 1, "ann", "queue", 0.0)
+        turn, _ = ledger.accept(*asked("r", session), "queue", 0.0)
         assert isinstance(turn, Turn)
 
 
@@ -859,8 +890,8 @@ def test_a_turn_that_ignores_its_cancellation_is_given_up_and_keeps_its_session(
         "its process may end; nothing else would end it"
     )
     assert waiting.state is TurnState.WAITING, "its session is held until it has ended"
-    assert book.ledger.expire(15.0 + DISTRUST_AGAIN_AFTER - 0.1) == [], "given up once"
-    assert book.ledger.expire(15.0 + DISTRUST_AGAIN_AFTER) == [ReplaceProcess(turn, 1)], (
+    assert book.ledger.expire(15.0 + REPLACE_AGAIN_AFTER - 0.1) == [], "given up once"
+    assert book.ledger.expire(15.0 + REPLACE_AGAIN_AFTER) == [ReplaceProcess(turn, 1)], (
         "it may not have helped"
     )
     assert settled(book.ledger.expire(1000.0)) == [(waiting, ErrorCode.TIMEOUT, False)]
@@ -972,89 +1003,90 @@ TestWorld = World.TestCase
 
 
 def with_home(**limits: Any) -> Book:
-    """Process 1 has the slot, wants to be told, and session "s" lives in it."""
+    """Process 1 has the slot, wants notifications, and holds session "s"."""
     book = Book(**limits)
-    book.ledger.residents = SessionAffinity(IDLE_AFTER)
-    book.ledger.residents.joined(1)
-    book.ledger.residents.used("s", 1, "0.1", 0.0)
+    book.ledger.affinity = SessionAffinity(IDLE_AFTER)
+    book.ledger.affinity.joined(1)
+    book.ledger.affinity.used("s", 1, "0.1", 0.0)
     return book
 
 
-def told(commands: list[Command]) -> Turn:
-    """The turn that tells, which is all that these commands are."""
-    (hand,) = commands
-    assert isinstance(hand, Dispatch)
-    assert hand.turn.purpose is Purpose.TELL
-    return hand.turn
+def notification(commands: list[Command]) -> Turn:
+    """The turn that notifies, which is all that these commands dispatch."""
+    (command,) = commands
+    assert isinstance(command, Dispatch)
+    assert command.turn.purpose is Purpose.NOTIFY_IDLE
+    return command.turn
 
 
 def delete(book: Book, session: str = "s", now: float = 0.0) -> tuple[Turn | Failure, list[Command]]:
-    return book.ledger.accept("d", session, 2, "ann", "reject", now, Purpose.FORGET)
+    request, run = asked("d", session, kind=StreamKind.FORGET)
+    return book.ledger.accept(request, run, "reject", now, Purpose.FORGET)
 
 
-def test_a_session_that_is_idle_is_told_and_its_next_turn_waits_for_it() -> None:
+def test_a_session_that_is_idle_is_notified_and_its_next_turn_waits_for_it() -> None:
     book = with_home()
-    assert book.ledger.tell(IDLE_AFTER - 0.1) == []
-    telling = told(book.ledger.tell(IDLE_AFTER))
-    assert (telling.session_id, telling.process) == ("s", 1)
+    assert book.ledger.notify_idle(IDLE_AFTER - 0.1) == []
+    notifying = notification(book.ledger.notify_idle(IDLE_AFTER))
+    assert (notifying.session_id, notifying.process) == ("s", 1)
     assert book.ledger.on_process(1) == 1
     turn, commands = book.submit("s", "reject")
     assert commands == []
     assert book.ledger.ahead(turn) == 1
-    assert book.ledger.ended(telling)[-1] == Dispatch(turn, 1)
+    assert book.ledger.ended(notifying)[-1] == Dispatch(turn, 1)
     assert book.ledger.total == 1, "clients are counted"
     book.ledger.ended(turn)
     assert_nothing_is_kept(book.ledger)
 
 
-def test_a_session_moves_when_it_has_been_told() -> None:
+def test_a_session_moves_when_its_process_was_notified() -> None:
     book = with_home()
     book.ledger.assign(0, 2, 0.0)
     turn, commands = book.submit()
-    telling = told(commands)
-    assert telling.process == 1
+    notifying = notification(commands)
+    assert notifying.process == 1
     assert turn.state is TurnState.WAITING
-    assert book.ledger.failed(telling, Code.APP_ERROR, "no")[-1] == Dispatch(turn, 2)
+    assert book.ledger.failed(notifying, Code.APP_ERROR, "no")[-1] == Dispatch(turn, 2)
 
 
-def test_telling_is_not_tried_again() -> None:
+def test_a_notification_is_not_repeated() -> None:
     for code in (Code.UNSENT, Code.LINK_LOST):
         book = with_home()
         book.ledger.assign(0, 2, 0.0)
         turn, commands = book.submit()
-        assert book.ledger.failed(told(commands), code, "gone")[-1] == Dispatch(turn, 2)
+        assert book.ledger.failed(notification(commands), code, "gone")[-1] == Dispatch(turn, 2)
 
 
-def test_telling_has_its_time_and_then_its_grace() -> None:
+def test_a_notification_has_its_time_and_then_its_grace() -> None:
     book = with_home(cancel_grace=10.0, request_timeout=1.0)
-    telling = told(book.ledger.tell(IDLE_AFTER))
+    notifying = notification(book.ledger.notify_idle(IDLE_AFTER))
     start = IDLE_AFTER + 0.5
     assert book.ledger.expire(start) == []
-    assert book.ledger.expire(start + TELL_WITHIN - 0.1) == []
-    late = start + TELL_WITHIN
-    assert book.ledger.expire(late) == [Cancel(telling, 1, CancelReason.TIMEOUT)]
+    assert book.ledger.expire(start + NOTIFY_WITHIN - 0.1) == []
+    late = start + NOTIFY_WITHIN
+    assert book.ledger.expire(late) == [Cancel(notifying, 1, CancelReason.TIMEOUT)]
     assert [type(command) for command in book.ledger.expire(late + 10.0)] == [Complete, ReplaceProcess, Idle]
     turn, commands = book.submit(now=late + 10.0)
     assert commands == [], "its process must end first"
-    assert book.ledger.failed(telling, Code.LINK_LOST, "")[-1] == Dispatch(turn, 1)
+    assert book.ledger.failed(notifying, Code.LINK_LOST, "")[-1] == Dispatch(turn, 1)
 
 
-def test_nobody_interrupts_or_counts_what_tells() -> None:
+def test_a_notification_is_neither_interrupted_nor_counted() -> None:
     book = with_home(max_turns=1, max_inflight=1, max_turns_per_principal=1)
-    telling = told(book.ledger.tell(IDLE_AFTER))
+    notifying = notification(book.ledger.notify_idle(IDLE_AFTER))
     assert book.ledger.full() is None
     assert book.ledger.interrupt(0.0, session_id="s") == (0, [])
     turn, commands = book.submit("s", "interrupt")
     assert commands == []
-    assert telling.state is TurnState.RUNNING
+    assert notifying.state is TurnState.RUNNING
     assert book.refused("another") == (ErrorCode.OVERLOADED, 503, True)
-    book.ledger.ended(telling)
+    book.ledger.ended(notifying)
     assert turn.state is TurnState.RUNNING
 
 
-def test_a_session_that_is_being_told_has_room_for_as_many_as_ever() -> None:
+def test_a_session_that_is_being_notified_has_room_for_as_many_turns_as_ever() -> None:
     book = with_home(max_queue=0)
-    told(book.ledger.tell(IDLE_AFTER))
+    notification(book.ledger.notify_idle(IDLE_AFTER))
     turn, _ = book.submit()
     assert turn.state is TurnState.WAITING
     assert book.refused() == (ErrorCode.TOO_MANY_REQUESTS, 429, True)
@@ -1069,30 +1101,30 @@ def test_latest_leaves_what_is_not_of_clients() -> None:
     assert deletion.state is TurnState.WAITING
 
 
-def test_only_so_many_are_told_at_once() -> None:
+def test_only_so_many_sessions_are_notified_at_once() -> None:
     book = with_home()
-    for number in range(MAX_TELLING + 5):
-        book.ledger.residents.used(f"s{number}", 1, "0.1", 0.0)
-    first = book.ledger.tell(IDLE_AFTER)
-    assert len(first) == MAX_TELLING
-    assert book.ledger.tell(IDLE_AFTER) == []
+    for number in range(MAX_NOTIFYING + 5):
+        book.ledger.affinity.used(f"s{number}", 1, "0.1", 0.0)
+    first = book.ledger.notify_idle(IDLE_AFTER)
+    assert len(first) == MAX_NOTIFYING
+    assert book.ledger.notify_idle(IDLE_AFTER) == []
     assert isinstance(first[0], Dispatch)
     book.ledger.ended(first[0].turn)
-    assert len(book.ledger.tell(IDLE_AFTER)) == 1
+    assert len(book.ledger.notify_idle(IDLE_AFTER)) == 1
     book.ledger.drain()
-    assert book.ledger.tell(IDLE_AFTER) == [], "the instance stops: nobody is told any more"
+    assert book.ledger.notify_idle(IDLE_AFTER) == [], "the instance stops: no more notifications"
 
 
-def test_a_turn_that_ignored_its_cancellation_is_not_waited_for_to_be_told() -> None:
+def test_a_turn_that_ignored_its_cancellation_holds_up_no_notification() -> None:
     book = with_home()
     turn, _ = book.submit()
     book.ledger.cancel(turn, CancelReason.INTERRUPTED, 0.0)
-    book.ledger.residents.leave(1, 0.0)
-    assert book.ledger.tell(0.0) == []
-    assert book.ledger.residents.departed(0.0) == [], "it may end yet, and is told then"
+    book.ledger.affinity.leave(1, 0.0)
+    assert book.ledger.notify_idle(0.0) == []
+    assert book.ledger.affinity.departed(0.0) == [], "it may end yet, and is notified then"
     book.ledger.expire(10.0)
-    assert book.ledger.tell(10.0) == []
-    assert book.ledger.residents.departed(10.0) == [(1, 0)]
+    assert book.ledger.notify_idle(10.0) == []
+    assert book.ledger.affinity.departed(10.0) == [(1, 0)]
 
 
 def test_a_deletion_is_a_turn_that_is_refused_while_another_is_open() -> None:
@@ -1116,11 +1148,11 @@ def test_a_deletion_is_a_turn_that_is_refused_while_another_is_open() -> None:
     assert after.process is None
 
 
-def test_before_a_deletion_the_session_is_told() -> None:
+def test_before_a_deletion_the_process_is_notified() -> None:
     book = with_home()
     deletion, commands = delete(book)
     assert isinstance(deletion, Turn)
-    assert book.ledger.ended(told(commands))[-1] == Dispatch(deletion, 1)
+    assert book.ledger.ended(notification(commands))[-1] == Dispatch(deletion, 1)
 
 
 def test_a_deletion_that_was_not_sent_is_given_to_the_next_process() -> None:
@@ -1137,3 +1169,27 @@ def test_open_turns_are_shown_by_session() -> None:
     assert {session: list(turns) for session, turns in book.ledger.sessions().items()} == {
         "s": [first, second]
     }
+
+
+def test_the_turn_of_a_run_is_found_until_its_process_has_ended_it() -> None:
+    book = Book(cancel_grace=10.0)
+    (first, _), (second, _) = book.submit(), book.submit()
+    assert (book.ledger.turn_of(first.run), book.ledger.turn_of(second.run)) == (first, second)
+    assert book.ledger.turn_of(asked("other", "s")[1]) is None
+    book.ledger.ended(first)
+    assert book.ledger.turn_of(first.run) is None
+    book.ledger.cancel(second, CancelReason.TIMEOUT, 0.0)
+    book.ledger.expire(10.0)
+    assert (book.ledger.open, list(book.ledger.active_sessions())) == (0, []), "its run has ended"
+    assert (len(book.ledger), book.ledger.turn_of(second.run)) == (1, second)
+    book.ledger.ended(second)
+    assert_nothing_is_kept(book.ledger)
+
+
+def test_only_sessions_with_a_turn_of_a_client_are_active() -> None:
+    book = with_home()
+    notifying = notification(book.ledger.notify_idle(IDLE_AFTER))
+    delete(book, "d")
+    book.submit("b")
+    assert (book.ledger.open, list(book.ledger.active_sessions())) == (3, ["b"])
+    assert notifying.run.wire.tail("r", 0, None) == (b"", 0), "no client reads it"

@@ -92,9 +92,9 @@ def test_the_home_of_a_session_is_where_it_was_used_last(known: SessionAffinity)
     assert known.home("a") == 1
     known.used("a", 3, "0.2", 0.0)
     assert known.home("a") == 3
-    known.told("a")
+    known.notified("a")
     assert known.home("a") is None
-    known.told("b")
+    known.notified("b")
     known.rested("a", 1.0)
     assert known.home("a") is None, "it has ended; the next one has to be used first"
     known.rested("c", 1.0)
@@ -119,7 +119,7 @@ def test_a_process_that_leaves_is_told_of_all_that_live_in_it(known: SessionAffi
     assert known.departed(1.0) == []
     assert known.due({"c"}, 9, 1.0) == [("a", 1), ("d", 1)], "b has moved, c has a turn"
     assert known.departed(1.0) == []
-    known.told("c")
+    known.notified("c")
     assert known.due(NOBODY, 9, 1.0) == []
     assert known.departed(1.0) == [(1, 0)]
     assert known.departed(1.0) == []
