@@ -27,7 +27,6 @@ from agentscope_supervisor.daemon import Daemon
 from agentscope_supervisor.domain.turn import Purpose, Turn
 from agentscope_supervisor.processes.launcher import LaunchRequest
 from agentscope_supervisor.project.config import ProjectError
-from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.turns.session_affinity import FAREWELL_WITHIN
 from agentscope_supervisor.workers import pool
 
@@ -192,11 +191,11 @@ class Link:
     async def connect(self, sock: object) -> None:
         pass
 
-    def dispatch(self, turn: Turn, invocation: object, answer: Answer) -> None:
+    def dispatch(self, turn: Turn) -> None:
         if self.closed:
             raise LocalProtocolError("the link is closed")
         self.worker._machine.may_dispatch(turn, self.worker)
-        answer.take(self._label, lambda _: None, self.worker._machine.loop.now)
+        turn.run.take(self._label, lambda _: None, self.worker._machine.loop.now)
         self.worker.turns[turn] = False
         (self.worker.sessions.add if turn.purpose is Purpose.CLIENT else self.worker.sessions.discard)(
             turn.session_id
@@ -426,7 +425,7 @@ class Machine:
         """A turn is sent once, to a ready process, and never beside another turn of its session."""
         assert turn not in self.begun, "a turn that an App may have begun is sent again"
         process = self.daemon._pool[worker.link.process]
-        if turn.purpose is Purpose.TELL:
+        if turn.purpose is Purpose.NOTIFY_IDLE:
             assert process.state.name in ("READY", "DRAINING")
             assert turn.session_id in worker.sessions, "notified twice, or about a session that it never had"
         else:

@@ -22,11 +22,12 @@ from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.daemon import Daemon
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import Key
-from agentscope_supervisor.domain.request import TurnRequest
-from agentscope_supervisor.domain.turn import OnBusy, Purpose, Turn, TurnState
-from agentscope_supervisor.runs.client_stream import Answer
+from agentscope_supervisor.domain.request import OnBusy, TurnRequest
+from agentscope_supervisor.domain.run import Reader, Run
+from agentscope_supervisor.domain.turn import Purpose, Turn, TurnState
 from agentscope_supervisor.turns import routing
 from agentscope_supervisor.turns.quarantine import Quarantine
+from agentscope_supervisor.web.dialects.native import NATIVE
 from agentscope_supervisor.workers.fleet import EX_CONFIG, EX_OK, EX_TEMPFAIL
 from agentscope_supervisor.workers.lifecycle import ProcessState
 from tests.fakes.machine import STATES, Machine, Worker, notice_detail
@@ -40,17 +41,29 @@ MOST_SLOTS: Final = 4
 NOTIFIED: Final = '{"forms": [2, 3]}'  # a worker that is notified about sessions that leave it
 
 
-class Asked(Answer):
-    """The answer to an accepted request, and each result that its client has received."""
+class Client(Reader):
+    """Takes what it is fed."""
 
-    def __init__(self, run_id: str, body: bytes, now: float) -> None:
-        super().__init__(run_id, StreamKind.EVENTS, now)
+    def fed(self, number: int, count: int, payload: bytes, now: float) -> bool:
+        return True
+
+    def ended(self) -> None:
+        pass
+
+
+class Asked(Run):
+    """The run of a request that became a turn, its client, and each result that its client received."""
+
+    def __init__(self, run_id: str, session: str, body: bytes, now: float, key: Key | None = None) -> None:
+        super().__init__(run_id, session, StreamKind.EVENTS, NATIVE, now, key)
         self.body: Final = body
         self.results: Final[list[Failure | None]] = []
+        self.client: Final = Client()
+        self.readers.append(self.client)
 
-    def settle(self, failure: Failure | None, now: float) -> None:
+    def end(self, failure: Failure | None, now: float) -> None:
         self.results.append(failure)
-        super().settle(failure, now)
+        super().end(failure, now)
 
 
 class World(RuleBasedStateMachine):
@@ -131,11 +144,11 @@ class World(RuleBasedStateMachine):
 
     def ask(self, session: str, on_busy: OnBusy | None, body: bytes, key: Key | None = None) -> None:
         run_id = f"r{next(self.runs)}"
-        asked = Asked(run_id, body, self.machine.loop.now)
-        request = TurnRequest(session, StreamKind.EVENTS, on_busy, body, "ann", {}, key)
+        asked = Asked(run_id, session, body, self.machine.loop.now, key)
+        request = TurnRequest(session, StreamKind.EVENTS, on_busy, body, "ann", {}, NATIVE, key)
 
         def submit() -> None:
-            turn = self.daemon.submit(request, asked)
+            turn = self.daemon._turns.submit(request, asked)
             poisoned = self.poison.refusal(session, body, self.machine.loop.now)
             if isinstance(turn, Failure):
                 assert (turn.code is ErrorCode.POISONED) is (poisoned is not None)
@@ -163,10 +176,10 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: not self.over)
     @rule(session=st.sampled_from(SESSIONS))
     def a_session_is_deleted(self, session: str) -> None:
-        asked = Asked(f"r{next(self.runs)}", b"", self.machine.loop.now)
-        request = TurnRequest(session, StreamKind.FORGET, "reject", b"{}", "ann", {})
+        asked = Asked(f"r{next(self.runs)}", session, b"", self.machine.loop.now)
+        request = TurnRequest(session, StreamKind.FORGET, "reject", b"{}", "ann", {}, NATIVE)
         busy = any(turn.session_id == session and turn.purpose is Purpose.CLIENT for turn in self.open())
-        turn = self.machine.do(lambda: self.daemon.submit(request, asked))
+        turn = self.machine.do(lambda: self.daemon._turns.submit(request, asked))
         if isinstance(turn, Failure):
             refused = (ErrorCode.SESSION_BUSY,) if busy else (ErrorCode.TOO_MANY_REQUESTS,)
             assert turn.code in refused or self.stopping
@@ -175,15 +188,17 @@ class World(RuleBasedStateMachine):
             self.asked[turn] = asked
 
     @precondition(lambda self: not self.over and self.open())
-    @rule(data=st.data())
-    def a_client_leaves(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), another_reads=st.booleans())
+    def a_client_leaves(self, data: st.DataObject, another_reads: bool) -> None:
         turn = data.draw(st.sampled_from(self.open()))
-        self.machine.do(lambda: self.daemon.leave(turn))
+        if not another_reads:
+            turn.run.leave(self.asked[turn].client)
+        self.machine.do(lambda: self.daemon._turns.leave(turn))
 
     @precondition(lambda self: not self.over)
     @rule(session=st.sampled_from(SESSIONS))
     def a_session_is_stopped(self, session: str) -> None:
-        self.machine.do(lambda: self.daemon.interrupt(session_id=session, run_id=None))
+        self.machine.do(lambda: self.daemon._turns.interrupt(session_id=session, run_id=None))
 
     # -- workers ------------------------------------------------------------------------------
 
@@ -480,15 +495,14 @@ class World(RuleBasedStateMachine):
         if self.over:
             assert not self.open(), "a turn without a terminal event"
             return
-        notifications = {
-            number
-            for number, (request, _) in self.daemon._turns.open.items()
-            if request.form is StreamKind.IDLE
-        }
-        assert self.daemon._turns.open.keys() - notifications == {turn.number for turn in self.open()}
+        ledger = self.daemon._ledger
+        kept = {number: turn.purpose for number, turn in ledger._turns.items() if turn.is_open}
+        notifications = {number for number, purpose in kept.items() if purpose is Purpose.NOTIFY_IDLE}
+        assert kept.keys() - notifications == {turn.number for turn in self.open()}
+        assert ledger.open == len(kept)
         assert self.machine.ready or not notifications
         runs = {turn.number for w in self.machine.workers if not w.link.closed for turn in w.turns}
-        assert self.daemon._ledger._turns.keys() <= self.daemon._turns.open.keys() | runs
+        assert ledger._turns.keys() <= kept.keys() | runs
 
     @invariant()
     def turns_of_a_session_begin_in_order(self) -> None:
@@ -521,11 +535,9 @@ class World(RuleBasedStateMachine):
             assert not self.daemon._fleet.ever_ready, "gave up although the App has worked"
         assert all(len(asked.results) == 1 for asked in self.asked.values())
         daemon = self.daemon
-        assert not any(
-            [daemon._turns.open, daemon._ledger._turns, daemon._ledger._sessions, daemon._turns._blamed]
-        )
+        assert not any([daemon._ledger._turns, daemon._ledger._sessions, daemon._turns._blamed])
         assert not daemon._turns._leaving
-        assert not any([daemon._turns.residents._telling, daemon._turns.residents._leaving])
+        assert not any([daemon._turns.affinity._telling, daemon._turns.affinity._leaving])
         assert not any([daemon._ledger._on_process, daemon._ledger._by_principal, daemon._ledger._held])
         assert not any(
             [list(daemon._pool), daemon._controller.recycling._processes, daemon._fleet._revisions]
@@ -684,18 +696,17 @@ def test_an_unsent_turn_waits_again(world: World) -> None:
     world.machine.do(lambda: worker.dies(1))
     world.machine.do(worker.link.lose)
     assert turn.state is TurnState.WAITING
-    assert asked.run is not None
-    assert (asked.worker, asked.run.state.name) == (None, "QUEUED")
-    assert world.daemon.ahead(turn) == 0
+    assert (asked.worker, asked.state.name) == (None, "QUEUED")
+    assert world.daemon._turns.ahead(turn) == 0
 
 
 def test_a_client_with_a_key_may_come_back_after_each_disconnect(world: World) -> None:
     world.ask("a", "queue", b"one", Key("me", "k", b"print"))
     ((turn, asked),) = world.asked.items()
-    world.machine.do(asked.abandon)
-    world.machine.do(lambda: world.daemon.leave(turn))
+    asked.leave(asked.client)
+    world.machine.do(lambda: world.daemon._turns.leave(turn))
     world.machine.pass_time(8.0)
-    world.machine.do(lambda: world.daemon.leave(turn))  # the client came back in between
+    world.machine.do(lambda: world.daemon._turns.leave(turn))  # the client came back in between
     world.machine.pass_time(9.0)
     assert turn.state is TurnState.RUNNING
     world.machine.pass_time(2.0)

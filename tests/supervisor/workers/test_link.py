@@ -7,8 +7,9 @@ from typing import Any
 from agentscope_protocol.wire.codec import FrameReader, encode
 from agentscope_protocol.wire.frames import PROTOCOL_VERSION, Hello, Open, StreamKind
 from agentscope_supervisor.domain.request import TurnRequest
+from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.domain.turn import Turn
-from agentscope_supervisor.runs.client_stream import Answer
+from agentscope_supervisor.web.dialects.native import NATIVE
 from agentscope_supervisor.workers.link import AT_ONCE, WorkerLink
 
 
@@ -22,8 +23,6 @@ class Socket(asyncio.Transport):
     def writelines(self, data: Iterable[bytes]) -> None:  # type: ignore[override]  # only bytes are sent
         frames = FrameReader().feed(b"".join(data))
         self.writes.append([frame.run_id for frame in frames if isinstance(frame, Open)])
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
 
     def is_closing(self) -> bool:
         return False
@@ -41,12 +40,10 @@ def connected() -> tuple[WorkerLink, Socket]:
 def dispatch(link: WorkerLink, *numbers: int) -> None:
     for number in numbers:
         name = f"r{number}"
-        turn = Turn(number, name, "s", 0, 2, "", 0.0)
-        link.dispatch(
-            turn,
-            TurnRequest("s", StreamKind.EVENTS, None, b"{}", "", {}),
-            Answer(name, StreamKind.EVENTS, 0.0),
-        )
+        request = TurnRequest("s", StreamKind.EVENTS, None, b"{}", "", {}, NATIVE)
+        turn = Turn(number, request, Run(name, "s", StreamKind.EVENTS, NATIVE, 0.0), 0, 0.0)
+        link.dispatch(turn)
+        assert turn.run.worker == "0.1"
 
 
 async def test_a_few_turns_are_sent_in_one_write_at_the_end_of_the_iteration() -> None:
