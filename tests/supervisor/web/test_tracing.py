@@ -6,16 +6,17 @@ import pytest
 
 from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
-from agentscope_supervisor.runs.client_stream import Answer
+from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.web import tracing
+from agentscope_supervisor.web.dialects.native import NATIVE
 from agentscope_supervisor.web.otlp import Context, Kind, caller
 from agentscope_supervisor.web.tracing import CLIENT_LEFT, RequestTrace, Tracing
 
 PARENT = Context("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", True, "a=1")
 
 
-def answer(taken_at: float | None = None) -> Answer:
-    made = Answer("run", StreamKind.EVENTS, 10.0)
+def run(taken_at: float | None = None) -> Run:
+    made = Run("run", "session", StreamKind.EVENTS, NATIVE, 10.0)
     if taken_at is not None:
         made.take("0.1", lambda size: None, taken_at)
     return made
@@ -23,9 +24,7 @@ def answer(taken_at: float | None = None) -> Answer:
 
 def test_a_request_and_its_wait() -> None:
     trace = RequestTrace(PARENT, 10.0)
-    trace.accepted(answer(10.25))
-    trace.status = 200
-    http, wait = trace.over(11.0)
+    http, wait = trace.over(11.0, 200, None, run(10.25))
     assert (http.kind, http.parent_id, http.context.trace_id) == (
         Kind.SERVER,
         PARENT.span_id,
@@ -42,24 +41,22 @@ def test_a_request_and_its_wait() -> None:
 
 def test_without_a_caller_it_is_a_root() -> None:
     one, other = RequestTrace(None, 0.0), RequestTrace(None, 0.0)
-    (span,) = one.over(1.0)
+    (span,) = one.over(1.0, 200, None, None)
     assert span.parent_id == ""
     assert one.headers != other.headers
 
 
 def test_what_the_caller_does_not_sample_makes_no_spans() -> None:
     trace = RequestTrace(Context(PARENT.trace_id, PARENT.span_id, sampled=False), 0.0)
-    assert trace.over(1.0) == []
+    assert trace.over(1.0, 200, None, run(0.5)) == []
     assert trace.headers["traceparent"].endswith("-00")
 
 
 def test_a_turn_that_no_worker_took() -> None:
     trace = RequestTrace(None, 10.0)
-    waiting = answer()
-    trace.accepted(waiting)
-    waiting.failure = Failure(ErrorCode.NOT_READY, "no")
-    trace.status = 503
-    http, wait = trace.over(12.0)
+    waiting = run()
+    waiting.end(Failure(ErrorCode.NOT_READY, "no"), 12.0)
+    http, wait = trace.over(12.0, 503, None, waiting)
     assert http.attributes["error.type"] == "NOT_READY"
     assert http.error == "NOT_READY"
     assert wait.error
@@ -67,17 +64,23 @@ def test_a_turn_that_no_worker_took() -> None:
 
 
 def test_a_client_that_left() -> None:
-    (http,) = RequestTrace(None, 0.0).over(1.0)
+    (http,) = RequestTrace(None, 0.0).over(1.0, CLIENT_LEFT, None, None)
     assert http.attributes["http.response.status_code"] == CLIENT_LEFT
     assert http.attributes["error.type"] == "client_left"
     assert http.error is None
+
+
+def test_a_request_that_was_refused() -> None:
+    (http,) = RequestTrace(None, 0.0).over(1.0, 400, Failure(ErrorCode.INVALID_REQUEST, "no"), None)
+    assert http.attributes["error.type"] == "INVALID_REQUEST"
+    assert http.error is None, "the caller did it wrong, not the server"
 
 
 async def test_what_waits_to_be_sent_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "QUEUED", 3)
     sender = Tracing("http://127.0.0.1:9/v1/traces", "app")
     for _ in range(5):
-        sender.record(sender.request({}))
+        sender.record(sender.request({}), 200, None, None)
     assert len(sender._queue) == 3
     assert sender._dropped == 2
     assert sender._sending is not None
