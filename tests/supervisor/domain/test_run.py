@@ -12,6 +12,8 @@ from agentscope_supervisor.domain.wire_format import NO_EVENTS
 from agentscope_supervisor.web.dialects import native
 from agentscope_supervisor.web.dialects.native import NATIVE
 
+pytestmark = pytest.mark.as_python
+
 APP_ERROR: Final = Failure(ErrorCode.APP_ERROR, "no")
 BUSY: Final = refusal(ErrorCode.OVERLOADED, "full")
 

@@ -11,6 +11,8 @@ from agentscope_supervisor.http1.channel import LAST_CHUNK, Channel, Exchange
 from agentscope_supervisor.http1.chunked_writer import ChunkedWriter
 from agentscope_supervisor.http1.responses import header_lines
 
+pytestmark = pytest.mark.as_python
+
 JSON: Final = header_lines({"Content-Type": "application/json"})
 APP_ERROR: Final = Failure(ErrorCode.APP_ERROR, "no")
 

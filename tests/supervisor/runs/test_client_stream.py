@@ -15,6 +15,8 @@ from agentscope_supervisor.runs.log import RunLog
 from agentscope_supervisor.web.dialects import native
 from agentscope_supervisor.web.dialects.native import NATIVE
 
+pytestmark = pytest.mark.as_python
+
 RUN: Final = "r1"
 LOST: Final = Failure(ErrorCode.WORKER_LOST, "the worker died under the turn")
 ALL: Final = 1 << 30
