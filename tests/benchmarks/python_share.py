@@ -19,13 +19,12 @@ import uvloop
 from agentscope_protocol.config.settings import Settings
 from agentscope_protocol.wire.codec import encode
 from agentscope_protocol.wire.frames import Data, End, Hello
-from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.turn import Turn
-from agentscope_supervisor.runs.client_stream import Answer
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.system.event_queue import EventQueue
 from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.web.app import FrontDoor
+from agentscope_supervisor.web.dialects import FORMATS
 from agentscope_supervisor.workers.link import WorkerLink
 from tests.harness.client import JSON, request, turn_body
 
@@ -76,40 +75,31 @@ class Instance:
         settings, queue = Settings(), EventQueue()
         self._post: Final = queue.post
         store: Any = None  # of runs without a key it is not asked
-        recorder = Recorder(settings.sessions, store)
+        recorder = Recorder(settings.sessions, store, FORMATS)
         self.turns: Final = TurnService(settings, 1, queue.post, recorder, None)
         self.link: Final = WorkerLink(PROCESS, "0.1", {}, cast(Any, None), cast(Any, self))
         self.to_worker: Final = Wire()
         self.from_worker: Final = self.link._link
         self.from_worker.connection_made(self.to_worker)
         self.from_worker.data_received(encode(Hello(1, {})))
-        self.turns.hands = cast(Any, self)
+        self.turns.processes = cast(Any, self)
         self.turns.assign(0, PROCESS)
-        self.door: Final = FrontDoor(settings.server, cast(Any, self), recorder)
+        nothing: Any = None  # of the table and the condition no turn asks
+        self.door: Final = FrontDoor(settings.server, self.turns, nothing, nothing, recorder)
         self.streams = 0
 
-    def submit(self, asked: TurnRequest, answer: Answer) -> Any:
+    def dispatch(self, _number: int, turn: Turn) -> None:
         self.streams += 1
-        return self.turns.submit(asked, answer)
-
-    def ahead(self, turn: Turn) -> int:
-        return self.turns.ledger.ahead(turn)
-
-    def leave(self, turn: Turn) -> None:
-        self.turns.leave(turn)
-
-    def dispatch(self, _number: int, turn: Turn, asked: TurnRequest, answer: Answer) -> None:
-        self.link.dispatch(turn, asked, answer)
+        self.link.dispatch(turn)
 
     def drained(self, number: int) -> None: ...
 
-    def ended(self, turn: Turn, whole: bytes) -> None:
-        self._post(lambda: self.turns.ended(turn, whole))
+    def ended(self, turn: Turn, json_body: bytes) -> None:
+        self._post(lambda: self.turns.ended(turn, json_body))
 
     def connect(self) -> Wire:
         wire = Wire()
-        assert self.door._direct is not None, "there is no tracing"
-        wire.set_protocol(self.door._direct.connect(False, lambda: None))
+        wire.set_protocol(self.door._fast.connect(False, lambda: None))
         wire.protocol.connection_made(wire)
         return wire
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from agentscope_protocol.wire.codec import encode, header
-from agentscope_protocol.wire.frames import MAX_FEW_WORDS, Data, End, Open, Pong, Tag
+from agentscope_protocol.wire.frames import MAX_FEW_WORDS, Data, End, Notice, Open, Tag
 from tests.fakes.hostile_worker import ORDERS, program, raw
 from tests.harness.bystanders import unharmed
 from tests.harness.client import Stream, invoke, new_session, session_in, texts
@@ -189,7 +189,7 @@ async def test_f55_a_frame_for_a_stream_that_is_not_open(
 @pytest.mark.fault("F56")
 @pytest.mark.parametrize(
     "after",
-    [{"say": "more"}, {"end": 0}, raw(encode(Pong(1, 0, 0)) + encode(End(1)))],
+    [{"say": "more"}, {"end": 0}, raw(encode(Notice("progress", "")) + encode(End(1)))],
     ids=["data", "end", "1st"],
 )
 async def test_f56_an_answer_that_goes_on_after_its_end(

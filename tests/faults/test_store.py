@@ -7,9 +7,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from agentscope_supervisor.domain import sse
 from agentscope_supervisor.runs.database import Database, StoreLimits
 from agentscope_supervisor.runs.store import Store as Store  # for the writers below
+from agentscope_supervisor.web.dialects import native
 from tests.harness.client import Stream
 from tests.harness.instance import Instance, environment
 from tests.harness.waiting import wait_until
@@ -20,18 +20,18 @@ KILLS: Final = 8
 # Claims keys and writes events as fast as it can; each line that it prints is a key that it was told it has.
 WRITER: Final = """
 import asyncio, itertools, pathlib, sys, time
-from agentscope_protocol.wire.frames import Form
-from agentscope_supervisor.domain import sse
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.idempotency import Key
+from agentscope_supervisor.web.dialects import native
 from tests.faults.test_store import LIMITS, Store
 
 async def write(store, run):
     key = Key("me", run, b"print")
-    assert await store.ask(lambda db: db.claim(run, "s", Form.EVENTS, key, time.time())) is None
+    assert await store.ask(lambda db: db.claim(run, "s", StreamKind.EVENTS, key, time.time())) is None
     assert store.failure == "", store.failure
     print(run, flush=True)
     for number in range(3):
-        data = sse.event(run, number, b"x" * 500)
+        data = native.event(run, number, b"x" * 500)
         store.put(lambda db, n=number, data=data: db.add(run, n, n + 1, data), len(data))
     store.put(lambda db: db.end(run, 3, "0.1", None, b"[]", False, time.time()))
 
@@ -73,7 +73,7 @@ def test_sigkill_in_the_middle_of_writes_loses_nothing_that_was_acknowledged(tmp
         for run in acknowledged:
             found = db.load(run, 0.0)
             assert found is not None, "its key was acknowledged"
-            pieces = [(number, number + 1, sse.event(run, number, b"x" * 500)) for number in range(3)]
+            pieces = [(number, number + 1, native.event(run, number, b"x" * 500)) for number in range(3)]
             assert list(found.pieces) == pieces[: len(found.pieces)]
             if found.next is not None:
                 complete += 1
@@ -84,7 +84,7 @@ def test_sigkill_in_the_middle_of_writes_loses_nothing_that_was_acknowledged(tmp
 
 FULL: Final = """
 import asyncio, logging, pathlib, sys, time
-from agentscope_protocol.wire.frames import Form
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.idempotency import Key
 from tests.faults.test_store import LIMITS, Store
 from tests.harness.waiting import eventually
@@ -95,7 +95,7 @@ async def main():
     store.start()
 
     def claim(run):
-        return lambda db: db.claim(run, "s", Form.EVENTS, Key("me", run, b"print"), time.time())
+        return lambda db: db.claim(run, "s", StreamKind.EVENTS, Key("me", run, b"print"), time.time())
 
     assert await store.ask(claim("before")) is None
     assert (await store.ask(claim("before"))).run_id == "before"

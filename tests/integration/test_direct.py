@@ -33,7 +33,7 @@ POST: Final = request("POST", "/invoke", b"hello", JSON)
 WAIT: Final = request("POST", "/invoke", b"wait", JSON)  # is answered, and its answer does not end
 
 
-class Door:
+class Door(Exchange):
     """Says which way each request came."""
 
     def __init__(self, idle: float = 60.0, head: float = 5.0, body_within: float = 0.05) -> None:
@@ -304,7 +304,6 @@ async def test_shutdown_does_not_wait_for_who_has_left() -> None:
             await ending
 
 
-@pytest.mark.as_python
 async def test_a_bug_of_ours_counts_as_500_whichever_way_it_came() -> None:
     counted: list[tuple[str, int]] = []
     metrics: Any = SimpleNamespace(request=lambda route, status: counted.append((route, status)))
