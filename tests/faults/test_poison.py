@@ -21,7 +21,7 @@ async def test_f19_a_message_that_keeps_killing_its_worker_is_refused_and_its_sl
     assert codes[2:] == ["POISONED"] * 8
     refused = await invoke(port, session, deadly)
     assert refused.status == 503
-    assert "in 2 deaths in a row" in refused.json["error"]["message"]
+    assert "crashed 2 times in a row" in refused.json["error"]["message"]
     assert await texts(port, session, "as before") == ["as before"], "only the message is refused"
     assert await texts(port, other, "as before") == ["as before"]
     (worker,) = instance.ready_workers()

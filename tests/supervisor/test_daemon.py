@@ -537,7 +537,7 @@ class World(RuleBasedStateMachine):
         daemon = self.daemon
         assert not any([daemon._ledger._turns, daemon._ledger._sessions, daemon._turns._blamed])
         assert not daemon._turns._leaving
-        assert not any([daemon._turns.affinity._telling, daemon._turns.affinity._leaving])
+        assert not any([daemon._turns.affinity._subscribed, daemon._turns.affinity._leaving])
         assert not any([daemon._ledger._on_process, daemon._ledger._by_principal, daemon._ledger._held])
         assert not any(
             [list(daemon._pool), daemon._controller.recycling._processes, daemon._fleet._revisions]

@@ -1,7 +1,9 @@
-"""How many sessions were active lately. Pure.
+"""The number of recently active sessions. Pure.
 
-Session ids may be long and are not ours to keep, so that only their hashes are; two that collide count once,
-which 64 bits make no one's concern.
+Keeps hashes, not session ids: ids may be long, and this module has no reason to keep them. Two ids with the
+same hash count once; with 64-bit hashes that does not change the figure in practice.
+
+Where to read next: `service` reports the end of each turn, and the metrics publish the number.
 """
 
 from collections import OrderedDict
@@ -12,7 +14,8 @@ from typing import Final
 ACTIVE_FOR: Final = 300.0  # seconds after its last turn that a session counts as active
 
 MAX_COUNTED: Final = 100_000
-"""Sessions that are remembered: 333 new ones in each second, and 17 MB. The count stays there above it."""
+"""Maximum number of sessions that are counted: 333 new ones per second, and 17 MB. With more sessions, the
+reported number stays at this value."""
 
 
 @dataclass(slots=True)
@@ -29,7 +32,8 @@ class ActiveSessions:
         self._forget(now)
 
     def active(self, running: Iterable[str], now: float) -> int:
-        """Sessions that are active, those included that have a turn now: `running`, ids in any number."""
+        """The number of active sessions. `running`: the sessions that have a turn now, which count too; an id
+        may occur more than once."""
         self._forget(now)
         open_now = {hash(session_id) for session_id in running}
         return len(self._ended) + sum(key not in self._ended for key in open_now)

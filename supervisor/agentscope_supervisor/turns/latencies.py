@@ -1,6 +1,7 @@
-"""How long the last turns took, and their clients waited for the first event. Pure.
+"""Durations of the most recent turns, and the time to their first events. Pure.
 
-What has ever been counted is in `metrics`; this is what somebody who looks now wants to know.
+For the console and the operator's commands, which show the present. `telemetry.metrics` has the histograms
+since the start.
 """
 
 from collections import deque
@@ -8,24 +9,25 @@ from dataclasses import dataclass, field
 from typing import Final
 
 KEPT: Final = 500
-"""Turns that are remembered: enough for a 95th percentile, and sorted in 0.1 ms by who asks for it."""
+"""Number of turns that are kept: enough for a 95th percentile, and sorted in 0.1 ms at each call."""
 
 
 @dataclass(slots=True)
 class Latencies:
-    """Of the last turns, in seconds."""
+    """Durations of the last `KEPT` turns, in seconds."""
 
     _turns: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     _firsts: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
 
     def note(self, turn: float, first: float | None) -> None:
-        """A turn has ended. `first`: until its first event, if it had one."""
+        """Record a turn that has ended. `turn`: its duration. `first`: the time to its first event; None: it
+        had none."""
         self._turns.append(turn)
         if first is not None:
             self._firsts.append(first)
 
     def told(self) -> dict[str, dict[str, float | None]]:
-        """The median and the 95th percentile of both; None: not known yet."""
+        """The median and the 95th percentile of both durations; None: no turn has been recorded yet."""
         return {"turn": _percentiles(self._turns), "first_event": _percentiles(self._firsts)}
 
 

@@ -1,22 +1,23 @@
-"""The turns: who waits, who runs where, and that each gets exactly one terminal event. Pure.
+"""The open turns: which of them wait, which run in which process, and how each one ends. Pure.
 
-A turn waits behind the earlier turns of its session, and while its slot has no process; it is handed to a
-process, runs, and ends. Turns of one session never overlap and run in order of arrival, also when their
-slot's process changes in between: the next is handed over only when the one before has ended.
+A turn waits while an earlier turn of its session is open, and while its slot has no process. Then it is
+dispatched to the process, runs, and ends. The turns of a session never overlap, and run in order of arrival.
+That also holds when the process of their slot changes: a turn is dispatched only when the one before it has
+ended.
 
     WAITING -> RUNNING -> (CANCELLING -> (SETTLED ->)) gone
 
-In SETTLED the client has been told and the App still has not ended: the session stays occupied. Complete is
-the one terminal event; nothing here makes two for a turn, and none is left without.
+In SETTLED the run has ended with an error, but the App has not ended the turn: the session stays occupied.
+Complete is the one terminal event. Every turn gets exactly one.
 
-From RUNNING a turn goes back to WAITING, first of its session as before, when it provably never reached its
-process; and, where `retry_on_crash` allows it, when its process died before the client was sent an event.
+A turn goes back from RUNNING to WAITING, as the first of its session, in two cases: it provably never reached
+its process; or `retry_on_crash` is set, and its process crashed before an event was sent to the client.
 
-What is done to a session between the turns of its clients is a turn too, of another purpose: its deletion,
-and the telling of the process that it leaves (`session_affinity` says when). So no client's turn runs beside
-it, and a message that comes meanwhile waits for it.
+Two more operations on a session are turns with another purpose: its deletion, and the notification of a
+process that the session leaves (`session_affinity` decides when). So no client's turn runs at the same time,
+and a message that arrives meanwhile waits.
 
-Where to read next: `service` carries out the commands; `domain.errors` has the codes.
+Where to read next: `service` executes the commands; `domain.errors` has the error codes.
 """
 
 import math
@@ -44,38 +45,38 @@ from agentscope_supervisor.domain.wire_format import NO_EVENTS
 from agentscope_supervisor.turns.session_affinity import SessionAffinity
 
 MAX_HELD_BODIES: Final = 256 * 1024 * 1024
-"""Bytes of the bodies of all open turns: sixteen of the largest size allowed by default. Above it new
-turns are refused, so that a stopped worker cannot fill the supervisor's memory."""
+"""Maximum size in bytes of the bodies of all open turns: sixteen bodies of the default maximum size. Above it
+new turns are refused, so that a stopped worker cannot fill the supervisor's memory."""
 
 CRASH_RETRIES: Final = 1
-"""Times that a turn is run again after a crash: what it met may have been chance once, and each time costs
-the other turns of its slot their process."""
+"""Number of times that a turn is run again after a crash. The first crash may be chance; each further one
+would also end the other turns in that process."""
 
 REPLACE_AGAIN_AFTER: Final = 60.0
-"""Seconds after which the end of a process that holds a session is asked for once more: what was to take its
-place may not have started."""
-
+"""Seconds after which the replacement of a process that holds a session is requested again: the replacement
+may have failed to start."""
 
 NOTIFY_WITHIN: Final = 15.0
-"""Seconds that a process may take to be told of a session that leaves it; then that is cancelled. A client
-may be waiting: it should free memory, or save what one save takes."""
+"""Seconds that the notification of a process may take before it is cancelled. A client may be waiting for it:
+the App should free memory, or save one session."""
 
 MAX_NOTIFYING: Final = 32
-"""Sessions that are told at once without a client that waits for it: as many saves as a store takes well."""
+"""Maximum number of notifications at a time that no client waits for: as many concurrent saves as a store
+can be expected to serve."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnLimits:
-    """Bounds of the instance; see the keys of the same names in agentapp.yaml. Times in seconds."""
+    """Limits of the instance: the keys of the same names in agentapp.yaml. Times in seconds."""
 
     max_turns: int
     max_inflight: int  # turns of one slot
     max_queue: int  # waiting turns of one session
     max_turns_per_principal: int | None
-    request_timeout: float  # 0: none
+    request_timeout: float  # 0: no timeout
     start_timeout: float
     cancel_grace: float
-    retry_on_crash: bool = False  # of a turn whose client has been sent no event
+    retry_on_crash: bool = False  # if no event was sent to the client
 
 
 _REASONS: Final = {
@@ -84,7 +85,7 @@ _REASONS: Final = {
     CancelReason.INTERRUPTED: Failure(ErrorCode.INTERRUPTED, "the turn was stopped"),
     CancelReason.DRAINING: Failure(ErrorCode.DRAINING, "the instance is stopping"),
 }
-_SUPERSEDED: Final = Failure(ErrorCode.SUPERSEDED, "a newer message took the place of this one")
+_SUPERSEDED: Final = Failure(ErrorCode.SUPERSEDED, "a newer message of this session replaced this one")
 _NOT_READY: Final = refusal(ErrorCode.NOT_READY, "no worker became ready for this session in time")
 _DRAINING: Final = refusal(ErrorCode.DRAINING, "the instance is stopping")
 
@@ -110,9 +111,10 @@ class _Slot:
 
 @dataclass(slots=True)
 class Ledger:
-    """Owner of the turns. Call one method for each thing that happened, and carry out what it returns.
+    """Owner of the open turns. The caller reports each event with one method call, and executes the commands
+    that it returns, in order.
 
-    `slot_of`: the slot of a session among so many, as `routing` has it.
+    `slot_of`: the slot of a session, given the number of slots (`routing.slot_of`).
     """
 
     limits: TurnLimits
@@ -121,28 +123,28 @@ class Ledger:
     draining: bool = False
     affinity: SessionAffinity = field(default_factory=lambda: SessionAffinity(math.inf))
     total: int = 0  # turns of clients accepted since the start
-    _last: int = 0  # number of a turn
-    _notifying: int = 0  # open turns of this purpose
+    _last: int = 0  # number of the newest turn
+    _notifying: int = 0  # open turns with purpose NOTIFY_IDLE
     _turns: dict[int, Turn] = field(default_factory=dict)
-    # The first one runs, or will next. Lists: there are few in each, and an empty deque takes 700 bytes.
+    # The first turn of a list runs, or runs next. A list is short, and an empty deque would take 700 bytes.
     _sessions: dict[str, list[Turn]] = field(default_factory=dict)
     _slots: list[_Slot] = field(init=False)
-    _on_process: dict[int, int] = field(default_factory=dict)  # turns handed over and not ended
-    _by_principal: dict[str, int] = field(default_factory=dict)
+    _on_process: dict[int, int] = field(default_factory=dict)  # turns that were dispatched and have not ended
+    _by_principal: dict[str, int] = field(default_factory=dict)  # open turns
     _held: int = 0  # bytes of bodies
     _settled: int = 0  # turns in SETTLED
 
     def __post_init__(self) -> None:
         self._slots = [_Slot() for _ in range(self.slots)]
 
-    # -- what is asked ----------------------------------------------------------------------
+    # -- queries ----------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._turns)
 
     @property
     def open(self) -> int:
-        """Turns whose run has not ended."""
+        """The number of turns whose run has not ended."""
         return len(self._turns) - self._settled
 
     def active_sessions(self) -> Iterator[str]:
@@ -157,32 +159,32 @@ class Ledger:
         return next((turn for turn in turns if turn.run is run), None)
 
     def ahead(self, turn: Turn) -> int:
-        """Turns of its session that come before a waiting turn; 0 if it has just ended."""
+        """The number of turns of the session before a waiting turn; 0 if it has just ended."""
         turns = self._sessions.get(turn.session_id, ())
         return next((i for i, other in enumerate(turns) if other is turn), 0)
 
     def sessions(self) -> Mapping[str, Sequence[Turn]]:
-        """The open turns of each session that has any: the first one runs, or will next."""
+        """The open turns of each session that has any; the first one runs, or runs next."""
         return self._sessions
 
     def assigned(self, slot: int) -> int | None:
-        """The process that gets the turns of this slot; None also for one that never had any."""
+        """The process that gets the turns of this slot; None: none, or the slot is unknown."""
         return self._slots[slot].process if slot < len(self._slots) else None
 
     def on_process(self, process: int) -> int:
-        """Turns that this process was handed and has not ended."""
+        """The number of turns that were dispatched to this process and have not ended."""
         return self._on_process.get(process, 0)
 
     def running(self) -> int:
-        """Turns that some process has been handed and has not ended."""
+        """The number of turns that were dispatched to any process and have not ended."""
         return sum(self._on_process.values())
 
-    # -- what happened ----------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------
 
     def accept(
         self, request: TurnRequest, run: Run, on_busy: OnBusy, now: float, purpose: Purpose = _CLIENT
     ) -> tuple[Turn | Failure, list[Command]]:
-        """A request came: returns its turn, or why it is refused. `purpose`: not NOTIFY_IDLE."""
+        """A request arrived. Returns its turn, or the reason for its refusal. `purpose`: not NOTIFY_IDLE."""
         session_id, principal, size = request.session_id, request.principal, len(request.body)
         queue = self._sessions.get(session_id)
         slot = self.slot_of(session_id, self.slots)
@@ -207,15 +209,15 @@ class Ledger:
             self._cancel(earlier[0], CancelReason.INTERRUPTED, now, commands)
         elif on_busy == "latest":
             for other in earlier:
-                # A turn that waits to run again has begun before: it does not make room.
+                # A turn that waits to run again has begun once: a newer message does not replace it.
                 waits = other.state is _WAITING and not other.crashes
                 if waits and other.purpose is _CLIENT:
                     self._drop(other, _SUPERSEDED, commands)
         return turn, commands
 
     def assign(self, slot: int, process: int | None, now: float) -> list[Command]:
-        """Turns of this slot go to `process` from now on; None: they wait."""
-        # One that is added has its process before it gets its share of the sessions.
+        """Turns of this slot are dispatched to `process` from now on; None: they wait."""
+        # A slot that is added gets its process before `resize` gives it sessions.
         self._slots += [_Slot() for _ in range(len(self._slots), slot + 1)]
         place = self._slots[slot]
         if place.process is not None and process is None:
@@ -228,8 +230,8 @@ class Ledger:
         return commands
 
     def resize(self, slots: int, now: float) -> list[Command]:
-        """Sessions are shared out over `slots` slots from now on. What runs stays where it is; what waits,
-        behind it or for a process, goes with its session."""
+        """Sessions are distributed over `slots` slots from now on. Running turns stay in their process;
+        waiting turns move with their session."""
         self.slots = slots
         self._slots += [_Slot(down_since=now) for _ in range(len(self._slots), slots)]
         commands: list[Command] = []
@@ -240,12 +242,12 @@ class Ledger:
         return commands
 
     def ended(self, turn: Turn) -> list[Command]:
-        """The App answered to the end."""
+        """The App completed the turn."""
         return self._terminal(turn, None) if turn.number in self._turns else []
 
     def failed(self, turn: Turn, code: Code, message: str, *, harmless: bool = False) -> list[Command]:
-        """The worker failed the turn, or was lost with it. `harmless`: it may run again as far as its client
-        and its past go, for no event was sent and it does not keep killing."""
+        """The worker failed the turn, or was lost with it. `harmless`: the turn may run again, because no
+        event was sent to its client and neither its message nor its session is quarantined."""
         if turn.number not in self._turns:
             return []
         crashed = code is _LINK_LOST and harmless and self.limits.retry_on_crash
@@ -263,7 +265,7 @@ class Ledger:
         return self._terminal(turn, of_worker(code, message))
 
     def cancel(self, turn: Turn, reason: CancelReason, now: float) -> list[Command]:
-        """End this turn. On one that has ended, or is being ended already, nothing happens."""
+        """End this turn. Without effect if it has ended, or is being cancelled already."""
         commands: list[Command] = []
         if turn.number in self._turns:
             self._cancel(turn, reason, now, commands)
@@ -272,7 +274,8 @@ class Ledger:
     def interrupt(
         self, now: float, *, session_id: str | None = None, run_id: str | None = None
     ) -> tuple[int, list[Command]]:
-        """End the turns of a session, or one run; returns how many were not being ended already."""
+        """End the turns of a session, or one run. Returns the number of turns that were not being cancelled
+        already."""
         commands: list[Command] = []
         turns = self._sessions.get(session_id, ()) if session_id is not None else self._turns.values()
         hit = [
@@ -280,13 +283,13 @@ class Ledger:
             for turn in turns
             if run_id in (None, turn.run_id) and turn.ending is None and turn.purpose is _CLIENT
         ]
-        # From the last: so that none that waits is handed over only to be cancelled.
+        # From the last to the first, so that no waiting turn is dispatched only to be cancelled.
         for turn in reversed(hit):
             self._cancel(turn, CancelReason.INTERRUPTED, now, commands)
         return len(hit), commands
 
     def notify_idle(self, now: float) -> list[Command]:
-        """Have processes told of the sessions that are to leave them. To be called when such a turn has
+        """Notify processes of the sessions that leave them. The caller must call this when a notification has
         ended, and about every second while `affinity.waiting`."""
         commands: list[Command] = []
         if not self.draining:
@@ -298,14 +301,14 @@ class Ledger:
         return commands
 
     def cut(self, process: int, now: float) -> list[Command]:
-        """There is no time left for the turns of this process."""
+        """The drain timeout of this process is over: cancel its turns."""
         commands: list[Command] = []
         for turn in [turn for turn in self._turns.values() if turn.process == process]:
             self._cancel(turn, CancelReason.DRAINING, now, commands)
         return commands
 
     def drain(self) -> list[Command]:
-        """The instance stops: what runs may finish, what waits will not begin."""
+        """The instance stops: running turns may finish, waiting turns end."""
         self.draining = True
         commands: list[Command] = []
         for turn in [turn for turn in self._turns.values() if turn.state is _WAITING]:
@@ -313,14 +316,15 @@ class Ledger:
         return commands
 
     def close(self) -> list[Command]:
-        """No process is left and none will come: whoever still waits is told so."""
+        """No process is left, and none will start: end every open turn."""
         commands = self.drain()
         for turn in list(self._turns.values()):
             commands += self._terminal(turn, _DRAINING)
         return commands
 
     def expire(self, now: float) -> list[Command]:
-        """Find what has taken too long. To be called about every second while there are turns."""
+        """End or cancel the turns whose time is over. The caller must call this about every second while
+        there are turns."""
         commands: list[Command] = []
         limits = self.limits
         for turn in list(self._turns.values()):
@@ -347,7 +351,8 @@ class Ledger:
         return commands
 
     def full(self, size: int = 1) -> Failure | None:
-        """Why no turn at all with a body of so many bytes would be accepted now; None: one would."""
+        """The reason why no turn with a body of `size` bytes can be accepted now, whatever its session and
+        caller; None: one can."""
         if self.draining:
             return _DRAINING
         if len(self._turns) - self._notifying >= self.limits.max_turns:
@@ -356,7 +361,7 @@ class Ledger:
             return refusal(ErrorCode.OVERLOADED, "the open turns hold too many bytes already")
         return None
 
-    # -- inside -----------------------------------------------------------------------------
+    # -- internal ---------------------------------------------------------------------------
 
     def _refusal(self, slot: int, size: int, principal: str) -> Failure | None:
         limits, failure = self.limits, self.full(size)
@@ -372,7 +377,7 @@ class Ledger:
     def _busy(self, queue: list[Turn], on_busy: OnBusy) -> Failure | None:
         if on_busy == "reject" and any(turn.purpose is _CLIENT for turn in queue):
             return refusal(ErrorCode.SESSION_BUSY, "a turn of this session is running")
-        # With `latest`, those that wait make room; the bound is for the others.
+        # With `latest`, this turn replaces the waiting ones: the limit cannot be exceeded.
         turns = len(queue) - (queue[0].purpose is _NOTIFY_IDLE)
         if on_busy != "latest" and turns > self.limits.max_queue:
             message = f"{self.limits.max_queue} turns of this session wait already"
@@ -380,7 +385,8 @@ class Ledger:
         return None
 
     def _next(self, session_id: str, commands: list[Command]) -> None:
-        """Hand over the first turn of a session, if it waits and its slot has a process."""
+        """Dispatch the first turn of a session, if it waits and its slot has a process. If another process
+        must be notified first, dispatch that notification instead."""
         turn = self._sessions[session_id][0]
         if turn.state is not _WAITING:
             return
@@ -402,11 +408,11 @@ class Ledger:
         commands.append(Dispatch(turn, process))
 
     def _notify(self, session_id: str, process: int, commands: list[Command]) -> None:
-        """Before what waits in the session runs, if anything does, tell the process that it leaves."""
+        """Dispatch the notification of a process that the session leaves, before any waiting turn."""
         self._last += 1
         self._notifying += 1
         slot = self.slot_of(session_id, self.slots)
-        # When it was accepted is known at the next look for what takes too long.
+        # `expire` sets the time of acceptance: the time is not known here.
         request = TurnRequest(session_id, StreamKind.IDLE, None, b"", "", {}, NO_EVENTS)
         run = Run(f"idle-{self._last}", session_id, StreamKind.IDLE, NO_EVENTS, math.inf)
         turn = Turn(self._last, request, run, slot, math.inf, _NOTIFY_IDLE)
@@ -415,7 +421,7 @@ class Ledger:
         self._dispatch(turn, process, commands)
 
     def _place(self, turn: Turn) -> None:
-        """Where a waiting turn will run, as the sessions are shared out now."""
+        """Move a waiting turn to the slot that serves its session now."""
         slot = self.slot_of(turn.session_id, self.slots)
         if turn.state is _WAITING and turn.slot != slot:
             self._slots[turn.slot].ready.pop(turn.session_id, None)
@@ -432,17 +438,17 @@ class Ledger:
             commands.append(Cancel(turn, turn.process, reason))
 
     def _drop(self, turn: Turn, failure: Failure, commands: list[Command]) -> None:
-        """A waiting turn ends."""
+        """End a waiting turn."""
         commands.append(Complete(turn, _reported(turn, failure)))
         self._forget(turn, commands)
 
     def _give_up(self, turn: Turn, now: float, commands: list[Command]) -> None:
-        """Tell the client, and wait no longer: the process may end although this turn has not. Its session
-        stays held until then, so that the next turn does not run beside it."""
+        """End the run of a turn that ignored its cancellation, and wait for the turn no longer: its process
+        may end before it does. Until then its session stays occupied, so that no other turn of it runs."""
         assert turn.process is not None
         turn.state = _SETTLED
         self._settled += 1
-        self.affinity.notified(turn.session_id)  # as far as it can be: its process need not wait for more
+        self.affinity.notified(turn.session_id)  # no notification can run; the process must not wait for one
         commands.append(Complete(turn, turn.ending))
         self._replace(turn, now, commands)
         self._count_off(turn.process, commands)
@@ -464,7 +470,7 @@ class Ledger:
         return commands
 
     def _count_off(self, process: int, commands: list[Command]) -> None:
-        """One turn less that this process is waited for."""
+        """A process has one open turn less."""
         left = self._on_process.pop(process) - 1
         if left:
             self._on_process[process] = left
@@ -492,5 +498,5 @@ class Ledger:
 
 
 def _reported(turn: Turn, failure: Failure) -> Failure:
-    """The failure as the client must read it: of a turn that began once none may say that it did not."""
+    """The failure to report. After a crash it must not say that the turn never began."""
     return failed_again(failure) if turn.crashes else failure

@@ -53,7 +53,7 @@ RETURN_WITHIN: Final = 10.0
 """Seconds after which a client that sent an Idempotency-Key and lost its connection counts as gone: a client
 that sends a key intends to ask again, and then finds its turn still running."""
 
-SWEEP_EVERY: Final = 0.5  # seconds between two looks for turns that have taken too long
+SWEEP_EVERY: Final = 0.5  # seconds between two checks for expired turns
 
 
 class Processes(Protocol):
@@ -76,7 +76,7 @@ class Processes(Protocol):
 
 
 class TurnService:
-    """All open turns. `processes` must be set before the first one comes. `metrics`: None, off."""
+    """All open turns. `processes` must be set before the first turn arrives. `metrics`: None: disabled."""
 
     processes: Processes
 
@@ -92,18 +92,19 @@ class TurnService:
         self.affinity: Final = SessionAffinity(settings.sessions.idle_after)
         self.ledger: Final = Ledger(limits(settings), slots, routing.slot_of, affinity=self.affinity)
         self._quarantine: Final = Quarantine()
-        self._blamed: Final[set[int]] = set()  # processes that were lost with turns that keep killing
+        self._blamed: Final[set[int]] = set()  # processes that crashed on a quarantined turn
         self._seen: Final = ActiveSessions()
-        self._idle: Final[set[asyncio.Future[None]]] = set()  # waits until no turn is open
+        self._idle: Final[set[asyncio.Future[None]]] = set()  # callers of `idle` that wait
         self._leaving: Final[dict[int, asyncio.TimerHandle]] = {}  # by number of the turn
         self._sweeper: Final = Sweeper(self._loop, SWEEP_EVERY, self._sweep, post)
         self.latencies: Final = Latencies()
         self.maintenance = False  # no turn is accepted
 
-    # -- what clients do ----------------------------------------------------------------------
+    # -- clients ------------------------------------------------------------------------------
 
     def submit(self, request: TurnRequest, run: Run) -> Turn | Failure:
-        """Accept a turn, whose run will end once; or say why not. StreamKind.FORGET: a deletion."""
+        """Accept a turn, whose run then ends exactly once; or return the reason for the refusal.
+        StreamKind.FORGET: a deletion."""
         if self.maintenance:
             return MAINTENANCE
         purpose = _FORGET if request.kind is _FORGET_KIND else _CLIENT
@@ -136,18 +137,18 @@ class TurnService:
             if turn.request.key is None:
                 self._post(partial(self._left, turn))
             else:
-                self._forget_leaving(turn)  # it came back, and leaves again
+                self._forget_leaving(turn)  # a client came back, and leaves again
                 left = partial(self._left, turn)
                 self._leaving[turn.number] = self._loop.call_later(RETURN_WITHIN, self._post, left)
 
     def interrupt(self, *, session_id: str | None, run_id: str | None) -> int:
-        """End the turns of a session, or one run; returns how many."""
+        """End the turns of a session, or one run. Returns the number of turns that it ends."""
         count, commands = self.ledger.interrupt(self._loop.time(), session_id=session_id, run_id=run_id)
         self._post(lambda: self.carry_out(commands))
         return count
 
     def active_sessions(self) -> int:
-        """Sessions that have a turn, or had one in the last five minutes."""
+        """The number of sessions that have a turn, or had one in the last 5 minutes."""
         return self._seen.active(self.ledger.active_sessions(), self._loop.time())
 
     def maintain(self, on: bool) -> None:
@@ -166,14 +167,14 @@ class TurnService:
             finally:
                 self._idle.discard(waiter)
 
-    # -- what processes do ----------------------------------------------------------------------
+    # -- processes ------------------------------------------------------------------------------
 
     def joined(self, process: int) -> None:
-        """A process is ready whose App wants to be notified of the sessions that leave it."""
+        """A process is ready, and its App wants to be notified of sessions that leave it."""
         self.affinity.joined(process)
 
     def departs(self, process: int) -> None:
-        """A process gets no new turn, and ends when it `is_done`."""
+        """A process gets no new turns, and ends as soon as it `is_done`."""
         self.affinity.leave(process, self._loop.time())
         if self.affinity.stays(process):
             self._post(self._notify_idle)
@@ -183,24 +184,24 @@ class TurnService:
         self.affinity.gone(process)
 
     def is_done(self, process: int) -> bool:
-        """Whether a process that is leaving has ended its turns and was notified of its sessions."""
+        """Whether a process that is leaving has ended its turns and has been notified of its sessions."""
         return not self.ledger.on_process(process) and not self.affinity.stays(process)
 
     def assign(self, slot: int, process: int | None) -> None:
-        """Turns of this slot go to `process` from now on; None: they wait."""
+        """Dispatch the turns of this slot to `process` from now on; None: they wait."""
         self.carry_out(self.ledger.assign(slot, process, self._loop.time()))
 
     def unassign(self, slot: int, process: int) -> None:
-        """No more turns go to `process`, if it is the one that gets those of the slot."""
+        """Dispatch no more turns to `process`, if it is the one that serves the slot."""
         if self.ledger.assigned(slot) == process:
             self.assign(slot, None)
 
     def resize(self, slots: int) -> None:
-        """Sessions are shared out over so many slots."""
+        """Distribute sessions over this number of slots from now on."""
         self.carry_out(self.ledger.resize(slots, self._loop.time()))
 
     def ended(self, turn: Turn, json_body: bytes) -> None:
-        """The App answered to the end."""
+        """The App completed the turn."""
         if turn.is_open:
             turn.run.json_body = json_body
             if turn.purpose is _CLIENT:
@@ -212,10 +213,10 @@ class TurnService:
         harmless, crashes = False, turn.crashes
         if turn.is_open and turn.process is not None:
             if code is Code.UNSENT:
-                if not crashes:  # else the App has seen it, though not this time
+                if not crashes:  # after a crash, the App saw the turn in an earlier attempt
                     turn.run.give_back()
             elif turn.purpose is not _CLIENT:
-                pass  # it says nothing about a client's turn
+                pass  # the quarantine counts clients' turns only
             elif code is Code.LINK_LOST:
                 harmless = not self._lost(turn.process, turn.request) and not turn.run.events
             else:
@@ -229,34 +230,35 @@ class TurnService:
         self.carry_out(commands)
 
     def cut(self, process: int) -> None:
-        """There is no time left for the turns of this process."""
+        """Cancel the turns of this process: its drain timeout is over."""
         self.carry_out(self.ledger.cut(process, self._loop.time()))
 
     def is_blamed(self, process: int) -> bool:
-        """Whether a process that has ended was lost with turns that keep killing. To be asked once."""
+        """Whether a process that has ended crashed on a quarantined turn. The caller may ask only once."""
         blamed = process in self._blamed
         self._blamed.discard(process)
         return blamed
 
     def take_over(self, settings: Settings) -> None:
-        """These settings hold from now on, for turns that are open too."""
+        """Apply these settings from now on, also to turns that are open already."""
         self._on_busy, self.ledger.limits = settings.sessions.on_busy, limits(settings)
         self.affinity.idle_after = settings.sessions.idle_after
 
     # -- the end ----------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """The instance stops: running turns may finish, waiting turns will not begin."""
+        """The instance stops: running turns may finish, waiting turns end."""
         self.carry_out(self.ledger.drain())
         self._let_go()
 
     def close(self) -> None:
-        """No process is left, and none will come."""
+        """End every open turn: no process is left, and none will start."""
         self.carry_out(self.ledger.close())
 
-    # -- carrying out -----------------------------------------------------------------------------
+    # -- commands of the ledger -------------------------------------------------------------------
 
     def carry_out(self, commands: Iterable[Command]) -> None:
+        """Execute commands of the ledger, in order."""
         for command in commands:
             match command:
                 case Dispatch():
@@ -315,7 +317,7 @@ class TurnService:
                     waiter.set_result(None)
 
     def _notified(self, run: Run) -> None:
-        """A process was notified of a session that leaves it, or could not be."""
+        """The notification of a process has ended, with or without success."""
         if run.failure is not None:
             log.warning(
                 "App.on_session_idle failed",
@@ -330,7 +332,7 @@ class TurnService:
             self._sweeper.soon()
 
     def _let_go(self) -> None:
-        """Let processes end that were notified of all their sessions, or whose time for it is over."""
+        """Let leaving processes end that are done with their notifications, or have no time left for them."""
         now = math.inf if self.ledger.draining else self._loop.time()
         for process, missed in self.affinity.departed(now):
             if missed and not self.ledger.draining:
@@ -349,12 +351,12 @@ class TurnService:
             timer.cancel()
 
     def _note(self, message: str, turn: Turn, **fields: object) -> None:
-        """Log one step of a turn. Ask for the level before: a healthy hour has thousands of such lines, and
-        to make them costs more than the turn itself."""
+        """Log one step of a turn. The caller must check the log level first: to build these lines for every
+        turn costs more than the turn itself."""
         log.debug(message, extra={**_about(turn), **fields})
 
     def _lost(self, process: int, request: TurnRequest) -> bool:
-        """Blame the turn for the loss of a process. Returns whether it is known by now to kill."""
+        """Count a crash against a turn. Returns whether its message or session is now quarantined."""
         kills = not self.processes.is_leaving(process) and self._quarantine.lost(
             request.session_id, request.body, self._loop.time()
         )
@@ -374,7 +376,7 @@ class TurnService:
 
 
 def _about(turn: Turn) -> dict[str, str]:
-    """The fields by which log lines name a turn."""
+    """The fields that identify a turn in log lines."""
     return {
         "run": turn.run_id,
         "session": session_digest(turn.session_id),
@@ -383,7 +385,7 @@ def _about(turn: Turn) -> dict[str, str]:
 
 
 def limits(settings: Settings) -> TurnLimits:
-    """The bounds of the ledger, from where agentapp.yaml has them."""
+    """The limits of the ledger, from the settings in agentapp.yaml."""
     return TurnLimits(
         max_turns=settings.server.max_turns,
         max_inflight=settings.supervisor.max_inflight,

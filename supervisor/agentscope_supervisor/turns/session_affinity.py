@@ -1,15 +1,18 @@
-"""The sessions that an instance knows: where each had its last turn, when, and who is to be told. Pure.
+"""The known sessions: which process ran the last turn of each, when, and which processes to notify. Pure.
 
-A session lives in the memory of the process that had its last turn. Some processes want to be told before it
-leaves (their App has `on_session_idle`): when it has had no turn for a while, and when its next turn would
-run in another process. What is told is said here once for each stay: who asks for it must have it done.
+A session is in the memory of the process that ran its last turn. A process whose App has `on_session_idle` is
+notified before the session leaves it: when the session has had no turn for `idle_after` seconds, or when its
+next turn would run in another process. Each notification that is due is returned once; the caller must send
+it.
 
-    used -> lives in a process -> told, or the process is gone -> known, lives nowhere -> unused: forgotten
+    used -> in a process -> notified, or the process has ended -> known, in no process -> unused: forgotten
 
-There is one queue in order of use, and no timer for a session: the one at its head is looked at. A process
-that is leaving has a queue of its own, of those that still live in it; its time is bounded.
+Sessions are kept in one queue, ordered by last use; no session has a timer, and only the head of the queue is
+checked. A process that is leaving has a queue of its own with the sessions that are still in it, and a
+deadline.
 
-Where to read next: `ledger` makes the telling a turn of the session; `web.sessions` shows what is known.
+Where to read next: `ledger` makes each notification a turn of its session; `session_table` shows the known
+sessions.
 """
 
 from collections import OrderedDict, deque
@@ -18,21 +21,21 @@ from dataclasses import dataclass, field
 from typing import Final
 
 MAX_KNOWN: Final = 100_000
-"""Sessions that are known, with long ids some 50 MB. Above it the one that was not used for longest is
-forgotten, and nobody is told."""
+"""Maximum number of known sessions: about 50 MB with long ids. Above it, the least recently used session is
+forgotten without a notification."""
 
 FAREWELL_WITHIN: Final = 60.0
-"""Seconds in which the sessions of a process that is leaving are told. What is not done by then is not done:
-a replaced process must not hold its memory for ever."""
+"""Seconds that a process which is leaving has for the notifications of its sessions. The rest is skipped: a
+replaced process must not hold its memory without a bound."""
 
 
 @dataclass(slots=True)
 class Resident:
-    """A session as it was last seen. `used_at`: monotonic seconds, of the begin or end of its last turn."""
+    """What is known of a session. `used_at`: when its last turn began or ended, in monotonic seconds."""
 
     used_at: float
-    worker: str  # "<slot>.<generation>" that had its last turn
-    process: int | None  # in whose memory it is; None: that one was told
+    worker: str  # "<slot>.<generation>" that ran its last turn
+    process: int | None  # that has the session in memory; None: that process was notified
 
 
 @dataclass(slots=True)
@@ -43,54 +46,54 @@ class _Farewell:
 
 @dataclass(slots=True)
 class SessionAffinity:
-    """Owner of what is known. Call one method for each thing that happened. `idle_after`: seconds without
-    a turn after which a session is told, and forgotten."""
+    """Owner of the known sessions. The caller reports each event with one method call. `idle_after`: seconds
+    without a turn after which the process of a session is notified, and the session is forgotten."""
 
     idle_after: float
     _known: OrderedDict[str, Resident] = field(default_factory=OrderedDict)  # longest unused first
-    _telling: set[int] = field(default_factory=set)  # processes that want to be told
+    _subscribed: set[int] = field(default_factory=set)  # processes that want notifications
     _leaving: dict[int, _Farewell] = field(default_factory=dict)
 
-    # -- what is asked ----------------------------------------------------------------------
+    # -- queries ----------------------------------------------------------------------------
 
     def get(self, session_id: str, now: float) -> Resident | None:
-        """What is known of a session; None: nothing, or it was not used for too long."""
+        """What is known of a session; None: it is unknown, or had no turn for `idle_after` seconds."""
         known = self._known.get(session_id)
         return known if known is not None and now - known.used_at < self.idle_after else None
 
     def ids(self) -> KeysView[str]:
-        """All that may be known; `get` says which are."""
+        """The ids of known sessions, including those that `get` no longer returns."""
         return self._known.keys()
 
     def home(self, session_id: str) -> int | None:
-        """The process that must be told before the session goes elsewhere; None: none."""
-        if not self._telling:
+        """The process to notify before the session runs in another one; None: none."""
+        if not self._subscribed:
             return None
         known = self._known.get(session_id)
-        return known.process if known is not None and known.process in self._telling else None
+        return known.process if known is not None and known.process in self._subscribed else None
 
     @property
     def waiting(self) -> bool:
-        """Whether somebody may have to be told later, without anything else happening."""
-        return bool(self._telling and self._known) or bool(self._leaving)
+        """Whether a notification may become due by the passage of time alone."""
+        return bool(self._subscribed and self._known) or bool(self._leaving)
 
     def stays(self, process: int) -> bool:
-        """Whether a process that is leaving still has sessions to be told of."""
+        """Whether a process that is leaving still has sessions to be notified of."""
         return process in self._leaving
 
-    # -- what happened ----------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------
 
     def joined(self, process: int) -> None:
-        """A process wants to be told."""
-        self._telling.add(process)
+        """A process wants notifications."""
+        self._subscribed.add(process)
 
     def gone(self, process: int) -> None:
-        """A process can be told nothing any more."""
-        self._telling.discard(process)
+        """A process takes no more notifications."""
+        self._subscribed.discard(process)
         self._leaving.pop(process, None)
 
     def used(self, session_id: str, process: int, worker: str, now: float) -> None:
-        """A turn of this session was given to a process."""
+        """A turn of this session was dispatched to a process."""
         known = self._known.get(session_id)
         if known is None:
             self._known[session_id] = Resident(now, worker, process)
@@ -99,18 +102,18 @@ class SessionAffinity:
         else:
             known.used_at, known.worker, known.process = now, worker, process
             self._known.move_to_end(session_id)
-        if process in self._leaving:  # it was handed over before the process began to leave
+        if process in self._leaving:  # the turn was dispatched before the process began to leave
             self._leaving[process].sessions.append(session_id)
 
     def rested(self, session_id: str, now: float) -> None:
-        """A turn of this session ended. Where it lives may have been told by now."""
+        """A turn of this session ended. Its process may have been notified meanwhile."""
         known = self._known.get(session_id)
         if known is not None:
             known.used_at = now
             self._known.move_to_end(session_id)
 
     def notified(self, session_id: str) -> None:
-        """The process in which it lives is being told."""
+        """The process of this session is being notified."""
         known = self._known.get(session_id)
         if known is not None:
             known.process = None
@@ -120,19 +123,20 @@ class SessionAffinity:
         self._known.pop(session_id, None)
 
     def leave(self, process: int, now: float) -> None:
-        """A process gets no new turn; what lives in it is to be told, as `due` says."""
-        if process in self._telling:
+        """A process gets no new turns. `due` returns the sessions to notify it of."""
+        if process in self._subscribed:
             there = [session for session, known in self._known.items() if known.process == process]
             self._leaving[process] = _Farewell(deque(there), now + FAREWELL_WITHIN)
 
     def due(self, busy: Container[str], room: int, now: float) -> list[tuple[str, int]]:
-        """Sessions that are to be told now, each with its process; at most `room`. `busy`: those with a turn.
+        """The notifications to send now: sessions, each with its process; at most `room` of them. `busy`: the
+        sessions with a turn.
 
-        To be called again when one of them has been told, and now and then.
+        The caller must call this again when one of the notifications has ended, and periodically.
         """
         found: list[tuple[str, int]] = []
         for process, farewell in self._leaving.items():
-            self._say_farewell(process, farewell, busy, room, found)
+            self._collect(process, farewell, busy, room, found)
         while self._known and len(found) < room:
             session_id = next(iter(self._known))
             known = self._known[session_id]
@@ -143,14 +147,14 @@ class SessionAffinity:
                 self._known.move_to_end(session_id)
                 continue
             del self._known[session_id]
-            if known.process in self._telling:
+            if known.process in self._subscribed:
                 assert known.process is not None
                 found.append((session_id, known.process))
         return found
 
     def departed(self, now: float) -> list[tuple[int, int]]:
-        """Processes that are leaving and need not be told any more, each with the number of its sessions for
-        which there was no time. Each is returned once."""
+        """The leaving processes that are done with their notifications, each with the number of its sessions
+        for which there was no time. Each process is returned once."""
         over = [
             (process, len(farewell.sessions))
             for process, farewell in self._leaving.items()
@@ -160,9 +164,9 @@ class SessionAffinity:
             self.gone(process)
         return over
 
-    # -- inside -----------------------------------------------------------------------------
+    # -- internal ---------------------------------------------------------------------------
 
-    def _say_farewell(
+    def _collect(
         self,
         process: int,
         farewell: _Farewell,
@@ -177,7 +181,7 @@ class SessionAffinity:
             known = self._known.get(session_id)
             if known is None or known.process != process:
                 continue
-            if session_id in busy:  # its turn runs here, or it is about to be told before its next one
+            if session_id in busy:  # its turn runs here, or the notification before its next turn is due
                 farewell.sessions.append(session_id)
             else:
                 known.process = None
