@@ -1,4 +1,4 @@
-"""What turns put out: sent to clients, kept, stored, and read again.
+"""Runs: the output of turns, as it is sent to clients, kept in memory, stored on disk, and read again.
 
-Knows no HTTP and no worker process. Read `log` first.
+Knows neither HTTP nor worker processes. Read `log` first.
 """

@@ -1,12 +1,14 @@
-"""The file of the embedded store: its tables, and each thing that is done to them.
+"""The SQLite file of the embedded store: its tables, and the operations on them.
 
-SQLite in WAL mode. Every method is one step inside a transaction that `store` begins and commits, in the one
-thread that has the connection; only `shrink` stands outside. Runs that a dead supervisor left unfinished keep
-their rows, and are given back as what they are: without an end.
+The file is in WAL mode. Each method is one step inside a transaction that `store` begins and commits, in the
+one thread that has the connection; only `shrink` runs outside a transaction. Runs that a killed supervisor
+did not finish keep their rows, and are returned without an end.
 
-Commits are `synchronous=FULL`: a key that was claimed must not be forgotten by a power failure, or the App
-runs twice for it. A claim takes 0.2 ms on an idle disk and 0.6 ms on a busy one, where one without the fsync
-takes 0.06 ms; many at once share a commit (15,000 claims a second). Only requests with a key wait for it.
+Commits are `synchronous=FULL`: if a power failure lost a claimed key, the App could run twice for it. A claim
+takes 0.2 ms on an idle disk and 0.6 ms on a busy one; without the fsync it takes 0.06 ms. Concurrent claims
+share a commit (15,000 claims per second). Only requests with an Idempotency-Key wait for a commit.
+
+Where to read next: `store` has the thread and its queue.
 """
 
 import json
@@ -26,17 +28,18 @@ from agentscope_supervisor.system.instance_dir import make_directory
 VERSION: Final = 1  # of the tables, in user_version
 
 MAX_RUNS: Final = 1_000_000
-"""Rows of runs; above it the oldest go first. A day of 12 keyed requests a second, some 300 MB."""
+"""Maximum number of runs; above it the oldest are deleted first. Enough for 12 requests with a key per second
+for one day; about 300 MB."""
 
 AT_ONCE: Final = 1000
-"""Rows, or pages of the file, that one step of tidying up touches: a few milliseconds."""
+"""Rows, or pages of the file, that one clean-up step deletes: a few milliseconds."""
 
-WAL_LIMIT: Final = 16 * 1024 * 1024  # bytes to which the log is cut after a checkpoint
+WAL_LIMIT: Final = 16 * 1024 * 1024  # bytes to which SQLite truncates its log after a checkpoint
 
 _TABLES: Final = (
     """CREATE TABLE runs (
         run_id TEXT PRIMARY KEY,
-        supervisor TEXT NOT NULL,  -- the life of a supervisor in which it runs
+        supervisor TEXT NOT NULL,  -- id of the supervisor process that runs it
         session_id TEXT NOT NULL,
         form INTEGER NOT NULL,
         scope TEXT, key TEXT, fingerprint BLOB,  -- NULL without a key
@@ -59,12 +62,12 @@ _TABLES: Final = (
 
 
 class Refusal(Exception):
-    """The file is not one that this version can use; the text is for a person."""
+    """This version cannot use the file. The text is for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """`max_bytes`: of events. Times in seconds after the end of a run."""
+    """Limits of the store. `max_bytes`: of events. Times in seconds after the end of a run."""
 
     max_bytes: int
     replay_ttl: float
@@ -72,10 +75,10 @@ class StoreLimits:
 
 
 class Database:
-    """One open file. To be used in the thread that made it."""
+    """One open file. May be used only in the thread that created this object."""
 
     def __init__(self, path: Path, limits: StoreLimits, supervisor: str) -> None:
-        """`supervisor`: the id of this life of the supervisor. Raises: Refusal, InstanceError, OSError,
+        """`supervisor`: the id of this supervisor process. Raises: Refusal, InstanceError, OSError,
         sqlite3.Error."""
         self._limits: Final = limits
         self._supervisor: Final = supervisor
@@ -90,7 +93,7 @@ class Database:
             raise
 
     def _open(self) -> None:
-        # The kernel keeps a second supervisor out, and a killed one leaves no lock.
+        # A kernel lock keeps out a second supervisor, and is released when the process is killed.
         self._sql.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._sql.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._sql.execute("PRAGMA journal_mode = WAL")
@@ -103,19 +106,19 @@ class Database:
                     self._sql.execute(statement)
                 self._sql.execute(f"PRAGMA user_version = {VERSION}")
             elif version != VERSION:
-                raise Refusal(f"it was made by another version (tables {version}, this one has {VERSION})")
-            # Not with the tables: a file from before it is one of the same version.
+                raise Refusal(f"another version created the file (tables {version}, expected {VERSION})")
+            # Not part of _TABLES: files of this version that were created before the index existed need it.
             self._sql.execute("CREATE INDEX IF NOT EXISTS runs_by_session ON runs (session_id)")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that is done in it is committed, or nothing. Raises: sqlite3.Error."""
+        """Commit all steps of the block, or none of them. Raises: sqlite3.Error."""
         self._sql.execute("BEGIN IMMEDIATE")
         try:
             yield
             self._sql.execute("COMMIT")
         except BaseException:
-            if self._sql.in_transaction:  # after a full disk SQLite may have rolled back by itself
+            if self._sql.in_transaction:  # when the disk is full, SQLite may already have rolled back
                 self._sql.execute("ROLLBACK")
             raise
 
@@ -125,7 +128,8 @@ class Database:
     # -- runs -------------------------------------------------------------------------------
 
     def lose(self, now: float) -> int:
-        """Runs that an earlier supervisor left unfinished will not end any more; returns how many."""
+        """Mark the runs that an earlier supervisor did not finish as lost, so that they expire. Returns their
+        number."""
         kept, keyed = now + self._limits.replay_ttl, now + self._limits.idempotency_ttl
         return self._sql.execute(
             "UPDATE runs SET expires = CASE WHEN key IS NULL THEN ? ELSE ? END"
@@ -134,7 +138,7 @@ class Database:
         ).rowcount
 
     def claim(self, run_id: str, session_id: str, form: int, key: Key, now: float) -> Stored | None:
-        """Take a key for a run; if a run has it already, that run, and nothing is changed."""
+        """Assign a key to a new run. If another run has the key, return that run and change nothing."""
         where = (key.scope, key.value)
         row = self._one("SELECT run_id, expires FROM runs WHERE scope = ? AND key = ?", where)
         if row is not None and (row[1] is None or row[1] > now):
@@ -146,15 +150,15 @@ class Database:
 
     def open(self, run_id: str, session_id: str, form: int, key: Key | None) -> None:
         """A run begins."""
-        told = (key.scope, key.value, key.fingerprint) if key is not None else (None, None, None)
+        key_columns = (key.scope, key.value, key.fingerprint) if key is not None else (None, None, None)
         self._sql.execute(
             "INSERT INTO runs (run_id, supervisor, session_id, form, scope, key, fingerprint)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (run_id, self._supervisor, session_id, form, *told),
+            (run_id, self._supervisor, session_id, form, *key_columns),
         )
 
     def add(self, run_id: str, first: int, after_last: int, data: bytes) -> None:
-        """Events of a run, in one piece. Nothing happens if the run is not here."""
+        """Add events of a run, in one piece. Without effect if the run is not stored."""
         inserted = self._sql.execute(
             "INSERT INTO events SELECT run_id, ?, ?, ? FROM runs WHERE run_id = ?",
             (first, after_last, data, run_id),
@@ -171,7 +175,7 @@ class Database:
         frees_key: bool,
         now: float,
     ) -> None:
-        """A run has ended, and its events are there. `frees_key`: its key may be claimed again."""
+        """A run has ended, and its events were added. `frees_key`: its key may be claimed again."""
         self._sql.execute(
             "UPDATE runs SET next = ?1, worker = ?2, failure = ?3, whole = ?4,"
             " key = CASE WHEN ?5 THEN NULL ELSE key END,"
@@ -189,13 +193,13 @@ class Database:
         )
 
     def forget(self, run_id: str) -> None:
-        """A run that will not be, or that is too old."""
+        """Delete a run and its events."""
         self._count_off("SELECT sum(length(data)) FROM events WHERE run_id = ?", (run_id,))
         self._sql.execute("DELETE FROM events WHERE run_id = ?", (run_id,))
         self._sql.execute("DELETE FROM runs WHERE run_id = ?", (run_id,))
 
     def forget_session(self, session_id: str) -> int:
-        """Forget the runs of a session that have ended, and their keys; returns how many."""
+        """Delete the runs of a session that have ended, and their keys. Returns their number."""
         ended = "SELECT run_id FROM runs WHERE session_id = ? AND expires IS NOT NULL"
         of_session = (session_id,)
         self._count_off(f"SELECT sum(length(data)) FROM events WHERE run_id IN ({ended})", of_session)
@@ -205,7 +209,7 @@ class Database:
         ).rowcount
 
     def load(self, run_id: str, now: float) -> Stored | None:
-        """A run with its events, if it is here and not too old."""
+        """A run with its events; None: it is not stored, or has expired."""
         row = self._one(
             "SELECT session_id, form, scope, key, fingerprint, worker, failure, whole, next FROM runs"
             " WHERE run_id = ? AND (expires IS NULL OR expires > ?)",
@@ -230,10 +234,10 @@ class Database:
             pieces,
         )
 
-    # -- what may be kept ---------------------------------------------------------------------
+    # -- clean-up -----------------------------------------------------------------------------
 
     def tidy(self, now: float) -> bool:
-        """Forget what is too old or too much; returns whether there may be more."""
+        """Delete expired runs, and what exceeds the limits. Returns whether there may be more to delete."""
         old = "SELECT run_id FROM runs WHERE expires <= ? LIMIT ?"
         gone = self._sql.execute(old, (now, AT_ONCE)).fetchall()
         excess = self._one("SELECT count(*) FROM runs")[0] - len(gone) - MAX_RUNS
@@ -246,12 +250,12 @@ class Database:
         return len(gone) >= AT_ONCE
 
     def shrink(self) -> None:
-        """Give room that is free back to the disk, a part of it. To be called outside of a transaction."""
-        # Not `execute`: it takes the first step of this statement only, which frees one page.
+        """Return some of the free pages to the file system. Must be called outside a transaction."""
+        # Not `execute`: that runs only the first step of this statement, which frees one page.
         self._sql.executescript(f"PRAGMA incremental_vacuum({AT_ONCE})")
 
     def _drop_events(self) -> None:
-        """Drop the events that were written first, until the rest is not too much."""
+        """Delete the oldest events until the rest is within `max_bytes`."""
         while self._bytes > self._limits.max_bytes:
             rows = self._sql.execute(
                 "SELECT rowid, length(data) FROM events ORDER BY rowid LIMIT 100"
@@ -270,11 +274,11 @@ class Database:
 
 
 def _make_private(path: Path) -> None:
-    """Only this user can read the file, and what SQLite keeps beside it: which gets the mode of the file when
-    it is made, but may be left from before. Raises: OSError."""
+    """Make the file, and the files that SQLite keeps beside it, readable by this user only. SQLite creates
+    those with the mode of the file, but they may be left over from an earlier process. Raises: OSError."""
     path.touch(0o600)
     for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
-        with suppress(FileNotFoundError, PermissionError):  # the file may be shared by its group
+        with suppress(FileNotFoundError, PermissionError):  # the file may belong to another user of its group
             file.chmod(0o600)
 
 

@@ -1,8 +1,8 @@
-"""The runs that are kept in memory, bounded together, and the way back of those in the store. Pure.
+"""The runs in memory and the bound on their total size, and runs that are restored from the store. Pure.
 
-What is kept of all runs together is bounded: the runs that ended first are forgotten first. When only running
-ones are left, the biggest lose their oldest events, down to one level, so that a short run does not pay for a
-long one.
+The total size of all runs is bounded. Runs that ended are dropped first, in the order of their ends. When
+only running runs are left, the biggest ones lose their oldest events until they have the same size, so that
+short runs lose nothing because of long ones.
 
 Where to read next: `domain.run` has the run itself, `recorder` owns this log and the store.
 """
@@ -19,37 +19,39 @@ from agentscope_supervisor.domain.run import LOST, Keeper, Run
 from agentscope_supervisor.domain.wire_format import WireFormat
 
 RUN_COST: Final = 1024
-"""Bytes that a kept run counts besides its events: about what its objects take. It bounds how many of the
-shortest runs are kept."""
+"""Bytes that an ended run counts besides its events: about the size of its objects. It bounds the number of
+very short runs."""
 
 HEADROOM: Final = 8
-"""When running runs must lose events, an eighth of the room is freed at once: each time costs a look at all
-of them."""
+"""When running runs must lose events, one part in HEADROOM of the limit is freed, because each time all runs
+are compared."""
 
 MAX_RESULT: Final = 1024 * 1024
-"""Bytes of events that are returned as one JSON array: some milliseconds of the loop."""
+"""Maximum size in bytes of the events that are returned as one JSON array: a few milliseconds of the event
+loop."""
 
 _JSON: Final = StreamKind.WHOLE  # read once: see `agentscope_protocol.wire.values`
 
 
 def messages(run: Run) -> bytes | None:
-    """The JSON array of the App's messages: one for each event, or the joined ones of an answer that is not
-    streamed. None if not all of it is kept, or if it is over MAX_RESULT: then it is to be read as events."""
+    """The JSON array of the App's messages: one for each event, or the joined ones of a run that is not
+    streamed. None: some events are no longer kept, or they are over MAX_RESULT and must be read as events;
+    or a run that is not streamed has not ended."""
     if run.kind is _JSON:
         return run.json_body if run.ended_at is not None else None
     if run.first or run.size > MAX_RESULT:
         return None
     ours = run.tail_length if run.ended_at is not None else 0
     piece = run.read(0, MAX_RESULT)
-    assert piece is not None, "its first event is kept"
+    assert piece is not None, "the first event is kept"
     return run.wire.messages(piece[0], run.next - ours)
 
 
 class RunLog(Keeper):
     """Owner of the runs in memory.
 
-    `max_bytes`: of all together. `ttl`: seconds that an ended run is kept. `key_ttl`: seconds that it has its
-    Idempotency-Key.
+    `max_bytes`: of all runs together. `ttl`: seconds for which an ended run is kept. `key_ttl`: seconds for
+    which it keeps its Idempotency-Key.
     """
 
     __slots__ = ("_by_key", "_ended", "_key_ttl", "_max", "_runs", "_total", "_ttl")
@@ -60,7 +62,7 @@ class RunLog(Keeper):
         self._key_ttl: Final = key_ttl
         self._runs: dict[str, Run] = {}
         self._by_key: dict[Key, Run] = {}
-        self._ended: deque[Run] = deque()  # those that ended first come first
+        self._ended: deque[Run] = deque()  # in the order of their ends
         self._total = 0
 
     def __len__(self) -> int:
@@ -68,7 +70,7 @@ class RunLog(Keeper):
 
     @property
     def size(self) -> int:
-        """Bytes that are kept."""
+        """Bytes of all runs together."""
         return self._total
 
     def get(self, run_id: str, now: float) -> Run | None:
@@ -81,19 +83,19 @@ class RunLog(Keeper):
         return run if run is not None and _is_younger(run, self._key_ttl, now) else None
 
     def open(self, run: Run) -> None:
-        """A turn was accepted: keep what its run sends."""
+        """A turn was accepted: keep its run."""
         run.keeper = self
         self._runs[run.run_id] = run
         if run.key is not None:
             self._by_key[run.key] = run
 
     def grew(self, run: Run, size: int) -> None:
-        """A run has `size` bytes more. The hot path: once for each Data frame."""
+        """A run has `size` bytes more. Hot path: called once for each Data frame."""
         self._total += size
         if self._total > self._max:
             if self._max:
                 self._make_room()
-            else:  # nothing is to be kept
+            else:  # configured to keep nothing
                 self._total -= run.drop(run.size)
 
     def end(self, run: Run, now: float) -> None:
@@ -110,7 +112,7 @@ class RunLog(Keeper):
             self._make_room()
 
     def put_back(self, run: Run, now: float) -> Run:
-        """Keep a run that was read from the store. Returns it, or the same run if it is here already."""
+        """Keep a run that was restored from the store. Returns it, or the run in memory with the same id."""
         present = self._runs.get(run.run_id)
         if present is None:
             self.open(run)
@@ -119,7 +121,7 @@ class RunLog(Keeper):
         return present or run
 
     def forget(self, session_id: str) -> int:
-        """Forget the runs of a session that have ended. Returns how many."""
+        """Drop the runs of a session that have ended. Returns their number."""
         gone = [run for run in self._ended if run.session_id == session_id]
         if gone:
             self._ended = deque(run for run in self._ended if run.session_id != session_id)
@@ -128,10 +130,10 @@ class RunLog(Keeper):
         return len(gone)
 
     def expire(self, now: float) -> None:
-        """Forget the runs that ended too long ago. To be called now and then while nothing else happens."""
+        """Drop the expired runs. The caller must call this periodically; `end` does it too."""
         self._expire(now)
 
-    # -- inside -----------------------------------------------------------------------------
+    # -- internal ---------------------------------------------------------------------------
 
     def _expire(self, now: float) -> None:
         while self._ended and not _is_younger(self._ended[0], self._ttl, now):
@@ -144,7 +146,7 @@ class RunLog(Keeper):
             self._level(self._max - self._max // HEADROOM)
 
     def _forget_oldest(self) -> None:
-        """Its readers go on with it; a new reader does not find it."""
+        """Drop the run that ended first. Its present readers keep it; new readers do not find it."""
         self._drop_ended(self._ended.popleft())
 
     def _drop_ended(self, run: Run) -> None:
@@ -154,7 +156,7 @@ class RunLog(Keeper):
         self._total -= run.size
 
     def _level(self, target: int) -> None:
-        """Cut the biggest running runs to one size, so that `target` bytes are left."""
+        """Cut the biggest running runs to the same size, so that `target` bytes are left in total."""
         running = sorted(self._runs.values(), key=lambda run: run.size, reverse=True)
         excess, count, together = self._total - target, 1, running[0].size
         while count < len(running) and (together - excess) // count < running[count].size:
@@ -168,12 +170,12 @@ def _is_younger(run: Run, ttl: float, now: float) -> bool:
     return run.ended_at is None or now - run.ended_at < ttl
 
 
-# -- what the store gives back ---------------------------------------------------------------
+# -- restored runs ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A run as the store has it. `next`: None if its end was not written."""
+    """A run as the store has it. `next`: None: its end was not written."""
 
     run_id: str
     session_id: str
@@ -188,11 +190,11 @@ class Stored:
 
 
 def restored(stored: Stored, formats: Mapping[int, WireFormat], after: int, now: float) -> Run:
-    """The run that the store has, ended.
+    """An ended run, restored from the store.
 
-    It has the events that lead to its end without a gap; the store may have been full. A run whose end is not
-    known was lost with its supervisor: it ends here with LOST. Its reader, which has seen event `after`, may
-    have seen more than the store: the end comes after both.
+    It has the longest gapless sequence of events that leads to its end; earlier events may be missing,
+    because the store was full. A run without an end was lost with its supervisor, and ends here with LOST.
+    Its reader has seen event `after`, which may be more than the store has: the end is numbered after both.
     """
     wire = formats[stored.dialect]
     run = Run(stored.run_id, stored.session_id, stored.kind, wire, now, stored.key)

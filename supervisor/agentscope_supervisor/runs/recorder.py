@@ -1,8 +1,10 @@
-"""The record of runs: what is kept of each in memory and, where it can be asked for again, in the store.
+"""The record of runs: every run in memory, and in the store those that a client can ask for after a restart.
 
 `turns.service` reports when a turn begins and ends; `web.runs` and `web.invoke` ask for runs, and for the run
-of an Idempotency-Key. A run keeps its own events (`domain.run`); they go to the store from here in batches,
-so that an event costs the store nothing by itself. `store` says which runs the store gets, and why.
+of an Idempotency-Key. A run keeps its own events (`domain.run`). The recorder writes them to the store in
+batches, so that a single event causes no work there.
+
+Where to read next: `store` explains which runs it gets, and why; `log` bounds the memory of all runs.
 """
 
 import asyncio
@@ -21,13 +23,13 @@ from agentscope_supervisor.runs.database import Database, StoreLimits
 from agentscope_supervisor.runs.log import RunLog, Stored, restored
 from agentscope_supervisor.runs.store import Store
 
-FLUSH_EVERY: Final = 0.1  # seconds; what a supervisor that is killed has not written of running runs
-IN_ONE_PIECE: Final = 256 * 1024  # bytes of events in one row of the store, about
-EXPIRE_EVERY: Final = 30.0  # seconds between two looks for runs that are too old, while nothing happens
+FLUSH_EVERY: Final = 0.1  # seconds of events that are lost when the supervisor is killed
+IN_ONE_PIECE: Final = 256 * 1024  # approximate bytes of events in one row of the store
+EXPIRE_EVERY: Final = 30.0  # seconds between two checks for expired runs, while no run ends
 
 
 def limits(settings: SessionsSettings) -> StoreLimits:
-    """What the store may keep."""
+    """The limits of the store, from the settings in agentapp.yaml."""
     return StoreLimits(_bytes(settings), settings.replay_ttl, settings.idempotency_ttl)
 
 
@@ -36,30 +38,30 @@ def _bytes(settings: SessionsSettings) -> int:
 
 
 class Recorder:
-    """All runs of the instance. To be made on the event loop; `close` once. `formats`: the wire formats of
-    stored runs, by number."""
+    """All runs of the instance. Must be created on the event loop; `close` is called once. `formats`: the
+    wire formats of stored runs, by number."""
 
     def __init__(self, settings: SessionsSettings, store: Store, formats: Mapping[int, WireFormat]) -> None:
         self._formats: Final = formats
         self._store: Final = store
         self._runs: Final = RunLog(_bytes(settings), settings.replay_ttl, settings.idempotency_ttl)
         self._continues: Final = settings.on_disconnect == "continue"
-        self._pending: Final[dict[Key, tuple[Key, asyncio.Event]]] = {}  # claims that are being decided
-        self._durable: Final[dict[str, Run]] = {}  # that run, and whose events go to the store
+        self._pending: Final[dict[Key, tuple[Key, asyncio.Event]]] = {}  # claims that are not decided yet
+        self._durable: Final[dict[str, Run]] = {}  # open runs whose events go to the store
         self._loop: Final = asyncio.get_running_loop()
         self._flushing: asyncio.TimerHandle | None = None
         self._expiring = self._loop.call_later(EXPIRE_EVERY, self._expire)
 
     def close(self) -> None:
-        """Stop the timers; every run has ended."""
+        """Stop the timers. Every run has ended by then."""
         self._expiring.cancel()
         if self._flushing is not None:
             self._flushing.cancel()
 
-    # -- what turns do ------------------------------------------------------------------------
+    # -- reported by turns --------------------------------------------------------------------
 
     def begin(self, run: Run) -> None:
-        """A turn of a client was accepted."""
+        """A client's turn was accepted."""
         self._runs.open(run)
         if run.key is not None or self._continues:
             self._durable[run.run_id] = run
@@ -74,7 +76,7 @@ class Recorder:
             )
 
     def end(self, run: Run) -> None:
-        """A run has ended, and its last bytes are there."""
+        """A run has ended, and has its last events."""
         self._runs.end(run, self._loop.time())
         if self._durable.pop(run.run_id, None) is not None:
             self._write(run)
@@ -93,11 +95,11 @@ class Recorder:
                 owed=True,
             )
 
-    # -- what requests ask ----------------------------------------------------------------------
+    # -- requests -------------------------------------------------------------------------------
 
     async def claim(self, run_id: str, request: TurnRequest) -> Run | Failure | None:
-        """The run that has the key of this request already. None: from now on `run_id` has it; `begin` or
-        `release` must follow. A failure: the key came with another request."""
+        """The run that already has the key of this request. None: the key now belongs to `run_id`, and the
+        caller must call `begin` or `release`. A failure: the key was used for a different request."""
         key = request.key
         assert key is not None
         while True:
@@ -124,12 +126,12 @@ class Recorder:
         return _same(self._restored(stored, -1), key)
 
     def release(self, run_id: str, key: Key) -> None:
-        """The run that has claimed this key will not be."""
+        """Release the key that `run_id` has claimed: its turn was not accepted."""
         self._decided(key)
         self._store.put(partial(Database.forget, run_id=run_id), owed=True)
 
     async def find(self, run_id: str, after: int) -> Run | None:
-        """A run, for a reader that has seen event `after`."""
+        """A run, for a reader that has seen event `after` (-1: none); None: it is not kept."""
         run = self._runs.get(run_id, self._loop.time())
         if run is not None:
             return run
@@ -137,8 +139,8 @@ class Recorder:
         return self._restored(stored, after) if stored is not None else None
 
     async def forget(self, session_id: str) -> bool:
-        """Forget the runs of a session that have ended, their events and keys; returns whether there were
-        any. What a disk that cannot be used has is forgotten when it can be."""
+        """Delete the runs of a session that have ended, with their events and keys. Returns whether there
+        were any. If the store is degraded, it deletes its part when it works again."""
         in_memory = self._runs.forget(session_id)
         step = partial(Database.forget_session, session_id=session_id)
         in_store = await self._store.ask(step)
@@ -146,7 +148,7 @@ class Recorder:
             self._store.put(step, owed=True)
         return bool(in_memory or in_store)
 
-    # -- inside -----------------------------------------------------------------------------
+    # -- internal ---------------------------------------------------------------------------
 
     def _decided(self, key: Key) -> None:
         pending = self._pending.pop(key, None)
@@ -156,7 +158,7 @@ class Recorder:
     def _restored(self, stored: Stored, after: int) -> Run:
         now = self._loop.time()
         run = restored(stored, self._formats, after, now)
-        # A lost run ends where its reader is; another reader may be elsewhere.
+        # The end of a lost run depends on what its reader has seen, so that it is not shared by readers.
         return run if run.failure == LOST else self._runs.put_back(run, now)
 
     def _flush_soon(self) -> None:
@@ -171,7 +173,7 @@ class Recorder:
             self._flush_soon()
 
     def _write(self, run: Run) -> None:
-        """Give the store the events that it does not have."""
+        """Queue the events that the store does not have yet."""
         number = max(run.stored, run.first)
         while number < run.next:
             piece = run.read(number, IN_ONE_PIECE)
@@ -188,7 +190,7 @@ class Recorder:
 
 
 def form_of(run: Run) -> int:
-    """The kind and the wire format of a run in one number, as the store has it and the Open frame."""
+    """The kind and the wire format of a run as one number, as in the store and in the Open frame."""
     return run.kind | run.wire.number << 8
 
 

@@ -1,21 +1,26 @@
-"""The embedded store: what must outlive this supervisor, written by one thread, off the event loop.
+"""The embedded store: the runs that must survive a restart of the supervisor, written by one thread.
 
-What is written, and what is not, is a matter of who can ask for it again after a restart:
+What the store gets depends on whether a client can ask for it after a restart:
 
-- A turn without an Idempotency-Key, whose client's leaving cancels it: nothing. Its events are kept in memory
-  (`log`) for a reconnection; a restart ends the turn anyway. This is the hot path, and it never comes here.
-- A turn with a key: its key before it is handed to a worker, committed with fsync, because after that the App
-  may have done what must not be done twice; its events in batches while they come, its end when it comes.
-  Neither is waited for: a client that has its done event will not ask, and one that asks after a crash in
-  between is told that the outcome is unknown, which is true.
-- A turn that goes on without its client (`on_disconnect: continue`): the same, without any waiting.
+- A turn without an Idempotency-Key that is cancelled when its client disconnects: nothing. Its events are
+  kept in memory (`log`) for a reconnect; a restart ends the turn anyway. This is the hot path, and it never
+  uses the store.
+- A turn with a key: the key is committed with fsync before the turn is dispatched, because from then on the
+  App may have side effects that must not happen twice. Its events follow in batches, its end when it ends.
+  Neither is waited for: a client that has received the done event does not ask again, and a client that asks
+  after a crash in between gets an error that says that the outcome is unknown.
+- A turn that continues without its client (`on_disconnect: continue`): the same, but nothing is waited for.
 
-Steps wait in a queue; the thread takes all that are there into one transaction, so that the cost of a commit
-is shared the more, the busier it is. A disk that is full, slow, not writable, or a file that is not ours,
-makes the store *degraded*: what is asked is answered with nothing and what is written is dropped, so that
-no turn ever waits for long; it is tried again every RETRY_EVERY seconds. `health` says so, the log once.
-Only the end of a run is *owed*: its key may lie on the disk from before, and would be answered for a day with
-an unknown outcome. It is written when the store can again.
+Steps wait in a queue. The thread takes all queued steps into one transaction, so that a busy instance shares
+the cost of a commit among more steps. The store becomes *degraded* when the disk is full, slow or not
+writable, or when the file is unusable. A degraded store returns None to queries and drops writes, so that no
+turn waits for long. It retries every RETRY_EVERY seconds. The health routes report it, and the log has one
+line.
+
+Only ends of runs are *owed*: the key of such a run may already be on disk, and requests with it would get an
+unknown outcome for a day. Owed steps are executed as soon as the store works again.
+
+Where to read next: `database` has the steps, `recorder` queues them.
 """
 
 import asyncio
@@ -41,30 +46,30 @@ T = TypeVar("T")
 Step = Callable[[Database], T]
 
 MAX_QUEUED: Final = 32 * 1024 * 1024
-"""Bytes of events that wait for the disk: some seconds of a busy instance. Above it events are dropped from
-the store, and stay in memory as all are."""
+"""Maximum size in bytes of the events that wait for the disk: several seconds of a busy instance. Above it
+the store becomes degraded; events stay in memory as always."""
 
 MAX_STEPS: Final = 20_000
-"""Steps that wait for the disk: with few bytes each, two seconds of what the thread can do."""
+"""Maximum number of steps that wait for the disk: if they are small, 2 seconds of work for the thread."""
 
 MAX_OWED: Final = 20_000
-"""Steps that are owed, and with them at most MAX_QUEUED bytes. What is more is dropped: the outcome of those
-runs is told as unknown."""
+"""Maximum number of owed steps; together they hold at most MAX_QUEUED bytes. Further ones are dropped, and
+the outcome of their runs is reported as unknown."""
 
 ANSWER_WITHIN: Final = 2.0
-"""Seconds that a request waits for the disk. A disk that takes longer does not do its work."""
+"""Seconds that a request waits for the disk. A disk that takes longer counts as failed."""
 
 GATHER: Final = 0.05
-"""Seconds that what nobody waits for is gathered: it rides with the next commit that somebody waits for, and
-no request waits for the commit of what another has left behind."""
+"""Seconds for which writes are collected while no request waits for a commit. They join the next commit that
+a request waits for, and no request waits for a commit of earlier writes alone."""
 
-RETRY_EVERY: Final = 15.0  # seconds between two tries of a degraded store
-TIDY_EVERY: Final = 10.0  # seconds
-CLOSE_WITHIN: Final = 5.0  # seconds for what waits when the instance stops
-AFTER_LAST_WORD: Final = 0.1  # seconds for the end of a thread that has said that it ends; it takes none
+RETRY_EVERY: Final = 15.0  # seconds between two attempts of a degraded store
+TIDY_EVERY: Final = 10.0  # seconds between two clean-ups
+CLOSE_WITHIN: Final = 5.0  # seconds for the queued steps when the instance stops
+AFTER_LAST_WORD: Final = 0.1  # seconds for the thread to exit after its last step; it needs almost none
 
 _SLOW: Final = f"the disk did not answer within {ANSWER_WITHIN:g} s"
-_BEHIND: Final = "the disk is slower than what is to be written"
+_BEHIND: Final = "the disk is too slow for the writes of this instance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,8 @@ class _Queued:
 
 
 class Store:
-    """The store in the file `path`. To be made on the event loop; `start` once, `close` once."""
+    """The store in the file `path`. Must be created on the event loop; `start` and `close` are called once
+    each."""
 
     def __init__(self, path: Path, limits: StoreLimits) -> None:
         self._path: Final = path
@@ -85,35 +91,36 @@ class Store:
         self._changed: Final = threading.Condition()  # guards all below
         self._queue: deque[_Queued] = deque()
         self._queued = 0  # bytes
-        self._owed: deque[_Queued] = deque()  # later than all that is in the queue
+        self._owed: deque[_Queued] = deque()  # executed after all that is in the queue
         self._owed_bytes = 0
-        self._asked = False  # somebody waits for one of them
+        self._asked = False  # a request waits for a step in the queue
         self._closing = False
-        self._failure = ""  # why it is degraded
-        self._database: Database | None = None  # the thread's own
+        self._failure = ""  # why the store is degraded
+        self._database: Database | None = None  # used by the thread only
         self._tried_at = 0.0
         self._tidied_at = 0.0
         self._ended: Final[Future[None]] = Future()
-        # A disk that hangs must not keep the process from ending: hence a daemon.
+        # A daemon thread: a disk that hangs must not keep the process from exiting.
         self._thread: Final = threading.Thread(target=self._work, name="store", daemon=True)
 
     @property
     def failure(self) -> str:
-        """Why nothing can be kept across a restart now, without a path: everybody may read it. Empty: all is
-        well. The log has the details."""
+        """Why runs do not survive a restart at present; empty: they do. The text has no path, because the
+        health routes show it without a token. The log has the details."""
         return self._failure
 
     def start(self) -> None:
-        """Open the file, in the thread; until that is done steps wait."""
+        """Start the thread, which opens the file. Steps wait until the file is open."""
         self._thread.start()
 
     def put(self, step: Step[object], size: int = 0, owed: bool = False) -> None:
-        """Do this, after what was asked before. `size`: bytes that it holds. If the store cannot, it is
-        dropped; `owed`: it is done when the store can again."""
+        """Queue a step. `size`: bytes that it holds. A degraded store drops the step; `owed`: it executes the
+        step when it works again."""
         self._enqueue(_Queued(step, size, None, owed))
 
     async def ask(self, step: Step[T]) -> T | None:
-        """Do this, after what was asked before, and commit it. None too if the store cannot."""
+        """Queue a step, and wait until it is committed. Returns its result; None also if the store is
+        degraded."""
         answer: Future[T | None] = Future()
         if not self._enqueue(_Queued(step, 0, answer)):
             return None
@@ -125,16 +132,16 @@ class Store:
             return None
 
     async def close(self) -> None:
-        """Write what waits, and end."""
+        """Execute the queued steps, and end the thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        # No other thread waits for it: the loop's own may all hang by now.
+        # Not `to_thread`: the threads of the loop's executor may all hang on the disk.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.wrap_future(self._ended), CLOSE_WITHIN)
             self._thread.join(AFTER_LAST_WORD)
 
-    # -- both sides -------------------------------------------------------------------------
+    # -- called by both threads -------------------------------------------------------------
 
     def _enqueue(self, queued: _Queued) -> bool:
         with self._changed:
@@ -153,7 +160,7 @@ class Store:
             return True
 
     def _owe(self, queued: _Queued) -> None:
-        """To be called with the lock held."""
+        """Keep a step until the store works again, if it is owed. The caller holds the lock."""
         if (
             queued.owed
             and len(self._owed) < MAX_OWED
@@ -164,23 +171,23 @@ class Store:
             self._owed_bytes += queued.size
 
     def _pay(self) -> None:
-        """What is owed is done next, before what is new. To be called with the lock held."""
+        """Queue the owed steps, before new ones. The caller holds the lock."""
         self._queue.extend(self._owed)
         self._queued += self._owed_bytes
         self._owed.clear()
         self._owed_bytes = 0
 
     def _degrade(self, failure: str, detail: str = "") -> None:
-        """To be called with the lock held."""
+        """Become degraded. The caller holds the lock."""
         if not self._failure:
             log.error("runs and idempotency keys are kept in memory only: %s", detail or failure)
         self._failure = failure
         self._tried_at = time.monotonic()
 
-    # -- the thread's side --------------------------------------------------------------------
+    # -- called by the store's thread ---------------------------------------------------------
 
     def _work(self) -> None:
-        self._ended.set_running_or_notify_cancel()  # who gives up waiting cannot cancel it
+        self._ended.set_running_or_notify_cancel()  # `close` may time out, but must not cancel it
         try:
             while (batch := self._next_batch()) is not None:
                 self._run(batch)
@@ -191,7 +198,7 @@ class Store:
             self._ended.set_result(None)
 
     def _next_batch(self) -> list[_Queued] | None:
-        """All that waits; empty when something else is due; None at the end."""
+        """The queued steps; empty when only a clean-up or a retry is due; None at the end."""
         with self._changed:
             if not self._queue and not self._closing:
                 if self._database is not None:
@@ -199,7 +206,7 @@ class Store:
                 elif self._failure:
                     self._changed.wait(RETRY_EVERY)
             if self._closing:
-                self._pay()  # one last try
+                self._pay()  # one last attempt
             if not self._queue and self._closing:
                 return None
             if self._queue:
@@ -213,9 +220,9 @@ class Store:
         batch = _waited_for(batch)
         try:
             answers = self._commit(batch)
-        except Exception as error:  # of SQLite, the file system, or a bug: turns must go on
+        except Exception as error:  # from SQLite, the file system, or a bug: turns must continue
             self._give_up(error)
-            # One that fails for another reason than the disk would fail for ever.
+            # A step that failed for any other reason than the disk would fail again, and is not kept.
             batch += self._drop_all(batch if isinstance(error, OSError | sqlite3.OperationalError) else [])
             answers = [None] * len(batch)
         for queued, answer in zip(batch, answers, strict=True):
@@ -223,8 +230,9 @@ class Store:
                 queued.answer.set_result(answer)
 
     def _drop_all(self, batch: list[_Queued]) -> list[_Queued]:
-        """Nothing that waits is done, but what is owed later: first of `batch`, then of the queue, which is
-        returned. Otherwise what waits would be done before what was asked earlier."""
+        """Drop `batch` and the queue, and keep their owed steps in order, before those that are owed already.
+        Returns the dropped queue. If the queue stayed, its steps would be executed before the earlier ones of
+        `batch`."""
         with self._changed:
             later, self._owed, self._owed_bytes = self._owed, deque(), 0
             dropped = list(self._queue)
@@ -240,7 +248,7 @@ class Store:
         with database.transaction():
             answers = [queued.step(database) for queued in batch]
         with self._changed:
-            # Not at once: a disk at its limit would fill the log with its ups and downs.
+            # Only after RETRY_EVERY: a disk at its limit would otherwise fill the log with changes of state.
             if self._failure and now - self._tried_at >= RETRY_EVERY:
                 log.info("runs and idempotency keys are kept on disk again")
                 self._failure = ""
@@ -280,7 +288,7 @@ class Store:
 
 
 def _waited_for(batch: list[_Queued]) -> list[_Queued]:
-    """What nobody waits for any more is not done."""
+    """The steps without those whose caller has stopped waiting."""
     return [
         queued for queued in batch if queued.answer is None or queued.answer.set_running_or_notify_cancel()
     ]
