@@ -1,4 +1,4 @@
-"""What the supervisor talks about: requests, turns, their errors, and idempotency keys. Pure.
+"""The nouns of the supervisor: requests, turns, runs, wire formats, errors, and idempotency keys. Pure.
 
-Knows nothing of the other rooms; each of them may import it. Read `turn` first.
+Imports no other package of the supervisor; every other package may import it. Read `turn` first.
 """

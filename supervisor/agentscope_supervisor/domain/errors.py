@@ -1,6 +1,6 @@
-"""How a turn or a request ends other than well: the codes of the HTTP contract and their statuses. Pure.
+"""Failures of turns and requests: the error codes of the HTTP API and their statuses. Pure.
 
-`turns.ledger` and the routes make Failures; `http1.responses` and the wire formats send them to the client.
+`turns.ledger` and the routes create Failures; `http1.responses` and the wire formats send them to the client.
 """
 
 from collections.abc import Mapping
@@ -118,12 +118,13 @@ MEANING: Final[Mapping[ErrorCode, str]] = {
 RETRY_LATER: Final = frozenset(
     {ErrorCode.TOO_MANY_REQUESTS, ErrorCode.NOT_READY, ErrorCode.OVERLOADED, ErrorCode.DRAINING}
 )
-"""Codes that come before the App sees anything, and pass with time: they carry Retry-After."""
+"""Codes of temporary refusals, before the App sees the turn. Their responses have the header Retry-After."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What the client is told. `retryable`: the App has not seen the turn, the same may be sent again."""
+    """The error that is sent to the client. `retryable`: the App has not seen the turn, and the client may
+    send the same request again."""
 
     code: ErrorCode
     message: str
@@ -131,12 +132,12 @@ class Failure:
 
     @property
     def status(self) -> int:
-        """The HTTP status, where no byte of the answer is out yet."""
+        """The HTTP status, if no byte of the response has been sent yet."""
         return STATUS[self.code]
 
 
 class Refused(Exception):
-    """A request is refused; `failure` is what the client gets."""
+    """A request is refused; `failure` is sent to the client."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -149,12 +150,12 @@ def invalid(message: str) -> Refused:
 
 
 def error_object(failure: Failure) -> dict[str, str | bool]:
-    """The value of `error`, in the body of a status and in a native event alike."""
+    """The value of `error`: in the JSON body of a response, and in an event of the native dialect."""
     return {"code": failure.code, "message": failure.message, "retryable": failure.retryable}
 
 
 def refusal(code: ErrorCode, message: str) -> Failure:
-    """A failure before the App saw anything; retryable if waiting can help."""
+    """A failure before the App saw the turn; retryable if the cause is temporary."""
     return Failure(code, message, retryable=code in RETRY_LATER or code is ErrorCode.SESSION_BUSY)
 
 
@@ -171,16 +172,16 @@ _OF_WORKER: Final[Mapping[Code, ErrorCode]] = {
 
 
 def of_worker(code: Code, message: str) -> Failure:
-    """The failure to tell when a worker, or the loss of its link, ended a turn."""
-    told = _OF_WORKER[code]
-    if told is ErrorCode.WORKER_LOST:
+    """The failure to report when a worker, or the loss of its link, ended a turn."""
+    reported = _OF_WORKER[code]
+    if reported is ErrorCode.WORKER_LOST:
         message = "the worker died under the turn"
-    return Failure(told, message, retryable=not code.begun and told is not ErrorCode.INVALID_REQUEST)
+    return Failure(reported, message, retryable=not code.begun and reported is not ErrorCode.INVALID_REQUEST)
 
 
 def failed_again(failure: Failure) -> Failure:
-    """The failure to tell of a turn that a worker died under before, and that was to run again: whatever has
-    kept it from that, the App has seen it."""
+    """The failure to report for a turn that was lost in a crash, waited to run again, and did not complete.
+    It is never retryable: the App has seen the turn."""
     if failure.retryable or failure.code is ErrorCode.WORKER_LOST:
         message = f"the worker died under the turn, and running it again came to nothing: {failure.message}"
         return Failure(ErrorCode.WORKER_LOST, message)

@@ -1,17 +1,18 @@
-"""The Idempotency-Key of a request: which requests are one and the same. Pure.
+"""The Idempotency-Key of a request: which requests repeat an earlier one. Pure.
 
-A key names one run of one caller. Who sends it again gets that run, its answer from the first event on, its
-failure too; the App is not called again. Two sources agree on most of it, and where they leave a choice:
+A key names one run of one caller. A client that sends the key again gets that run from its first event on,
+including its failure; the App is not called again. The rules follow the IETF draft and Stripe's API:
 
-- A key with another body is refused with 422 (IETF draft-ietf-httpapi-idempotency-key-header, section 2.7).
-- A key whose first request is still being answered: the draft lets a server refuse the second with 409. Here
-  it joins the run instead, because an answer is a stream that any number can read.
-- An answer is kept whether it went well or not, but only once the work has begun (Stripe, "Idempotent
-  requests"). So a key is free again when its run ended before the App saw it: refused, or dropped from the
-  queue. A worker that died under the turn does not free it, unless the turn had provably not begun.
-- A key is the caller's own: the same key of another caller is another key.
+- A key that comes with a different request is refused with 422 (IETF
+  draft-ietf-httpapi-idempotency-key-header, section 2.7).
+- For a key whose first request is still in progress, the draft allows 409. Here the second request joins the
+  run instead, because any number of clients can read a run.
+- A run is kept for its key whether it succeeded or failed, but only if the work began (Stripe, "Idempotent
+  requests"). A key is free again when its run ended before the App saw it: refused, or dropped from the
+  queue. A worker crash does not free the key, unless the turn provably had not begun.
+- Keys belong to a caller: the same key of another caller is a different key.
 
-Where to read next: `runs.log` keeps the runs, `recorder` finds the one that belongs to a key.
+Where to read next: `runs.recorder` finds the run of a key, `runs.log` keeps the runs in memory.
 """
 
 import hashlib
@@ -25,16 +26,17 @@ from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 
 MAX_KEY: Final = 255
-"""Characters; a UUID has 36. As Stripe bounds it; a row of the store has a bounded size by it."""
+"""Maximum length in characters, as in Stripe's API; a UUID has 36. It also bounds a row of the store."""
 
 MISMATCH: Final = Failure(
-    ErrorCode.IDEMPOTENCY_MISMATCH, "this Idempotency-Key came before with another request; take a new key"
+    ErrorCode.IDEMPOTENCY_MISMATCH,
+    "this Idempotency-Key was used before for a different request; use a new key",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key of one caller. Two are equal whatever they were sent with; `fingerprint` tells that apart."""
+    """A key of one caller. Equality ignores `fingerprint`, which identifies the content of the request."""
 
     scope: str  # of the caller
     value: str
@@ -42,25 +44,24 @@ class Key:
 
 
 def is_valid(value: str) -> bool:
-    """Whether a header's value can be a key: printable ASCII, as the draft's string is."""
+    """Whether the value of the header is a valid key: printable ASCII, as in the draft."""
     return 1 <= len(value) <= MAX_KEY and value.isascii() and value.isprintable()
 
 
 def scope_of(token: str, principal: str) -> str:
-    """The caller whose keys they are. Both count: a body that names somebody else must not reach his runs
-    with another token, and callers who share a token are told apart if the instance tells them apart."""
+    """The scope of a caller's keys. It depends on both arguments: a request that names another caller in its
+    body must not reach that caller's runs with a different token; callers that share a token have separate
+    keys if `server.principal` separates them."""
     return hashlib.sha256(f"{token}\n{principal}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def fingerprint(fields: Mapping[str, Any], session_id: str, form: StreamKind, body: bytes) -> bytes:
-    """What two requests share exactly when they ask for the same, however their JSON is written.
+    """A hash that is equal for two requests exactly if they ask for the same, however their JSON is written.
 
-    `fields`: the parsed `body`. `session_id` and `form` may have come by headers.
+    `fields`: the parsed `body`. `session_id` and `form` are separate because headers may set them.
     """
     try:
         canonical = orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
-    except (
-        TypeError
-    ):  # nested deeper than it writes, or lone surrogates: then only the same bytes are the same
+    except TypeError:  # nested too deeply for orjson, or lone surrogates: then only identical bytes are equal
         canonical = body
     return hashlib.sha256(b"%d\n%b\n%b" % (form, session_id.encode(), canonical)).digest()

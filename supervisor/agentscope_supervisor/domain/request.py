@@ -1,4 +1,7 @@
-"""One request for a turn, whatever dialect it came in, and the checks that all dialects share. Pure."""
+"""One request for a turn, in any dialect, and the checks that all dialects share. Pure.
+
+Where to read next: `web.parse_invoke` reads such a request; `domain.turn` is the turn that it becomes.
+"""
 
 import re
 from collections.abc import Mapping
@@ -23,16 +26,16 @@ _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class TurnRequest:
-    """One turn that a client asks for. `principal`: the caller whose limits it counts for."""
+    """A turn that a client asks for. `principal`: the caller whose limits it counts towards."""
 
     session_id: Final[str]
     kind: Final[StreamKind]
-    on_busy: Final[OnBusy | None]  # None: as configured
+    on_busy: Final[OnBusy | None]  # None: `sessions.on_busy` applies
     body: Final[bytes]
     principal: Final[str]
-    headers: Final[Mapping[str, str]]  # W3C trace context and REQUEST_ID, passed on
+    headers: Final[Mapping[str, str]]  # W3C trace context and REQUEST_ID, passed on to the worker
     key: Final[Key | None]  # Idempotency-Key
-    wire: Final[WireFormat]  # of the answer
+    wire: Final[WireFormat]  # of the run
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 
 def session_id(value: object, where: str = "session_id") -> str:
-    """A session id that came from outside. Raises: Refused."""
+    """`value`, if it is a valid session id. `where`: its name in error messages. Raises: Refused."""
     if not isinstance(value, str):
         raise invalid(f"{where} must be a string, not {kind_of(value)}")
     if not 1 <= len(value) <= MAX_SESSION_ID:
@@ -85,4 +88,5 @@ NAMES: Final[Mapping[type, str]] = {
 
 
 def kind_of(value: object) -> str:
+    """The type of a JSON value, for error messages."""
     return NAMES[type(value)]

@@ -1,7 +1,9 @@
-"""One turn, and the commands about it, which `turns.ledger` returns and `turns.service` executes. Pure.
+"""One turn, and the commands for it, which `turns.ledger` returns and `turns.service` executes. Pure.
 
-A turn is mostly a client's message and its answer. What is done to a session between those is a turn too, of
-another purpose, so that it takes its place in the session's order as they do.
+Most turns are a client's message and its run. The deletion of a session and the notification of a process
+are turns too, with another `Purpose`, so that they have their place in the order of the session's turns.
+
+Where to read next: `turns.ledger` has the states of a turn and their transitions.
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ class Purpose(Enum):
     """Why a turn exists."""
 
     CLIENT = auto()  # a client sent a message
-    FORGET = auto()  # a client has its session deleted
+    FORGET = auto()  # a client deletes its session
     NOTIFY_IDLE = auto()  # the process that holds the session is notified that the session leaves it
 
 
@@ -35,7 +37,8 @@ _WAITING: Final = TurnState.WAITING  # read once: see `agentscope_protocol.wire.
 
 @dataclass(init=False, slots=True, eq=False)
 class Turn:
-    """One turn: its request, its run, and its state. The ledger writes it; `stream` belongs to its link."""
+    """One turn: its request, its run, and its state. Only the ledger changes it, except `stream`, which
+    belongs to the link of its process."""
 
     number: Final[int]  # unique in the instance, never reused
     request: Final[TurnRequest]
@@ -44,12 +47,12 @@ class Turn:
     accepted_at: float
     purpose: Final[Purpose]
     state: TurnState
-    process: int | None  # that it was dispatched to
-    stream: int  # its number on the link of that process; 0: none
-    crashes: int  # processes that it was lost with, and after which it waits or runs again
-    ending: Failure | None  # the failure to report once it has been cancelled
+    process: int | None  # that the turn was dispatched to
+    stream: int  # number of the stream on the link of that process; 0: none
+    crashes: int  # crashes that it was lost in, and after which it waited to run again
+    ending: Failure | None  # the failure to report after its cancellation
     cancelled_at: float
-    replace_asked_at: float  # when the replacement of its process was last asked for
+    replace_asked_at: float  # when the replacement of its process was last requested
 
     def __init__(
         self,
@@ -75,13 +78,13 @@ class Turn:
 
     @property
     def is_open(self) -> bool:
-        """Whether its run has not ended."""
+        """Whether its run has not ended yet."""
         return self.run.ended_at is None
 
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class Dispatch:
-    """Send the turn to this process now."""
+    """Send the turn to this process."""
 
     turn: Final[Turn]
     process: Final[int]
@@ -101,7 +104,7 @@ class Cancel:
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class Complete:
-    """End the turn's run: with success if `failure` is None. Once for each turn."""
+    """End the turn's run: successfully if `failure` is None. Returned exactly once for each turn."""
 
     turn: Final[Turn]
     failure: Final[Failure | None]
@@ -112,14 +115,14 @@ class Complete:
 
 @value
 class Idle:
-    """The last turn of this process has ended."""
+    """The last open turn of this process has ended."""
 
     process: int
 
 
 @value
 class ReplaceProcess:
-    """A turn ignored its cancellation; only the end of this process will end it."""
+    """Replace the process: a turn ignored its cancellation, and ends only when its process ends."""
 
     turn: Turn
     process: int
