@@ -1,4 +1,4 @@
-"""Bytes to requests, and answers to bytes: listener, connections, limits, and the HTTP/1.1 rules.
+"""HTTP/1.1: the listener, connections and their limits, request parsing, and the writing of responses.
 
-Knows no route. Read `listener` first.
+Knows no routes. Read `listener` first.
 """

@@ -1,6 +1,9 @@
-"""The channel of a request that aiohttp has parsed: the response is written past aiohttp's own classes.
+"""The channel of a request that aiohttp has parsed.
 
-aiohttp gets a `SentResponse` for it, so that it goes on with the connection as after any other.
+The response is written to the transport directly, past aiohttp's response classes. aiohttp then gets a
+`SentResponse`, and continues with the connection as after any other response.
+
+Where to read next: `channel` has the interface, `aiohttp_connection` the connection.
 """
 
 import asyncio
@@ -28,7 +31,7 @@ class AiohttpChannel(Channel):
         self.writing_paused = self._connection.is_paused
 
     async def finish(self, exchange: Exchange) -> web.StreamResponse:
-        """Wait until the response of `exchange` was written. Raises: CancelledError: the client left."""
+        """Wait until the response of `exchange` is written. Raises: CancelledError: the client has left."""
         self._connection.begin(self, exchange)
         try:
             await self._over
@@ -41,7 +44,7 @@ class AiohttpChannel(Channel):
 
     def send(self, data: bytes) -> None:
         transport = self._connection.transport
-        self._request.writer.output_size += len(data)  # aiohttp's mark that a response has begun
+        self._request.writer.output_size += len(data)  # tells aiohttp that a response has begun
         if transport is not None and not transport.is_closing():
             transport.write(data)
 

@@ -1,7 +1,10 @@
-"""Our additions to aiohttp's HTTP: its settings, our form of its errors, and a way past its response classes.
+"""Connections that aiohttp parses: its settings, stricter rules, time limits, and the form of its errors.
 
-Everything that relies on aiohttp's inner workings is here. Knows no route and no turn: `web.app` gives it one
-handler for every request.
+All code that relies on aiohttp's internals is in this module. Knows neither routes nor turns: `web.app`
+passes it one handler for every request.
+
+Where to read next: `aiohttp_channel` writes responses past aiohttp's response classes; `strictness` has the
+rules for heads.
 """
 
 import asyncio
@@ -31,7 +34,7 @@ log = logging.getLogger(__name__)
 
 MAX_LINE: Final = 16 * 1024  # bytes of a request line or a header; large cookies fit
 RESERVED_HEAD_TIMEOUT: Final = 2.0
-"""Seconds in which a connection in a reserved place must have sent a head: others need the place."""
+"""Seconds in which a connection in a reserved place must send a head: other probes need the place."""
 
 FAILED: Final = Failure(ErrorCode.INTERNAL_ERROR, "the request failed in the supervisor")
 
@@ -44,15 +47,15 @@ class HttpLimits:
 
     head_timeout: float  # from the accept, or from the first byte of a later request, to the end of its head
     max_body: int  # bytes
-    idle_timeout: float = 75.0  # between two requests; above the sixty seconds that balancers keep theirs
+    idle_timeout: float = 75.0  # between two requests; above the 60 s that load balancers keep connections
 
 
 class BrokenRule(Exception):
-    """A head that the parser accepts and we refuse; the text is for the client."""
+    """The parser accepts a head that `strictness` refuses. The text is for the client."""
 
 
 class SentResponse(web.StreamResponse):
-    """A response that was written to the connection already (`aiohttp_channel`)."""
+    """A response that `aiohttp_channel` has already written to the connection."""
 
     def __init__(self, status: int, *, keeps_alive: bool) -> None:
         super().__init__(status=status)
@@ -66,8 +69,8 @@ class SentResponse(web.StreamResponse):
 
 
 class AiohttpConnection(web.RequestHandler):
-    """One connection: aiohttp's HTTP protocol, with a time limit for heads, our rules for them, and our form
-    of the errors that come before a request."""
+    """One connection: aiohttp's HTTP protocol, with a time limit and strict rules for heads, and JSON errors
+    for requests that cannot be parsed."""
 
     __slots__ = (
         "_body",
@@ -92,14 +95,14 @@ class AiohttpConnection(web.RequestHandler):
         **options: Any,
     ) -> None:
         super().__init__(server, **options)
-        self.is_reserved = is_reserved  # one request of a probe, and no other
+        self.is_reserved = is_reserved  # the connection serves one request, of a probe
         self._on_lost = on_lost
         self._opened_at = opened_at
         self._head_timeout = min(limits.head_timeout, RESERVED_HEAD_TIMEOUT if is_reserved else math.inf)
         self._deadline = Deadline(self._loop, self._head_is_late)
         self._half_close = HalfClose(self._loop, self._probe)
         self._body: StreamReader = EMPTY_PAYLOAD  # of the newest request
-        self._channel: Channel | None = None  # of the request that is being answered, if it has one
+        self._channel: Channel | None = None  # of the request in progress, if it has one
         self._exchange: Exchange | None = None
         self._writer: ChunkedWriter | None = None
 
@@ -118,13 +121,13 @@ class AiohttpConnection(web.RequestHandler):
         if self._request_count != seen:
             self._heads_arrived(self._request_count - seen)
         elif data and not self._deadline.is_set and self._body.is_eof():
-            self._await_head()  # the beginning of one
+            self._await_head()  # these bytes begin a head
 
     def _heads_arrived(self, count: int) -> None:
         self._deadline.clear()
         if not self._body.is_eof():
-            # The parser gave up in the middle of a body, and reports it as one more message: a reader of that
-            # body would wait for ever.
+            # The parser failed in the middle of a body, and reports that as another message. Without this
+            # exception, a reader of that body would wait without end.
             self._body.set_exception(web.RequestPayloadError("its framing is broken"))
         for at in range(-count, 0):
             arrived: Any = self._messages[at]
@@ -136,27 +139,27 @@ class AiohttpConnection(web.RequestHandler):
                     self._messages[at] = _ErrInfo(HTTPStatus.BAD_REQUEST, error, problem), EMPTY_PAYLOAD
 
     def _is_idle(self) -> bool:
-        """Whether every request that has come whole was answered."""
+        """Whether every complete request has its response."""
         waits = self._request_count == 0 or (self._waiter is not None and not self._waiter.done())
         return waits and not self._messages
 
-    # -- the time limit of heads --------------------------------------------------------------
+    # -- the time limit for heads -------------------------------------------------------------
 
     def _await_head(self, since: float | None = None) -> None:
         since = self._loop.time() if since is None else since
         self._deadline.set(since + self._head_timeout)
 
     def _head_is_late(self) -> None:
-        # Behind a request that is being answered it may be late: its next byte begins a new time limit.
+        # While a request is in progress, the next head may be late: its next byte begins a new time limit.
         if self.transport is not None and self._is_idle():
             failure = NO_PLACE if self.is_reserved else late(self._head_timeout)
             self.transport.write(error_bytes(failure))
             self.force_close()
 
-    # -- a client that sends no more ----------------------------------------------------------
+    # -- half-closed connections --------------------------------------------------------------
 
-    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp leaves the transport's default
-        """Whether the connection stays for what its client has asked."""
+    def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp keeps asyncio's default, which is None
+        """The client sends no more. Returns whether the connection stays open for the responses."""
         if self._is_idle() or not self._body.is_eof():
             return False
         assert self.transport is not None, "it has just reported"
@@ -166,16 +169,18 @@ class AiohttpConnection(web.RequestHandler):
     def _probe(self) -> bool:
         transport, asked = self.transport, self._current_request
         assert transport is not None, "it is not closed yet"
-        if self._is_idle():  # all that it asked for is answered
+        if self._is_idle():  # every response was sent
             self.force_close()
             return False
         if not self._messages:
-            self.close()  # after the response under way
+            self.close()  # after the response in progress
         if asked is None or (self._exchange is not None and self._exchange.probe()):
             return True
         if asked.writer.output_size == 0:
             if asked.version < HttpVersion11:
-                transport.abort()  # it knows no interim responses: to cancel turns in time it counts as gone
+                # HTTP/1.0 has no interim responses to probe with: the client counts as gone, so that its turn
+                # is cancelled in time.
+                transport.abort()
                 return False
             transport.write(CONTINUE)
         return True
@@ -184,23 +189,24 @@ class AiohttpConnection(web.RequestHandler):
 
     @property
     def is_paused(self) -> bool:
-        """Whether the client's socket takes less than is sent."""
+        """Whether the transport's write buffer is full."""
         return self._paused
 
     @property
     def is_ending(self) -> bool:
-        """Whether the connection ends with the response under way."""
+        """Whether the connection closes after the response in progress."""
         return self._close or self._force_close
 
     def begin(self, channel: Channel, exchange: Exchange) -> None:
-        """`exchange` answers the request on `channel` from now on, until `end`."""
+        """Report events of the connection to `channel` and `exchange` from now on, until `end`."""
         self._channel, self._exchange = channel, exchange
 
     def end(self) -> None:
+        """The response of the present exchange is over."""
         self._channel = self._exchange = self._writer = None
 
     def writer_of(self, head: bytes, end: bytes) -> ChunkedWriter:
-        """The writer of the response under way; chunked if `end` is not empty."""
+        """A writer for the response in progress; chunked if `end` is not empty."""
         assert self.transport is not None, "the client is there, or the handler was cancelled"
         self._writer = ChunkedWriter(self.transport, self._paused, chunked=bool(end), head=head, end=end)
         return self._writer
@@ -225,7 +231,7 @@ class AiohttpConnection(web.RequestHandler):
             self._channel.writing_paused = False
             self._exchange.resumed()
 
-    # -- errors before there is a request -----------------------------------------------------
+    # -- errors in requests that cannot be parsed ---------------------------------------------
 
     def handle_error(
         self,
@@ -238,17 +244,17 @@ class AiohttpConnection(web.RequestHandler):
 
 
 class Server(web.Server):
-    """Makes the connections (`connect`); each calls `handler` for each of its requests."""
+    """Creates the connections (`connect`). Each connection calls `handler` for each of its requests."""
 
     def __init__(self, handler: Handler, limits: HttpLimits) -> None:
         self._limits = limits
         self._protocol_options: Mapping[str, Any] = {
             "keepalive_timeout": limits.idle_timeout,
-            # How long the rest of a refused body is read, so that its sender sees the refusal.
+            # Seconds for which the rest of a refused body is read, so that the client receives the response.
             "lingering_time": 2.0,
             "access_log": None,
-            "tcp_keepalive": False,  # the listening socket has it for all
-            "auto_decompress": False,  # `body` refuses what is compressed
+            "tcp_keepalive": False,  # accepted sockets inherit it from the listening socket
+            "auto_decompress": False,  # `body` refuses compressed bodies
             "max_line_size": MAX_LINE,
             "max_field_size": MAX_LINE,
         }
@@ -258,8 +264,8 @@ class Server(web.Server):
     def connect(
         self, is_reserved: bool, on_lost: OnLost, opened_at: float | None = None
     ) -> AiohttpConnection:
-        """The protocol of one more connection. `on_lost`: called once, when it is lost. `opened_at`: since
-        when its first head is awaited, in the loop's time, if not from now on."""
+        """The protocol of a new connection. `on_lost`: called once, when the connection is lost. `opened_at`:
+        when the time limit for its first head began, in the event loop's time; None: now."""
         loop, options = asyncio.get_running_loop(), self._protocol_options
         return AiohttpConnection(self, self._limits, is_reserved, on_lost, opened_at, loop=loop, **options)
 
@@ -272,7 +278,7 @@ def plain_request(
     writer: Any,
     task: "asyncio.Task[None]",
 ) -> web.BaseRequest:
-    """A request as aiohttp's server makes it. `max_body`: bytes."""
+    """The request factory of aiohttp's server. `max_body`: bytes."""
     loop = asyncio.get_running_loop()
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body)
 
@@ -280,14 +286,14 @@ def plain_request(
 def answer_to_error(
     request: web.BaseRequest, status: int, error: BaseException | None, headers: Mapping[str, str]
 ) -> web.StreamResponse:
-    """Our form of an error in aiohttp, before or in a handler; the connection ends with it.
+    """The JSON response to an error before or in a handler; the connection closes after it.
 
     Raises: ConnectionError if the response has begun.
     """
     if request.writer.output_size > 0:
         raise ConnectionError("the response has begun; no error can be sent")
     if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        text = str(error) if isinstance(error, BrokenRule) else "this is not an HTTP/1.1 request"
+        text = str(error) if isinstance(error, BrokenRule) else "this is not a valid HTTP/1.1 request"
         failure = Failure(ErrorCode.INVALID_REQUEST, text)
     else:
         log.error("request failed", exc_info=error)
@@ -299,9 +305,9 @@ def answer_to_error(
 
 def late(timeout: float) -> Failure:
     """The 408 sent when request headers do not arrive in time. `timeout`: seconds."""
-    return Failure(ErrorCode.REQUEST_TIMEOUT, f"the head of a request did not come within {timeout:g} s")
+    return Failure(ErrorCode.REQUEST_TIMEOUT, f"the request headers did not arrive within {timeout:g} s")
 
 
 def is_reserved(request: web.BaseRequest) -> bool:
-    """Whether it came on a connection that has its place for a probe."""
+    """Whether the request arrived on a connection in a reserved place."""
     return cast(AiohttpConnection, request.protocol).is_reserved

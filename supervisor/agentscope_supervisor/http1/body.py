@@ -1,7 +1,9 @@
-"""The body of a request on its way in: its type, its size, its pace. What it says is `domain.request`'s.
+"""Request bodies: checks of their type and size, and time limits while they arrive.
 
-Nothing is read of a body that will be refused by its headers alone, and never more than the limit. A body
-that is slow as a whole, or that nearly stops, is given up, whatever drips.
+A body that is refused because of its headers is not read at all, and no body is read beyond the size limit.
+A body that takes too long in total, or whose rate falls below a minimum, is given up.
+
+Where to read next: `domain.request` parses the content.
 """
 
 import asyncio
@@ -14,13 +16,13 @@ from agentscope_protocol.config.settings import ServerSettings
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid, refusal
 from agentscope_supervisor.http1.strictness import PLAIN_TYPES
 
-MIN_RATE: Final = 1024  # bytes per second, measured over each
+MIN_RATE: Final = 1024  # bytes per second, on average over each RATE_WINDOW
 RATE_WINDOW: Final = 5.0  # seconds; a mobile network may be silent for as long
 MAX_UNREAD: Final = 256 * 1024 * 1024
-"""Bytes of all bodies that have come in part: as many as the ledger holds of those that came whole. Without
-it ten thousand clients could each stop at the last byte of the largest body."""
+"""Maximum size in bytes of all incomplete bodies: the same as the ledger's limit for complete ones. Without
+it, 10,000 clients could each send a body of the maximum size without its last byte."""
 
-_OVERLOADED: Final = refusal(ErrorCode.OVERLOADED, "too many large bodies are on their way in")
+_OVERLOADED: Final = refusal(ErrorCode.OVERLOADED, "too many large request bodies are being received")
 
 
 class BodyReader:
@@ -32,7 +34,7 @@ class BodyReader:
             ErrorCode.PAYLOAD_TOO_LARGE, f"the body is over server.max_body_mb: {settings.max_body_mb:g}"
         )
         self._timeout: Final = settings.body_timeout
-        self._collected = 0  # bytes of bodies that have come in part
+        self._collected = 0  # bytes of incomplete bodies
 
     async def read(self, request: web.BaseRequest) -> bytes:
         """The whole body. Raises: Refused."""
@@ -47,24 +49,26 @@ class BodyReader:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         content = request.content
         try:
-            # Almost all come with their head.
+            # Almost all bodies arrive together with their head.
             body = content.read_nowait() if content.is_eof() else await self._collect(content)
         except TimeoutError:
-            message = f"the body did not come within {self._timeout:g} s, or slower than {MIN_RATE} bytes/s"
+            message = (
+                f"the body did not arrive within {self._timeout:g} s, or was slower than {MIN_RATE} bytes/s"
+            )
             raise Refused(Failure(ErrorCode.REQUEST_TIMEOUT, message)) from None
         except web.RequestPayloadError as error:
-            content.feed_eof()  # nothing more will be read of it
+            content.feed_eof()  # so that aiohttp does not wait for the rest
             raise invalid(f"the body could not be read: {error}") from None
         if len(body) > self.max_size:
             raise Refused(self._too_large)
         return body
 
     async def _collect(self, content: StreamReader) -> bytes:
-        """The body as it comes. Raises: TimeoutError, Refused, aiohttp's RequestPayloadError."""
+        """Collect a body that arrives in pieces. Raises: TimeoutError, Refused, RequestPayloadError."""
         loop = asyncio.get_running_loop()
         body = bytearray()
         end = loop.time() + self._timeout
-        enough = 0  # bytes at which the time limit is moved on
+        enough = 0  # bytes at which a new RATE_WINDOW begins
         try:
             async with asyncio.timeout_at(end) as limit:
                 while len(body) <= self.max_size:

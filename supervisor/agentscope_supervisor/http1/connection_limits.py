@@ -1,38 +1,43 @@
-"""Who gets a place among the connections: how many there are, and what becomes of one more. Pure.
+"""Limits on the number of connections, and what happens to each new connection. Pure.
 
-Descriptors are what a connection costs, and workers, logs and files need them too, so that a part is kept
-from connections. Of what is kept, a quarter is the reserve for probes: connections above the bound on which
-only the health routes are answered, so that a platform can tell a full instance from a dead one. Another
-quarter is for those who are being told that there is no place. No connection ever gets of the other half.
+Each connection takes a file descriptor. Workers, logs and files need descriptors too, so that a part of them
+is kept from connections. One quarter of that part is the reserve for probes: connections above the limit on
+which only the health routes respond, so that a platform can tell a full instance from a dead one. Another
+quarter is for connections that are being refused. No connection ever gets a descriptor of the other half.
+
+Where to read next: `listener` applies these limits.
 """
 
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-KEPT_SHARE: Final = 10  # one in so many descriptors is kept
-KEPT_AT_LEAST: Final = 128  # which sixteen workers need, at about six each; of a low limit, a third
-MAX_RESERVE: Final = 32  # probes at a time; a platform sends one every few seconds
+KEPT_SHARE: Final = 10  # one in KEPT_SHARE descriptors is kept from connections
+KEPT_AT_LEAST: Final = 128  # 16 workers need about 6 descriptors each; under a low limit, a third is kept
+MAX_RESERVE: Final = 32  # concurrent probes; a platform sends one every few seconds
 
 
 class Place(Enum):
+    """What a new connection gets."""
+
     SERVED = auto()
     RESERVED = auto()  # for probes
-    NONE = auto()
+    NONE = auto()  # it is refused
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """The bounds. `ceiling`: a descriptor with this number or a higher one goes to no served connection; the
-    kernel gives the lowest free number, so that the number of the newest tells how many are open."""
+    """Maximum numbers of connections. `ceiling`: a connection whose descriptor has this number or a higher
+    one is not served. The kernel assigns the lowest free number, so that the number of a new descriptor shows
+    how many are open."""
 
     served: int
     reserved: int
-    leaving: int  # refused connections, held until their answer has arrived
+    leaving: int  # refused connections that are kept until the client has received the response
     ceiling: int
 
     def place(self, served: int, reserved: int, descriptor: int) -> Place:
-        """For one more connection, while so many are there."""
+        """The place of a new connection. `served`, `reserved`: the present numbers of connections."""
         if served < self.served and descriptor < self.ceiling:
             return Place.SERVED
         if reserved < self.reserved and descriptor < self.ceiling + self.reserved:
@@ -41,7 +46,7 @@ class ConnectionLimits:
 
 
 def places(wanted: int, limit: int, in_use: int) -> ConnectionLimits:
-    """The bounds for `wanted` connections under `limit` descriptors, `in_use` of which are open already."""
+    """The limits for `wanted` connections, if the process may have `limit` descriptors and has `in_use`."""
     kept = max(limit // KEPT_SHARE, min(KEPT_AT_LEAST, limit // 3))
     ceiling = limit - kept
     aside = max(1, min(MAX_RESERVE, kept // 4))

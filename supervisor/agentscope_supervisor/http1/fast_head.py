@@ -1,9 +1,11 @@
-"""The head of a usual turn, recognised in its bytes, so that it costs little. Pure.
+"""A fast parser for the head of a usual `POST /invoke`. Pure.
 
-What is recognised is a narrow part of what HTTP allows: a turn as nearly every client sends it. It needs no
-leniency and no error, since everything else goes to aiohttp's parser as the same bytes. So the one rule here
-is that whatever is recognised means to aiohttp just what it means here (tests/supervisor/test_turn_head.py
-asks both).
+It recognizes a narrow part of HTTP: the request as nearly every client sends it. It needs no leniency and no
+errors, because all other bytes are passed unchanged to aiohttp's parser. The one rule for this module:
+aiohttp parses every head that is recognized here to the same result. tests/supervisor/http1/test_fast_head.py
+compares both parsers.
+
+Where to read next: `fast_connection` uses it.
 """
 
 import re
@@ -12,7 +14,7 @@ from typing import Final
 
 from agentscope_supervisor.http1.strictness import PLAIN_TYPES
 
-MAX_HEAD: Final = 8 * 1024  # bytes; what is longer is not usual
+MAX_HEAD: Final = 8 * 1024  # bytes; a longer head is not usual
 
 _REQUEST_LINE: Final = b"POST /invoke HTTP/1.1\r\n"
 _HEAD: Final = re.compile(
@@ -23,17 +25,17 @@ _FIELDS_AT: Final = len(_REQUEST_LINE)
 _UNUSUAL: Final = frozenset(
     {
         *("content-encoding", "expect", "idempotency-key", "trailer", "transfer-encoding", "upgrade"),
-        # To aiohttp's parser the first is Connection, and the second an error.
+        # aiohttp's parser treats the first as Connection, and the second as an error.
         *("proxy-connection", "sec-websocket-key1"),
     }
 )
-"""Fields of which any value makes a request other than usual."""
+"""A request with one of these fields, whatever its value, is not usual."""
 
 
 @dataclass(init=False, slots=True, eq=False)
 class FastHead:
-    """`fields`: their names in small letters, each of which came once. `start`: of the body in the bytes that
-    were read, `end`: just after its last byte."""
+    """A parsed head. `fields`: by name in lower case; each name occurred once. `start` and `end`: the
+    positions of the body's first byte, and after its last byte, in the data that was read."""
 
     fields: Final[dict[str, str]]
     start: Final[int]
@@ -44,8 +46,8 @@ class FastHead:
 
 
 def read(data: bytes, max_body: int) -> FastHead | None:
-    """The head that `data` begins with; None: it is not there as a whole, not that of a usual turn, or
-    announces a body of more than `max_body` bytes."""
+    """The head at the beginning of `data`; None: it is incomplete, not usual, or announces a body of more
+    than `max_body` bytes."""
     found = _HEAD.match(data, 0, MAX_HEAD)
     if found is None:
         return None

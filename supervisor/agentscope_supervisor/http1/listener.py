@@ -1,9 +1,12 @@
-"""The listening socket: who is let in, who is told that there is no place, and who waits.
+"""The listening socket: accepts connections, refuses those above the limits, and waits for descriptors.
 
-It accepts by itself, because the event loop would not leave that to us: at the limit of descriptors asyncio
-logs without end and uvloop accepts and closes, so that waiting clients see an end they have not earned. Here
-nobody beyond `connection_limits` is served, and when no descriptor is left, clients wait in the kernel's
-queue. Accepted sockets inherit the options of this one.
+The listener calls `accept` itself instead of using the event loop's server, because at the limit of
+descriptors asyncio logs without end, and uvloop accepts and closes, so that clients see a connection that
+ends without a reason. Here, connections above `connection_limits` are refused with an error response, and
+when no descriptor is left, clients wait in the kernel's queue. Accepted sockets inherit the options of the
+listening socket.
+
+Where to read next: `fast_connection` is the protocol of a new connection.
 """
 
 import asyncio
@@ -23,38 +26,40 @@ from agentscope_supervisor.http1.responses import error_bytes
 
 log = logging.getLogger(__name__)
 
-BACKLOG: Final = 4096  # connections the kernel may hold for us; a burst must not meet a refusal
+BACKLOG: Final = 4096  # connections in the kernel's queue, so that it refuses none in a burst
 LEAVES_WITHIN: Final = 1.0
-"""Seconds that a refused connection stays open after its answer: closing at once, with a request unread,
-would reset the connection and may destroy the answer."""
-WAIT_FOR_DESCRIPTORS: Final = 0.5  # seconds until accepting is tried again
-LOG_EVERY: Final = 10.0  # seconds between two lines on the same trouble
-MAX_LIMIT: Final = 1 << 20  # descriptors to ask for; a limit may be infinite, which not every kernel takes
+"""Seconds that a refused connection stays open after the response. Closing it at once, with an unread
+request, would reset the connection, and the client could lose the response."""
+WAIT_FOR_DESCRIPTORS: Final = 0.5  # seconds until `accept` is tried again
+LOG_EVERY: Final = 10.0  # seconds between two log lines about the same problem
+MAX_LIMIT: Final = (
+    1 << 20
+)  # descriptors to request if the hard limit is infinite: not every kernel grants that
 
 NO_PLACE: Final = refusal(ErrorCode.OVERLOADED, "there are too many connections (server.max_connections)")
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 _OPTIONS: Final = (
-    # A peer that has vanished is noticed by what it does not acknowledge, or in silence by probes. Linux
-    # counts the time too in which a peer that is there takes nothing, so that this is also how long a client
-    # may stop reading when all buffers are full: a minute.
+    # A peer that has vanished is noticed by missing acknowledgements, or by keep-alive probes on an idle
+    # connection. Linux counts the time in which a present peer reads nothing too. So TCP_USER_TIMEOUT also
+    # limits how long a client may stop reading when all buffers are full: 60 seconds.
     (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 60_000),  # milliseconds
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
     (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 15),  # seconds
     (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 5),
     (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
-    # Else the kernel takes some megabytes for each client that does not read.
+    # Otherwise the kernel buffers several megabytes for each client that does not read.
     (socket.SOL_SOCKET, "SO_SNDBUF", 256 * 1024),
 )
 
 OnLost = Callable[[], None]
 Make = Callable[[bool, OnLost], asyncio.BaseProtocol]
-"""Makes the protocol of a connection. First argument: its place is of the reserve; the second one is to be
-called once, when it is lost."""
+"""Creates the protocol of a connection. Arguments: whether the connection has a reserved place; a function
+that the protocol must call once, when the connection is lost."""
 
 
 class Listener:
-    """Accepts on a bound socket, which it owns from now on, until `close`."""
+    """Accepts connections on a bound socket, which it owns and closes."""
 
     def __init__(self, sock: socket.socket, max_connections: int, make: Make) -> None:
         self._loop: Final = asyncio.get_running_loop()
@@ -69,14 +74,14 @@ class Listener:
         self._logged: Final[dict[str, float]] = {}
         for level, name, value in _OPTIONS:
             if hasattr(socket, name):
-                with contextlib.suppress(OSError):  # a socket that was passed to us may be no TCP socket
+                with contextlib.suppress(OSError):  # a socket that systemd passes may be a Unix socket
                     sock.setsockopt(level, getattr(socket, name), value)
         sock.setblocking(False)
         sock.listen(BACKLOG)
         self._loop.add_reader(sock, self._accept)
 
     def close(self) -> None:
-        """Stop listening. What was accepted goes on."""
+        """Stop listening. Accepted connections stay open."""
         if self._waking is not None:
             self._waking.cancel()
         self._loop.remove_reader(self._sock)
@@ -85,10 +90,10 @@ class Listener:
             connection.close()
 
     def _accept(self) -> None:
-        """Let one in; while more wait the loop calls again, and those that are in have their turn between."""
+        """Accept one connection. While more wait, the loop calls this again, after other ready callbacks."""
         try:
             connection, _ = self._sock.accept()
-        except OSError as error:  # else it was gone before we came to it
+        except OSError as error:  # any other error: the client left before it was accepted
             if error.errno in _EXHAUSTED:
                 self._wait(error)
             return
@@ -112,11 +117,11 @@ class Listener:
 
         try:
             await self._loop.connect_accepted_socket(make, connection)
-        except OSError:  # gone already
+        except OSError:  # the client has left
             connection.close()
             lost()
 
-    # -- no place ---------------------------------------------------------------------------
+    # -- refused connections ----------------------------------------------------------------
 
     def _refuse(self, connection: socket.socket) -> None:
         self._refused += 1
@@ -126,7 +131,7 @@ class Listener:
                 extra={"refused": self._refused, "served": self._taken[Place.SERVED]},
             )
             self._refused = 0
-        with contextlib.suppress(OSError):  # gone already; else so little always fits
+        with contextlib.suppress(OSError):  # the client has left; an empty send buffer takes the response
             connection.send(error_bytes(NO_PLACE))
             connection.shutdown(socket.SHUT_WR)
         if not self._leaving:
@@ -142,7 +147,7 @@ class Listener:
         if self._leaving:
             self._loop.call_at(self._leaving[0][0], self._close_left)
 
-    # -- no descriptor ------------------------------------------------------------------------
+    # -- no free descriptor -------------------------------------------------------------------
 
     def _wait(self, error: OSError) -> None:
         if self._may_log("wait"):
@@ -163,15 +168,15 @@ class Listener:
 
 
 def _places(max_connections: int, sock: socket.socket) -> ConnectionLimits:
-    """The bounds of this process, its limit of descriptors being raised as far as it may be. Workers inherit
-    the limit: an App needs a descriptor for each model that it talks to."""
+    """Raise this process's limit of descriptors as far as possible, and return the connection limits. Workers
+    inherit the raised limit: an App needs a descriptor for each connection to a model."""
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MAX_LIMIT if hard == resource.RLIM_INFINITY else min(hard, MAX_LIMIT)
     if limit != resource.RLIM_INFINITY and limit < most:
-        with contextlib.suppress(ValueError, OSError):  # a kernel with a lower limit of its own
+        with contextlib.suppress(ValueError, OSError):  # the kernel may have a lower maximum
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
             limit = most
-    in_use = os.dup(sock.fileno())  # the lowest number that was free
+    in_use = os.dup(sock.fileno())  # the lowest free number: about as many descriptors are open
     os.close(in_use)
     bounds = places(max_connections, MAX_LIMIT if limit == resource.RLIM_INFINITY else limit, in_use)
     if bounds.served < max_connections:

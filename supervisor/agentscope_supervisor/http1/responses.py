@@ -1,7 +1,9 @@
-"""The form of the supervisor's own responses: JSON, errors, the request's id.
+"""The supervisor's own responses: JSON bodies, errors, and request ids.
 
-Every response that is not a stream of events is made here, so that all have one form. Nothing here knows
-routes or turns; the routes, `channel` and `aiohttp_connection` call it.
+Every response that is not a stream of events is built here, so that all have the same form. Knows neither
+routes nor turns.
+
+Where to read next: `channel` and the route files in `web` call these functions.
 """
 
 import random
@@ -24,7 +26,7 @@ _SANE_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 _CLOSING: Final = (ErrorCode.DRAINING, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.REQUEST_TIMEOUT)
-"""Errors after which the connection cannot be used for another request."""
+"""Errors after which the connection is closed."""
 
 
 Headers: TypeAlias = Mapping[str, str]
@@ -32,7 +34,7 @@ Headers: TypeAlias = Mapping[str, str]
 
 
 def request_id(headers: Headers) -> str:
-    """The client's X-Request-Id, if it can stand in a log; else a new one."""
+    """The client's X-Request-Id, if it is safe to log; otherwise a new id."""
     given = headers.get("x-request-id")
     return given if given is not None and _SANE_ID.fullmatch(given) else new_id()
 
@@ -46,7 +48,7 @@ def json_response(value: object, status: int, headers: Mapping[str, str]) -> web
 def error_response(
     failure: Failure, headers: Mapping[str, str], more: Mapping[str, object] | None = None
 ) -> web.Response:
-    """A failure before the first byte. `more`: fields beside the error in the body."""
+    """An error response. `more`: further fields of the body."""
     body = {"error": error_object(failure), **(more or {})}
     response = json_response(body, failure.status, {**headers, **error_fields(failure)})
     if closes(failure):
@@ -55,7 +57,7 @@ def error_response(
 
 
 def closes(failure: Failure) -> bool:
-    """Whether the connection ends with this error."""
+    """Whether the connection is closed after this error."""
     return failure.code in _CLOSING
 
 
@@ -64,15 +66,15 @@ def error_body(failure: Failure) -> bytes:
 
 
 def error_fields(failure: Failure) -> dict[str, str]:
-    """The headers that an error of this code must have."""
+    """The headers that a response with this error must have."""
     if failure.code is ErrorCode.UNAUTHORIZED:
         return {"WWW-Authenticate": "Bearer"}
     return {"Retry-After": _retry_after()} if failure.code in RETRY_LATER else {}
 
 
 def head_bytes(status: int, fields: Mapping[str, str], more: str = "", is_http_1_0: bool = False) -> bytes:
-    """The head of a response that aiohttp does not make. A value must hold nothing unchecked from outside: a
-    line break would begin another header. `more`: `header_lines` of other fields."""
+    """The head of a response that is written without aiohttp. Values must not contain unchecked input from
+    outside, because a line break would begin another header. `more`: `header_lines` of further fields."""
     phrase = "OK" if status == _OK else HTTPStatus(status).phrase
     version = "1.0" if is_http_1_0 else "1.1"
     tail = f"{more}Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
@@ -80,13 +82,13 @@ def head_bytes(status: int, fields: Mapping[str, str], more: str = "", is_http_1
 
 
 def header_lines(fields: Mapping[str, str]) -> str:
-    """Fields as lines of a head."""
+    """The lines of a head with these fields."""
     return "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
 
 
 def error_bytes(failure: Failure, headers: Mapping[str, str] | None = None) -> bytes:
-    """A whole response with an error that aiohttp does not make. Without `headers` it is for a client whose
-    request has not arrived. Then, and where `closes` says so, the caller must close the connection."""
+    """A whole error response, written without aiohttp. Without `headers`: for a client whose request has not
+    arrived. The caller must then close the connection, and also if `closes` returns true."""
     body = error_body(failure)
     fields = {
         **(headers or {"X-Request-Id": new_id()}),
@@ -100,12 +102,12 @@ def error_bytes(failure: Failure, headers: Mapping[str, str] | None = None) -> b
 
 
 def _retry_after() -> str:
-    """Seconds; random, so that clients that were refused together do not come back together."""
+    """A random number of seconds, so that clients that were refused together do not retry together."""
     return str(random.randint(1, 5))
 
 
 def gone_response(failure: Failure, run: Run, headers: Mapping[str, str]) -> web.Response:
-    """A reader wants events that the run does not have; the body says which it has."""
+    """The response to a reader that wants events which are no longer kept. The body names the kept ones."""
     kept = None
     if run.first < run.next:
         kept = {"first": f"{run.run_id}-{run.first}", "last": f"{run.run_id}-{run.next - 1}"}

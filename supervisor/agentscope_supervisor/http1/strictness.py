@@ -1,10 +1,15 @@
-"""Rules for the head of a request, where aiohttp's parser is more lenient than a server may be. Pure.
+"""Checks of a request's head, where aiohttp's parser is too lenient for a server. Pure.
 
-The parser refuses most malformed heads by itself; these rules are for those that it accepts. A request that
-breaks a rule gets 400 and the end of the connection: bytes after such a head cannot be trusted. There is no
-rule for: repeated blanks in the request line and empty lines before it (RFC 9112 allows a server to accept
-them), trailers (they are read to their end and dropped), names with an underscore (they are names of their
-own, not another spelling of those with a dash), the value of the one Host (nothing here depends on it).
+The parser refuses most malformed heads itself; these rules are for heads that it accepts. A request that
+breaks a rule gets a 400, and the connection is closed, because the bytes after such a head cannot be trusted.
+There is no rule for:
+
+- repeated spaces in the request line, and empty lines before it: RFC 9112 allows a server to accept them;
+- trailers: they are read to their end and dropped;
+- names with an underscore: they are different names, not another spelling of names with a dash;
+- the value of the single Host header: nothing depends on it.
+
+Where to read next: `aiohttp_connection` applies the rules.
 """
 
 import re
@@ -18,7 +23,7 @@ _ABSOLUTE: Final = re.compile(r"https?://[^/?@]+(?:[/?]|$)", re.IGNORECASE)
 
 
 class Head(Protocol):
-    """A parsed head; aiohttp's message is one. `path`: the target as it was sent."""
+    """A parsed head, such as aiohttp's message. `path`: the target as it was sent."""
 
     @property
     def method(self) -> str: ...
@@ -44,27 +49,27 @@ def _no_target(head: Head) -> bool:
 
 
 _RULES: Final[tuple[tuple[Callable[[Head], bool], str], ...]] = (
-    (lambda head: head.version not in (HTTP_1_1, HTTP_1_0), "only HTTP/1.1 and HTTP/1.0 are spoken here"),
+    (lambda head: head.version not in (HTTP_1_1, HTTP_1_0), "only HTTP/1.1 and HTTP/1.0 are supported"),
     (
         lambda head: head.version == HTTP_1_0 and "Transfer-Encoding" in head.headers,
         "HTTP/1.0 has no Transfer-Encoding",
     ),
     (
         lambda head: head.chunked and head.headers["Transfer-Encoding"].lower() != "chunked",
-        "chunked is the only Transfer-Encoding here",
+        "chunked is the only supported Transfer-Encoding",
     ),
-    (lambda head: head.method == "CONNECT", "this is no proxy: there are no tunnels"),
+    (lambda head: head.method == "CONNECT", "CONNECT is not supported: this server opens no tunnels"),
     (
         lambda head: head.upgrade and head.headers.get("Upgrade", "").lower() == "websocket",
-        "there are no websockets here",
+        "websockets are not supported",
     ),
-    (_no_target, "the target of the request must be a path, or a URL of http or https without a user"),
-    (lambda head: "#" in head.path, "the target of a request has no fragment"),
+    (_no_target, "the request target must be a path, or an http or https URL without user information"),
+    (lambda head: "#" in head.path, "the request target must not have a fragment"),
 )
 
 
 def violation(head: Head) -> str | None:
-    """Why this head is refused; None: it is not."""
+    """The reason to refuse this head; None: it breaks no rule."""
     if _is_plain(head):
         return None
     for broken, text in _RULES:
@@ -74,11 +79,12 @@ def violation(head: Head) -> str | None:
 
 
 PLAIN_TYPES: Final = frozenset({None, "application/json", "application/json; charset=utf-8"})
-"""Values of Content-Type that nearly all send and that need no parsing; None: there is none."""
+"""Values of Content-Type that nearly all clients send, and that need no parsing; None: no header."""
 
 
 def _is_plain(head: Head) -> bool:
-    """Whether it is like almost all, which break no rule: the table costs a tenth of a request without it."""
+    """Whether this head can break no rule. Nearly all heads pass here, which saves the table: a tenth of the
+    time of a request."""
     path = head.path
     return (
         path.startswith("/")
