@@ -1,5 +1,5 @@
-"""The routes: one file for each family, and what they share (who may ask, how a turn is answered, traces).
+"""The HTTP routes, one file for each family, and what they share: authentication, responses, traces.
 
-Uses the instance only through interfaces that `daemon` implements. Read `app` first: it has the
-routes.
+Reaches the instance only through the objects that `daemon` passes to `app`. Read `app` first: it has the
+table of routes.
 """

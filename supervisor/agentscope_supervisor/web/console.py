@@ -1,8 +1,10 @@
-"""`/console`: one page for the developer, what it shows of the instance as it happens, and its two buttons.
+"""`/console`: the developer's page, its stream of live data, and its two actions.
 
-The page and what belongs to it are files in the folder `console`; they hold no data and anybody may have
-them. All that it shows comes as one stream of events, from the desk of the operator's commands and from the
-log; the chat is an ordinary client of `/invoke`. Who is let in is `console_auth`' to say.
+The page and its assets are static files in the folder `console_page`. They have no data of the instance, and
+are served without a token. All live data is one stream of events, made from the handlers of the operator's
+commands and from the log buffer. The chat on the page is an ordinary client of `/invoke`.
+
+Where to read next: `console_auth` decides which requests are allowed.
 """
 
 import asyncio
@@ -23,18 +25,19 @@ from agentscope_supervisor.web import console_auth
 from agentscope_supervisor.web.console_auth import ConsoleCookie
 from agentscope_supervisor.workers.revisions import ReloadRefused, Rolling
 
-EVERY: Final = 1.0  # seconds between two looks at the instance
-MAX_WATCHERS: Final = 16  # pages at once; each look costs about a millisecond
-STALLED_AFTER: Final = 30.0  # seconds in which a browser must take what was sent; it comes back by itself
-MAX_BODY_MB: Final = 1 / 16  # of the console's own requests, of which the longest is a token
-SHOWN_LINES: Final = 200  # of the log, to a page that begins
+EVERY: Final = 1.0  # seconds between two updates
+MAX_WATCHERS: Final = 16  # open pages; one update takes about 1 ms
+STALLED_AFTER: Final = 30.0  # seconds that a browser has to read an update; it reconnects by itself
+MAX_BODY_MB: Final = 1 / 16  # of the console's own requests; the longest content is a token
+SHOWN_LINES: Final = 200  # of the log, in the first update of a page
 SHOWN_DEATHS: Final = 20
 SHOWN_SESSIONS: Final = 100
 
 PAGE: Final = "page.html"
 TYPES: Final = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
-# Nothing from elsewhere, nothing inline, in nobody's frame. A GET has no Origin: its Referer proves the page.
+# No foreign content, no inline scripts or styles, no embedding in a frame. Referrer-Policy is `same-origin`
+# because a GET has no Origin: `console_auth` reads its Referer.
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -53,7 +56,7 @@ _STREAM: Final = {
 
 
 class ConsoleInstance(Protocol):
-    """What the console asks of the instance; `control.handlers` has it."""
+    """The operations on the instance that the console needs. `control.handlers` implements them."""
 
     async def status(self) -> dict[str, Any]: ...
 
@@ -69,11 +72,11 @@ class ConsoleInstance(Protocol):
 class Console:
     """The handlers of `/console` and below. `close` ends the streams of open pages."""
 
-    def __init__(self, settings: ServerSettings, desk: ConsoleInstance, journal: LogBuffer) -> None:
-        self._desk: Final = desk
-        self._journal: Final = journal
+    def __init__(self, settings: ServerSettings, instance: ConsoleInstance, log_buffer: LogBuffer) -> None:
+        self._instance: Final = instance
+        self._log_buffer: Final = log_buffer
         token = settings.auth_token
-        self._pass: Final = ConsoleCookie(token.get_secret_value().encode()) if token is not None else None
+        self._cookie: Final = ConsoleCookie(token.get_secret_value().encode()) if token is not None else None
         self._body: Final = BodyReader(settings.model_copy(update={"max_body_mb": MAX_BODY_MB}))
         self._files: Final = {file.name: file.read_bytes() for file in _folder().iterdir()}
         self._watchers = 0
@@ -81,21 +84,21 @@ class Console:
 
     @property
     def assets(self) -> list[str]:
-        """Names of the files that the page asks for, each below `/console/`."""
+        """The names of the files that the page loads, each below `/console/`."""
         return [name for name in self._files if name != PAGE]
 
     def close(self) -> None:
-        """End the streams; they would hold up the end of the instance."""
+        """End the streams; otherwise they would delay the shutdown of the HTTP server."""
         self._closing.set()
 
     def admits(self, headers: Headers) -> bool:
-        """Whether a request needs no token, as the console's page sends it with the cookie for one."""
-        return self._pass is not None and self._pass.is_held(headers)
+        """Whether the console's page sends this request with a valid cookie, so that it needs no token."""
+        return self._cookie is not None and self._cookie.is_held(headers)
 
     # -- the page -----------------------------------------------------------------------------
 
     async def page(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
-        """GET: the page. POST: the token for a cookie. Raises: Refused."""
+        """GET: the page. POST: exchange the token for a cookie. Raises: Refused."""
         if request.method == "POST":
             return await self._log_in(request, headers)
         return self._file(PAGE, headers)
@@ -111,33 +114,31 @@ class Console:
 
     async def _log_in(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         if not console_auth.is_same_origin(request.headers):
-            raise _forbidden("only the console's own page may ask this")
+            raise _forbidden("only the console's own page may send this request")
         token = json_object(await self._body.read(request)).get("token")
         if not isinstance(token, str):
             raise invalid("token must be a string")
-        if self._pass is not None:
-            if not self._pass.is_token(token):
+        if self._cookie is not None:
+            if not self._cookie.is_token(token):
                 raise Refused(Failure(ErrorCode.UNAUTHORIZED, "this is not the instance's token"))
-            headers["Set-Cookie"] = self._pass.cookie(request.headers)
+            headers["Set-Cookie"] = self._cookie.cookie(request.headers)
         return web.Response(status=204, headers=headers)
 
-    # -- what it shows ------------------------------------------------------------------------
+    # -- live data ----------------------------------------------------------------------------
 
     async def live(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
-        """The instance as it is and what is logged, without end, at the pace at which it is read.
-
-        Raises: Refused.
-        """
+        """GET /console/live: a stream of the state of the instance and its log, one update every `EVERY`
+        seconds, or slower if the browser reads slowly. Raises: Refused."""
         self._check(request)
         if self._watchers >= MAX_WATCHERS:
-            raise Refused(Failure(ErrorCode.OVERLOADED, f"{MAX_WATCHERS} consoles are open already"))
+            raise Refused(Failure(ErrorCode.OVERLOADED, f"{MAX_WATCHERS} console pages are already open"))
         response = web.StreamResponse(headers=headers | _STREAM)
         self._watchers += 1
         try:
             await response.prepare(request)
             await self._show(response)
             await response.write_eof()
-        except TimeoutError:  # it is not read
+        except TimeoutError:  # the browser does not read
             if request.transport is not None:
                 request.transport.abort()
         finally:
@@ -147,50 +148,50 @@ class Console:
     async def _show(self, response: web.StreamResponse) -> None:
         """Raises: TimeoutError if the browser does not read."""
         deaths_seen: object = None
-        at = self._journal.end - SHOWN_LINES
+        at = self._log_buffer.end - SHOWN_LINES
         while not self._closing.is_set():
-            status = await self._desk.status()
-            status["sessions"] = self._desk.sessions()[:SHOWN_SESSIONS]
-            told = _event("status", orjson.dumps(status))
+            status = await self._instance.status()
+            status["sessions"] = self._instance.sessions()[:SHOWN_SESSIONS]
+            update = _event("status", orjson.dumps(status))
             if status["deaths"] != deaths_seen:
                 deaths_seen = status["deaths"]
-                told += _event("deaths", orjson.dumps(self._desk.deaths()[-SHOWN_DEATHS:]))
-            lines, at = self._journal.since(at)
+                update += _event("deaths", orjson.dumps(self._instance.deaths()[-SHOWN_DEATHS:]))
+            lines, at = self._log_buffer.since(at)
             if lines:
-                told += _event("log", b"[%b]" % b",".join(line.rstrip() for line in lines))
+                update += _event("log", b"[%b]" % b",".join(line.rstrip() for line in lines))
             async with asyncio.timeout(STALLED_AFTER):
-                await response.write(told)
+                await response.write(update)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(EVERY):
                     await self._closing.wait()
 
-    # -- what it does -------------------------------------------------------------------------
+    # -- actions ------------------------------------------------------------------------------
 
     async def restart(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
-        """Read the file and replace the workers. Raises: Refused."""
+        """POST /console/restart: reload the configuration and replace the workers. Raises: Refused."""
         self._check(request)
-        begun = self._desk.reload()
-        if isinstance(begun, ReloadRefused):
-            return json_response({"outcome": "refused", "reason": begun.reason}, 200, headers)
+        rollout = self._instance.reload()
+        if isinstance(rollout, ReloadRefused):
+            return json_response({"outcome": "refused", "reason": rollout.reason}, 200, headers)
         return json_response(
-            {"outcome": "started", "edition": begun.revision, "note": begun.note}, 200, headers
+            {"outcome": "started", "edition": rollout.revision, "note": rollout.note}, 200, headers
         )
 
     async def maintain(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
-        """Take no new turns, or take them again. Raises: Refused."""
+        """POST /console/maintenance: refuse new turns, or accept them again. Raises: Refused."""
         self._check(request)
         on = json_object(await self._body.read(request)).get("on")
         if not isinstance(on, bool):
             raise invalid("on must be true or false")
-        self._desk.maintain(on)
+        self._instance.maintain(on)
         return json_response({"on": on}, 200, headers)
 
     def _check(self, request: web.BaseRequest) -> None:
-        """With a token, the front door has asked for it."""
-        if self._pass is None:
-            why = console_auth.local_refusal(_peer(request), request.headers)
-            if why:
-                raise _forbidden(why)
+        """Raises: Refused. If a token is configured, `app` has checked it already."""
+        if self._cookie is None:
+            reason = console_auth.local_refusal(_peer(request), request.headers)
+            if reason:
+                raise _forbidden(reason)
 
 
 def _folder() -> Any:
@@ -198,7 +199,7 @@ def _folder() -> Any:
 
 
 def _peer(request: web.BaseRequest) -> str:
-    """The address of who is connected; empty on a Unix socket, where it may be anybody's proxy."""
+    """The address of the peer; empty on a Unix socket, where the peer may be a proxy for any client."""
     transport = request.transport
     name = transport.get_extra_info("peername") if transport is not None else None
     return str(name[0]) if isinstance(name, tuple) else ""
@@ -208,5 +209,5 @@ def _event(name: str, data: bytes) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
 
 
-def _forbidden(why: str) -> Refused:
-    return Refused(Failure(ErrorCode.FORBIDDEN, why))
+def _forbidden(reason: str) -> Refused:
+    return Refused(Failure(ErrorCode.FORBIDDEN, reason))

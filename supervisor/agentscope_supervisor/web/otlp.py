@@ -1,7 +1,8 @@
-"""Spans as values: W3C trace context from and to headers, and the JSON form of OTLP. Pure.
+"""Spans as values, W3C trace context from and to headers, and the JSON encoding of OTLP. Pure.
 
-The words of OpenTelemetry without its SDK, which would double the memory of a supervisor. `tracing` makes
-these spans and sends them.
+Replaces the OpenTelemetry SDK, which would double the memory of a supervisor.
+
+Where to read next: `tracing` creates these spans and sends them.
 """
 
 import re
@@ -25,22 +26,22 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where a span stands. Ids in lower-case hexadecimal, 32 and 16 digits."""
+    """The identity of a span. The ids have 32 and 16 digits, in lower-case hexadecimal."""
 
     trace_id: str
     span_id: str
     sampled: bool = True
-    state: str = ""  # the header tracestate, passed on as it came
+    state: str = ""  # the header tracestate, passed on unchanged
 
     def headers(self) -> dict[str, str]:
-        """The W3C headers that make this span the parent of what is asked with them."""
+        """The W3C headers that make this span the parent of the request that carries them."""
         headers = {"traceparent": f"00-{self.trace_id}-{self.span_id}-{int(self.sampled):02x}"}
         return headers | {"tracestate": self.state} if self.state else headers
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A span that has ended. Times in nanoseconds since 1970. `error`: what went wrong, for a person."""
+    """A span that has ended. Times in nanoseconds since 1970. `error`: a description for a person."""
 
     name: str
     kind: Kind
@@ -53,7 +54,7 @@ class Span:
 
 
 def caller(headers: Mapping[str, str]) -> Context | None:
-    """The span that the caller of a request stands in; None when it sent none, or nonsense.
+    """The span of the caller of a request; None: the header is missing or invalid.
 
     https://www.w3.org/TR/trace-context/#traceparent-header
     """

@@ -1,7 +1,9 @@
-"""The body of `POST /invoke`: the fields that decide where and how the turn runs, checked. Pure.
+"""The body of `POST /invoke`: checks of the fields that decide where and how the turn runs. Pure.
 
-The body itself goes to the worker as it came. The worker checks the message in it, and refuses it with the
-same code as here.
+The body is sent to the worker unchanged. The worker checks the message in it, and reports an invalid one with
+the same error code as this module.
+
+Where to read next: `domain.request` has the result, and the checks that all dialects share.
 """
 
 from collections.abc import Mapping
@@ -37,11 +39,11 @@ def read(
     headers: Mapping[str, str],
     idempotency_key: str | None = None,
 ) -> TurnRequest:
-    """The request in a body. The worker checks the message.
+    """The request for a turn in a body.
 
-    `header_session`: the value of X-Session-Id, if it came. `accepts_json`: the client asked for
-    application/json. `token`: what stands for the caller's credentials. `principal`: the setting of that
-    name. `idempotency_key`: the value of that header, if it came. Raises: Refused.
+    `header_session`: the value of X-Session-Id; None: not sent. `accepts_json`: the client accepts
+    application/json. `token`: the hash of the caller's credentials. `principal`: the setting
+    `server.principal`. `idempotency_key`: the value of that header; None: not sent. Raises: Refused.
     """
     fields = json_object(body)
     stream = _typed(fields, "stream", bool, None)
@@ -74,7 +76,7 @@ def _session_id(in_body: object, in_header: str | None) -> str:
 
 def _caller(metadata: dict[str, Any], key: str) -> str:
     value = metadata.get(key, "")
-    if isinstance(value, dict | list):  # its text may be long, and its depth more than Python writes
+    if isinstance(value, dict | list):  # its text may be long, and `str` fails on deep nesting
         raise invalid(f"metadata.{key} must be a string or a number, not {kind_of(value)}")
     return str(value)
 

@@ -1,7 +1,8 @@
-"""Runs over HTTP: their state, their events for a client that resumes or joins one, and the run of a key.
+"""Runs over HTTP: their state, and their events for a client that resumes or joins a run.
 
-Finds the run and where its reader begins; `respond` sends it. `app` has checked who asks: every client that
-may invoke may read a run whose id it has. An id is in the head of its response and cannot be guessed.
+This module finds the run and the event at which its reader begins; `respond` sends it. `app` has
+authenticated the request: every client that may invoke may read a run if it knows its id. The id is in the
+headers of the first response, and cannot be guessed.
 """
 
 import asyncio
@@ -57,7 +58,7 @@ class RunRoutes:
         after = _cursor(request, run_id)
         run = await self._find(run_id, after)
         if run.kind is StreamKind.WHOLE:
-            message = f"this run was asked for in one piece and has no events: see /runs/{run_id}"
+            message = f'this run was requested with "stream": false and has no events: see /runs/{run_id}'
             raise Refused(Failure(ErrorCode.NOT_FOUND, message))
         headers["X-Run-Id"] = run_id
         match run.resume(after):
@@ -73,7 +74,7 @@ class RunRoutes:
                 return await self._read(run, number, request, headers, resumes=True)
 
     async def join(self, run: Run, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
-        """Answer `POST /invoke` with a run that has its Idempotency-Key already."""
+        """Respond to a `POST /invoke` with the run that already has its Idempotency-Key."""
         headers |= {"X-Run-Id": run.run_id, "Idempotent-Replayed": "true"}
         gone = run.resume(-1) if run.kind is StreamKind.EVENTS and not run.is_error else None
         if isinstance(gone, Failure):
@@ -106,15 +107,16 @@ class RunRoutes:
         run = await self._recorder.find(run_id, after) if _RUN_ID.fullmatch(run_id) else None
         if run is not None:
             return run
-        if _RUN_ID.fullmatch(run_id):  # it was kept once, or never existed: nothing tells the two apart
-            raise Refused(Failure(ErrorCode.GONE, "this run is not kept any more"))
+        if _RUN_ID.fullmatch(run_id):  # either it was kept once, or it never existed
+            raise Refused(Failure(ErrorCode.GONE, "this run is no longer kept"))
         raise Refused(Failure(ErrorCode.NOT_FOUND, "there is no such run"))
 
 
 def _cursor(request: web.BaseRequest, run_id: str) -> int:
     """The number of the last event that the client has seen; -1: none. Raises: Refused.
 
-    A browser that reconnects sends Last-Event-ID and asks for the same address as before: the header wins.
+    The header Last-Event-ID overrides the parameter `after`: a browser that reconnects sends the header, with
+    the same URL as before.
     """
     last = request.headers.get("Last-Event-ID")
     if last:

@@ -1,8 +1,10 @@
 """Sessions over HTTP: their list, the state of each, and the deletion of one.
 
-`app` has checked who asks: every client that may invoke may see and delete sessions. A deletion is a turn of
-its session, so that no other turn runs beside it: the worker deletes the stored state, then the runs that are
-kept here are deleted too.
+`app` has authenticated the request: every client that may invoke may see and delete sessions. A deletion is a
+turn of its session, so that no other turn of it runs at the same time. The worker deletes the stored state;
+then the supervisor deletes the runs that it keeps.
+
+Where to read next: `turns.session_table` has the rows, `turns.ledger` the order of a session's turns.
 """
 
 import asyncio
@@ -26,11 +28,11 @@ from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.turns.session_table import SessionTable
 
 _PREFIX: Final = "/sessions/"
-AT_ONCE: Final = 100  # sessions on a page that is not asked to be longer
+AT_ONCE: Final = 100  # default number of sessions on a page
 MOST: Final = 1000
-"""Sessions on one page: a few milliseconds of the loop."""
+"""Maximum number of sessions on a page: a few milliseconds of the event loop."""
 
-_STORED: Final = b"true"  # what End says where there was a state
+_STORED: Final = b"true"  # the result of a FORGET turn that deleted a stored state
 
 
 class SessionRoutes:
@@ -68,7 +70,7 @@ class SessionRoutes:
     async def delete(
         self, session_id: str, principal: str, request: web.BaseRequest, headers: dict[str, str]
     ) -> web.StreamResponse:
-        """DELETE /sessions/{session_id}. `principal`: of the caller, for its limits. Raises: Refused."""
+        """DELETE /sessions/{session_id}. `principal`: the caller whose limits apply. Raises: Refused."""
         user_id = _user_id(request.query)
         body = orjson.dumps({"user_id": user_id})
         asked = TurnRequest(session_id, StreamKind.FORGET, "reject", body, principal, {}, NO_EVENTS)
@@ -79,7 +81,7 @@ class SessionRoutes:
         turn = self._turns.submit(asked, run)
         if isinstance(turn, Failure):
             raise Refused(turn)
-        # A client that leaves in the middle must not leave half of it.
+        # A task of its own: if the client disconnects, the deletion must still complete.
         task = self._loop.create_task(self._deleted(run, ended))
         self._deleting.add(task)
         task.add_done_callback(self._deleting.discard)
@@ -91,7 +93,7 @@ class SessionRoutes:
         return web.Response(status=204, headers=headers)
 
     async def _deleted(self, run: Run, ended: asyncio.Event) -> bool:
-        """Wait for the worker, and delete what is kept here. Returns whether there was anything."""
+        """Wait for the worker, then delete the runs of the session. Returns whether anything was deleted."""
         await ended.wait()
         if run.failure is not None:
             return False
@@ -100,7 +102,7 @@ class SessionRoutes:
 
 
 def session_of(raw_path: str) -> str:
-    """The session of a path below /sessions/, as it was sent: escaped. Raises: Refused."""
+    """The session id in a path below /sessions/. `raw_path`: percent-encoded. Raises: Refused."""
     try:
         named = unquote(raw_path.removeprefix(_PREFIX), errors="strict")
     except UnicodeDecodeError:

@@ -1,13 +1,13 @@
-"""The supervisor's spans: of each request to /invoke and of its wait for a worker, sent over OTLP/HTTP.
+"""The supervisor's spans, sent over OTLP/HTTP: one for each request to /invoke, and one for its wait.
 
-They are sent from here, not handed to a worker to send, because those that matter most have none: a request
-that was refused, or whose worker died under it; and because the end of a request is known only here, when
-the client has the last byte. The SDK stays out (memory): `otlp` has the little of it that this needs.
+The supervisor sends these spans itself, not through a worker, for two reasons: the most important ones have
+no worker (a request that was refused, or whose worker crashed), and only the supervisor knows when a request
+ends. It does not use the OpenTelemetry SDK, to save memory: `otlp` has the small part that is needed.
 
-A turn never waits for any of this. Spans lie in a bounded queue until a task sends them, a batch at a time;
-what finds the queue full, and what an endpoint that is down or hangs does not take, is dropped and counted in
-a log line. The end of the supervisor is delayed by `CLOSE_WITHIN` at most. Without the section `tracing` none
-of this is made. No span here has anything of a message in it.
+A turn never waits for tracing. Spans wait in a bounded queue until a task sends them in batches. Spans that
+do not fit in the queue, or that the endpoint does not accept, are dropped and counted in a log line. Tracing
+delays the end of the supervisor by `CLOSE_WITHIN` at most. Without the section `tracing`, no object of this
+module exists. A span never contains any part of a message.
 """
 
 import asyncio
@@ -32,22 +32,22 @@ from agentscope_supervisor.web.otlp import Context, Kind, Span
 
 log = logging.getLogger(__name__)
 
-QUEUED: Final = 4096  # spans that wait to be sent: two seconds of a thousand requests each; 2 MB
-BATCH: Final = 512  # spans of one request, as OpenTelemetry's SDK has it
-SEND_EVERY: Final = 1.0  # seconds between two sendings
-SEND_WITHIN: Final = 5.0  # seconds for one
-CLOSE_WITHIN: Final = 1.0  # seconds for the last ones, when the supervisor ends
-COMPLAIN_EVERY: Final = 60.0  # seconds between two log lines about an endpoint that takes nothing
+QUEUED: Final = 4096  # spans that wait to be sent: 2 seconds at 1000 requests per second; 2 MB
+BATCH: Final = 512  # spans in one export request, as in OpenTelemetry's SDK
+SEND_EVERY: Final = 1.0  # seconds between two export requests
+SEND_WITHIN: Final = 5.0  # seconds for one export request
+CLOSE_WITHIN: Final = 1.0  # seconds for the last spans, when the supervisor ends
+COMPLAIN_EVERY: Final = 60.0  # seconds between two log lines about an endpoint that fails
 
 CLIENT_LEFT: Final = 499
-"""What nginx logs as the status of a request whose client left before there was one."""
+"""The status that is recorded when the client left before the response, as in nginx's log."""
 
 
 class RequestTrace:
-    """One request that is being answered. `headers` make its span the parent of the worker's."""
+    """The trace of one request in progress. `headers` make its span the parent of the worker's span."""
 
     def __init__(self, parent: Context | None, now: float) -> None:
-        """`now`: of the loop's clock, from which the other times here are taken."""
+        """`parent`: the span of the caller. `now`: in the event loop's time, as all times here."""
         trace_id = parent.trace_id if parent is not None else f"{random.getrandbits(128) or 1:032x}"
         sampled, state = (parent.sampled, parent.state) if parent is not None else (True, "")
         self._parent_id: Final = parent.span_id if parent is not None else ""
@@ -60,7 +60,7 @@ class RequestTrace:
         return self._context.headers()
 
     def over(self, now: float, status: int, failure: Failure | None, run: Run | None) -> list[Span]:
-        """The spans of the request, which has ended. `run`: of the turn that it became, if it did."""
+        """The spans of the request, which has ended. `run`: of its turn; None: no turn was accepted."""
         if not self._context.sampled:
             return []
         attributes: dict[str, otlp.Value] = {
@@ -80,7 +80,7 @@ class RequestTrace:
             attributes["error.type"] = str(failure.code)
         elif status == CLIENT_LEFT:
             attributes["error.type"] = "client_left"
-        # What the caller did wrong is no error of this server.
+        # A status below 500 is the caller's error, and is no error of this server's span.
         error = str(failure.code) if failure is not None and failure.status >= 500 else None
         made.insert(
             0, self._span("POST /invoke", Kind.SERVER, self._context, self._began, now, attributes, error)
@@ -109,16 +109,16 @@ class RequestTrace:
         return Span(name, kind, context, parent, self._at(start), self._at(end), attributes, error)
 
     def _at(self, moment: float) -> int:
-        """Nanoseconds since 1970, of a moment of the loop's clock."""
+        """Nanoseconds since 1970. `moment`: in the event loop's time."""
         return self._began_ns + round((moment - self._began) * 1e9)
 
 
 class Tracing:
-    """Makes and sends the spans of one instance. To be made on the event loop."""
+    """Creates and sends the spans of one instance. Must be created on the event loop."""
 
     def __init__(self, endpoint: str, service: str) -> None:
-        """`endpoint`: takes OTLP/HTTP. `service`: the instance's name in traces, unless the environment
-        (OTEL_SERVICE_NAME) has one, as for the workers."""
+        """`endpoint`: URL that accepts OTLP/HTTP. `service`: the instance's name in traces; the environment
+        variable OTEL_SERVICE_NAME overrides it, as in the workers."""
         self._endpoint: Final = endpoint
         self._resource: Final = {
             "service.name": os.environ.get("OTEL_SERVICE_NAME") or service,
@@ -133,11 +133,11 @@ class Tracing:
         self._closing: Final = asyncio.Event()
 
     def request(self, headers: Mapping[str, str]) -> RequestTrace:
-        """A request has come, with these headers (names in lower case, or case-insensitive)."""
+        """Begin the trace of a request. `headers`: names in lower case, or case-insensitive."""
         return RequestTrace(otlp.caller(headers), self._loop.time())
 
     def record(self, trace: RequestTrace, status: int, failure: Failure | None, run: Run | None) -> None:
-        """A request is over: send its spans. The arguments are as in `RequestTrace.over`."""
+        """A request has ended: queue its spans. The arguments are those of `RequestTrace.over`."""
         made = trace.over(self._loop.time(), status, failure, run)
         if len(self._queue) + len(made) > QUEUED:
             self._dropped += len(made)
@@ -147,18 +147,18 @@ class Tracing:
             self._sending = self._loop.create_task(self._send_all())
 
     async def close(self) -> None:
-        """Send what is left, within `CLOSE_WITHIN`."""
+        """Send the queued spans within `CLOSE_WITHIN`, and drop the rest."""
         self._closing.set()
         if self._sending is not None:
             await asyncio.wait([self._sending], timeout=CLOSE_WITHIN)
             if self._sending is not None:
                 self._sending.cancel()
-                log.warning("spans were left unsent", extra={"spans": len(self._queue)})
+                log.warning("spans were not sent before the shutdown", extra={"spans": len(self._queue)})
         if self._session is not None:
             await self._session.close()
 
     async def _send_all(self) -> None:
-        """Empty the queue, a while after the first has come; in between more do."""
+        """Send batches until the queue is empty, each after a pause in which more spans arrive."""
         try:
             while self._queue:
                 with contextlib.suppress(TimeoutError):
@@ -172,7 +172,7 @@ class Tracing:
 
     async def _send(self, batch: list[Span]) -> None:
         if self._session is None:
-            # The environment's proxies and headers count here as they do for the workers' exporter.
+            # Proxies and headers from the environment apply here as they do to the workers' exporter.
             self._session = aiohttp.ClientSession(
                 headers={"Content-Type": "application/json", **_headers_of_environment()},
                 timeout=aiohttp.ClientTimeout(total=SEND_WITHIN),
@@ -192,7 +192,7 @@ class Tracing:
         if now - self._complained >= COMPLAIN_EVERY:
             self._complained = now
             log.warning(
-                "spans are lost: tracing.endpoint did not take them",
+                "spans are lost: tracing.endpoint did not accept them",
                 extra={"reason": reason, "spans": self._dropped},
             )
             self._dropped = 0
@@ -203,8 +203,8 @@ def _new_span_id() -> str:
 
 
 def _headers_of_environment() -> dict[str, str]:
-    """OTEL_EXPORTER_OTLP_TRACES_HEADERS or OTEL_EXPORTER_OTLP_HEADERS: `name=value,name=value`, quoted as in
-    a URL; a collector's key is usually there."""
+    """The headers in OTEL_EXPORTER_OTLP_TRACES_HEADERS or OTEL_EXPORTER_OTLP_HEADERS, usually with the key of
+    a collector. Their form is `name=value,name=value`, percent-encoded."""
     names = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
     text = next((os.environ[name] for name in names if os.environ.get(name)), "")
     pairs = (pair.partition("=") for pair in text.split(",") if "=" in pair)
