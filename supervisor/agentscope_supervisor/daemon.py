@@ -1,9 +1,11 @@
-"""The supervisor itself: decisions and shells put together, and the life of the whole.
+"""The daemon: creates the parts of one instance, connects them, and starts and stops them in order.
 
-Whatever happens (a request, the end of a turn, an exit, a signal, a timer) goes through one queue and becomes
-a call of `fleet` or `ledger`, by way of `workers.controller` and `turns.service`; the commands that come back
-are carried out there, in order, before the next event is looked at. Here is who knows whom, what starts and
-ends in which order, and how the instance describes itself to those who ask.
+Every event (a request, the end of a turn, an exit, a signal, a timer) goes through one queue, and becomes a
+call of `workers.fleet` or `turns.ledger`, through `workers.controller` and `turns.service`. Those execute the
+resulting commands in order, before the next event. The daemon also implements the interfaces through which
+the operator's commands and the platform act on the instance. It decides nothing about turns or workers.
+
+Where to read next: `turns.service` for turns, `workers.controller` for workers, `web.app` for HTTP.
 """
 
 import asyncio
@@ -51,15 +53,17 @@ from agentscope_supervisor.workers.revisions import ReloadRefused, Rolling, Unch
 
 log = logging.getLogger(__name__)
 
-END_MARGIN: Final = 15.0  # seconds from the last worker's deadline to our end: answers leave, orphans end
+END_MARGIN: Final = 15.0
+"""Seconds from the last worker's deadline to the end of the supervisor: the last responses are sent, and
+orphaned processes end."""
 
 _PLATFORM_STATUS: Final = {"healthy": "running", "unhealthy": "degraded"}
-"""The platform's words for ours, where they differ."""
+"""The platform's name for a status, if it differs."""
 
 
 class Daemon:
-    """One running instance. `run` is its whole life; to be made on the event loop that runs it. `store`: the
-    file for what must outlive it."""
+    """One running instance, from the start to the end of `run`. Must be created on the event loop that runs
+    it. `store`: path of the file for runs that must survive a restart."""
 
     def __init__(self, project: Project, settings: Settings, store: Path) -> None:
         self._loop: Final = asyncio.get_running_loop()
@@ -90,21 +94,22 @@ class Daemon:
         self._heartbeat: Heartbeat | None = None
         self._hang_watch: HangWatch
         self._condition: Final = Condition(settings, self._turns, self._controller, self._reaper, self._store)
-        self._manager: Final = Notifier(os.environ, os.getpid(), self._condition.summary)
-        self._leave_door: Callable[[], None] = lambda: None
+        self._notifier: Final = Notifier(os.environ, os.getpid(), self._condition.summary)
+        self._stop_accepting: Callable[[], None] = lambda: None
 
     @property
     def failure(self) -> str:
-        """Why the instance could not start, as its worker told it; for a person."""
+        """Why the instance could not start, as reported by its worker. For the operator."""
         return self._controller.failure
 
     async def run(
         self, sock: socket.socket, control_sock: socket.socket, address: Address, *, passed_on: bool = False
     ) -> int:
-        """Serve on two bound sockets until stopped; returns the exit status.
+        """Serve on two bound sockets until stopped. Returns the exit status.
 
-        `address`: what is published of it. `passed_on`: `sock` is there before and after us, so that who
-        comes while we stop is left to the next.
+        `address`: where clients and operators reach the instance, as shown by its commands. `passed_on`:
+        `sock` was passed by another process and stays open after the end of this one, so that clients that
+        connect during the stop wait for the next supervisor.
         """
         signals.install(
             {
@@ -117,7 +122,7 @@ class Daemon:
             }
         )
         settings = self._settings
-        async with AsyncExitStack() as parts:  # the last part that starts is the first to end
+        async with AsyncExitStack() as parts:  # parts end in the reverse order of their start
             tracing = None
             if settings.tracing is not None:
                 tracing = Tracing(settings.tracing.endpoint, self._project.folder.name)
@@ -125,11 +130,11 @@ class Daemon:
             self._store.start()
             parts.push_async_callback(self._store.close)
             parts.callback(self._recorder.close)
-            parts.callback(self._manager.close)
-            parts.callback(self._manager.update)
+            parts.callback(self._notifier.close)
+            parts.callback(self._notifier.update)
             parts.push_async_callback(self._reaper.stop)
             log_buffer = LogBuffer()
-            operator = Handlers(
+            handlers = Handlers(
                 self,
                 self._condition,
                 self._controller,
@@ -141,8 +146,8 @@ class Daemon:
             )
             console = None
             if settings.server.console == "on":
-                console = Console(settings.server, operator, log_buffer)
-            door = FrontDoor(
+                console = Console(settings.server, handlers, log_buffer)
+            front_door = FrontDoor(
                 settings.server,
                 self._turns,
                 self._table,
@@ -152,15 +157,15 @@ class Daemon:
                 self._metrics,
                 console,
             )
-            await door.listen(sock)
-            parts.push_async_callback(door.close)
+            await front_door.listen(sock)
+            parts.push_async_callback(front_door.close)
             if console is not None:
-                parts.callback(console.close)  # its streams would hold up the end of the front door
+                parts.callback(console.close)  # open streams would delay the end of the front door
             if passed_on:
-                self._leave_door = door.leave
+                self._stop_accepting = front_door.leave
             logging.getLogger().addHandler(log_buffer)
             parts.callback(logging.getLogger().removeHandler, log_buffer)
-            control = ControlServer(operator, log_buffer)
+            control = ControlServer(handlers, log_buffer)
             await control.listen(control_sock)
             parts.push_async_callback(control.close)
             self._start_heartbeat(parts)
@@ -192,7 +197,7 @@ class Daemon:
             self._heartbeat.start()
             parts.push_async_callback(self._heartbeat.close)
 
-    # -- Actions and Host: what the operator and the platform ask -------------------------------
+    # -- Actions and Host: the interfaces for the operator and the platform ---------------------
 
     def vital_signs(self) -> VitalSigns:
         status = self._condition.status()
@@ -203,29 +208,29 @@ class Daemon:
 
     def reload(self, *, even_unchanged: bool, code_only: bool = False) -> Rolling | Unchanged | ReloadRefused:
         if not self._fleet.stopping:
-            self._manager.reloading()
-        told = self._controller.reload(even_unchanged=even_unchanged, code_only=code_only)
-        if isinstance(told, ReloadRefused):
-            self._condition.trouble = told.reason
-        if not isinstance(told, Rolling):
-            self._manager.reloaded()
-        return told
+            self._notifier.reloading()
+        outcome = self._controller.reload(even_unchanged=even_unchanged, code_only=code_only)
+        if isinstance(outcome, ReloadRefused):
+            self._condition.trouble = outcome.reason
+        if not isinstance(outcome, Rolling):
+            self._notifier.reloaded()
+        return outcome
 
     def roll(self) -> Rolling | ReloadRefused:
         if not self._fleet.stopping:
-            self._manager.reloading()
+            self._notifier.reloading()
         return self._controller.roll()
 
     def depart(self, reason: str) -> None:
         if not self._pool.stopping:
-            log.info("leaving", extra={"reason": reason})
+            log.info("stopping on request of the platform", extra={"reason": reason})
             self._stop()
 
     def scale(self, slots: int) -> None:
         self._post(partial(self._controller.scale, slots))
 
     def stop(self, *, at_once: bool) -> None:
-        """End the instance. `at_once`: do not wait for turns."""
+        """Stop the instance. `at_once`: do not wait for open turns."""
         if not self._pool.stopping:
             self._post(self._stop)
         if at_once:
@@ -236,10 +241,10 @@ class Daemon:
         edits = WatchFilter(project.folder, project.config, Path(self._settings.session.save_dir))
         return Watcher(project.folder, edits, self._edited)
 
-    # -- what happens ---------------------------------------------------------------------------
+    # -- events ---------------------------------------------------------------------------------
 
     def _edited(self, files: str) -> None:
-        """The author has changed these files of the project."""
+        """Files of the project have changed: replace the workers."""
         log.info("files changed", extra={"files": files})
 
         def roll() -> None:
@@ -248,27 +253,27 @@ class Daemon:
         self._post(roll)
 
     def _ready(self) -> None:
-        self._manager.ready()
+        self._notifier.ready()
 
     def _rollout_ended(self, revision: int, failure: str) -> None:
         if self._heartbeat is not None:
-            # Later: a rollout may end before its requester knows its revision.
+            # Later: a rollout may end before `reload` has returned its revision to the heartbeat.
             self._post(partial(self._heartbeat.rollout_ended, revision, failure))
         if failure or revision == self._controller.revisions.newest:
             self._condition.trouble = failure
         if not failure:
             self._hang_watch.set_timeout(self._controller.settings.supervisor.unresponsive_timeout)
-        self._manager.reloaded()
+        self._notifier.reloaded()
 
     def _stop_signal(self) -> None:
         self.stop(at_once=self._pool.stopping)
 
     def _stop(self) -> None:
         log.info("stopping", extra={"turns": len(self._ledger)})
-        self._leave_door()
+        self._stop_accepting()
         self._controller.stop()
         limits = self._controller.settings.supervisor
-        self._manager.stopping(limits.drain_timeout + limits.stop_timeout + END_MARGIN)
+        self._notifier.stopping(limits.drain_timeout + limits.stop_timeout + END_MARGIN)
 
     def _stop_at_once(self) -> None:
         log.warning("stopping at once", extra={"turns": len(self._ledger)})
