@@ -17,17 +17,18 @@ Two more operations on a session are turns with another purpose: its deletion, a
 process that the session leaves (`session_affinity` decides when). So no client's turn runs at the same time,
 and a message that arrives meanwhile waits.
 
-Where to read next: `service` executes the commands; `domain.errors` has the error codes.
+Where to read next: `open_turns` has the index of the turns, `limits` the limits, `endings` the failures;
+`service` executes the commands.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import CancelReason, StreamKind
-from agentscope_supervisor.domain.errors import ErrorCode, Failure, failed_again, of_worker, refusal
+from agentscope_supervisor.domain.errors import Failure, of_worker
 from agentscope_supervisor.domain.request import OnBusy, TurnRequest
 from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.domain.turn import (
@@ -42,52 +43,28 @@ from agentscope_supervisor.domain.turn import (
     TurnState,
 )
 from agentscope_supervisor.domain.wire_format import NO_EVENTS
+from agentscope_supervisor.turns.endings import CANCELLED, DRAINING, NOT_READY, SUPERSEDED, reported
+from agentscope_supervisor.turns.limits import (
+    CRASH_RETRIES,
+    MAX_HELD_BODIES,
+    MAX_NOTIFYING,
+    NOTIFY_WITHIN,
+    REPLACE_AGAIN_AFTER,
+    Expiry,
+    TurnLimits,
+)
+from agentscope_supervisor.turns.open_turns import OpenTurns
 from agentscope_supervisor.turns.session_affinity import SessionAffinity
 
-MAX_HELD_BODIES: Final = 256 * 1024 * 1024
-"""Maximum size in bytes of the bodies of all open turns: sixteen bodies of the default maximum size. Above it
-new turns are refused, so that a stopped worker cannot fill the supervisor's memory."""
-
-CRASH_RETRIES: Final = 1
-"""Number of times that a turn is run again after a crash. The first crash may be chance; each further one
-would also end the other turns in that process."""
-
-REPLACE_AGAIN_AFTER: Final = 60.0
-"""Seconds after which the replacement of a process that holds a session is requested again: the replacement
-may have failed to start."""
-
-NOTIFY_WITHIN: Final = 15.0
-"""Seconds that the notification of a process may take before it is cancelled. A client may be waiting for it:
-the App should free memory, or save one session."""
-
-MAX_NOTIFYING: Final = 32
-"""Maximum number of notifications at a time that no client waits for: as many concurrent saves as a store
-can be expected to serve."""
-
-
-@dataclass(frozen=True, slots=True)
-class TurnLimits:
-    """Limits of the instance: the keys of the same names in agentapp.yaml. Times in seconds."""
-
-    max_turns: int
-    max_inflight: int  # turns of one slot
-    max_queue: int  # waiting turns of one session
-    max_turns_per_principal: int | None
-    request_timeout: float  # 0: no timeout
-    start_timeout: float
-    cancel_grace: float
-    retry_on_crash: bool = False  # if no event was sent to the client
-
-
-_REASONS: Final = {
-    CancelReason.CLIENT_GONE: Failure(ErrorCode.INTERRUPTED, "the client left"),
-    CancelReason.TIMEOUT: Failure(ErrorCode.TIMEOUT, "the turn took longer than server.request_timeout"),
-    CancelReason.INTERRUPTED: Failure(ErrorCode.INTERRUPTED, "the turn was stopped"),
-    CancelReason.DRAINING: Failure(ErrorCode.DRAINING, "the instance is stopping"),
-}
-_SUPERSEDED: Final = Failure(ErrorCode.SUPERSEDED, "a newer message of this session replaced this one")
-_NOT_READY: Final = refusal(ErrorCode.NOT_READY, "no worker became ready for this session in time")
-_DRAINING: Final = refusal(ErrorCode.DRAINING, "the instance is stopping")
+__all__ = [
+    "CRASH_RETRIES",
+    "MAX_HELD_BODIES",
+    "MAX_NOTIFYING",
+    "NOTIFY_WITHIN",
+    "REPLACE_AGAIN_AFTER",
+    "Ledger",
+    "TurnLimits",
+]
 
 # Read once: see `agentscope_protocol.wire.values`.
 _CLIENT: Final = Purpose.CLIENT
@@ -109,75 +86,34 @@ class _Slot:
     ready: dict[str, None] = field(default_factory=dict)  # sessions whose first turn waits for a process
 
 
-@dataclass(slots=True)
-class Ledger:
+class Ledger(OpenTurns):
     """Owner of the open turns. The caller reports each event with one method call, and executes the commands
     that it returns, in order.
 
-    `slot_of`: the slot of a session, given the number of slots (`routing.slot_of`).
+    `slot_of`: the slot of a session, given the number of slots (`routing.slot_of`). `affinity`: None: no
+    process is notified of sessions that leave it.
     """
 
-    limits: TurnLimits
-    slots: int
-    slot_of: Callable[[str, int], int]
-    draining: bool = False
-    affinity: SessionAffinity = field(default_factory=lambda: SessionAffinity(math.inf))
-    total: int = 0  # turns of clients accepted since the start
-    _last: int = 0  # number of the newest turn
-    _notifying: int = 0  # open turns with purpose NOTIFY_IDLE
-    _turns: dict[int, Turn] = field(default_factory=dict)
-    # The first turn of a list runs, or runs next. A list is short, and an empty deque would take 700 bytes.
-    _sessions: dict[str, list[Turn]] = field(default_factory=dict)
-    _slots: list[_Slot] = field(init=False)
-    _on_process: dict[int, int] = field(default_factory=dict)  # turns that were dispatched and have not ended
-    _by_principal: dict[str, int] = field(default_factory=dict)  # open turns
-    _held: int = 0  # bytes of bodies
-    _settled: int = 0  # turns in SETTLED
-
-    def __post_init__(self) -> None:
-        self._slots = [_Slot() for _ in range(self.slots)]
-
-    # -- queries ----------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        return len(self._turns)
-
-    @property
-    def open(self) -> int:
-        """The number of turns whose run has not ended."""
-        return len(self._turns) - self._settled
-
-    def active_sessions(self) -> Iterator[str]:
-        """The session of each open turn of a client."""
-        for turn in self._turns.values():
-            if turn.purpose is _CLIENT and turn.state is not _SETTLED:
-                yield turn.session_id
-
-    def turn_of(self, run: Run) -> Turn | None:
-        """The turn of a run; None: it has ended."""
-        turns = self._sessions.get(run.session_id, ())
-        return next((turn for turn in turns if turn.run is run), None)
-
-    def ahead(self, turn: Turn) -> int:
-        """The number of turns of the session before a waiting turn; 0 if it has just ended."""
-        turns = self._sessions.get(turn.session_id, ())
-        return next((i for i, other in enumerate(turns) if other is turn), 0)
-
-    def sessions(self) -> Mapping[str, Sequence[Turn]]:
-        """The open turns of each session that has any; the first one runs, or runs next."""
-        return self._sessions
+    def __init__(
+        self,
+        limits: TurnLimits,
+        slots: int,
+        slot_of: Callable[[str, int], int],
+        affinity: SessionAffinity | None = None,
+    ) -> None:
+        super().__init__()
+        self.limits = limits
+        self.slots = slots
+        self.slot_of = slot_of
+        self.affinity: Final = affinity if affinity is not None else SessionAffinity(math.inf)
+        self.draining = False
+        self.total = 0  # turns of clients accepted since the start
+        self._last = 0  # number of the newest turn
+        self._slots = [_Slot() for _ in range(slots)]
 
     def assigned(self, slot: int) -> int | None:
         """The process that gets the turns of this slot; None: none, or the slot is unknown."""
         return self._slots[slot].process if slot < len(self._slots) else None
-
-    def on_process(self, process: int) -> int:
-        """The number of turns that were dispatched to this process and have not ended."""
-        return self._on_process.get(process, 0)
-
-    def running(self) -> int:
-        """The number of turns that were dispatched to any process and have not ended."""
-        return sum(self._on_process.values())
 
     # -- events -----------------------------------------------------------------------------
 
@@ -185,34 +121,32 @@ class Ledger:
         self, request: TurnRequest, run: Run, on_busy: OnBusy, now: float, purpose: Purpose = _CLIENT
     ) -> tuple[Turn | Failure, list[Command]]:
         """A request arrived. Returns its turn, or the reason for its refusal. `purpose`: not NOTIFY_IDLE."""
-        session_id, principal, size = request.session_id, request.principal, len(request.body)
-        queue = self._sessions.get(session_id)
+        session_id, limits = request.session_id, self.limits
+        queue = self._sessions.get(session_id, ())
         slot = self.slot_of(session_id, self.slots)
-        failure = self._refusal(slot, size, principal) or (queue and self._busy(queue, on_busy)) or None
+        of_principal = self._by_principal.get(request.principal, 0)
+        failure = self.full(len(request.body)) or limits.refuse_on(self._slots[slot].turns, of_principal)
+        if failure is None and queue:
+            failure = limits.refuse_busy(queue, on_busy)
         if failure is not None:
             return failure, []
         self.total += purpose is _CLIENT
         self._last += 1
         turn = Turn(self._last, request, run, slot, now, purpose)
-        self._turns[turn.number] = turn
-        self._slots[slot].turns += 1
-        self._held += size
-        self._by_principal[principal] = self._by_principal.get(principal, 0) + 1
-        commands: list[Command] = []
-        if queue is None:
-            self._sessions[session_id] = [turn]
-            self._next(session_id, commands)
-            return turn, commands
         earlier = list(queue)
-        queue.append(turn)
-        if on_busy == "interrupt" and earlier[0].purpose is _CLIENT:
+        self._add(turn)
+        self._slots[slot].turns += 1
+        commands: list[Command] = []
+        if not earlier:
+            self._next(session_id, commands)
+        elif on_busy == "interrupt" and earlier[0].purpose is _CLIENT:
             self._cancel(earlier[0], CancelReason.INTERRUPTED, now, commands)
         elif on_busy == "latest":
             for other in earlier:
                 # A turn that waits to run again has begun once: a newer message does not replace it.
                 waits = other.state is _WAITING and not other.crashes
                 if waits and other.purpose is _CLIENT:
-                    self._drop(other, _SUPERSEDED, commands)
+                    self._drop(other, SUPERSEDED, commands)
         return turn, commands
 
     def assign(self, slot: int, process: int | None, now: float) -> list[Command]:
@@ -257,7 +191,7 @@ class Ledger:
             commands: list[Command] = []
             turn.crashes += crashed
             assert turn.process is not None, "it runs"
-            self._count_off(turn.process, commands)
+            self._free(turn.process, commands)
             turn.state, turn.process = _WAITING, None
             self._place(turn)
             self._next(turn.session_id, commands)
@@ -296,7 +230,6 @@ class Ledger:
             for session_id, process in self.affinity.due(
                 self._sessions, MAX_NOTIFYING - self._notifying, now
             ):
-                self._sessions[session_id] = []
                 self._notify(session_id, process, commands)
         return commands
 
@@ -312,77 +245,43 @@ class Ledger:
         self.draining = True
         commands: list[Command] = []
         for turn in [turn for turn in self._turns.values() if turn.state is _WAITING]:
-            self._drop(turn, _DRAINING, commands)
+            self._drop(turn, DRAINING, commands)
         return commands
 
     def close(self) -> list[Command]:
         """No process is left, and none will start: end every open turn."""
         commands = self.drain()
         for turn in list(self._turns.values()):
-            commands += self._terminal(turn, _DRAINING)
+            commands += self._terminal(turn, DRAINING)
         return commands
 
     def expire(self, now: float) -> list[Command]:
         """End or cancel the turns whose time is over. The caller must call this about every second while
         there are turns."""
         commands: list[Command] = []
-        limits = self.limits
         for turn in list(self._turns.values()):
-            if turn.state is _CANCELLING:
-                if now - turn.cancelled_at >= limits.cancel_grace:
-                    self._give_up(turn, now, commands)
-            elif turn.state is _SETTLED:
-                if now - turn.replace_asked_at >= REPLACE_AGAIN_AFTER:
-                    self._replace(turn, now, commands)
-            elif turn.purpose is _NOTIFY_IDLE:
+            if turn.purpose is _NOTIFY_IDLE:
                 turn.accepted_at = min(turn.accepted_at, now)
-                if now - turn.accepted_at >= NOTIFY_WITHIN:
+            slot = self._slots[turn.slot]
+            match self.limits.expiry(turn, slot.down_since if slot.process is None else None, now):
+                case Expiry.TIMEOUT:
                     self._cancel(turn, CancelReason.TIMEOUT, now, commands)
-            else:
-                place = self._slots[turn.slot]
-                if limits.request_timeout and now - turn.accepted_at >= limits.request_timeout:
-                    self._cancel(turn, CancelReason.TIMEOUT, now, commands)
-                elif (
-                    turn.state is _WAITING
-                    and place.process is None
-                    and now - max(turn.accepted_at, place.down_since) >= limits.start_timeout
-                ):
-                    self._drop(turn, _NOT_READY, commands)
+                case Expiry.START:
+                    self._drop(turn, NOT_READY, commands)
+                case Expiry.CANCELLATION:
+                    self._give_up(turn, now, commands)
+                case Expiry.REPLACEMENT:
+                    self._replace(turn, now, commands)
         return commands
 
     def full(self, size: int = 1) -> Failure | None:
         """The reason why no turn with a body of `size` bytes can be accepted now, whatever its session and
         caller; None: one can."""
         if self.draining:
-            return _DRAINING
-        if len(self._turns) - self._notifying >= self.limits.max_turns:
-            return refusal(ErrorCode.OVERLOADED, f"the instance has {self.limits.max_turns} turns already")
-        if self._held + size > MAX_HELD_BODIES:
-            return refusal(ErrorCode.OVERLOADED, "the open turns hold too many bytes already")
-        return None
+            return DRAINING
+        return self.limits.refuse_any(len(self._turns) - self._notifying, self._held + size)
 
     # -- internal ---------------------------------------------------------------------------
-
-    def _refusal(self, slot: int, size: int, principal: str) -> Failure | None:
-        limits, failure = self.limits, self.full(size)
-        if failure is not None:
-            return failure
-        if self._slots[slot].turns >= limits.max_inflight:
-            return refusal(ErrorCode.OVERLOADED, f"the worker has {limits.max_inflight} turns already")
-        most = limits.max_turns_per_principal
-        if most is not None and self._by_principal.get(principal, 0) >= most:
-            return refusal(ErrorCode.TOO_MANY_REQUESTS, f"this caller has {most} turns already")
-        return None
-
-    def _busy(self, queue: list[Turn], on_busy: OnBusy) -> Failure | None:
-        if on_busy == "reject" and any(turn.purpose is _CLIENT for turn in queue):
-            return refusal(ErrorCode.SESSION_BUSY, "a turn of this session is running")
-        # With `latest`, this turn replaces the waiting ones: the limit cannot be exceeded.
-        turns = len(queue) - (queue[0].purpose is _NOTIFY_IDLE)
-        if on_busy != "latest" and turns > self.limits.max_queue:
-            message = f"{self.limits.max_queue} turns of this session wait already"
-            return refusal(ErrorCode.TOO_MANY_REQUESTS, message)
-        return None
 
     def _next(self, session_id: str, commands: list[Command]) -> None:
         """Dispatch the first turn of a session, if it waits and its slot has a process. If another process
@@ -404,20 +303,18 @@ class Ledger:
 
     def _dispatch(self, turn: Turn, process: int, commands: list[Command]) -> None:
         turn.state, turn.process = _RUNNING, process
-        self._on_process[process] = self.on_process(process) + 1
+        self._count_on(process)
         commands.append(Dispatch(turn, process))
 
     def _notify(self, session_id: str, process: int, commands: list[Command]) -> None:
         """Dispatch the notification of a process that the session leaves, before any waiting turn."""
         self._last += 1
-        self._notifying += 1
         slot = self.slot_of(session_id, self.slots)
         # `expire` sets the time of acceptance: the time is not known here.
         request = TurnRequest(session_id, StreamKind.IDLE, None, b"", "", {}, NO_EVENTS)
         run = Run(f"idle-{self._last}", session_id, StreamKind.IDLE, NO_EVENTS, math.inf)
         turn = Turn(self._last, request, run, slot, math.inf, _NOTIFY_IDLE)
-        self._turns[turn.number] = turn
-        self._sessions[session_id].insert(0, turn)
+        self._add(turn)
         self._dispatch(turn, process, commands)
 
     def _place(self, turn: Turn) -> None:
@@ -431,15 +328,15 @@ class Ledger:
 
     def _cancel(self, turn: Turn, reason: CancelReason, now: float, commands: list[Command]) -> None:
         if turn.state is _WAITING:
-            self._drop(turn, _REASONS[reason], commands)
+            self._drop(turn, CANCELLED[reason], commands)
         elif turn.state is _RUNNING:
             assert turn.process is not None
-            turn.state, turn.ending, turn.cancelled_at = _CANCELLING, _REASONS[reason], now
+            turn.state, turn.ending, turn.cancelled_at = _CANCELLING, CANCELLED[reason], now
             commands.append(Cancel(turn, turn.process, reason))
 
     def _drop(self, turn: Turn, failure: Failure, commands: list[Command]) -> None:
         """End a waiting turn."""
-        commands.append(Complete(turn, _reported(turn, failure)))
+        commands.append(Complete(turn, reported(turn, failure)))
         self._forget(turn, commands)
 
     def _give_up(self, turn: Turn, now: float, commands: list[Command]) -> None:
@@ -451,7 +348,7 @@ class Ledger:
         self.affinity.notified(turn.session_id)  # no notification can run; the process must not wait for one
         commands.append(Complete(turn, turn.ending))
         self._replace(turn, now, commands)
-        self._count_off(turn.process, commands)
+        self._free(turn.process, commands)
 
     def _replace(self, turn: Turn, now: float, commands: list[Command]) -> None:
         assert turn.process is not None
@@ -464,39 +361,21 @@ class Ledger:
             self._settled -= 1
         else:
             assert turn.process is not None, "only a turn that was dispatched can end"
-            commands.append(Complete(turn, turn.ending or (failure and _reported(turn, failure))))
-            self._count_off(turn.process, commands)
+            commands.append(Complete(turn, turn.ending or (failure and reported(turn, failure))))
+            self._free(turn.process, commands)
         self._forget(turn, commands)
         return commands
 
-    def _count_off(self, process: int, commands: list[Command]) -> None:
-        """A process has one open turn less."""
-        left = self._on_process.pop(process) - 1
-        if left:
-            self._on_process[process] = left
-        else:
+    def _free(self, process: int, commands: list[Command]) -> None:
+        """A turn of this process has ended, or is no longer waited for."""
+        if self._count_off(process):
             commands.append(Idle(process))
 
     def _forget(self, turn: Turn, commands: list[Command]) -> None:
-        assert self._turns.pop(turn.number, None) is turn, "a turn ends once"
-        place = self._slots[turn.slot]
-        if turn.purpose is _NOTIFY_IDLE:
-            self._notifying -= 1
-        else:
-            place.turns -= 1
-            self._held -= len(turn.request.body)
-            count = self._by_principal.pop(turn.request.principal) - 1
-            if count:
-                self._by_principal[turn.request.principal] = count
-        queue = self._sessions[turn.session_id]
-        queue.remove(turn)
-        if queue:
+        slot = self._slots[turn.slot]
+        if turn.purpose is not _NOTIFY_IDLE:
+            slot.turns -= 1
+        if self._remove(turn):
             self._next(turn.session_id, commands)
         else:
-            del self._sessions[turn.session_id]
-            place.ready.pop(turn.session_id, None)
-
-
-def _reported(turn: Turn, failure: Failure) -> Failure:
-    """The failure to report. After a crash it must not say that the turn never began."""
-    return failed_again(failure) if turn.crashes else failure
+            slot.ready.pop(turn.session_id, None)
