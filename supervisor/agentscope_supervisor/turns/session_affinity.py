@@ -30,7 +30,7 @@ replaced process must not hold its memory without a bound."""
 
 
 @dataclass(slots=True)
-class Resident:
+class KnownSession:
     """What is known of a session. `used_at`: when its last turn began or ended, in monotonic seconds."""
 
     used_at: float
@@ -50,13 +50,13 @@ class SessionAffinity:
     without a turn after which the process of a session is notified, and the session is forgotten."""
 
     idle_after: float
-    _known: OrderedDict[str, Resident] = field(default_factory=OrderedDict)  # longest unused first
+    _known: OrderedDict[str, KnownSession] = field(default_factory=OrderedDict)  # longest unused first
     _subscribed: set[int] = field(default_factory=set)  # processes that want notifications
     _leaving: dict[int, _Farewell] = field(default_factory=dict)
 
     # -- queries ----------------------------------------------------------------------------
 
-    def get(self, session_id: str, now: float) -> Resident | None:
+    def get(self, session_id: str, now: float) -> KnownSession | None:
         """What is known of a session; None: it is unknown, or had no turn for `idle_after` seconds."""
         known = self._known.get(session_id)
         return known if known is not None and now - known.used_at < self.idle_after else None
@@ -96,7 +96,7 @@ class SessionAffinity:
         """A turn of this session was dispatched to a process."""
         known = self._known.get(session_id)
         if known is None:
-            self._known[session_id] = Resident(now, worker, process)
+            self._known[session_id] = KnownSession(now, worker, process)
             if len(self._known) > MAX_KNOWN:
                 self._known.popitem(last=False)
         else:
