@@ -150,7 +150,7 @@ class Run:
         self.first = 0  # number of the first event that is kept
         self.next = 0  # number of the event that would come next
         self.size = 0  # bytes that it counts
-        self.stored = 0  # number of the first event that was not handed to the store
+        self.stored = 0  # number of the first event that was not passed to the store
         self.readers: list[Reader] = []
         self.keeper: Keeper | None = None  # None: nothing is kept
         self._grant: Grant | None = None
@@ -173,7 +173,8 @@ class Run:
 
     @property
     def is_error(self) -> bool:
-        """Whether it failed before the App said anything: who asks for all of it gets a status."""
+        """Whether it failed before the App sent anything, so that a client that asks for all of it gets an
+        HTTP error status."""
         return self.failure is not None and (self.kind is _JSON or self.next <= self.tail_length)
 
     @property

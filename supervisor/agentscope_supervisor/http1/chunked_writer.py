@@ -1,8 +1,7 @@
-"""The writer of a stream: its client's transport, and the framing of what is written. The last step of an
-event.
+"""The writer of a stream: writes events to the client's transport, with chunked framing.
 
-The connection owns the transport; `runs.client_stream` writes here. Each write is a system call, so the head
-of a response waits for its first event, and its end leaves with the last.
+The connection owns the transport; `runs.client_stream` writes to it through this class. Each write is a
+system call, so that the head of a response is sent with its first event, and its end with the last.
 """
 
 import asyncio
@@ -14,9 +13,9 @@ from agentscope_supervisor.runs.client_stream import Writer
 class ChunkedWriter(Writer):
     """Writes to a transport, with chunked framing where the client understands it.
 
-    `is_blocked`: whether the client's socket takes less than is sent; its connection sets it. `head`: of the
-    response; it leaves with the first write. `end`: ends the response; it leaves with the last write. Nothing
-    is written after that.
+    `is_blocked`: whether the transport's write buffer is full; its connection sets it. `head`: of the
+    response, sent with the first write. `end`: ends the response, sent with the last write. Nothing is
+    written after that.
     """
 
     __slots__ = ("_chunked", "_end", "_head", "_is_over", "_transport", "is_blocked")

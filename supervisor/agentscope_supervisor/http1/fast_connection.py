@@ -1,11 +1,12 @@
-"""The fast way of a request: answered in its connection's callbacks, without aiohttp's parser and tasks.
+"""The fast path for requests: served in the connection's callbacks, without aiohttp's parser and tasks.
 
-A connection begins here and stays as long as each request is a usual turn (`fast_head`) that comes when the
-one before has been answered. Everything else is handed over to aiohttp, with all bytes that have come of it,
-for good: nothing here is needed to be a server, it only makes the usual turn cheap, and a client cannot see
-which way its request goes. Relies on nothing of aiohttp but that it is a protocol of asyncio.
+Every connection begins here, and stays as long as each request is a usual turn (`fast_head`) that arrives
+after the response to the one before. At the first other request, the connection is passed to aiohttp for
+good, with all bytes that aiohttp has not seen. So this module is only an optimization for the usual turn, and
+a client cannot see which path its request takes. It relies on nothing of aiohttp except that its connection
+is an asyncio protocol.
 
-Where to read next: `web.invoke` takes the requests, `web.respond` answers them.
+Where to read next: `web.invoke` takes the requests, `web.respond` sends the responses.
 """
 
 import asyncio
@@ -29,16 +30,16 @@ log = logging.getLogger(__name__)
 BODY_FOLLOWS_WITHIN: Final = 0.05
 """Seconds in which the body of a request must follow its head. aiohttp waits for slower ones, with the time
 limits of bodies."""
-MAX_BODY: Final = 64 * 1024  # bytes; larger ones are read as they come
-MAX_EARLY: Final = 64 * 1024  # bytes taken in while a request is being answered
+MAX_BODY: Final = 64 * 1024  # bytes; aiohttp reads larger bodies
+MAX_EARLY: Final = 64 * 1024  # bytes that are buffered while a request is in progress
 
 
 class FastServer:
-    """Makes the connections (`connect`).
+    """Creates the connections (`connect`).
 
-    `take`: begins to answer a request with its whole body; None: it has been answered. `plain`: has the
-    connections that are handed over, and those in a reserved place from the start. `body_within`: as
-    BODY_FOLLOWS_WITHIN.
+    `take`: begins the response to a request, which has its whole body; returns None if the response is
+    already complete. `plain`: aiohttp's server, for connections that are passed on, and from the start for
+    those in a reserved place. `body_within`: as BODY_FOLLOWS_WITHIN.
     """
 
     def __init__(
@@ -58,20 +59,21 @@ class FastServer:
         self._emptied: asyncio.Future[None] | None = None
 
     def connect(self, is_reserved: bool, on_lost: OnLost) -> asyncio.BaseProtocol:
-        """The protocol of one more connection. `on_lost`: called once, when it is lost."""
+        """The protocol of a new connection. `on_lost`: called once, when the connection is lost."""
         if is_reserved:
             return self.plain.connect(is_reserved, on_lost)
         # It has a protocol's methods, and a loop asks for no more; deriving from one would cost each a dict.
         return cast(asyncio.BaseProtocol, FastConnection(self, on_lost))
 
     def forget(self, connection: "FastConnection") -> None:
-        """It is lost, or handed over."""
+        """A connection is lost, or was passed to aiohttp."""
         self.connections.discard(connection)
         if self._emptied is not None and not self.connections and not self._emptied.done():
             self._emptied.set_result(None)
 
     async def shutdown(self, timeout: float) -> None:  # noqa: ASYNC109 - how long responses may take
-        """End the connections; those with a response under way after it, but within `timeout` seconds."""
+        """Close the connections; those with a response in progress after the response, but within `timeout`
+        seconds."""
         for connection in list(self.connections):
             connection.close()
         if self.connections:
@@ -83,7 +85,7 @@ class FastServer:
 
 
 class FastConnection(Channel):
-    """One connection: a protocol of asyncio, and the channel of the request that is being answered."""
+    """One connection: an asyncio protocol, and the channel of the request in progress."""
 
     __slots__ = (
         "_data",
@@ -107,13 +109,13 @@ class FastConnection(Channel):
         self._on_lost: Final = on_lost
         self._transport: asyncio.Transport | None = None
         self._opened_at: Final = server.loop.time()
-        self._data = b""  # that has come and is not taken
-        self._head: FastHead | None = None  # at its beginning, while the body is awaited
+        self._data = b""  # received, and not processed yet
+        self._head: FastHead | None = None  # at the beginning of `_data`, while the body is awaited
         self._exchange: Exchange | None = None
-        self._writer: ChunkedWriter | None = None  # of the response under way
-        self._is_answering = False
-        self._has_begun = False  # that response
-        self._has_asked = False  # anything
+        self._writer: ChunkedWriter | None = None  # of the response in progress
+        self._is_answering = False  # a request is in progress
+        self._has_begun = False  # bytes of its response were sent
+        self._has_asked = False  # the connection has had a request
         self._deadline: Final = Deadline(server.loop, self._is_late)
         self._half_close: HalfClose | None = None
 
@@ -154,7 +156,7 @@ class FastConnection(Channel):
         if self._transport is not None:
             self._transport.abort()
 
-    # -- which way ------------------------------------------------------------------------------
+    # -- requests -------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         if self._data:
@@ -198,7 +200,7 @@ class FastConnection(Channel):
             self.done()
 
     def _hand_over(self) -> None:
-        """Let aiohttp have the connection, and what it has not seen of it."""
+        """Pass the connection to aiohttp, with the bytes that aiohttp has not seen."""
         transport, data = self._transport, self._data
         self._deadline.clear()
         self._head, self._data = None, b""
@@ -216,7 +218,7 @@ class FastConnection(Channel):
             transport.close()
 
     def _is_late(self) -> None:
-        """No request came in time, or no body."""
+        """No request arrived in time, or no body."""
         if self._is_answering or self._transport is None:
             return
         if self._head is not None:
@@ -226,7 +228,7 @@ class FastConnection(Channel):
             self._transport.write(error_bytes(aiohttp_connection.late(self._server.limits.head_timeout)))
         self._transport.close()
 
-    # -- what the loop reports ------------------------------------------------------------------
+    # -- events of the transport ----------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods of asyncio.Transport without deriving from it.
@@ -247,7 +249,7 @@ class FastConnection(Channel):
             self._exchange.resumed()
 
     def eof_received(self) -> bool:
-        """Whether the connection stays for the response under way."""
+        """The client sends no more. Returns whether the connection stays open for a response in progress."""
         if not self._is_answering:
             return False
         assert self._transport is not None, "it has just reported"
@@ -258,9 +260,9 @@ class FastConnection(Channel):
 
     def _probe(self) -> bool:
         exchange = self._exchange
-        if exchange is None:  # it was handed over, or is closed
+        if exchange is None:  # the connection was passed to aiohttp, or is closed
             return False
-        if not self._data:  # nothing more is asked
+        if not self._data:  # the client has sent no further request
             self.is_closing = True
         if not exchange.probe() and not self._has_begun:
             assert self._transport is not None, "a request is being answered"

@@ -125,7 +125,7 @@ class ClientStream(Reader):
         return piece[0] if piece is not None and piece[1] == self.run.next else None
 
     def begin(self, writer: Writer, now: float) -> None:
-        """The response begins: write what is there, and from now on what comes."""
+        """The response begins: write the available events now, and new events as they come."""
         self._writer = writer
         early, self._early = self._early, []
         if early:

@@ -46,8 +46,7 @@ CLOSES_WITHIN: Final = 5.0  # seconds that responses may take to leave when the 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request on its way to its handler. `headers`: of the response. `at`: the variable parts of the
-    path."""
+    """One request, as a handler gets it. `headers`: of the response. `at`: the variable parts of the path."""
 
     request: web.BaseRequest
     headers: dict[str, str]
@@ -64,13 +63,13 @@ PlainHandler = Callable[[web.BaseRequest, dict[str, str]], Awaitable[web.StreamR
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What is at one path. A part of the path in braces takes any text without a slash; `*` after it takes
-    slashes too."""
+    """One path and its handler. A part of the path in braces matches any text without a slash; with `*` after
+    its name, it matches slashes too."""
 
     path: str
     handler: Handler
     methods: tuple[str, ...] = ("GET", "HEAD")
-    is_open: bool = False  # needs no token: the platform's probes have none
+    is_open: bool = False  # requires no token: the platform's probes have none
 
 
 def plain(handler: PlainHandler) -> Handler:
@@ -162,9 +161,9 @@ class FrontDoor:
             self._listener = None
 
     async def close(self) -> None:
-        """Stop listening; responses under way may take `CLOSES_WITHIN` to leave."""
+        """Stop listening, and wait up to `CLOSES_WITHIN` for the responses in progress."""
         self.leave()
-        await asyncio.sleep(0)  # requests that have just come are taken up first
+        await asyncio.sleep(0)  # requests that have just arrived begin first
         async with asyncio.TaskGroup() as both:
             both.create_task(self._fast.shutdown(CLOSES_WITHIN))
             self._server.pre_shutdown()
@@ -275,5 +274,5 @@ def _pattern(path: str) -> re.Pattern[str]:
 
 
 def _label(route: Route | None) -> str:
-    """What stands for a request in the metrics: one of a few, whatever paths clients ask for."""
+    """The name of a request's route in the metrics: one of a fixed set, whatever paths clients request."""
     return "other" if route is None else route.path.replace("*", "")

@@ -1,6 +1,6 @@
 """`POST /invoke`: how a request for a turn is read and submitted, and how its response begins.
 
-On both ways of a request: `plain` is aiohttp's handler, `fast` begins a response that goes on in callbacks.
+`plain` is the handler for requests that aiohttp parses; `fast` begins a response that continues in callbacks.
 Neither decides whether a turn may begin: `parse_invoke` reads the body, `turns.service` accepts or refuses
 the turn.
 """
@@ -87,7 +87,7 @@ class InvokeRoute:
         return await channel.finish(response)
 
     def fast(self, head: FastHead, body: bytes, connection: FastConnection) -> Response | None:
-        """Begin to answer a usual turn. None: it was refused, and the response is sent."""
+        """Begin the response to a usual turn. None: the turn was refused, and the response was sent."""
         headers = {"X-Request-Id": request_id(head.fields)}
         record = RequestRecord(self._metrics, self._tracing, PATH)
         try:
@@ -152,8 +152,8 @@ class InvokeRoute:
 
 
 def refuse_repeated(request: web.BaseRequest, *names: str) -> None:
-    """Refuse a request that has one of these headers twice: another server on its way may have read the other
-    one. Raises: Refused."""
+    """Refuse a request that has one of these headers twice: a proxy in front of this server may have used the
+    other value. Raises: Refused."""
     for name in names:
         if len(request.headers.getall(name, ())) > 1:
             raise invalid(f"the header {name} came more than once")

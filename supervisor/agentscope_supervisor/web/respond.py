@@ -1,9 +1,10 @@
 """The response to a request that reads a run: sent in callbacks, the same on every connection.
 
 The first client of a turn, a client that joins a run by its Idempotency-Key and one that resumes a run differ
-only in where their stream begins. A short answer leaves as one response, a long one as a stream that begins
-with its first event, or with the first comment to a client that waits. No task waits for an event: the stream
-reports that something came, the connection that its socket takes more or that the client has left.
+only in where their stream begins. A short run is sent as one response of known length, a long one as a stream
+that begins with its first event, or with the first comment to a client that waits. No task waits for an
+event: the stream reports new events, and the connection reports that it can write more, or that the client
+has left.
 
 Where to read next: `runs.client_stream` reads the run, `http1.channel` frames the bytes.
 """
@@ -23,8 +24,8 @@ from agentscope_supervisor.system.sweeper import Sweeper
 QUEUED_AFTER: Final = 1.0  # seconds of waiting after which a client gets a comment that its turn waits
 SWEEP_EVERY: Final = 0.25  # seconds between two looks at the open responses
 STALLED_AFTER: Final = 30.0
-"""Seconds that a client may take to read the end of its response. One that has stopped reading for good would
-hold its socket and buffers for ever."""
+"""Seconds that a client may take to read the end of its response. Without this limit, a client that stops
+reading would hold its socket and buffers without end."""
 
 # Read once: see `agentscope_protocol.wire.values`.
 _JSON: Final = StreamKind.WHOLE
@@ -36,9 +37,9 @@ OnOver = Callable[["Response", bool], None]
 
 
 class Response:
-    """One response, an `http1.channel.Exchange`. `turn`: of the run, if that has not ended. `headers`: of the
-    response. `resumes`: the client has seen a part of the run and asks for events, so that even an error of
-    the run is one."""
+    """One response, an `http1.channel.Exchange`. `turn`: of the run; None: the run has ended. `headers`: of
+    the response. `resumes`: the client asks for the events of a run, so that an error of the run is sent as an
+    event."""
 
     __slots__ = (
         "_channel",
@@ -95,7 +96,7 @@ class Response:
     # -- the response -------------------------------------------------------------------------
 
     def _change_soon(self) -> None:
-        # Not at once: what came in one piece with it, the end above all, is to leave in one piece.
+        # Not at once: events and an end that arrive together are then sent together.
         if not self._is_due:
             self._is_due = True
             self._loop.call_soon(self._change)
@@ -135,7 +136,7 @@ class Response:
             )
         else:
             lines = stream_lines(run.wire)
-            # A short turn: all of it is here, and its length is known.
+            # A short run: all of it is available, and its length is known.
             whole = stream.whole() if run.ended_at is not None else None
             if whole is not None:
                 channel.respond(headers, lines, whole)
@@ -168,8 +169,8 @@ class Response:
 
 
 class OpenResponses:
-    """The responses under way. `keepalive`: seconds of silence after which a stream gets a comment. `ahead`:
-    how many turns of its session come before a waiting turn."""
+    """The responses in progress. `keepalive`: seconds of silence after which a stream gets a comment.
+    `ahead`: the number of turns of the session before a waiting turn."""
 
     def __init__(self, keepalive: float, ahead: Callable[[Turn], int]) -> None:
         self._keepalive: Final = keepalive
@@ -196,7 +197,7 @@ _lines: Final[dict[int, str]] = {}
 
 
 def stream_lines(wire: WireFormat) -> str:
-    """The lines of a head that say that a stream of this format follows."""
+    """The lines of a response head for a stream of this format."""
     lines = _lines.get(wire.number)
     if lines is None:
         lines = _lines[wire.number] = header_lines(wire.headers)

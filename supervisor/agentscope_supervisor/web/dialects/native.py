@@ -34,7 +34,7 @@ def done(run_id: str, number: int) -> bytes:
 
 
 def comment(text: str) -> bytes:
-    """A line that clients skip: it keeps the connection alive and tells a person what happens."""
+    """A line that clients skip: it keeps the connection alive, and informs a person who reads the stream."""
     return f": {text}\n\n".encode()
 
 
@@ -60,7 +60,7 @@ def messages(piece: bytes, count: int) -> bytes:
 
 
 def json_body(session_id: str, run_id: str, messages: bytes) -> bytes:
-    """The body of an answer with `"stream": false`. `messages`: a JSON array."""
+    """The body of a response with `"stream": false`. `messages`: a JSON array."""
     head = orjson.dumps({"session_id": session_id, "run_id": run_id})
     return b'%b,"messages":%b}' % (head[:-1], messages)
 
