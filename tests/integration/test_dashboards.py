@@ -10,6 +10,7 @@ import promql_parser
 import pytest
 import yaml
 
+from agentscope_supervisor.workers.exit_reasons import EXPECTED
 from tests.harness.client import call
 from tests.harness.instance import Instance
 from tests.integration.test_metrics import documented_labels
@@ -109,3 +110,10 @@ def test_alerts_name_their_instance() -> None:
         assert "$labels.instance" in rule["annotations"]["summary"]
         metrics, labels = used_by(rule["expr"])
         assert metrics == {"up"} or {(metric, "instance") for metric in metrics} <= labels
+
+
+def test_expected_exits_of_workers_are_not_counted_as_failures() -> None:
+    """Recycled workers would raise an alert."""
+    filters = [re.search(r'worker_deaths_total\{[^}]*cause!."([^"]*)"', each) for _, each in expressions()]
+    excluded = [set(found[1].split("|")) for found in filters if found]
+    assert excluded == [EXPECTED] * 2, "one panel and one alert"
