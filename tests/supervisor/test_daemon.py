@@ -380,7 +380,7 @@ class World(RuleBasedStateMachine):
     def slots_are_reset(self) -> None:
         fleet = self.daemon._fleet
         for slot in range(self.size):
-            self.machine.do(lambda slot=slot: self.daemon.reset(slot))
+            self.machine.do(lambda slot=slot: self.daemon._controller.reset(slot))
             assert fleet.slots[slot].start_at is None or self.machine.forks_fail
 
     @precondition(lambda self: not self.over)

@@ -149,7 +149,9 @@ class Server:
         opened = turn.opened
         headers = {name: value for name, value in opened.headers.items() if name != REQUEST_ID}
         with tracing.turn(opened.run_id, opened.session_id, headers, lambda: turn.cancelled) as trace:
-            dialect = DIALECTS[opened.dialect]
+            dialect = DIALECTS.get(opened.dialect)
+            if dialect is None:
+                raise BadMessage(f"this worker's package does not have dialect {opened.dialect}")
             message, metadata = dialect.read(opened.body)
             context = SessionContext(opened.session_id, metadata, run_id=opened.run_id, trace=trace)
             self._sessions.begins(context)

@@ -8,7 +8,7 @@ handlers over HTTP; the console in `web` uses some of them too.
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -26,6 +26,9 @@ from agentscope_supervisor.workers.controller import Controller
 from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason, ExitRecord
 from agentscope_supervisor.workers.process import Process
 from agentscope_supervisor.workers.revisions import Outcome, ReloadRefused, Rolling, Unchanged
+
+Query = Callable[[], Any]
+"""Returns an answer that can be encoded as JSON, or an awaitable of one."""
 
 
 class InstanceActions(Protocol):
@@ -64,6 +67,13 @@ class Handlers:
         self._post: Final = post
         self._address: Final = address
         self._loop: Final = asyncio.get_running_loop()
+        self.queries: Final[Mapping[str, Query]] = {
+            "/status": self.status,
+            "/deaths": self.deaths,
+            "/sessions": self.sessions,
+            "/stacks": self.stacks,
+        }
+        """Commands that only read, by the path of their GET request; they take no arguments."""
         # Commands that need no check of their own.
         self.roll: Final = actions.roll
         self.stop: Final = actions.stop

@@ -7,6 +7,7 @@ its connection; the instance and other clients are not affected. `cli.instance_c
 """
 
 import asyncio
+import inspect
 import logging
 import os
 import socket
@@ -19,7 +20,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from agentscope_protocol.config.setting_types import MAX_WORKERS
-from agentscope_supervisor.control.handlers import Handlers
+from agentscope_supervisor.control.handlers import Handlers, Query
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid
 from agentscope_supervisor.domain.request import json_object
 from agentscope_supervisor.http1.aiohttp_connection import answer_to_error, plain_request
@@ -109,10 +110,7 @@ class ControlServer:
         self._web: Final = _Server(self._handle)
         self._server: asyncio.Server | None = None
         self._routes: Final[Mapping[tuple[str, str], Handler]] = {
-            ("GET", "/status"): self._status,
-            ("GET", "/deaths"): self._deaths,
-            ("GET", "/sessions"): self._sessions,
-            ("GET", "/stacks"): self._stacks,
+            **{("GET", path): _query(handler) for path, handler in handlers.queries.items()},
             ("POST", "/reload"): self._reload,
             ("POST", "/roll"): self._roll,
             ("POST", "/scale"): self._scale,
@@ -175,18 +173,6 @@ class ControlServer:
         return json_object(body or b"{}")
 
     # -- queries ----------------------------------------------------------------------------
-
-    async def _status(self, _: Mapping[str, Any]) -> Any:
-        return await self._handlers.status()
-
-    async def _deaths(self, _: Mapping[str, Any]) -> Any:
-        return self._handlers.deaths()
-
-    async def _sessions(self, _: Mapping[str, Any]) -> Any:
-        return self._handlers.sessions()
-
-    async def _stacks(self, _: Mapping[str, Any]) -> Any:
-        return await self._handlers.stacks()
 
     async def _follow(
         self, request: web.BaseRequest, fields: Mapping[str, Any], *, output: bool
@@ -302,3 +288,13 @@ def _number(fields: Mapping[str, Any], key: str, least: int, most: int | None = 
         bound = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise invalid(f"{key} must be a whole number {bound}")
     return value
+
+
+def _query(handler: Query) -> Handler:
+    """Adapt a query, which takes no fields."""
+
+    async def respond(_: Mapping[str, Any]) -> Any:
+        result = handler()
+        return await result if inspect.isawaitable(result) else result
+
+    return respond

@@ -22,7 +22,6 @@ from typing import Any, Final
 
 import orjson
 
-from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 
 MAX_KEY: Final = 255
@@ -55,10 +54,11 @@ def scope_of(token: str, principal: str) -> str:
     return hashlib.sha256(f"{token}\n{principal}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def fingerprint(fields: Mapping[str, Any], session_id: str, form: StreamKind, body: bytes) -> bytes:
+def fingerprint(fields: Mapping[str, Any], session_id: str, form: int, body: bytes) -> bytes:
     """A hash that is equal for two requests exactly if they ask for the same, however their JSON is written.
 
-    `fields`: the parsed `body`. `session_id` and `form` are separate because headers may set them.
+    `fields`: the parsed `body`. `session_id` and `form` (`wire_format.form_of`) are separate because headers
+    may set them.
     """
     try:
         canonical = orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)

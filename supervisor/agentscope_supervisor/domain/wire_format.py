@@ -8,6 +8,7 @@ the values. Nothing outside that package and the worker's `dialects` may know th
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import Failure
 
 
@@ -41,6 +42,11 @@ class WireFormat:
         self.end_of: Final = end_of
         self.messages: Final = messages
         self.json_body: Final = json_body
+
+
+def form_of(kind: StreamKind, wire: WireFormat) -> int:
+    """The kind and the wire format of a run in one number, as in the Open frame."""
+    return kind | wire.number << 8
 
 
 NO_EVENTS: Final = WireFormat(

@@ -18,7 +18,7 @@ from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.domain.idempotency import MISMATCH, Key
 from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.run import LOST, Run
-from agentscope_supervisor.domain.wire_format import WireFormat
+from agentscope_supervisor.domain.wire_format import WireFormat, form_of
 from agentscope_supervisor.runs.database import Database, StoreLimits
 from agentscope_supervisor.runs.log import RunLog, Stored, restored
 from agentscope_supervisor.runs.store import Store
@@ -71,7 +71,11 @@ class Recorder:
         elif self._continues:
             self._store.put(
                 partial(
-                    Database.open, run_id=run.run_id, session_id=run.session_id, form=form_of(run), key=None
+                    Database.open,
+                    run_id=run.run_id,
+                    session_id=run.session_id,
+                    form=form_of(run.kind, run.wire),
+                    key=None,
                 )
             )
 
@@ -113,7 +117,7 @@ class Recorder:
                 return MISMATCH
             await pending[1].wait()
         self._pending[key] = key, asyncio.Event()
-        form = request.kind | request.wire.number << 8
+        form = form_of(request.kind, request.wire)
         claim = partial(Database.claim, run_id=run_id, session_id=request.session_id, form=form, key=key)
         try:
             stored = await self._store.ask(partial(claim, now=time.time()))
@@ -187,11 +191,6 @@ class Recorder:
     def _expire(self) -> None:
         self._runs.expire(self._loop.time())
         self._expiring = self._loop.call_later(EXPIRE_EVERY, self._expire)
-
-
-def form_of(run: Run) -> int:
-    """The kind and the wire format of a run as one number, as in the store and in the Open frame."""
-    return run.kind | run.wire.number << 8
 
 
 def _same(run: Run, key: Key) -> Run | Failure:

@@ -166,7 +166,7 @@ class Metrics:
         )
         states = {state: gauges.workers.get(state, 0) for state in self._states}
         yield _gauge("workers", "Worker processes by state.", _by_label(states), "state")
-        yield _counter("worker_starts", "Worker processes worker_started.", [((), self._starts)])
+        yield _counter("worker_starts", "Worker processes that were started.", [((), self._starts)])
         yield _counter("worker_deaths", "Worker processes that have exited.", _by_label(self._exits), "cause")
         yield _counter("rollouts", "Rollouts that have ended.", _by_label(self._rollouts), "result")
         yield _gauge("rollout_running", "1 while workers are being replaced.", [((), gauges.rolling)])

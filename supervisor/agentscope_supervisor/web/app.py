@@ -12,6 +12,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -31,7 +32,8 @@ from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.turns.session_table import SessionTable
 from agentscope_supervisor.web.auth import Auth
 from agentscope_supervisor.web.console import Console
-from agentscope_supervisor.web.dialects import native
+from agentscope_supervisor.web.dialects import DIALECTS
+from agentscope_supervisor.web.dialects.dialect import Dialect
 from agentscope_supervisor.web.health import HealthRoutes
 from agentscope_supervisor.web.invoke import InvokeRoute, refuse_repeated
 from agentscope_supervisor.web.request_record import RequestRecord
@@ -123,7 +125,7 @@ class FrontDoor:
     def _table_of_routes(self, health: HealthRoutes, console: Console | None) -> list[Route]:
         routes = [
             Route("/", plain(health.welcome)),
-            Route(native.PATH, self._take_turn, ("POST",)),
+            *(Route(each.path, partial(self._take_turn, each), ("POST",)) for each in DIALECTS),
             Route("/stop", self._stop, ("POST",)),
             Route("/runs/{run_id}", self._run),
             Route("/runs/{run_id}/events", self._events),
@@ -229,8 +231,8 @@ class FrontDoor:
 
     # -- handlers that need more than the request ---------------------------------------------
 
-    async def _take_turn(self, asked: Asked) -> web.StreamResponse:
-        return await self._invoke.plain(asked.request, asked.headers, asked.record)
+    async def _take_turn(self, dialect: Dialect, asked: Asked) -> web.StreamResponse:
+        return await self._invoke.plain(dialect, asked.request, asked.headers, asked.record)
 
     async def _run(self, asked: Asked) -> web.StreamResponse:
         return await self._runs.state(asked.at[0], asked.headers)

@@ -26,9 +26,9 @@ from agentscope_supervisor.runs.client_stream import ClientStream
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.turns.service import TurnService
-from agentscope_supervisor.web import parse_invoke
 from agentscope_supervisor.web.auth import Auth
-from agentscope_supervisor.web.dialects.native import PATH
+from agentscope_supervisor.web.dialects import INVOKE
+from agentscope_supervisor.web.dialects.dialect import Dialect
 from agentscope_supervisor.web.request_record import RequestRecord
 from agentscope_supervisor.web.respond import OpenResponses, Response
 from agentscope_supervisor.web.runs import RunRoutes
@@ -63,13 +63,13 @@ class InvokeRoute:
         self._loop: Final = asyncio.get_running_loop()
 
     async def plain(
-        self, request: web.BaseRequest, headers: dict[str, str], record: RequestRecord
+        self, dialect: Dialect, request: web.BaseRequest, headers: dict[str, str], record: RequestRecord
     ) -> web.StreamResponse:
         """Answer a request for a turn. `headers`: of the response. Raises: Refused."""
         traced = record.trace(request.headers)
         body = await self._body.read(request)
         refuse_repeated(request, "X-Session-Id", "Idempotency-Key")
-        asked = self._read(body, request.headers, headers["X-Request-Id"], traced)
+        asked = self._read(dialect, body, request.headers, headers["X-Request-Id"], traced)
         run_id = new_id()
         if asked.key is not None:
             match await self._recorder.claim(run_id, asked):
@@ -89,10 +89,10 @@ class InvokeRoute:
     def fast(self, head: FastHead, body: bytes, connection: FastConnection) -> Response | None:
         """Begin the response to a usual turn. None: the turn was refused, and the response was sent."""
         headers = {"X-Request-Id": request_id(head.fields)}
-        record = RequestRecord(self._metrics, self._tracing, PATH)
+        record = RequestRecord(self._metrics, self._tracing, INVOKE.path)
         try:
             self._auth.admit(head.fields)
-            asked = self._read(body, head.fields, headers["X-Request-Id"], record.trace(head.fields))
+            asked = self._read(INVOKE, body, head.fields, headers["X-Request-Id"], record.trace(head.fields))
             return self._submit(asked, new_id(), connection, headers, record, ends=True)
         except Refused as refused:
             connection.fail(refused.failure, headers)
@@ -138,10 +138,13 @@ class InvokeRoute:
         self._responses.add(response)
         return response
 
-    def _read(self, body: bytes, headers: Headers, request_id: str, traced: dict[str, str]) -> TurnRequest:
+    def _read(
+        self, dialect: Dialect, body: bytes, headers: Headers, request_id: str, traced: dict[str, str]
+    ) -> TurnRequest:
         """The turn that a request asks for. Raises: Refused."""
-        return parse_invoke.read(
+        return dialect.read(
             body,
+            dialect.wire,
             header_session=headers.get("x-session-id"),
             accepts_json="application/json" in headers.get("accept", ""),
             token=self._auth.caller(headers),

@@ -22,7 +22,7 @@ from agentscope_supervisor.domain.request import (
     kind_of,
     session_id,
 )
-from agentscope_supervisor.web.dialects.native import NATIVE
+from agentscope_supervisor.domain.wire_format import WireFormat, form_of
 
 # Read once: see `agentscope_protocol.wire.values`.
 _EVENTS: Final = StreamKind.EVENTS
@@ -31,6 +31,7 @@ _JSON: Final = StreamKind.WHOLE
 
 def read(
     body: bytes,
+    wire: WireFormat,
     *,
     header_session: str | None,
     accepts_json: bool,
@@ -58,9 +59,9 @@ def read(
     if idempotency_key is not None:
         if not idempotency.is_valid(idempotency_key):
             raise invalid(f"Idempotency-Key must be 1 to {idempotency.MAX_KEY} printable ASCII characters")
-        fingerprint = idempotency.fingerprint(fields, session, kind, body)
+        fingerprint = idempotency.fingerprint(fields, session, form_of(kind, wire), body)
         key = Key(idempotency.scope_of(token, caller), idempotency_key, fingerprint)
-    return TurnRequest(session, kind, cast("OnBusy | None", on_busy), body, caller, headers, NATIVE, key)
+    return TurnRequest(session, kind, cast("OnBusy | None", on_busy), body, caller, headers, wire, key)
 
 
 def _session_id(in_body: object, in_header: str | None) -> str:

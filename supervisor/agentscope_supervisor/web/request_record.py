@@ -27,7 +27,7 @@ class RequestRecord:
         """Trace the request from now on, if traces are on. Returns the headers that make its span the parent
         of the worker's; without traces, those that the client sent."""
         if self._tracing is not None:
-            self._trace = self._tracing.request(headers)
+            self._trace = self._tracing.request(headers, self.route)
             return self._trace.headers
         passed_on: dict[str, str] = {}
         for name in ("traceparent", "tracestate"):

@@ -38,8 +38,8 @@ OnOver = Callable[["Response", bool], None]
 
 class Response:
     """One response, an `http1.channel.Exchange`. `turn`: of the run; None: the run has ended. `headers`: of
-    the response. `resumes`: the client asks for the events of a run, so that an error of the run is sent as an
-    event."""
+    the response. `resumes`: the client asks for the events of a run, so that an error of the run is sent as
+    an event."""
 
     __slots__ = (
         "_channel",

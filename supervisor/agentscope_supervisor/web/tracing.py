@@ -46,12 +46,13 @@ CLIENT_LEFT: Final = 499
 class RequestTrace:
     """The trace of one request in progress. `headers` make its span the parent of the worker's span."""
 
-    def __init__(self, parent: Context | None, now: float) -> None:
+    def __init__(self, parent: Context | None, route: str, now: float) -> None:
         """`parent`: the span of the caller. `now`: in the event loop's time, as all times here."""
         trace_id = parent.trace_id if parent is not None else f"{random.getrandbits(128) or 1:032x}"
         sampled, state = (parent.sampled, parent.state) if parent is not None else (True, "")
         self._parent_id: Final = parent.span_id if parent is not None else ""
         self._context: Final = Context(trace_id, _new_span_id(), sampled, state)
+        self._route: Final = route
         self._began: Final = now
         self._began_ns: Final = time.time_ns()
 
@@ -65,8 +66,8 @@ class RequestTrace:
             return []
         attributes: dict[str, otlp.Value] = {
             "http.request.method": "POST",
-            "http.route": "/invoke",
-            "url.path": "/invoke",
+            "http.route": self._route,
+            "url.path": self._route,
             "http.response.status_code": status,
         }
         made: list[Span] = []
@@ -83,7 +84,10 @@ class RequestTrace:
         # A status below 500 is the caller's error, and is no error of this server's span.
         error = str(failure.code) if failure is not None and failure.status >= 500 else None
         made.insert(
-            0, self._span("POST /invoke", Kind.SERVER, self._context, self._began, now, attributes, error)
+            0,
+            self._span(
+                f"POST {self._route}", Kind.SERVER, self._context, self._began, now, attributes, error
+            ),
         )
         return made
 
@@ -132,9 +136,9 @@ class Tracing:
         self._sending: asyncio.Task[None] | None = None
         self._closing: Final = asyncio.Event()
 
-    def request(self, headers: Mapping[str, str]) -> RequestTrace:
+    def request(self, headers: Mapping[str, str], route: str) -> RequestTrace:
         """Begin the trace of a request. `headers`: names in lower case, or case-insensitive."""
-        return RequestTrace(otlp.caller(headers), self._loop.time())
+        return RequestTrace(otlp.caller(headers), route, self._loop.time())
 
     def record(self, trace: RequestTrace, status: int, failure: Failure | None, run: Run | None) -> None:
         """A request has ended: queue its spans. The arguments are those of `RequestTrace.over`."""

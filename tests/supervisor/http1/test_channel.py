@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, refusal
-from agentscope_supervisor.http1.channel import LAST_CHUNK, Channel, Exchange
+from agentscope_supervisor.http1.channel import LAST_CHUNK, Channel
 from agentscope_supervisor.http1.chunked_writer import ChunkedWriter
 from agentscope_supervisor.http1.responses import header_lines
 
@@ -130,16 +130,13 @@ async def test_a_stream_of_http_1_0_ends_with_its_connection() -> None:
 
 
 async def test_a_connection_provides_the_rest() -> None:
-    channel, exchange = Channel(asyncio.get_running_loop()), Exchange()
+    channel = Channel(asyncio.get_running_loop())
     calls = (
         lambda: channel.send(b""),
         lambda: channel.writer(b"", b""),
         channel.close,
         channel.done,
         channel.abort,
-        exchange.resumed,
-        exchange.lost,
-        exchange.probe,
     )
     for call in calls:
         with pytest.raises(NotImplementedError):

@@ -9,5 +9,5 @@ from typing import Final
 from agentscope_worker.dialects.dialect import Dialect
 from agentscope_worker.dialects.native import NATIVE
 
-DIALECTS: Final[Mapping[int, Dialect]] = {NATIVE.number: NATIVE}
+DIALECTS: Final[Mapping[int, Dialect]] = {each.number: each for each in (NATIVE,)}
 """By the number of the dialect in the Open frame."""

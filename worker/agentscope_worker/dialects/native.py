@@ -40,7 +40,7 @@ def read(body: bytes) -> tuple[Msg, dict[str, Any]]:
     fields = orjson.loads(body)
     message = fields.get("message")
     if not isinstance(message, dict):
-        kind = "missing" if message is None else f"not an object but {_shown(message)}"
+        kind = "missing" if message is None else f"not an object but {_shown(message, 'a string')}"
         raise BadMessage(f"message is {kind}; it needs at least content")
     return read_message(message), fields.get("metadata", {})
 
@@ -196,9 +196,9 @@ def _sentence(error: ValidationError) -> str:
     return f"{place}: {text}" if place else text
 
 
-def _shown(value: object) -> str:
+def _shown(value: object, string: str = "another string") -> str:
     """A JSON value by its kind: what a client sends is not repeated."""
-    kinds: dict[type, str] = {dict: "an object", list: "a list", str: "another string"}
+    kinds: dict[type, str] = {dict: "an object", list: "a list", str: string}
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return kinds.get(type(value), "a number")

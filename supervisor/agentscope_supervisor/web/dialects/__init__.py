@@ -1,13 +1,20 @@
-"""The wire formats, one module for each dialect, and their table by number.
+"""The dialects: one module for each wire format, and the table of their routes.
 
-A new dialect is one module here, and one in the worker's `dialects`. Read `native` first.
+A new dialect is one module here with its line in `DIALECTS`, and one in the worker's `dialects`. Read
+`native` first.
 """
 
 from collections.abc import Mapping
 from typing import Final
 
 from agentscope_supervisor.domain.wire_format import WireFormat
-from agentscope_supervisor.web.dialects.native import NATIVE
+from agentscope_supervisor.web import parse_invoke
+from agentscope_supervisor.web.dialects import native
+from agentscope_supervisor.web.dialects.dialect import Dialect
 
-FORMATS: Final[Mapping[int, WireFormat]] = {each.number: each for each in (NATIVE,)}
+INVOKE: Final = Dialect(native.PATH, native.NATIVE, parse_invoke.read)
+
+DIALECTS: Final = (INVOKE,)
+
+FORMATS: Final[Mapping[int, WireFormat]] = {each.wire.number: each.wire for each in DIALECTS}
 """By the number of the dialect in the Open frame."""
