@@ -34,6 +34,7 @@ def asked(
 ) -> TurnRequest:
     return read(
         body if isinstance(body, bytes) else json.dumps(body).encode(),
+        NATIVE,
         header_session=header,
         accepts_json=accepts_json,
         token=token,

@@ -22,7 +22,7 @@ PARENT: Final = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 def sinks() -> tuple[Any, Any]:
     """Metrics and traces that remember what they were given."""
     tracing = Mock(Tracing)
-    tracing.request.return_value = RequestTrace(None, 0.0)
+    tracing.request.return_value = RequestTrace(None, "/invoke", 0.0)
     return Mock(Metrics), tracing
 
 
@@ -63,7 +63,7 @@ def test_with_traces_the_worker_gets_the_span_of_the_request_as_its_parent() -> 
     _, tracing = sinks()
     headers = RequestRecord(None, tracing, "/invoke").trace({"traceparent": PARENT})
     assert headers == tracing.request.return_value.headers
-    tracing.request.assert_called_once_with({"traceparent": PARENT})
+    tracing.request.assert_called_once_with({"traceparent": PARENT}, "/invoke")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def run(taken_at: float | None = None) -> Run:
 
 
 def test_a_request_and_its_wait() -> None:
-    trace = RequestTrace(PARENT, 10.0)
+    trace = RequestTrace(PARENT, "/invoke", 10.0)
     http, wait = trace.over(11.0, 200, None, run(10.25))
     assert (http.kind, http.parent_id, http.context.trace_id) == (
         Kind.SERVER,
@@ -40,20 +40,20 @@ def test_a_request_and_its_wait() -> None:
 
 
 def test_without_a_caller_it_is_a_root() -> None:
-    one, other = RequestTrace(None, 0.0), RequestTrace(None, 0.0)
+    one, other = RequestTrace(None, "/invoke", 0.0), RequestTrace(None, "/invoke", 0.0)
     (span,) = one.over(1.0, 200, None, None)
     assert span.parent_id == ""
     assert one.headers != other.headers
 
 
 def test_what_the_caller_does_not_sample_makes_no_spans() -> None:
-    trace = RequestTrace(Context(PARENT.trace_id, PARENT.span_id, sampled=False), 0.0)
+    trace = RequestTrace(Context(PARENT.trace_id, PARENT.span_id, sampled=False), "/invoke", 0.0)
     assert trace.over(1.0, 200, None, run(0.5)) == []
     assert trace.headers["traceparent"].endswith("-00")
 
 
 def test_a_turn_that_no_worker_took() -> None:
-    trace = RequestTrace(None, 10.0)
+    trace = RequestTrace(None, "/invoke", 10.0)
     waiting = run()
     waiting.end(Failure(ErrorCode.NOT_READY, "no"), 12.0)
     http, wait = trace.over(12.0, 503, None, waiting)
@@ -64,14 +64,16 @@ def test_a_turn_that_no_worker_took() -> None:
 
 
 def test_a_client_that_left() -> None:
-    (http,) = RequestTrace(None, 0.0).over(1.0, CLIENT_LEFT, None, None)
+    (http,) = RequestTrace(None, "/invoke", 0.0).over(1.0, CLIENT_LEFT, None, None)
     assert http.attributes["http.response.status_code"] == CLIENT_LEFT
     assert http.attributes["error.type"] == "client_left"
     assert http.error is None
 
 
 def test_a_request_that_was_refused() -> None:
-    (http,) = RequestTrace(None, 0.0).over(1.0, 400, Failure(ErrorCode.INVALID_REQUEST, "no"), None)
+    (http,) = RequestTrace(None, "/invoke", 0.0).over(
+        1.0, 400, Failure(ErrorCode.INVALID_REQUEST, "no"), None
+    )
     assert http.attributes["error.type"] == "INVALID_REQUEST"
     assert http.error is None, "the caller did it wrong, not the server"
 
@@ -80,7 +82,7 @@ async def test_what_waits_to_be_sent_is_bounded(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(tracing, "QUEUED", 3)
     sender = Tracing("http://127.0.0.1:9/v1/traces", "app")
     for _ in range(5):
-        sender.record(sender.request({}), 200, None, None)
+        sender.record(sender.request({}, "/invoke"), 200, None, None)
     assert len(sender._queue) == 3
     assert sender._dropped == 2
     assert sender._sending is not None
