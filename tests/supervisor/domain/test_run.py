@@ -7,7 +7,16 @@ import pytest
 from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, refusal
 from agentscope_supervisor.domain.idempotency import Key
-from agentscope_supervisor.domain.run import LOST, PIECE_COST, READ_SIZE, Keeper, Reader, Run, RunState
+from agentscope_supervisor.domain.run import (
+    LOST,
+    PIECE_COST,
+    READ_SIZE,
+    EndWatch,
+    Keeper,
+    Reader,
+    Run,
+    RunState,
+)
 from agentscope_supervisor.domain.wire_format import NO_EVENTS
 from agentscope_supervisor.web.dialects import native
 from agentscope_supervisor.web.dialects.native import NATIVE
@@ -108,6 +117,16 @@ def test_events_and_bytes_of_the_worker_are_counted() -> None:
         "the end is the supervisor's"
     )
     assert run.next == 4
+
+
+def test_an_end_watch_is_called_at_the_end_and_holds_no_credit_back() -> None:
+    run, granted = taken()
+    ends: list[str] = []
+    EndWatch(run, lambda: ends.append(run.state))
+    assert run.data(1, events(0), 1.0) is True
+    assert (ends, granted) == ([], [])
+    run.end(None, 2.0)
+    assert ends == [RunState.ENDED]
 
 
 def test_a_run_ends_once() -> None:
