@@ -94,8 +94,8 @@ class Keeper:
 
 
 class Run:
-    """One run. Only the worker's link (`data`, `take`, `give_back`), the turn's service (`end`) and the
-    keeper change it. No method blocks or raises."""
+    """One run. The worker's link (`data`, `take`), `turns.service` (`give_back`, `json_body`, `end`), the
+    recorder (`stored`) and the keeper change it. No method blocks or raises."""
 
     __slots__ = (
         "_ends",
@@ -169,7 +169,11 @@ class Run:
         """Whether it ended before the App saw it, so that its Idempotency-Key may be tried again."""
         if self.failure is None or self.failure == LOST:
             return False
-        return self.worker is None or self.failure.retryable
+        return (
+            self.worker is None
+            or self.failure.retryable
+            or self.failure.code is ErrorCode.INVALID_REQUEST  # a worker refused the message
+        )
 
     @property
     def is_error(self) -> bool:

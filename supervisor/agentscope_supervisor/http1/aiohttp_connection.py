@@ -100,7 +100,7 @@ class AiohttpConnection(web.RequestHandler):
         self._opened_at = opened_at
         self._head_timeout = min(limits.head_timeout, RESERVED_HEAD_TIMEOUT if is_reserved else math.inf)
         self._deadline = Deadline(self._loop, self._head_is_late)
-        self._half_close = HalfClose(self._loop, self._probe)
+        self._half_close: HalfClose | None = None
         self._body: StreamReader = EMPTY_PAYLOAD  # of the newest request
         self._channel: Channel | None = None  # of the request in progress, if it has one
         self._exchange: Exchange | None = None
@@ -111,7 +111,10 @@ class AiohttpConnection(web.RequestHandler):
         self._await_head(self._opened_at)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._deadline.clear()
+        self._deadline.close()
+        self._half_close = None
+        if self._exchange is not None:  # before its handler is cancelled: it may be due to write
+            self._exchange.lost()
         super().connection_lost(exc)
         self._on_lost()
 
@@ -163,6 +166,8 @@ class AiohttpConnection(web.RequestHandler):
         if self._is_idle() or not self._body.is_eof():
             return False
         assert self.transport is not None, "it has just reported"
+        if self._half_close is None:
+            self._half_close = HalfClose(self._loop, self._probe)
         self._half_close.begin(self.transport)
         return True
 

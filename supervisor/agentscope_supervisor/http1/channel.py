@@ -54,15 +54,18 @@ class Channel:
 
     def respond(self, fields: Mapping[str, str], lines: str, body: bytes) -> None:
         """Send a whole response with status 200. `lines`: `header_lines` beside `fields`."""
+        self.status = 200
         lines = f"{lines}Content-Length: {len(body)}\r\n{self._connection_line()}"
         self.send(head_bytes(200, fields, lines, self.is_http_1_0) + body)
 
-    def fail(self, failure: Failure, fields: Mapping[str, str]) -> None:
-        """Send a whole response with an error."""
+    def fail(
+        self, failure: Failure, fields: Mapping[str, str], more: Mapping[str, object] | None = None
+    ) -> None:
+        """Send a whole response with an error. `more`: fields beside the error in the body."""
         if closes(failure):
             self.close()
         self.status = failure.status
-        body = error_body(failure)
+        body = error_body(failure, more)
         lines = f"{_JSON}Content-Length: {len(body)}\r\n{self._connection_line()}"
         self.send(
             head_bytes(failure.status, {**fields, **error_fields(failure)}, lines, self.is_http_1_0) + body
@@ -70,6 +73,7 @@ class Channel:
 
     def stream(self, fields: Mapping[str, str], lines: str) -> ChunkedWriter:
         """Begin a response with status 200 in pieces. Its head leaves with the first of them."""
+        self.status = 200
         if self.is_http_1_0:  # knows no chunks: the end of the connection is the end of the response
             self.close()
             return self.writer(head_bytes(200, fields, lines, True), b"")

@@ -12,7 +12,7 @@ class Deadline:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, expired: Callable[[], None]) -> None:
         self._loop: Final = loop
-        self._expired: Final = expired
+        self._expired: Callable[[], None] | None = expired
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -32,9 +32,15 @@ class Deadline:
             self._timer.cancel()
             self._timer = None
 
+    def close(self) -> None:
+        """Never expire again, and let go of the callback, which refers to the owner."""
+        self.clear()
+        self._expired = None
+
     def _look(self) -> None:
         self._timer = None
         if self._loop.time() < self._due:
             self.set(self._due)
         else:
+            assert self._expired is not None, "a closed deadline has no timer"
             self._expired()

@@ -202,7 +202,7 @@ class FastConnection(Channel):
     def _hand_over(self) -> None:
         """Pass the connection to aiohttp, with the bytes that aiohttp has not seen."""
         transport, data = self._transport, self._data
-        self._deadline.clear()
+        self._deadline.close()
         self._head, self._data = None, b""
         if transport is None or transport.is_closing():
             return  # `connection_lost` is still to come, or has come
@@ -214,7 +214,8 @@ class FastConnection(Channel):
             plain.pause_writing()
         transport.resume_reading()
         plain.data_received(data)
-        if self._half_close is not None and not plain.eof_received():
+        half_closed, self._half_close = self._half_close is not None, None
+        if half_closed and not plain.eof_received():
             transport.close()
 
     def _is_late(self) -> None:
@@ -270,7 +271,8 @@ class FastConnection(Channel):
         return True
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._deadline.clear()
+        self._deadline.close()
+        self._half_close = None
         self._server.forget(self)
         exchange, self._exchange = self._exchange, None
         self._is_answering, self._writer = False, None

@@ -61,8 +61,9 @@ def closes(failure: Failure) -> bool:
     return failure.code in _CLOSING
 
 
-def error_body(failure: Failure) -> bytes:
-    return orjson.dumps({"error": error_object(failure)})
+def error_body(failure: Failure, more: Mapping[str, object] | None = None) -> bytes:
+    """The body of an error. `more`: fields beside the error."""
+    return orjson.dumps({"error": error_object(failure), **(more or {})})
 
 
 def error_fields(failure: Failure) -> dict[str, str]:
@@ -106,9 +107,13 @@ def _retry_after() -> str:
     return str(random.randint(1, 5))
 
 
+def kept_events(run: Run) -> dict[str, object]:
+    """What the body of a 410 says beside the error: the ids of the first and the last event that are kept."""
+    if run.first == run.next:
+        return {"kept": None}
+    return {"kept": {"first": f"{run.run_id}-{run.first}", "last": f"{run.run_id}-{run.next - 1}"}}
+
+
 def gone_response(failure: Failure, run: Run, headers: Mapping[str, str]) -> web.Response:
-    """The response to a reader that wants events which are no longer kept. The body names the kept ones."""
-    kept = None
-    if run.first < run.next:
-        kept = {"first": f"{run.run_id}-{run.first}", "last": f"{run.run_id}-{run.next - 1}"}
-    return error_response(failure, headers, {"kept": kept})
+    """The response to a reader that wants events which are no longer kept."""
+    return error_response(failure, headers, kept_events(run))

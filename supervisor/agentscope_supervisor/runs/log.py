@@ -16,7 +16,7 @@ from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.domain.idempotency import Key
 from agentscope_supervisor.domain.run import LOST, Keeper, Run
-from agentscope_supervisor.domain.wire_format import NO_EVENTS, WireFormat
+from agentscope_supervisor.domain.wire_format import WireFormat
 
 RUN_COST: Final = 1024
 """Bytes that an ended run counts besides its events: about the size of its objects. It bounds the number of
@@ -196,7 +196,7 @@ def restored(stored: Stored, formats: Mapping[int, WireFormat], after: int, now:
     because the store was full. A run without an end was lost with its supervisor, and ends here with LOST.
     Its reader has seen event `after`, which may be more than the store has: the end is numbered after both.
     """
-    wire = formats.get(stored.dialect, NO_EVENTS)  # unknown: written by a newer version
+    wire = formats[stored.dialect]
     run = Run(stored.run_id, stored.session_id, stored.kind, wire, now, stored.key)
     run.worker, run.failure, run.json_body = stored.worker, stored.failure, stored.json_body
     for first, after_last, data in stored.pieces:

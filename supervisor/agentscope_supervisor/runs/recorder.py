@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 
 from agentscope_protocol.config.settings import SessionsSettings
-from agentscope_supervisor.domain.errors import Failure
+from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import MISMATCH, Key
 from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.run import LOST, Run
@@ -23,6 +23,7 @@ from agentscope_supervisor.runs.database import Database, StoreLimits
 from agentscope_supervisor.runs.log import RunLog, Stored, restored
 from agentscope_supervisor.runs.store import Store
 
+_UNREADABLE: Final = Failure(ErrorCode.GONE, "the run of this key was written by a newer version")
 FLUSH_EVERY: Final = 0.1  # seconds of events that are lost when the supervisor is killed
 IN_ONE_PIECE: Final = 256 * 1024  # approximate bytes of events in one row of the store
 EXPIRE_EVERY: Final = 30.0  # seconds between two checks for expired runs, while no run ends
@@ -127,7 +128,8 @@ class Recorder:
         if stored is None:
             return None
         self._decided(key)
-        return _same(self._restored(stored, -1), key)
+        run = self._restored(stored, -1)
+        return _same(run, key) if run is not None else _UNREADABLE
 
     def release(self, run_id: str, key: Key) -> None:
         """Release the key that `run_id` has claimed: its turn was not accepted."""
@@ -159,7 +161,9 @@ class Recorder:
         if pending is not None:
             pending[1].set()
 
-    def _restored(self, stored: Stored, after: int) -> Run:
+    def _restored(self, stored: Stored, after: int) -> Run | None:
+        if stored.dialect not in self._formats:  # written by a newer version
+            return None
         now = self._loop.time()
         run = restored(stored, self._formats, after, now)
         # The end of a lost run depends on what its reader has seen, so that it is not shared by readers.

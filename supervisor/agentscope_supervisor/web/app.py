@@ -271,7 +271,7 @@ class FrontDoor:
 def _pattern(path: str) -> re.Pattern[str]:
     """The paths that a route with variable parts takes."""
     return re.compile(
-        re.sub(r"\\\{\w+(\\\*)?\\\}", lambda part: "(.*)" if part[1] else "([^/]*)", re.escape(path))
+        re.sub(r"\\\{\w+(\\\*)?\\\}", lambda part: "((?s:.*))" if part[1] else "([^/]*)", re.escape(path))
     )
 
 

@@ -122,6 +122,7 @@ class InvokeRoute:
         stream = ClientStream(run, 0, now, paces=True)
         turn = self._turns.submit(asked, run)
         if isinstance(turn, Failure):
+            stream.leave()
             raise Refused(turn)
         record.run = run
         headers["X-Run-Id"] = run_id

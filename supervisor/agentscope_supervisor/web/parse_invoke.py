@@ -53,6 +53,7 @@ def read(
     if on_busy is not None and on_busy not in ON_BUSY:
         raise invalid(f"on_busy must be one of {', '.join(ON_BUSY)}")
     metadata = _typed(fields, "metadata", dict, {})
+    _check_message(fields.get("message"))
     session = _session_id(fields.get("session_id"), header_session)
     caller = token if principal == "token" else _caller(metadata, principal.removeprefix("metadata."))
     key = None
@@ -62,6 +63,13 @@ def read(
         fingerprint = idempotency.fingerprint(fields, session, form_of(kind, wire), body)
         key = Key(idempotency.scope_of(token, caller), idempotency_key, fingerprint)
     return TurnRequest(session, kind, cast("OnBusy | None", on_busy), body, caller, headers, wire, key)
+
+
+def _check_message(message: object) -> None:
+    """Refuse a request without a message before it interrupts another turn; the worker checks the content."""
+    if not isinstance(message, dict):
+        kind = "missing" if message is None else f"not an object but {kind_of(message)}"
+        raise invalid(f"message is {kind}; it needs at least content")
 
 
 def _session_id(in_body: object, in_header: str | None) -> str:

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from typing import Final
 
 from agentscope_protocol.wire.frames import StreamKind
+from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.domain.wire_format import WireFormat
 from agentscope_supervisor.http1.channel import Channel
-from agentscope_supervisor.http1.responses import header_lines
+from agentscope_supervisor.http1.responses import header_lines, kept_events
 from agentscope_supervisor.runs.client_stream import ClientStream
 from agentscope_supervisor.system.sweeper import Sweeper
 
@@ -46,6 +47,7 @@ class Response:
         "_has_begun",
         "_headers",
         "_is_due",
+        "_is_whole",
         "_loop",
         "_on_over",
         "_resumes",
@@ -66,10 +68,11 @@ class Response:
         self.stream: Final = stream
         self.turn: Final = turn
         self._channel: Final = channel
-        self._headers: Final = headers
+        self._headers = headers
         self._on_over: Final = on_over
         self._loop: Final = channel.loop
         self._is_due = False
+        self._is_whole = False  # all of it is sent, as one piece
         self._has_begun = False  # the head is out, or waits for the first event
         self._resumes: Final = resumes
         stream.on_change = self._change_soon
@@ -116,7 +119,7 @@ class Response:
         stream.ack()
         if stream.pump(self._loop.time()):
             self._change_soon()
-        elif run.ended_at is not None and (stream.is_over or not stream.is_streaming):
+        elif self._is_whole or (run.ended_at is not None and stream.is_over):
             stream.leave()
             self._on_over(self, False)
             self._channel.done()
@@ -124,12 +127,15 @@ class Response:
     def _begin(self) -> None:
         stream, headers, channel = self.stream, self._headers, self._channel
         run = stream.run
-        self._has_begun = True
+        self._has_begun = self._is_whole = True
         if run.worker is not None:
             headers["X-Agentscope-Worker"] = run.worker
+        gone = None if stream.paces or run.kind is _JSON else run.resume(stream.number - 1)
         if run.is_error and not self._resumes:
             assert run.failure is not None
             channel.fail(run.failure, headers)
+        elif isinstance(gone, Failure):  # the events were dropped since the request came
+            channel.fail(gone, headers, kept_events(run))
         elif run.kind is _JSON:
             channel.respond(
                 headers, _JSON_LINES, run.wire.json_body(run.session_id, run.run_id, run.json_body)
@@ -141,7 +147,9 @@ class Response:
             if whole is not None:
                 channel.respond(headers, lines, whole)
             else:
+                self._is_whole = False
                 writer = channel.stream(headers, lines)
+                self._headers = {}  # there may be thousands of open streams
                 stream.begin(writer, self._loop.time())
                 if self._resumes:
                     writer.flush()
@@ -154,16 +162,18 @@ class Response:
         run = stream.run
         silent = now - stream.last_write
         if run.ended_at is not None:
-            if silent >= STALLED_AFTER:
+            if silent >= STALLED_AFTER and stream.is_streaming:
                 self._channel.abort()
             return
         if run.kind is _JSON:
             return
         waits = run.worker is None and self.turn is not None
         first = min(QUEUED_AFTER, keepalive)
-        if silent >= (first if waits and not self._has_begun else keepalive):
+        is_early = not self._has_begun and (waits or not stream.paces)  # it has no head yet
+        if silent >= (first if is_early else keepalive):
             if not self._has_begun:
                 self._begin()
+                self._change_soon()
             text = f"queued {ahead(self.turn)}" if waits and self.turn is not None else "keep-alive"
             stream.comment(text, now)
 
@@ -193,12 +203,12 @@ class OpenResponses:
         return bool(self._open)
 
 
-_lines: Final[dict[int, str]] = {}
+_lines: Final[dict[WireFormat, str]] = {}
 
 
 def stream_lines(wire: WireFormat) -> str:
     """The lines of a response head for a stream of this format."""
-    lines = _lines.get(wire.number)
+    lines = _lines.get(wire)
     if lines is None:
-        lines = _lines[wire.number] = header_lines(wire.headers)
+        lines = _lines[wire] = header_lines(wire.headers)
     return lines

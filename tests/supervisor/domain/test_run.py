@@ -188,6 +188,7 @@ def test_events_that_come_after_the_end_are_dropped() -> None:
         (0, None, APP_ERROR, True, True),  # never dispatched, whatever is reported
         (0, "0.1", APP_ERROR, True, False),
         (0, "0.1", Failure(ErrorCode.WORKER_LOST, "", retryable=True), True, True),
+        (0, "0.1", Failure(ErrorCode.INVALID_REQUEST, "no"), True, True),  # the worker refused the message
         (1, "0.1", APP_ERROR, False, False),
         (1, "0.1", None, False, False),
         (0, "0.1", None, False, False),

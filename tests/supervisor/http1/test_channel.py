@@ -65,6 +65,16 @@ async def test_a_whole_response() -> None:
     assert (headers["x-request-id"], headers["content-length"]) == ("r", "2")
 
 
+async def test_the_status_is_that_of_the_last_response_of_a_connection() -> None:
+    channel = Sent()
+    channel.fail(APP_ERROR, {})
+    channel.respond({}, JSON, b"{}")
+    assert channel.status == 200
+    channel.fail(APP_ERROR, {})
+    channel.stream({}, JSON)
+    assert channel.status == 200
+
+
 async def test_an_error() -> None:
     channel = Sent()
     channel.fail(APP_ERROR, {"X-Request-Id": "r"})

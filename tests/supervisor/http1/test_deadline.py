@@ -1,6 +1,7 @@
 """A deadline that moves often: it expires once, at the last time that was set."""
 
 import asyncio
+import weakref
 from collections.abc import Callable
 
 from agentscope_supervisor.http1.deadline import Deadline
@@ -86,3 +87,17 @@ def test_it_can_be_set_again_when_it_has_expired() -> None:
     made.set(2.0)
     clock.passes(2.0)
     assert expired == [1.0, 2.0]
+
+
+def test_a_closed_deadline_refers_to_its_owner_no_more() -> None:
+    class Owner:
+        def expired(self) -> None: ...
+
+    owner = Owner()
+    made = Deadline(Clock(), owner.expired)
+    made.set(1.0)
+    gone = weakref.ref(owner)
+    made.close()
+    del owner
+    assert gone() is None
+    assert not made.is_set

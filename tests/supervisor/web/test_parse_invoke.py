@@ -79,9 +79,24 @@ def test_the_body_goes_on_as_it_came() -> None:
     assert asked(body).body == body
 
 
-@pytest.mark.parametrize("message", [MISSING, None, "hi", [], {}, {"content": 1, "role": "tool"}])
-def test_any_message_goes_on_to_the_worker(message: object) -> None:
+@pytest.mark.parametrize("message", [{}, {"content": 1, "role": "tool"}])
+def test_any_message_object_goes_on_to_the_worker(message: object) -> None:
     assert asked(changed("message", message)).body == json.dumps(changed("message", message)).encode()
+
+
+@pytest.mark.parametrize(
+    "message, text",
+    [
+        (MISSING, "message is missing"),
+        (None, "message is missing"),
+        ("hi", "message is not an object but a string"),
+        ([], "message is not an object but a list"),
+    ],
+)
+def test_a_request_without_a_message_is_refused_before_it_interrupts_another(
+    message: object, text: str
+) -> None:
+    assert refusal(json.dumps(changed("message", message)).encode()).startswith(text)
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"", b"{", b"[" * 100_000])

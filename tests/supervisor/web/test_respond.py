@@ -61,6 +61,7 @@ class Sent(Channel):
         self.socket = Socket()
         self.body: bytes | None = None  # of a whole response
         self.failure: Failure | None = None
+        self.more: Mapping[str, object] | None = None  # beside the failure
         self.fields: Mapping[str, str] = {}
         self.lines = ""
         self.written: ChunkedWriter | None = None
@@ -70,9 +71,11 @@ class Sent(Channel):
         assert self.body is self.failure is self.written is None, "one response"
         self.fields, self.lines, self.body = dict(fields), lines, body
 
-    def fail(self, failure: Failure, fields: Mapping[str, str]) -> None:
+    def fail(
+        self, failure: Failure, fields: Mapping[str, str], more: Mapping[str, object] | None = None
+    ) -> None:
         assert self.body is self.failure is self.written is None, "one response"
-        self.fields, self.failure = dict(fields), failure
+        self.fields, self.failure, self.more = dict(fields), failure, more
 
     def stream(self, fields: Mapping[str, str], lines: str) -> ChunkedWriter:
         assert self.body is self.failure is self.written is None, "one response"
@@ -430,6 +433,19 @@ async def test_a_client_whose_next_event_is_gone_is_cut() -> None:
     assert scene.over == [(response, True)]
 
 
+async def test_a_client_that_joins_before_the_first_event_is_dropped_gets_410() -> None:
+    scene = Scene(max_bytes=0)
+    response, channel = scene.join()
+    scene.take()
+    scene.say()
+    await turns()
+    assert channel.failure is not None
+    assert (channel.failure.code, channel.more) == (ErrorCode.GONE, {"kept": None})
+    assert scene.over == [(response, False)]
+    assert channel.is_done == 1
+    assert scene.run.readers == []
+
+
 # -- silence ---------------------------------------------------------------------------------------
 
 
@@ -477,6 +493,28 @@ async def test_a_client_that_joined_a_run_gets_comments_too() -> None:
     response, channel = scene.join()
     response.sweep(scene.now + QUEUED_AFTER, KEEPALIVE, ahead)
     assert channel.socket.data == b"HEAD : queued 2\n\n"
+
+
+async def test_a_client_that_joins_a_silent_run_gets_its_head_after_a_second() -> None:
+    scene = Scene()
+    scene.take()
+    response, channel = scene.join()
+    response.sweep(scene.now + QUEUED_AFTER, KEEPALIVE, ahead)
+    assert channel.socket.data == b"HEAD : keep-alive\n\n"
+    await turns()
+    assert scene.over == []
+
+
+async def test_a_whole_response_is_not_cut_however_slowly_it_is_read() -> None:
+    scene = Scene(StreamKind.WHOLE)
+    response, channel = scene.respond()
+    scene.take()
+    channel.pauses()
+    scene.end()
+    await turns()
+    assert channel.body is not None
+    response.sweep(scene.now + 2 * STALLED_AFTER, KEEPALIVE, ahead)
+    assert not channel.socket.is_aborted
 
 
 async def test_a_stream_that_is_not_silent_gets_no_comment() -> None:
