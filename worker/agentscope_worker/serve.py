@@ -1,7 +1,7 @@
-"""The turns of a worker: a stream is opened, the App is called, what it yields leaves, one terminal frame.
+"""The turns of a worker: each opened stream calls the App, sends what it yields, and ends with one frame.
 
-The supervisor opens the next turn of a session only when the one before has ended, so that nothing here
-needs to know of sessions. Each turn is one task; its end, however it comes, is told in one place.
+The supervisor opens the next turn of a session only after the previous one has ended, so this module does not
+order turns. Each turn is one task, and one method (`_over`) reports its end, whatever the cause.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class _Turn:
 
     def __init__(self, opened: Open) -> None:
         self.opened: Final = opened
-        self.task: asyncio.Task[None]  # set by who makes it
+        self.task: asyncio.Task[None]  # set right after construction
         self.has_begun = False
         self.cancelled = False  # AgentScope swallows CancelledError in places; this does not forget
         self.writable: asyncio.Future[None] | None = None
@@ -110,8 +110,8 @@ class Server:
     # -- one turn ---------------------------------------------------------------------------
 
     async def _do(self, turn: _Turn) -> None:
-        """One turn to its end. That is told in the step in which it comes, so that it leaves together with
-        what was sent just before, or right behind it."""
+        """Run one turn to its end. The end is reported in the same step, so that it leaves together with the
+        last events, or right after them."""
         turn.has_begun = True
         try:
             if turn.cancelled:
@@ -123,11 +123,11 @@ class Server:
             self._over(turn, payload, None)
 
     def _done(self, turn: _Turn, task: asyncio.Task[None]) -> None:
-        """The task of a turn has ended; where the turn itself could not tell that, it is told here: somebody
-        else has cancelled the task before its first step, or it has raised what is no Exception."""
+        """Report the end of a turn whose task could not: it was cancelled before its first step, or it raised
+        a BaseException that is not an Exception."""
         if turn.opened.stream in self._turns:
             error = asyncio.CancelledError() if task.cancelled() else task.exception()
-            self._over(turn, b"", error or RuntimeError("the turn did not tell its end"))
+            self._over(turn, b"", error or RuntimeError("the turn did not report its end"))
 
     async def _answer(self, turn: _Turn) -> bytes:
         """Do what the stream is for; returns the payload of End."""
@@ -162,7 +162,7 @@ class Server:
                 await self._stream(turn, dialect, answers)
                 return b""
             except asyncio.CancelledError:
-                await _tell_cancelled(answers)
+                await _notify_cancelled(answers)
                 raise
             finally:
                 close = getattr(answers, "aclose", None)
@@ -202,17 +202,17 @@ class Server:
         return joined
 
     def _over(self, turn: _Turn, payload: bytes, error: BaseException | None) -> None:
-        """A turn has ended: tell it, once, whatever the end was."""
+        """Report the end of a turn, once, whatever the cause."""
         del self._turns[turn.opened.stream]
         if self._responder.closed:
             return
-        self._tell(turn, payload, error)
+        self._report(turn, payload, error)
         if self._turns:
             self._link.flush_early()
         else:  # nothing will be gathered with it
             self._link.flush()
 
-    def _tell(self, turn: _Turn, payload: bytes, error: BaseException | None) -> None:
+    def _report(self, turn: _Turn, payload: bytes, error: BaseException | None) -> None:
         stream = turn.opened.stream
         if turn.cancelled:
             if error is not None and not isinstance(error, asyncio.CancelledError):
@@ -223,16 +223,16 @@ class Server:
         elif isinstance(error, BadMessage):
             self._responder.fail(stream, Code.BAD_MESSAGE, str(error))
         else:
-            who = "the session store" if turn.opened.kind == StreamKind.FORGET else "the App"
-            log.error("%s raised", who, exc_info=error, extra=turn.extra)
+            source = "the session store" if turn.opened.kind == StreamKind.FORGET else "the App"
+            log.error("%s raised", source, exc_info=error, extra=turn.extra)
             self._responder.fail(stream, Code.APP_ERROR, _text(error))
             if worn := _worn(error):
                 self._responder.notice("worn", json.dumps({"message": worn}))
 
 
-async def _tell_cancelled(answers: AsyncIterator[Any]) -> None:
-    """Let an App that waits in a `yield`, for its client to read, see the CancelledError that it would see
-    in any other wait. On one that has ended nothing happens."""
+async def _notify_cancelled(answers: AsyncIterator[Any]) -> None:
+    """Raise CancelledError in an App that waits in a `yield` for its client to read, as in any other wait.
+    Does nothing to an App that has ended."""
     throw = getattr(answers, "athrow", None)
     if throw is not None:
         with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
@@ -240,7 +240,7 @@ async def _tell_cancelled(answers: AsyncIterator[Any]) -> None:
 
 
 def _text(error: BaseException) -> str:
-    """What the client is told: the exception's own text, or its kind if it has none."""
+    """The text for the client: the exception's own text, or the name of its type if it has none."""
     if isinstance(error, asyncio.CancelledError):
         return "the App's turn was cancelled from within"
     try:

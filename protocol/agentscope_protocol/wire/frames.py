@@ -1,12 +1,12 @@
-"""The words of the link between supervisor and worker, and their limits. Pure.
+"""The frames of the link between supervisor and worker, and their limits. Pure.
 
-Every frame is one msgpack array of four, `[tag, stream, number, payload]`, in a fixed-width form that
-`codec` reads and writes with one struct call. `number` and `payload` mean what the frame's fields say.
-Payloads of Open, Hello and Notice are msgpack arrays to which fields may be appended; a peer
-skips what it does not know. The payloads of Data and End, and the body of Open, are opaque here: the
-supervisor passes them on and never decodes them.
+A frame is one msgpack array of four items, `[tag, stream, number, payload]`, in a fixed-width form that
+`codec` reads and writes with one struct call. The fields of each frame define its `number` and its `payload`.
+Payloads of Open, Hello and Notice are msgpack arrays to which fields may be appended; a peer skips unknown
+fields. The payloads of Data and End, and the body of Open, are opaque: the supervisor forwards them and never
+decodes them.
 
-Who may send what, and after what, is in `stream` and `connection`.
+Where to read next: `stream` and `connection` define which side may send which frame, and in which order.
 """
 
 from collections.abc import Mapping
@@ -19,27 +19,28 @@ from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.values import value
 
 PROTOCOL_VERSION: Final = 1
-"""Major version. Fields and tags are added within one; a peer of another is refused at Hello."""
+"""The major version. Fields and tags may be added within it; a peer with another one is refused at Hello."""
 
 INITIAL_CREDIT: Final = 256 * 1024
-"""Bytes a worker may send on a stream before the first grant. Some thousand tokens: enough that a
-client which reads never stalls for a round trip, small enough for thousands of slow readers."""
+"""Bytes that a worker may send on a stream before the first grant, some thousand tokens. A client that reads
+never waits for a round trip, and thousands of slow clients still fit into memory."""
 
 REQUEST_ID: Final = "x-request-id"
-"""Among the headers of Open: how the client, or a proxy before us, calls the request. For logs."""
+"""The header of Open with the request id that the client or a proxy has set. For logs."""
 
 MAX_BODY: Final = 64 * 1024 * 1024
-"""Bytes of a request body: the largest `server.max_body_mb`; a few inline images fit."""
+"""Maximum bytes of a request body, and of `server.max_body_mb`. A few inline images fit."""
 
 MAX_ANSWER: Final = 16 * 1024 * 1024
-"""Bytes of one message of an answer, or of a whole answer asked for with `stream: false`."""
+"""Maximum bytes of one message, or of a whole response with `stream: false`."""
 
 MAX_WORDS: Final = 1024 * 1024
-"""Bytes of the payload of a frame not named in MAX_PAYLOAD; the largest is the settings snapshot in Hello."""
+"""Maximum bytes of a payload whose tag is not in MAX_PAYLOAD; the largest is the settings snapshot in Hello.
+"""
 
 MAX_FEW_WORDS: Final = 64 * 1024
-"""Bytes of what a worker says in plain words: it is decoded here, and 64 KiB of hostile msgpack takes less
-than 10 ms of the supervisor's loop."""
+"""Maximum bytes of a text that a worker sends. The supervisor decodes it: 64 KiB of hostile msgpack take less
+than 10 ms of its event loop."""
 
 MAX_STREAM: Final = 2**64 - 1
 MAX_NUMBER: Final = 2**32 - 1
