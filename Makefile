@@ -12,13 +12,14 @@ export TEST_PYTHON_V1 := $(CURDIR)/$(V1)/bin/python
 
 # A minimal Debian has no ensurepip, so the environment is made without pip, and packages are installed from outside.
 ifeq ($(shell command -v uv),)
-# pip would compile all modules of all libraries. READIED compiles what a worker imports.
+# pip would compile all modules of all libraries. READIED compiles what a supervisor and a worker import.
 INTO = $(PYTHON) -m pip --python $(1)/bin/python install -q --disable-pip-version-check --no-compile
 else
 INTO = uv pip install -q --python $(1)/bin/python
 endif
 INSTALL = $(call INTO,$(VENV))
-READIED = $(1)/bin/python -c 'from agentscope_worker import host; host.seam()'
+READIED = $(1)/bin/python -c 'import agentscope_supervisor.cli.launch, agentscope_supervisor.daemon; \
+  from agentscope_worker import host; host.seam()'
 
 # Number of parallel tests: they wait more than they compute. ARGS="-n 0" runs them one by one.
 JOBS   ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 1) + 1 )))

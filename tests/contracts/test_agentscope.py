@@ -20,7 +20,8 @@ from packaging.version import Version
 from pydantic import BaseModel, ValidationError
 
 from agentscope_protocol.config.settings import Settings
-from agentscope_worker import messages
+from agentscope_worker.dialects import native
+from agentscope_worker.dialects.dialect import BadMessage
 from agentscope_worker.runtime.compat.majors import check_installation, seam
 
 pytestmark = pytest.mark.agentscope2
@@ -175,8 +176,8 @@ def test_a_lone_surrogate_is_written() -> None:
 @pytest.mark.parametrize("block", BLOCKS)
 def test_the_worker_reads_and_writes_a_block(block: dict[str, Any]) -> None:
     role = "user" if block["type"] in ("text", "data") else "assistant"
-    msg = messages.read({"role": role, "content": [block]})
-    fields = json.loads(messages.write(msg))
+    msg = native.read_message({"role": role, "content": [block]})
+    fields = json.loads(native.write(msg))
     assert fields["content"] == written(msg)["content"]
     assert fields["metadata"] == {"chunk": True}
 
@@ -197,8 +198,8 @@ def test_the_worker_reads_and_writes_a_block(block: dict[str, Any]) -> None:
     ],
 )
 def test_the_worker_reports_what_is_wrong_with_a_message(message: dict[str, Any], told: str) -> None:
-    with pytest.raises(messages.BadMessage) as refused:
-        messages.read(message)
+    with pytest.raises(BadMessage) as refused:
+        native.read_message(message)
     assert told in str(refused.value)
 
 

@@ -13,7 +13,7 @@ ROOT: Final = Path(__file__).parents[2]
 CONTRACT: Final = [
     "tests/contracts/test_agentscope.py",
     "tests/worker/test_host.py",
-    "tests/worker/test_messages.py",
+    "tests/worker/dialects/test_native.py",
     "tests/worker/test_serve.py",
 ]
 """What a worker does with an App and its messages, without agents and models."""

@@ -116,7 +116,7 @@ async def test_f51_a_frame_of_four_gigabytes(besieged: Instance, slot: int, tag:
     before = resident(besieged)
     head = struct.pack(">BBBQBIBI", 0x94, tag, 0xCF, 1, 0xCE, 1, 0xC6, 0xFFFF_FFFF)
     await assert_dropped(besieged, slot, raw(head + b"x" * 1000))
-    assert f"over the limit of tag {int(tag)}" in besieged.log
+    assert f"exceeds the limit of tag {int(tag)}" in besieged.log
     assert resident(besieged) - before < 50 * 2**20, "nothing of it was made room for"
 
 

@@ -311,7 +311,7 @@ async def test_a_zygote_with_a_thread_is_not_forked(
     assert instance.zygotes() == []
     (line,) = [line for line in instance.log.splitlines() if "not preloaded" in line]
     assert f" {level} " in line
-    assert "has started threads: busy" in line
+    assert "have started threads: busy" in line
 
 
 async def test_a_zygote_that_hangs_holds_the_first_worker_up_for_a_while_only(

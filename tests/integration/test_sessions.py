@@ -150,7 +150,7 @@ async def test_turns_of_instances_that_share_a_store_run_one_after_the_other(
     async with Stream(one.port, session, script) as first:
         await first.until(events=1)
         second = asyncio.create_task(texts(two.port, session, [{"count": 1}]))
-        told = "another process has a turn of its session"
+        told = "waits for a turn of its session in another process"
         await eventually(lambda: told in two.log, 30, "the second one waits")
         assert not second.done()
         gate.touch()
