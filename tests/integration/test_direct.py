@@ -26,6 +26,8 @@ from agentscope_supervisor.web.app import FrontDoor
 from tests.harness.client import JSON, Connection, request, turn_body
 from tests.harness.waiting import eventually
 
+pytestmark = pytest.mark.as_python  # `Door` subclasses a protocol; its front door is made of fakes
+
 IDLE: Final = 0.4  # seconds; where the limit is under test
 LARGE: Final = 3_000_000  # bytes of a body; more than are taken in before somebody reads it
 ONE_READ: Final = 256 * 1024  # bytes; a loop reads no more at once

@@ -30,9 +30,9 @@ from tests.harness.instance import Instance, environment
 from tests.harness.projects import hooks
 from tests.harness.waiting import wait_until
 
-MAX_RSS_MIB: Final = 60 if FORM == "plain Python" else 61
-"""Of a supervisor at rest. The compiled form maps 1.7 MiB of its library beside; how much is mapped of this
-and of other files hangs on what has been read of them before, by half a MiB."""
+MAX_RSS_MIB: Final = 60 if FORM == "plain Python" else 62
+"""Of a supervisor at rest. The compiled form also maps 1.7 MiB of its library. How much of each file is
+mapped varies by half a MiB with what was read of it before."""
 
 HEALTH_P99: Final = 0.020  # seconds, CONTRACT
 NOISE: Final = 5  # factor that a busy machine is allowed

@@ -492,7 +492,9 @@ def assert_nothing_is_kept(ledger: Ledger) -> None:
 class Book:
     """A ledger with one slot, in which time stands still unless told otherwise."""
 
-    def __init__(self, process: int | None = 1, **limits: Any) -> None:
+    def __init__(
+        self, process: int | None = 1, affinity: SessionAffinity | None = None, **limits: Any
+    ) -> None:
         bounds: dict[str, Any] = {
             "max_turns": 100,
             "max_inflight": 100,
@@ -502,7 +504,7 @@ class Book:
             "start_timeout": 60.0,
             "cancel_grace": 10.0,
         }
-        self.ledger = Ledger(TurnLimits(**bounds | limits), 1, slot_of)
+        self.ledger = Ledger(TurnLimits(**bounds | limits), 1, slot_of, affinity=affinity)
         self.ledger.assign(0, process, 0.0)
 
     def submit(
@@ -1004,8 +1006,7 @@ TestWorld = World.TestCase
 
 def with_home(**limits: Any) -> Book:
     """Process 1 has the slot, wants notifications, and holds session "s"."""
-    book = Book(**limits)
-    book.ledger.affinity = SessionAffinity(IDLE_AFTER)
+    book = Book(affinity=SessionAffinity(IDLE_AFTER), **limits)
     book.ledger.affinity.joined(1)
     book.ledger.affinity.used("s", 1, "0.1", 0.0)
     return book

@@ -201,7 +201,7 @@ def test_a_parameter_that_is_not_sent_alone_is_rejected(provider: str, name: str
 
 @pytest.mark.skipif(MAJOR == 2, reason="2.x asks DashScope through OpenAI's client")
 def test_generate_kwargs_must_not_repeat_client_arguments_of_dashscope() -> None:
-    with pytest.raises(BootError, match="generate_kwargs cannot set headers: the slot and its client_kwargs"):
+    with pytest.raises(BootError, match="generate_kwargs cannot set headers: the slot or client_kwargs"):
         build("dashscope", generate_kwargs={"headers": {}}, client_kwargs={"headers": {}})
 
 
