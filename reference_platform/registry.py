@@ -1,4 +1,4 @@
-"""What the platform knows about its instances: their heartbeats, and the actions it requests.
+"""The instances as the platform knows them: their heartbeats, and the actions it requests.
 
 Each request gets a version that is never used again. It is part of every answer to the config poll until a
 heartbeat reports its result. An instance that starts has read the current configuration, so its start ends

@@ -95,7 +95,7 @@ async def test_f03_f19_a_turn_that_kills_twice_is_told_so_and_not_run_again(
     assert (lost.status, lost.code) == (502, "WORKER_LOST")
     error = lost.json["error"]
     assert error["retryable"] is False
-    assert "running it again came to nothing" in error["message"]
+    assert "the retry failed too" in error["message"]
     assert len(begun(path)) == 2
     again = await invoke(forgiving.port, session, deadly, headers=key, metadata=noted)
     assert (again.status, again.headers["idempotent-replayed"]) == (502, "true"), "its key is not free"

@@ -185,7 +185,7 @@ class ServerSettings(_Section):
     )
     principal: Principal = Field(
         "token",
-        description="What identifies a caller: its `token`, or `metadata.<key>`, a field of the request.",
+        description="The identity of a caller: its `token`, or `metadata.<key>`, a field of the request.",
     )
     metrics: bool = Field(True, description="Whether to serve `GET /metrics`.")
     console: OnOffAuto = Field(
@@ -198,7 +198,7 @@ class SessionsSettings(_Section):
 
     on_busy: Literal["queue", "reject", "interrupt", "latest"] = Field(
         "queue",
-        description="What happens to a turn that arrives while its session has one: `queue` it, `reject` it "
+        description="The treatment of a turn that arrives while its session has one: `queue` it, `reject` it "
         "with 409, `interrupt` the running turn, or keep only the `latest` of the waiting turns.",
     )
     max_queue: CountOrZero = Field(16, description="Waiting turns of one session. More are answered 429.")
@@ -265,8 +265,8 @@ class SupervisorSettings(_Section):
     )
     on_platform_restart: Literal["roll", "exit"] = Field(
         "roll",
-        description="What a `restart` of the platform does: `roll` replaces the workers, `exit` drains the "
-        "instance and exits with status 0.",
+        description="The effect of a `restart` of the platform: `roll` replaces the workers, `exit` drains "
+        "the instance and exits with status 0.",
     )
 
 

@@ -48,7 +48,7 @@ _DATA: Final = int(Tag.DATA)
 _END: Final = int(Tag.END)
 _CREDIT: Final = int(Tag.CREDIT)
 
-# Of the number of OPEN: the kind in the low byte, the dialect above it.
+# The number of OPEN has the kind in its low byte and the dialect above it.
 _KIND_BITS: Final = 8
 _KIND_MASK: Final = 0xFF
 

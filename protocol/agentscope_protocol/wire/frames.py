@@ -72,7 +72,7 @@ MAX_PAYLOAD: Final[Mapping[int, int]] = {
 
 
 class StreamKind(IntEnum):
-    """What a stream is for, and how the requester wants its answer. 0 to 255.
+    """The purpose of a stream, and how the requester wants its answer. 0 to 255.
 
     A turn has one of the first two. The others are for the session between its turns; a worker that supports
     them says so with its word `ready`, and is not sent others.

@@ -32,7 +32,7 @@ Query = Callable[[], Any]
 
 
 class InstanceActions(Protocol):
-    """What `daemon` does for the operator, since it must notify the service manager too."""
+    """Operations that `daemon` does for the operator, since it must notify the service manager too."""
 
     def reload(self, *, even_unchanged: bool) -> Rolling | Unchanged | ReloadRefused: ...
 

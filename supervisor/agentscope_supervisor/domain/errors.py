@@ -47,7 +47,7 @@ STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.REQUEST_TIMEOUT: 408,
     ErrorCode.SESSION_BUSY: 409,
     ErrorCode.SUPERSEDED: 409,
-    # Only a stop that came before the first byte: the turn conflicts with what its session was told.
+    # Only a stop that came before the first byte: the turn conflicts with an earlier command for its session.
     ErrorCode.INTERRUPTED: 409,
     ErrorCode.GONE: 410,
     ErrorCode.PAYLOAD_TOO_LARGE: 413,
@@ -183,6 +183,6 @@ def failed_again(failure: Failure) -> Failure:
     """The failure to report for a turn that was lost in a crash, waited to run again, and did not complete.
     It is never retryable: the App has seen the turn."""
     if failure.retryable or failure.code is ErrorCode.WORKER_LOST:
-        message = f"the worker died under the turn, and running it again came to nothing: {failure.message}"
+        message = f"the worker died under the turn, and the retry failed too: {failure.message}"
         return Failure(ErrorCode.WORKER_LOST, message)
     return failure

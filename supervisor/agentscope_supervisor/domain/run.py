@@ -84,7 +84,7 @@ class EndWatch(Reader):
 
 
 class Keeper:
-    """What bounds the memory of all runs."""
+    """The limits of the memory of all runs."""
 
     __slots__ = ()
 

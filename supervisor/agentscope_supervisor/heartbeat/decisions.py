@@ -1,10 +1,10 @@
-"""What the platform's answers mean for this instance, and when a requested action may be carried out. Pure.
+"""The meaning of the platform's answers, and when a requested action may be carried out. Pure.
 
 An answer to the config poll requests a restart, a reload, or nothing. The platform repeats an answer until it
 has a new one, so only a change counts: a version that has not been requested before or, without a version, a
 request that follows an answer without one. A request in the first answer is older than this instance and is
-never carried out. At least `ROLL_EVERY` seconds pass between two rollouts that the platform causes. Of the
-requests that arrive earlier, only the newest is kept; it becomes a restart if one of the others was a
+never carried out. At least `ROLL_EVERY` seconds pass between two rollouts that the platform causes. When
+several requests arrive earlier, only the newest is kept; it becomes a restart if one of the others was a
 restart.
 
 The result of the last request is kept for the next heartbeat. No input from the platform can raise an

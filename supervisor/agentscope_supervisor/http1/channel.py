@@ -22,7 +22,7 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Exchange(Protocol):
-    """What makes the response: the connection reports to it. No method may raise."""
+    """The maker of a response: the connection reports to it. No method may raise."""
 
     def resumed(self) -> None:
         """The client's socket takes more again."""

@@ -18,7 +18,7 @@ MAX_RESERVE: Final = 32  # concurrent probes; a platform sends one every few sec
 
 
 class Place(Enum):
-    """What a new connection gets."""
+    """The kind of place that a new connection gets."""
 
     SERVED = auto()
     RESERVED = auto()  # for probes

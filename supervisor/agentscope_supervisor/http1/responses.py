@@ -108,7 +108,7 @@ def _retry_after() -> str:
 
 
 def kept_events(run: Run) -> dict[str, object]:
-    """What the body of a 410 says beside the error: the ids of the first and the last event that are kept."""
+    """The fields beside the error in the body of a 410: the ids of the first and last event kept."""
     if run.first == run.next:
         return {"kept": None}
     return {"kept": {"first": f"{run.run_id}-{run.first}", "last": f"{run.run_id}-{run.next - 1}"}}

@@ -77,7 +77,7 @@ class LaunchPolicy:
 
     Times are seconds of a monotonic clock. `possible` is whether a zygote can be started at all.
     `wait_timeout` is how long a worker waits for the zygote. The zygote takes two seconds; on a busy machine
-    it takes as long as the worker's own imports would, so only a zygote that hangs is waited for in vain.
+    it takes as long as the worker's own imports would, so only the wait for a zygote that hangs is lost time.
     """
 
     possible: bool

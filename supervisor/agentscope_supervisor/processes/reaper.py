@@ -86,7 +86,7 @@ class Reaper:
         return {"reaped": self._reaped, "terminated": self._terminated, "killed": self._killed}
 
     def hurry(self) -> None:
-        """From now on, kill a terminated process at the next poll."""
+        """Kill a terminated process at the next poll, starting now."""
         self._policy.end_within = 0.0
 
     def _poll(self) -> bool:

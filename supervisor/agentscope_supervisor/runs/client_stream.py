@@ -4,7 +4,7 @@ The client that asked for the turn and those that join or resume its run later r
 worker's link feeds a stream through the run: no task and no queue for an event. A stream that keeps up gets
 the very bytes that came.
 
-What a stream does when its client's socket is full is the one difference. The stream of the client that asked
+Streams differ only in their response to a full socket. The stream of the client that asked
 (`paces`) holds back the worker's credit, so that a client that reads slowly slows down its own turn; at most
 the credit of one turn waits in its socket. Any other stream falls behind and reads on from what the run has
 kept; when the run has dropped what it wants next, its connection is cut, and a client that asks again gets

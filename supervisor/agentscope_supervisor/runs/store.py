@@ -1,6 +1,6 @@
 """The embedded store: the runs that must survive a restart of the supervisor, written by one thread.
 
-What the store gets depends on whether a client can ask for it after a restart:
+The store gets only what a client can ask for after a restart:
 
 - A turn without an Idempotency-Key that is cancelled when its client disconnects: nothing. Its events are
   kept in memory (`log`) for a reconnect; a restart ends the turn anyway. This is the hot path, and it never

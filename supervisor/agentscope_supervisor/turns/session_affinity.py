@@ -31,7 +31,7 @@ replaced process must not hold its memory without a bound."""
 
 @dataclass(slots=True)
 class KnownSession:
-    """What is known of a session. `used_at`: when its last turn began or ended, in monotonic seconds."""
+    """The known facts of a session. `used_at`: when its last turn began or ended, in monotonic seconds."""
 
     used_at: float
     worker: str  # "<slot>.<generation>" that ran its last turn
@@ -57,7 +57,7 @@ class SessionAffinity:
     # -- queries ----------------------------------------------------------------------------
 
     def get(self, session_id: str, now: float) -> KnownSession | None:
-        """What is known of a session; None: it is unknown, or had no turn for `idle_after` seconds."""
+        """The session; None: it is unknown, or had no turn for `idle_after` seconds."""
         known = self._known.get(session_id)
         return known if known is not None and now - known.used_at < self.idle_after else None
 

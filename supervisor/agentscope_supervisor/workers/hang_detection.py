@@ -36,7 +36,7 @@ DUMP_WITHIN: Final = 1.0  # seconds between the stack dump of a suspect and its 
 
 
 class Kind(StrEnum):
-    """What blocks the event loop of a worker. The values are shown to operators."""
+    """The cause that blocks the event loop of a worker. The values are shown to operators."""
 
     BLOCKING_CALL = "blocking call"
     PYTHON_LOOP = "python loop"
@@ -61,7 +61,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class ProcessSample:
-    """What the kernel reports about a process."""
+    """The state of a process as the kernel reports it."""
 
     state: str
     """State as in ps: R, S, D, T, …"""

@@ -68,7 +68,7 @@ Event = Ready | Retired | Drained | KillRequested | LinkLost | Expired | Exited
 
 
 class Command(IntEnum):
-    """What `pool` must do."""
+    """An action that `pool` must take."""
 
     CANCEL_TURNS = 1  # end its open turns with an error
     TERMINATE = 2  # SIGTERM to the process

@@ -737,7 +737,7 @@ def test_a_turn_is_repeated_once_and_then_told_of_both_deaths() -> None:
     assert settled(commands) == [(turn, ErrorCode.WORKER_LOST, False)]
     assert isinstance(commands[0], Complete)
     assert commands[0].failure is not None
-    assert "running it again came to nothing: the worker died" in commands[0].failure.message
+    assert "the retry failed too: the worker died" in commands[0].failure.message
 
 
 def test_an_app_error_of_a_repeated_turn_is_told_as_it_is() -> None:

@@ -1,4 +1,4 @@
-"""What a dialect is to the worker: how a request becomes a Msg, and a Msg becomes bytes."""
+"""The worker's side of a dialect: how a request becomes a Msg, and a Msg becomes bytes."""
 
 from __future__ import annotations
 
