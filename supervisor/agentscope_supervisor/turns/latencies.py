@@ -26,7 +26,7 @@ class Latencies:
         if first is not None:
             self._firsts.append(first)
 
-    def told(self) -> dict[str, dict[str, float | None]]:
+    def percentiles(self) -> dict[str, dict[str, float | None]]:
         """The median and the 95th percentile of both durations; None: no turn has been recorded yet."""
         return {"turn": _percentiles(self._turns), "first_event": _percentiles(self._firsts)}
 

@@ -95,7 +95,7 @@ class Condition:
         return {
             "turns": {"running": running, "waiting": len(ledger) - running},
             "sessions": self._turns.active_sessions(),
-            "latency": self._turns.latencies.told(),
+            "latency": self._turns.latencies.percentiles(),
             "platform": {
                 "instance_id": platform.instance_id,
                 "failing": sorted(self.platform_failing),
