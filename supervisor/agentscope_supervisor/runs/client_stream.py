@@ -167,11 +167,6 @@ class ClientStream(Reader):
         if self.paces:
             self.run.ack()
 
-    def cut(self) -> None:
-        """The client has stopped reading for good."""
-        if self._writer is not None:
-            self._writer.cut()
-
     def leave(self) -> None:
         """The client has left, or has all: the run goes on, and its worker is not held back by it."""
         self.on_change = self._writer = None

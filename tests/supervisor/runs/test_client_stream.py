@@ -442,20 +442,12 @@ def test_a_client_that_is_behind_gets_no_comment() -> None:
     assert client.got == events(0, 3) + b": keep-alive\n\n"
 
 
-def test_a_response_that_has_not_begun_gets_no_comment_and_is_not_cut() -> None:
+def test_a_response_that_has_not_begun_gets_no_comment() -> None:
     scene = Scene()
     stream = scene.stream()
     stream.comment("keep-alive", 115.0)
-    stream.cut()
     assert stream.pump(115.0) is False
     assert stream.last_write == 100.0
-
-
-def test_a_client_that_has_stopped_reading_can_be_cut() -> None:
-    scene = Scene()
-    stream, client = begun(scene)
-    stream.cut()
-    assert client.is_cut
 
 
 # -- reports to the owner ----------------------------------------------------------------------------
