@@ -14,13 +14,13 @@ from tests.harness.waiting import eventually
 
 
 class Load:
-    """Sessions that count their turns, one client each, until told to stop; every turn must be answered."""
+    """One client for each session counts its turns until `async with` ends; every turn must be answered."""
 
-    def __init__(self, instance: Instance, sessions: int) -> None:
+    def __init__(self, instance: Instance, sessions: list[str]) -> None:
         self.instance = instance
         self.answered = 0
         self._done = asyncio.Event()
-        self._sessions = [new_session("load") for _ in range(sessions)]
+        self._sessions = sessions
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Load":
@@ -48,7 +48,8 @@ async def test_f50_workers_are_replaced_after_their_turns_one_at_a_time(
 ) -> None:
     instance = start_instance(supervisor={"max_turns": 60, "soak": 0.1})
     most = 0
-    async with Load(instance, 6) as load:
+    sessions = [await session_in(instance.port, slot) for slot in (0, 1) for _ in range(3)]
+    async with Load(instance, sessions) as load:
 
         def both_replaced() -> bool:
             nonlocal most
@@ -71,7 +72,7 @@ async def test_f17_a_worker_that_leaks_is_replaced_without_cutting_a_turn(
     leaking = new_session()
     async with Stream(instance.port, new_session(), [{"say": "on", "times": 150, "every": 0.1}]) as stays:
         await stays.until(events=1)
-        async with Load(instance, 4):
+        async with Load(instance, [new_session("load") for _ in range(4)]):
             assert await texts(instance.port, leaking, [{"leak_memory": 400}]) == ["400 MB more"]
             await eventually(
                 lambda: any(worker.generation == 2 for worker in instance.ready_workers()),
@@ -88,7 +89,7 @@ async def test_f17_a_worker_that_leaks_is_replaced_without_cutting_a_turn(
 async def test_f48_slots_come_and_go_under_load(start_instance: Callable[..., Instance]) -> None:
     instance = start_instance(workers=2)
     moved = await session_in(instance.port, 1)
-    async with Load(instance, 8) as load:
+    async with Load(instance, [new_session("load") for _ in range(8)]) as load:
         async with Stream(instance.port, moved, [{"say": "on", "times": 60, "every": 0.05}]) as stays:
             await stays.until(events=1)
             on = stays.worker

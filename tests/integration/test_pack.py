@@ -114,8 +114,7 @@ def test_the_instance_is_named_after_the_packed_project(
 
 def test_a_modified_archive_does_not_start(make_project: Callable[..., Path], tmp_path: Path) -> None:
     archive, room = packed(make_project("shop")), tmp_path / "room"
-    with tarfile.open(archive) as tar:
-        tar.extractall(room, filter="data")
+    run("tar", "-xzf", archive, "--one-top-level=" + str(room))  # Python 3.11.2 has no `extractall(filter=)`
     configure(room, server={"port": 1})
     with tarfile.open(archive, "w:gz") as tar:
         for name in ("agentapp.manifest.json", "agentapp.yaml", "app.py"):
