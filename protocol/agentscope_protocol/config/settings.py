@@ -87,6 +87,11 @@ class ModelSettings(_Section):
         None, description="The base URL of the API. `null`: the provider's own.", repr=False
     )
     stream: bool = Field(True, description="Whether to request a stream from the provider.")
+    light_stream: Literal["auto", "off"] = Field(
+        "auto",
+        description="`auto`: build the pieces of a stream without the type checks of the provider's client, "
+        "where that gives the same objects. `off`: leave it to the client.",
+    )
     generate_kwargs: FreeMapping = Field(
         {}, description="Sampling parameters such as `temperature` and `max_tokens`."
     )

@@ -20,6 +20,7 @@ from agentscope_worker.runtime import tracing
 from agentscope_worker.runtime.boot_error import BootError, pip_install
 from agentscope_worker.runtime.compat import providers
 from agentscope_worker.runtime.compat.majors import seam
+from agentscope_worker.runtime.models import light_stream
 
 # The packages of provider clients that AgentScope does not require itself.
 _CLIENT_PACKAGES = {"gemini": "google-genai", "ollama": "ollama"}
@@ -74,7 +75,7 @@ def build_models(settings: Mapping[str, ModelSettings]) -> Models:
 
 def _build(name: str, settings: ModelSettings) -> Any:
     try:
-        return seam().make_model(settings)
+        model = seam().make_model(settings)
     except ImportError as error:
         package = _CLIENT_PACKAGES.get(settings.provider, settings.provider)
         raise BootError(
@@ -88,6 +89,8 @@ def _build(name: str, settings: ModelSettings) -> Any:
             f"{_reason(error)}",
             permanent=True,
         ) from error
+    light_stream.lighten(model, name, settings)
+    return model
 
 
 def _reason(error: Exception) -> str:
