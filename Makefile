@@ -39,7 +39,7 @@ endef
 PURE_TESTS := tests/protocol tests/supervisor tests/repository
 HTTP_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,bad_input conformance direct health invoke))
 
-.PHONY: help demo demo-llm platform setup programs test test-v1 compiled test-compiled test-costs compiler faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store docs docs-reference prose dist clean
+.PHONY: help demo demo-llm platform setup programs test test-v1 compiled test-compiled test-costs compiler faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store bench-tokens docs docs-reference prose dist clean
 
 help:             ## print this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -117,6 +117,9 @@ bench-restarts: $(VENV)/.ready  ## compare rolling restarts under load with uvic
 
 bench-store: $(VENV)/.ready  ## measure the cost of the embedded store per turn: with a key, with stored events, without
 	$(BIN)/python -m tests.benchmarks.store_cost $(ARGS)
+
+bench-tokens: $(VENV)/.ready  ## measure the CPU time of a model's token in a worker, for each provider
+	$(BIN)/python -m tests.benchmarks.token_cost $(ARGS)
 
 provider-table: $(VENV)/.ready $(V1)/.ready  ## call each provider's model on both majors; writes README's table of providers
 	$(BIN)/python tests/provider_table.py $(V1)/bin/python $(BIN)/python
