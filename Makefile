@@ -36,10 +36,10 @@ $(1)/python -m pytest -q -p tests.harness.retry $(SIDE_BY_SIDE) --maxfail 6 $(2)
 endef
 
 # The pure tests: no worker, no port, no AgentScope. Their coverage is checked too.
-PURE_TESTS := tests/protocol tests/supervisor tests/repository
+PURE_TESTS := tests/protocol tests/supervisor tests/repository tests/fuzz
 HTTP_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,bad_input conformance direct health invoke))
 
-.PHONY: help demo demo-llm platform setup programs test test-v1 compiled test-compiled test-costs compiler faults soak bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store bench-tokens docs docs-reference prose dist clean
+.PHONY: help demo demo-llm platform setup programs test test-v1 compiled test-compiled test-costs compiler faults soak fuzz bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store bench-tokens docs docs-reference prose dist clean
 
 help:             ## print this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -94,6 +94,10 @@ faults: $(VENV)/.ready redis  ## inject every fault of the catalogue, including 
 MINUTES ?= 5
 soak: $(VENV)/.ready      ## run load on 200 sessions with random faults for MINUTES=5; SEED=n repeats a run
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz: $(VENV)/.ready      ## fuzz the parsers of untrusted bytes for MINUTES=5; a run continues the corpus in .fuzz/
+	$(INSTALL) -e '.[$(EXTRAS),fuzz]'
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(ARGS)
 
 bench: $(COMPILED)/.ready $(VENV)/.ready balancers  ## compare with other servers, in one to two hours; resumes an interrupted run; writes docs/performance/benchmarks.md
 	$(COMPILED)/bin/python -m pytest -q tests/benchmarks
@@ -220,4 +224,4 @@ dist: $(VENV)/.ready compiler  ## build into dist/: the sdist, the plain Python 
 	AGENTSCOPE_SUPERVISOR_COMPILE=1 $(BIN)/python -m build --installer pip --wheel
 
 clean:            ## remove everything that make has made
-	rm -rf .venv .venv-* dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage .coverage.* .test-costs
+	rm -rf .venv .venv-* .fuzz dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage .coverage.* .test-costs
