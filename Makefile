@@ -39,7 +39,7 @@ endef
 PURE_TESTS := tests/protocol tests/supervisor tests/repository tests/fuzz
 HTTP_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,bad_input conformance direct health invoke))
 
-.PHONY: help demo demo-llm platform setup programs test test-v1 compiled test-compiled test-costs compiler faults soak fuzz bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store bench-tokens docs docs-reference prose dist clean
+.PHONY: help demo demo-llm platform setup programs test test-v1 compiled test-compiled test-costs compiler faults soak siege fuzz bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store bench-tokens docs docs-reference prose dist clean
 
 help:             ## print this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -61,7 +61,7 @@ test:             ## run all checks and tests: on AgentScope 2.x and 1.x, and on
 	$(MAKE) --no-print-directory test-compiled
 
 # The options and tests of each suite: on AgentScope 2.x, on 1.x, and on the compiled wheel.
-REAL_2        := -m 'not slow' tests/contracts tests/worker tests/integration tests/faults
+REAL_2        := -m 'not slow' tests/contracts tests/worker tests/integration tests/faults tests/security
 REAL_1        := -m 'agentscope and not slow' tests/worker tests/integration
 REAL_COMPILED := -m 'not as_python and not slow' $(PURE_TESTS) $(HTTP_TESTS)
 
@@ -94,6 +94,10 @@ faults: $(VENV)/.ready redis  ## inject every fault of the catalogue, including 
 MINUTES ?= 5
 soak: $(VENV)/.ready      ## run load on 200 sessions with random faults for MINUTES=5; SEED=n repeats a run
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+siege: MINUTES = 10
+siege: $(VENV)/.ready     ## attack an instance in every way for MINUTES=10, while clients with the token use it
+	$(BIN)/python -m tests.security.siege --minutes $(MINUTES) $(ARGS)
 
 fuzz: $(VENV)/.ready      ## fuzz the parsers of untrusted bytes for MINUTES=5; a run continues the corpus in .fuzz/
 	$(INSTALL) -e '.[$(EXTRAS),fuzz]'
