@@ -52,6 +52,23 @@ async def test_a_save_waits_for_a_lock_of_another_process_up_to_a_timeout(sessio
         raise AssertionError("two hold one lock")
 
 
+def test_a_process_that_is_forked_beside_a_save_does_not_keep_its_lock(tmp_path: Path) -> None:
+    lock, (reader, writer) = tmp_path / "lock", os.pipe()
+    with json_store._locked(lock):
+        child = os.fork()
+        if not child:
+            os.close(writer)
+            os.read(reader, 1)  # until the end of the test
+            os._exit(0)
+    try:
+        with json_store._locked(lock, wait=0):
+            pass
+    finally:
+        os.close(writer)
+        os.close(reader)
+        os.waitpid(child, 0)
+
+
 async def test_the_cleanup_keeps_the_files_of_running_saves(sessions: JsonSessions) -> None:
     lock = sessions._lock(_key("s", ""))
     stripe = lock.name.removeprefix(".lock-")

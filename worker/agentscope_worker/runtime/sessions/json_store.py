@@ -195,4 +195,6 @@ def _locked(lock: Path, wait: float = _LOCK_TIMEOUT) -> Iterator[None]:
                 time.sleep(_LOCK_POLL)
         yield
     finally:
+        # A process that the App has forked meanwhile has a copy of the descriptor, and `close` is not enough.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
