@@ -25,7 +25,7 @@ from agentscope_protocol.wire.connection import Event, Responder
 from agentscope_protocol.wire.frames import Hello
 from agentscope_protocol.wire.link import Link
 from agentscope_protocol.wire.page import NAME_BLOCKS, LifePage
-from agentscope_worker import log_output, watchdog
+from agentscope_worker import log_output, process_exit, watchdog
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,10 @@ MAX_FAILURE_TEXT: Final = 8 * 1024
 
 ORPHAN_TIMEOUT: Final = 10.0
 """Seconds for running turns and `on_shutdown` when the supervisor, which normally limits them, is gone."""
+
+
+EXIT_SHARE: Final = 0.75
+"""Share of `supervisor.stop_timeout` in which the process exits by itself, unless `on_shutdown` takes it."""
 
 
 def main() -> None:
@@ -58,20 +62,19 @@ def main() -> None:
     watchdog.enable_stack_dumps()
     # Ctrl-C in a terminal also reaches the supervisor, which stops its workers in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process_exit.prepare()
     log_output.set_up()
     import uvloop
 
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    status = runner.run(_work(socket.socket(fileno=link), watchdog.map_page(page)))
+    status, within = runner.run(_work(socket.socket(fileno=link), watchdog.map_page(page)))
     # Not closed: that would wait for the executor's threads. Neither they nor threads of libraries
     # (exporters, pools) may delay the exit of a worker that has finished its work.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    process_exit.leave(status, within)
 
 
-async def _work(sock: socket.socket, page: LifePage) -> int:
-    """Run the worker until it is stopped; returns its exit status."""
+async def _work(sock: socket.socket, page: LifePage) -> tuple[int, float]:
+    """Run the worker until it is stopped; returns its exit status, and the seconds in which it must exit."""
     # Imported here because heavy imports must come after `die_with_supervisor`.
     from agentscope_protocol.config import settings as settings_module
     from agentscope_worker import host
@@ -82,21 +85,22 @@ async def _work(sock: socket.socket, page: LifePage) -> int:
     await worker.connect(sock)
     hello = await worker.greeting
     if hello is None:
-        return EX_LOST
+        return EX_LOST, process_exit.EXIT_TIMEOUT
     snapshot, project = hello.items["settings"], hello.items["project"]
     assert isinstance(snapshot, bytes)
     assert isinstance(project, str)
+    settings = settings_module.restore(snapshot)
     try:
         worker_label = "{slot!s}.{generation!s}".format_map(hello.items)
         runtime = await host.boot(
-            settings_module.restore(snapshot),
+            settings,
             Path(project),
             worker=worker_label,
             member=str(hello.items.get("member", "")),  # supervisors of older releases do not send it
         )
     except host.BootError as error:
         worker.notice("failed", json.dumps({"message": error.message[:MAX_FAILURE_TEXT]}))
-        return EX_CONFIG if error.permanent else 1
+        return EX_CONFIG if error.permanent else 1, process_exit.EXIT_TIMEOUT
     log_output.adopt_agentscope()
     sessions = Sessions(runtime.app, runtime.session)
     server = Server(runtime.app, worker.link, watchdog.LifeSigns(page), sessions)
@@ -111,6 +115,8 @@ async def _work(sock: socket.socket, page: LifePage) -> int:
     gc.set_threshold(50_000, 20, 20)
     worker.notice("ready", json.dumps({"forms": sessions.stream_kinds}))
     await worker.stop
+    loop = asyncio.get_running_loop()
+    stopped_at = loop.time()
     try:
         # A connected supervisor limits the shutdown itself, because it knows the settings.
         async with asyncio.timeout(ORPHAN_TIMEOUT if worker.link.connection.closed else None):
@@ -118,11 +124,12 @@ async def _work(sock: socket.socket, page: LifePage) -> int:
             await runtime.shutdown()
     except TimeoutError:
         log.error("the supervisor is gone, and turns or on_shutdown did not end within %g s", ORPHAN_TIMEOUT)
-        return EX_LOST
+        return EX_LOST, process_exit.EXIT_TIMEOUT
     except Exception:
         log.exception("on_shutdown raised")
     worker.link.flush()
-    return 0
+    left = EXIT_SHARE * settings.supervisor.stop_timeout - (loop.time() - stopped_at)
+    return 0, min(max(left, 0.1), process_exit.EXIT_TIMEOUT)
 
 
 class _Worker:
