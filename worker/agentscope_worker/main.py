@@ -60,8 +60,7 @@ def main() -> None:
     supervisor, link, page = map(int, sys.argv[1:4])
     watchdog.die_with_supervisor(supervisor)
     watchdog.enable_stack_dumps()
-    # Ctrl-C in a terminal also reaches the supervisor, which stops its workers in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    watchdog.ignore_interrupts()
     process_exit.prepare()
     log_output.set_up()
     import uvloop

@@ -39,6 +39,14 @@ def die_with_supervisor(supervisor: int) -> None:
         os._exit(1)
 
 
+def ignore_interrupts() -> None:
+    """Let SIGINT do nothing in this process: Ctrl-C is for the supervisor, which stops its workers in order.
+
+    The action is a function, because SIG_IGN would apply to the programs that tools start as well.
+    """
+    signal.signal(signal.SIGINT, lambda *_: None)
+
+
 def enable_stack_dumps() -> None:
     """Make SIGQUIT print the stacks of all threads, and a crash in C code print its stack."""
     faulthandler.enable()
