@@ -85,12 +85,12 @@ def start_instance(new_instance: StartInstance, make_project: Callable[..., Path
 
 @pytest.fixture(scope="module")
 def start_module_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartInstance]:
-    """As `start_instance`, for one that all tests of a module use; end with the module."""
+    """The same as `start_instance`, for instances that all tests of a module use."""
     with ExitStack() as stack:
 
-        def start(*, workers: int = 2, **sections: Any) -> Instance:
+        def start(project: Path | None = None, *, workers: int = 2, **sections: Any) -> Instance:
             folder = tmp_path_factory.mktemp("module")
-            project = projects.scripted(folder / "project", **sections)
+            project = project or projects.scripted(folder / "project", **sections)
             return stack.enter_context(Instance(project, folder, workers=workers)).start()
 
         yield start

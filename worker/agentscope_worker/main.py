@@ -25,7 +25,7 @@ from agentscope_protocol.wire.connection import Event, Responder
 from agentscope_protocol.wire.frames import Hello
 from agentscope_protocol.wire.link import Link
 from agentscope_protocol.wire.page import NAME_BLOCKS, LifePage
-from agentscope_worker import log_output, process_exit, watchdog
+from agentscope_worker import forked_children, log_output, process_exit, watchdog
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,8 @@ def main() -> None:
         # Only a forked worker gets here; it continues with the arguments of a worker started directly.
         sys.argv[1:] = zygote.serve(int(sys.argv[2]), int(sys.argv[3]))
     supervisor, link, page = map(int, sys.argv[1:4])
+    # Programs that tools start must not hold the link: its end tells the supervisor about a crash.
+    os.set_inheritable(link, False)
     watchdog.die_with_supervisor(supervisor)
     watchdog.enable_stack_dumps()
     watchdog.ignore_interrupts()
@@ -65,8 +67,10 @@ def main() -> None:
     log_output.set_up()
     import uvloop
 
+    memory = watchdog.map_page(page)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    status, within = runner.run(_work(socket.socket(fileno=link), watchdog.map_page(page)))
+    forked_children.keep_apart(runner.get_loop(), link, memory)
+    status, within = runner.run(_work(socket.socket(fileno=link), LifePage(memory)))
     # Not closed: that would wait for the executor's threads. Neither they nor threads of libraries
     # (exporters, pools) may delay the exit of a worker that has finished its work.
     process_exit.leave(status, within)

@@ -89,6 +89,8 @@ class LifeSigns:
             time.sleep(TICK_EVERY)
 
 
-def map_page(descriptor: int) -> LifePage:
-    """The page that the supervisor created for this process. `descriptor`: an open file descriptor of it."""
-    return LifePage(mmap.mmap(descriptor, PAGE_SIZE))
+def map_page(descriptor: int) -> mmap.mmap:
+    """The memory of the page that the supervisor created for this process. Closes `descriptor`."""
+    memory = mmap.mmap(descriptor, PAGE_SIZE)
+    os.close(descriptor)
+    return memory

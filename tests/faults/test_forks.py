@@ -1,0 +1,144 @@
+"""Processes that an App forks without executing a program, and workers that end although nobody asked.
+
+A forked child inherits everything from its worker. What it does, and what is done to it, must concern the
+child alone.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.harness.client import Stream, new_session, texts
+from tests.harness.instance import Instance
+from tests.harness.projects import written
+from tests.harness.waiting import wait_until
+
+APP = """
+    import asyncio, multiprocessing, os, subprocess, sys, time
+    from agentscope.message import Msg
+    from agentscope.runtime import AgentApp
+
+    fork = multiprocessing.get_context("fork")
+
+    class App(AgentApp):
+        async def __call__(self, msg, ctx):
+            match msg.get_text_content():
+                case "terminate":
+                    child = fork.Process(target=time.sleep, args=[600])
+                    child.start()
+                    child.terminate()
+                    await asyncio.to_thread(child.join, 10)
+                    yield self.said(child.exitcode)
+                case "pool":
+                    with fork.Pool(2) as pool:
+                        results = await asyncio.to_thread(pool.map, abs, [1, -2])
+                    yield self.said(results)
+                case "child":
+                    self.child = await asyncio.to_thread(self.started)
+                    yield self.said(self.child.pid)
+                    yield self.said(sys.argv[2])
+                case "fall through":
+                    child = os.fork()
+                    if child == 0:
+                        raise RuntimeError("a child that goes on with the code of its worker")
+                    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+                    yield self.said(os.waitstatus_to_exitcode(status))
+                case "programs":
+                    sleep = subprocess.Popen(["sleep", "600"], close_fds=False)
+                    other = await asyncio.create_subprocess_exec("sleep", "600")
+                    yield self.said(sleep.pid)
+                    yield self.said(other.pid)
+                case "wait":
+                    yield self.said("waits")
+                    await asyncio.sleep(600)
+                case text:
+                    yield self.said(text)
+
+        def said(self, what):
+            return Msg(name="a", content=str(what), role="assistant")
+
+        def started(self):
+            child = fork.Process(target=time.sleep, args=[600])
+            child.start()
+            return child
+
+        async def on_shutdown(self):
+            with open("shutdowns", "a") as file:
+                file.write("1")
+"""
+
+
+@pytest.fixture(scope="module")
+def _forking(
+    tmp_path_factory: pytest.TempPathFactory, start_module_instance: Callable[..., Instance]
+) -> Instance:
+    folder = tmp_path_factory.mktemp("forking")
+    config = "supervisor: {soak: 0, stop_timeout: 5}\n"
+    return start_module_instance(written(folder / "project", APP, config), workers=1)
+
+
+@pytest.fixture
+def forking(_forking: Instance) -> Instance:
+    """An instance of one worker, which the App forks."""
+    _forking.wait_ready()
+    return _forking
+
+
+@pytest.mark.parametrize("how", ["terminate", "pool", "fall through"])
+async def test_a_forked_child_ends_alone(forking: Instance, how: str) -> None:
+    """Its SIGTERM, from `Process.terminate` or at the end of `with Pool()`, does not reach the worker."""
+    (worker,) = forking.ready_workers()
+    async with Stream(forking.port, new_session(), "wait") as bystander:
+        await bystander.until(events=1)
+        (said,) = await texts(forking.port, new_session(), how)
+        expected = {"terminate": str(-signal.SIGTERM), "pool": "[1, 2]", "fall through": str(-signal.SIGABRT)}
+        assert said == expected[how]
+        assert await texts(forking.port, new_session(), "goes on") == ["goes on"]
+        assert not bystander.has_arrived(), "the turn beside it goes on"
+    assert forking.ready_workers() == [worker]
+
+
+async def test_a_forked_child_holds_no_channel_of_its_worker(forking: Instance) -> None:
+    (worker,) = forking.ready_workers()
+    pid, link = await texts(forking.port, new_session(), "child")
+    child = psutil.Process(int(pid))
+    of_worker, of_child = opened(worker.pid), opened(child.pid)
+    assert of_worker[link].startswith("socket:")
+    assert of_worker[link] not in of_child.values(), "its copy would hide the death of the worker"
+    assert "eventpoll" in str(of_worker)
+    assert "eventpoll" not in str(of_child), "its connections would be removed from the worker's loop"
+    assert "agentscope-life" not in str(of_child)
+    assert (maps_page(worker.pid), maps_page(child.pid)) == (True, False)
+    child.terminate()
+    wait_until(lambda: child.status() == psutil.STATUS_ZOMBIE, 5, "SIGTERM ends it")
+    assert forking.ready_workers() == [worker]
+
+
+async def test_a_program_that_a_tool_starts_can_be_interrupted(forking: Instance) -> None:
+    (worker,) = forking.ready_workers()
+    link = opened(worker.pid)[(await texts(forking.port, new_session(), "child"))[1]]
+    for pid in map(int, await texts(forking.port, new_session(), "programs")):
+        assert not ignores_interrupts(pid)
+        assert link not in opened(pid).values()
+    os.kill(worker.pid, signal.SIGINT)
+    assert await texts(forking.port, new_session(), "goes on") == ["goes on"]
+    assert forking.ready_workers() == [worker]
+
+
+def ignores_interrupts(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigIgn"))
+    return bool(int(mask, 16) & 1 << signal.SIGINT - 1)
+
+
+def maps_page(pid: int) -> bool:
+    return "agentscope-life" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def opened(pid: int) -> dict[str, str]:
+    """What each descriptor of a process refers to."""
+    return {entry.name: os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
