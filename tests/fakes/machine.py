@@ -123,8 +123,8 @@ class Worker:
 
     # -- spawn.Child: calls of the supervisor ---------------------------------------------------
 
-    def signal(self, number: signal.Signals) -> None:
-        if number is signal.SIGTERM and self.alive:
+    def terminate(self) -> None:
+        if self.alive:
             self._machine.may_end(self)
             self.terminated_at = self._machine.loop.now
 

@@ -4,6 +4,7 @@ A forked child inherits everything from its worker. What it does, and what is do
 child alone.
 """
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -12,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.harness.client import Stream, new_session, texts
+from tests.harness.client import Stream, call, new_session, texts
 from tests.harness.instance import Instance
 from tests.harness.projects import written
-from tests.harness.waiting import wait_until
+from tests.harness.waiting import eventually, wait_until
 
 APP = """
     import asyncio, multiprocessing, os, subprocess, sys, time
@@ -142,3 +143,27 @@ def maps_page(pid: int) -> bool:
 def opened(pid: int) -> dict[str, str]:
     """What each descriptor of a process refers to."""
     return {entry.name: os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+async def test_a_worker_that_gets_sigterm_from_somebody_loses_its_turns(forking: Instance) -> None:
+    """The stream, the answer without a stream, the record of the run, `deaths` and the metrics agree."""
+    (worker,) = forking.ready_workers()
+    shutdowns = forking.project / "shutdowns"
+    shutdowns.unlink(missing_ok=True)
+    async with Stream(forking.port, new_session(), "wait") as stream:
+        await stream.until(events=1)
+        os.kill(worker.pid, signal.SIGTERM)
+        await stream.whole(error="WORKER_LOST")
+        run = (await call(forking.port, "GET", f"/runs/{stream.run_id}")).json
+    assert run["error"]["code"] == "WORKER_LOST"
+    await eventually(
+        lambda: [each.generation for each in forking.ready_workers()] == [worker.generation + 1],
+        20,
+        "the slot is back",
+    )
+    assert shutdowns.read_text() == "1", "App.on_shutdown has run"
+    death = json.loads(forking.command("deaths", "--json").stdout)[-1]
+    assert (death["cause"], death["detail"], death["turns"]) == ("signal", "SIGTERM", 1)
+    metrics = (await call(forking.port, "GET", "/metrics")).body.decode()
+    assert 'turns_total{outcome="WORKER_LOST"} 1' in metrics
+    assert 'cause="signal"' in metrics

@@ -10,9 +10,11 @@ import pytest
 from agentscope_protocol.wire.codec import FrameReader, encode
 from agentscope_protocol.wire.connection import Responder
 from agentscope_protocol.wire.errors import Code
+from agentscope_protocol.wire.flow import INITIAL_CREDIT
 from agentscope_protocol.wire.frames import (
     Cancel,
     CancelReason,
+    Credit,
     Data,
     End,
     Fail,
@@ -173,10 +175,35 @@ async def test_draining_ends_turns_that_run_and_turns_that_have_not_begun(app: E
     peer.tell(opened(1))
     await asyncio.sleep(0)
     peer.tell(opened(2))
-    await peer.server.cancel_all()
+    await peer.server.stop(asked=True)
     assert {type(frame) for frame in peer.frames} == {Fail}
     assert sorted(frame.stream for frame in peer.frames) == [1, 2]
     assert app.called == 1
+
+
+async def test_a_stop_that_the_supervisor_did_not_ask_for_reports_no_end(app: Echo) -> None:
+    """The turns are lost with the worker; a turn that was cancelled before ends as cancelled."""
+    app.before = for_ever
+    peer = Peer(app)
+    peer.tell(opened(1), opened(2))
+    await asyncio.sleep(0)
+    peer.tell(Cancel(2, CancelReason.INTERRUPTED))
+    async with asyncio.timeout(5):
+        await peer.server.stop(asked=False)
+    peer.tell(opened(3))
+    await asyncio.sleep(0)
+    assert peer.frames == [Fail(2, Code.CANCELLED, "cancelled")]
+    assert app.called == 2, "a turn that arrives later does not begin"
+
+
+async def test_credit_for_a_turn_that_was_lost_in_a_stop_has_no_effect(app: Echo) -> None:
+    peer = Peer(app)
+    body = json.dumps({"message": {"content": "x" * INITIAL_CREDIT}}).encode()
+    peer.tell(Open(1, StreamKind.EVENTS, "s1", "run-1", body))
+    await eventually(lambda: peer.frames, 5, "the message is sent, and the App waits for credit")
+    await peer.server.stop(asked=False)
+    peer.tell(Credit(1, INITIAL_CREDIT))
+    assert [type(frame) for frame in peer.frames] == [Data]
 
 
 async def test_an_app_that_cancels_its_own_task_ends_its_turn_alone(app: Echo) -> None:
@@ -207,7 +234,7 @@ async def test_an_app_that_raises_what_is_no_exception_ends_its_turn(app: Echo) 
     await peer.ends(1)
     assert peer.frames == [Fail(1, Code.APP_ERROR, "at the disco")]
     async with asyncio.timeout(5):
-        await peer.server.cancel_all()
+        await peer.server.stop(asked=True)
 
 
 async def test_a_turn_whose_task_somebody_else_cancels_before_it_begins_ends(app: Echo) -> None:

@@ -4,7 +4,7 @@
 
 The supervisor's Hello carries the settings snapshot. A worker must not read agentapp.yaml, so that editing
 the file has no effect on running workers. Exit status: 0 after a requested stop, 78 if the project cannot
-work as it is, 1 otherwise.
+work as it is, 1 otherwise. A SIGTERM that the supervisor did not send ends the process with that signal.
 
 Read next: `host` and `serve`.
 """
@@ -35,9 +35,9 @@ EX_LOST: Final = 70  # sysexits.h, EX_SOFTWARE: the supervisor is gone
 MAX_FAILURE_TEXT: Final = 8 * 1024
 """Characters in the report of a failed startup: enough for a long traceback, and it fits into one frame."""
 
-ORPHAN_TIMEOUT: Final = 10.0
-"""Seconds for running turns and `on_shutdown` when the supervisor, which normally limits them, is gone."""
-
+UNASKED_TIMEOUT: Final = 10.0
+"""Seconds for running turns and `on_shutdown` when the supervisor, which normally limits them, is gone or has
+not asked for the end of this process."""
 
 EXIT_SHARE: Final = 0.75
 """Share of `supervisor.stop_timeout` in which the process exits by itself, unless `on_shutdown` takes it."""
@@ -119,20 +119,23 @@ async def _work(sock: socket.socket, page: LifePage) -> tuple[int, float]:
     worker.notice("ready", json.dumps({"forms": sessions.stream_kinds}))
     await worker.stop
     loop = asyncio.get_running_loop()
-    stopped_at = loop.time()
+    stopped_at, asked, orphaned = loop.time(), page.stop_asked, worker.link.connection.closed
+    status = 0 if asked or orphaned else -signal.SIGTERM
+    if status:
+        log.warning("SIGTERM ends this worker, and the supervisor has not sent it: open turns are lost")
     try:
-        # A connected supervisor limits the shutdown itself, because it knows the settings.
-        async with asyncio.timeout(ORPHAN_TIMEOUT if worker.link.connection.closed else None):
-            await server.cancel_all()
+        # A supervisor that has asked limits the shutdown itself.
+        async with asyncio.timeout(None if asked and not orphaned else UNASKED_TIMEOUT):
+            await server.stop(asked=asked)
             await runtime.shutdown()
     except TimeoutError:
-        log.error("the supervisor is gone, and turns or on_shutdown did not end within %g s", ORPHAN_TIMEOUT)
-        return EX_LOST, process_exit.EXIT_TIMEOUT
+        log.error("turns or on_shutdown did not end within %g s", UNASKED_TIMEOUT)
+        return status or EX_LOST, process_exit.EXIT_TIMEOUT
     except Exception:
         log.exception("on_shutdown raised")
     worker.link.flush()
     left = EXIT_SHARE * settings.supervisor.stop_timeout - (loop.time() - stopped_at)
-    return 0, min(max(left, 0.1), process_exit.EXIT_TIMEOUT)
+    return status, min(max(left, 0.1), process_exit.EXIT_TIMEOUT)
 
 
 class _Worker:

@@ -50,6 +50,7 @@ class _Turn:
         self.task: asyncio.Task[None]  # set right after construction
         self.has_begun = False
         self.cancelled = False  # AgentScope swallows CancelledError in places; this does not forget
+        self.is_lost = False  # its end is not reported: the supervisor reports it as lost with the worker
         self.writable: asyncio.Future[None] | None = None
         self.about: Final = functools.partial(
             log_output.about, opened.run_id, opened.session_id, opened.headers.get(REQUEST_ID)
@@ -71,11 +72,14 @@ class Server:
         self._responder: Final = link.connection
         self._turns: dict[int, _Turn] = {}
         self._life: Final = life
+        self._stopping = False
         self._loop: Final = asyncio.get_running_loop()
 
     def on_event(self, event: Event) -> None:
         """Take one event of the link."""
         match event:
+            case Open() if self._stopping:
+                pass  # it has not begun: once the link is closed, another worker gets it
             case Open(stream):
                 self._life.begin(stream)
                 turn = self._turns[stream] = _Turn(event)
@@ -86,15 +90,21 @@ class Server:
             case Cancel(stream, reason):
                 self._cancel(stream, reason)
             case Writable(stream):
-                turn = self._turns[stream]
-                if turn.writable is not None and not turn.writable.done():
-                    turn.writable.set_result(None)
+                waiting = self._turns.get(stream)  # a lost turn has ended, and its stream is still open
+                if waiting is not None and waiting.writable is not None and not waiting.writable.done():
+                    waiting.writable.set_result(None)
             case _:
                 pass
 
-    async def cancel_all(self) -> None:
-        """End all turns, and wait for their ends; the supervisor bounds the wait."""
-        for stream in list(self._turns):
+    async def stop(self, *, asked: bool) -> None:
+        """Begin no further turn, cancel the open ones, and wait for their ends; the caller bounds the wait.
+
+        `asked`: whether the supervisor asked for the end of this process. If not, the turns are lost as in a
+        crash: their ends are not reported, and the end of the link tells the supervisor.
+        """
+        self._stopping = True
+        for stream, turn in list(self._turns.items()):
+            turn.is_lost = not asked and not turn.cancelled
             self._cancel(stream, CancelReason.DRAINING)
         while self._turns:
             await asyncio.wait([turn.task for turn in self._turns.values()])
@@ -204,7 +214,7 @@ class Server:
     def _over(self, turn: _Turn, payload: bytes, error: BaseException | None) -> None:
         """Report the end of a turn, once, whatever the cause."""
         del self._turns[turn.opened.stream]
-        if self._responder.closed:
+        if self._responder.closed or turn.is_lost:
             return
         self._report(turn, payload, error)
         if self._turns:

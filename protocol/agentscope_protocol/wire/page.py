@@ -1,13 +1,15 @@
-"""A page of shared memory with liveness counters: the worker writes it, the supervisor reads it. Pure.
+"""A page of shared memory with liveness counters, which the worker writes and the supervisor reads. Pure.
 
 The supervisor can read the page while the link is full, while the worker is stopped, and after the worker
 has died. The page holds counters and no timestamps: the reader uses its own clock, and a corrupt value is
-only a counter that did or did not change. The class works on any writable buffer; both processes map the
-same file.
+only a counter that did or did not change. The supervisor writes only the last one: a signal does not tell who
+sent it, and a frame on the link may arrive after it. The class works on any writable buffer; both processes
+map the same file.
 
     offset 0   loop      ticks of a timer on the worker's event loop
            8   thread    ticks of a thread in the worker: shows that Python code runs at all
           16   begun     highest stream id whose turn the App may have received
+          24   stops     not 0: the supervisor has asked the worker to exit, with SIGTERM
 
 Read next: `agentscope_worker.watchdog`, which writes the page.
 """
@@ -38,7 +40,7 @@ class LifePage:
     """The page, for either side. Each counter has exactly one writer."""
 
     def __init__(self, buffer: Buffer) -> None:
-        """`buffer`: at least 24 bytes, writable on the worker's side."""
+        """`buffer`: at least 32 bytes, writable."""
         self._buffer: Final = buffer
 
     @property
@@ -53,6 +55,10 @@ class LifePage:
     def begun(self) -> int:
         return self._get(16)
 
+    @property
+    def stop_asked(self) -> bool:
+        return self._get(24) != 0
+
     def tick_loop(self) -> None:
         self._put(0, self.loop + 1)
 
@@ -62,6 +68,10 @@ class LifePage:
     def begin(self, stream: int) -> None:
         """Record that the App receives this stream's turn from now on. Streams begin in ascending order."""
         self._put(16, stream)
+
+    def ask_stop(self) -> None:
+        """Record that the supervisor asks the worker to exit. Call before the signal is sent."""
+        self._put(24, 1)
 
     def _get(self, offset: int) -> int:
         value: int = _U64.unpack_from(self._buffer, offset)[0]

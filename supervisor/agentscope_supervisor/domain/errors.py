@@ -161,7 +161,8 @@ def refusal(code: ErrorCode, message: str) -> Failure:
 
 _OF_WORKER: Final[Mapping[Code, ErrorCode]] = {
     Code.APP_ERROR: ErrorCode.APP_ERROR,
-    Code.CANCELLED: ErrorCode.INTERRUPTED,
+    # The ledger has its own failure for each turn that it cancels: nobody asked for the end of this one.
+    Code.CANCELLED: ErrorCode.WORKER_LOST,
     Code.OVERLOADED: ErrorCode.OVERLOADED,
     Code.DRAINING: ErrorCode.DRAINING,
     Code.LINK_LOST: ErrorCode.WORKER_LOST,

@@ -50,6 +50,11 @@ class Child:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(self.pid, number)
 
+    def terminate(self) -> None:
+        """Ask the process to exit. The page tells it that this SIGTERM is the supervisor's."""
+        self.page.ask_stop()
+        self.signal(signal.SIGTERM)
+
     def dump_stacks(self) -> None:
         """Ask the process to print the stacks of its threads. They replace an earlier dump in `output`."""
         self.output.stacks.clear()

@@ -8,7 +8,6 @@ order of events. `process` holds the data about one process.
 import asyncio
 import logging
 import secrets
-import signal
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -322,7 +321,7 @@ class Pool:
             case Command.CANCEL_TURNS:
                 self._listener.drain_timed_out(process)
             case Command.TERMINATE if child is not None:
-                child.signal(signal.SIGTERM)
+                child.terminate()
             case Command.KILL if child is not None:
                 child.kill()
             case Command.KILL if self._launcher.cancel(process.number):

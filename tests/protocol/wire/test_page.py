@@ -16,6 +16,15 @@ def test_a_tick_is_visible_to_the_other_side() -> None:
         assert (supervisor.loop, supervisor.thread, supervisor.begun) == (2, 1, 2**64 - 1)
 
 
+def test_a_worker_sees_that_its_supervisor_asked_it_to_stop() -> None:
+    memory = bytearray(PAGE_SIZE)
+    worker, supervisor = LifePage(memory), LifePage(memory)
+    assert not worker.stop_asked
+    supervisor.ask_stop()
+    assert worker.stop_asked
+    assert (worker.loop, worker.thread, worker.begun) == (0, 0, 0)
+
+
 def test_a_counter_wraps_to_zero() -> None:
     page = LifePage(bytearray(b"\xff" * 24))
     page.tick_loop()

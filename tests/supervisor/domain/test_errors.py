@@ -25,7 +25,8 @@ CONTRACT = {
 }
 WORKERS_WORD = {
     Code.APP_ERROR: (ErrorCode.APP_ERROR, False),
-    Code.CANCELLED: (ErrorCode.INTERRUPTED, False),
+    # What is left for this table: a worker that ends a turn without having been asked.
+    Code.CANCELLED: (ErrorCode.WORKER_LOST, False),
     Code.OVERLOADED: (ErrorCode.OVERLOADED, True),
     Code.DRAINING: (ErrorCode.DRAINING, True),
     Code.LINK_LOST: (ErrorCode.WORKER_LOST, False),
