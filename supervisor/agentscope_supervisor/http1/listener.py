@@ -32,9 +32,12 @@ LEAVES_WITHIN: Final = 1.0
 request, would reset the connection, and the client could lose the response."""
 WAIT_FOR_DESCRIPTORS: Final = 0.5  # seconds until `accept` is tried again
 LOG_EVERY: Final = 10.0  # seconds between two log lines about the same problem
-MAX_LIMIT: Final = (
-    1 << 20
-)  # descriptors to request if the hard limit is infinite: not every kernel grants that
+LIMIT_SHARE: Final = 2  # descriptors to request for each connection of server.max_connections
+LIMIT_AT_LEAST: Final = 16_384
+"""Descriptors to request in any case, also for the workers, which inherit the limit.
+
+Far more are never requested: a program that a tool starts inherits the limit too, and some programs close
+every number below it, which takes seconds under the 1,048,576 of a container."""
 
 NO_PLACE: Final = refusal(ErrorCode.OVERLOADED, "there are too many connections (server.max_connections)")
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -168,17 +171,19 @@ class Listener:
 
 
 def _places(max_connections: int, sock: socket.socket) -> ConnectionLimits:
-    """Raise this process's limit of descriptors as far as possible, and return the connection limits. Workers
+    """Raise this process's limit of descriptors as far as needed, and return the connection limits. Workers
     inherit the raised limit: an App needs a descriptor for each connection to a model."""
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MAX_LIMIT if hard == resource.RLIM_INFINITY else min(hard, MAX_LIMIT)
+    most = max(LIMIT_AT_LEAST, LIMIT_SHARE * max_connections)
+    if hard != resource.RLIM_INFINITY:
+        most = min(hard, most)
     if limit != resource.RLIM_INFINITY and limit < most:
         with contextlib.suppress(ValueError, OSError):  # the kernel may have a lower maximum
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
             limit = most
     in_use = os.dup(sock.fileno())  # the lowest free number: about as many descriptors are open
     os.close(in_use)
-    bounds = places(max_connections, MAX_LIMIT if limit == resource.RLIM_INFINITY else limit, in_use)
+    bounds = places(max_connections, most if limit == resource.RLIM_INFINITY else limit, in_use)
     if bounds.served < max_connections:
         log.warning(
             "server.max_connections is more than the limit of descriptors allows",
