@@ -7,6 +7,7 @@ child alone.
 import json
 import os
 import signal
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,10 @@ APP = """
                     other = await asyncio.create_subprocess_exec("sleep", "600")
                     yield self.said(sleep.pid)
                     yield self.said(other.pid)
+                case "file":
+                    with open("file", "w") as file:
+                        file.write(str(os.getpid()))
+                    yield self.said("written")
                 case "wait":
                     yield self.said("waits")
                     await asyncio.sleep(600)
@@ -78,7 +83,7 @@ def _forking(
     tmp_path_factory: pytest.TempPathFactory, start_module_instance: Callable[..., Instance]
 ) -> Instance:
     folder = tmp_path_factory.mktemp("forking")
-    config = "supervisor: {soak: 0, stop_timeout: 5}\n"
+    config = "supervisor: {soak: 0, stop_timeout: 5, umask: '0027'}\n"
     return start_module_instance(written(folder / "project", APP, config), workers=1)
 
 
@@ -128,6 +133,18 @@ async def test_a_program_that_a_tool_starts_can_be_interrupted(forking: Instance
     os.kill(worker.pid, signal.SIGINT)
     assert await texts(forking.port, new_session(), "goes on") == ["goes on"]
     assert forking.ready_workers() == [worker]
+
+
+async def test_files_of_an_app_have_the_umask_of_the_configuration(forking: Instance) -> None:
+    await texts(forking.port, new_session(), "file")
+    assert stat.S_IMODE((forking.project / "file").stat().st_mode) == 0o640
+
+
+async def test_files_of_an_app_have_the_umask_of_the_operator(shared: Instance, tmp_path: Path) -> None:
+    await texts(shared.port, new_session(), [{"note": str(tmp_path / "by-an-app")}, {"say": "written"}])
+    (tmp_path / "by-the-operator").touch()
+    modes = [(tmp_path / name).stat().st_mode for name in ("by-an-app", "by-the-operator")]
+    assert modes[0] == modes[1]
 
 
 def ignores_interrupts(pid: int) -> bool:

@@ -35,6 +35,7 @@ SNAPSHOT = {"secrets": "plain"}  # serialization context that writes secrets in 
 _TOKEN = re.compile(r"[!-~]+")  # visible ASCII
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _PRINCIPAL = re.compile(r"token|metadata\..+")
+_UMASK = re.compile(r"0?[0-7]{3}")
 _MAPPING_METHODS = frozenset({"get", "items", "keys", "values"})
 
 
@@ -159,6 +160,16 @@ def _principal(value: str) -> str:
 
 
 Principal = Annotated[Text, AfterValidator(_principal)]
+
+
+def _umask(value: object) -> str:
+    # YAML reads 0027 as the number 23, which cannot be told from a 23 in the file.
+    if isinstance(value, str) and _UMASK.fullmatch(value):
+        return value
+    raise ValueError('must be 3 or 4 octal digits in quotes, such as "0027"')
+
+
+Umask = Annotated[str, PlainValidator(_umask), WithJsonSchema({"type": "string"})]
 
 
 def _identifier(value: str) -> str:

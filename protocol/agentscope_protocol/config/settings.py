@@ -40,6 +40,7 @@ from agentscope_protocol.config.setting_types import (
     SlotName,
     Text,
     Token,
+    Umask,
     Workers,
 )
 from agentscope_protocol.config.yaml_reader import read
@@ -234,6 +235,11 @@ class SupervisorSettings(_Section):
     workers: Workers = Field(2, description="Number of worker slots. `auto`: one per CPU.")
     python: Text | None = Field(
         None, description="Python interpreter of the workers. `null`: the interpreter of the supervisor."
+    )
+    umask: Umask | None = Field(
+        None,
+        description="The umask of the workers, in octal: the permissions that files of the App do not get. "
+        "`null`: the umask of the supervisor.",
     )
     max_inflight: Count = Field(
         1024, description="Turns per worker, running and waiting. More are answered 503."

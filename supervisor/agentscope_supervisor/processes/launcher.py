@@ -66,6 +66,8 @@ class Launcher:
         """`command` starts a worker, without its arguments. `post` puts an event into the event queue."""
         self._command: Final = command
         self._project: Final = project
+        umask = settings.supervisor.umask
+        self._umask: Final = -1 if umask is None else int(umask, 8)
         self._post: Final = post
         self._loop: Final = asyncio.get_running_loop()
         preload = settings.supervisor.preload
@@ -127,7 +129,9 @@ class Launcher:
 
     def _execute(self, request: LaunchRequest) -> None:
         try:
-            child = spawn.spawn(self._command, self._project, request.mark, request.on_line, request.on_exit)
+            child = spawn.spawn(
+                self._command, self._project, self._umask, request.mark, request.on_line, request.on_exit
+            )
         except OSError as error:
             request.on_failed(error)
             return
@@ -195,6 +199,7 @@ class Launcher:
             self._zygote = zygote = Zygote(
                 [*self._command, "--preload"],
                 self._project,
+                self._umask,
                 self._parts,
                 partial(log_output, ZYGOTE),
                 lambda: self._post(ready),

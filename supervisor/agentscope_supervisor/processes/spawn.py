@@ -107,8 +107,10 @@ class WorkerChannels:
         return Child(pid, self._ours, OutputPipe(self._read_end, on_line), self._memory)
 
 
-def spawn(command: Sequence[str], project: Path, mark: str, on_line: OnLine, on_exit: kernel.OnExit) -> Child:
-    """Start `command` in the project folder. `mark` identifies its descendants.
+def spawn(
+    command: Sequence[str], project: Path, umask: int, mark: str, on_line: OnLine, on_exit: kernel.OnExit
+) -> Child:
+    """Start `command` in the project folder. `mark` identifies its descendants. `umask`: see `execute`.
 
     The command gets three more arguments: the pid of the supervisor, and the descriptors of its link and its
     page.
@@ -124,7 +126,12 @@ def spawn(command: Sequence[str], project: Path, mark: str, on_line: OnLine, on_
         theirs_only.callback(channels.close_theirs)
         link, page, output = channels.theirs
         popen = execute(
-            [*command, str(os.getpid()), str(link), str(page)], project, output, (link, page), {MARK: mark}
+            [*command, str(os.getpid()), str(link), str(page)],
+            project,
+            output,
+            (link, page),
+            {MARK: mark},
+            umask,
         )
         undo.callback(popen.wait)
         undo.callback(popen.kill)
@@ -139,10 +146,12 @@ def execute(
     output: int,
     inherited: Sequence[int],
     variables: Mapping[str, str],
+    umask: int,
 ) -> subprocess.Popen[bytes]:
     """Start a process in the project folder, with its output to the descriptor `output`.
 
-    Its environment is that of the supervisor, without the variables of systemd, and with `variables`.
+    Its environment is that of the supervisor, without the variables of systemd, and with `variables`. `umask`
+    -1: that of the supervisor.
 
     Raises: OSError.
     """
@@ -155,7 +164,7 @@ def execute(
         stderr=output,
         pass_fds=inherited,
         start_new_session=True,
-        umask=0o077,
+        umask=umask,
     )
 
 

@@ -44,6 +44,7 @@ class Zygote:
         self,
         command: Sequence[str],
         project: Path,
+        umask: int,
         parts: Sequence[str],
         on_line: OnLine,
         on_ready: Callable[[], None],
@@ -52,8 +53,8 @@ class Zygote:
     ) -> None:
         """Start a zygote with `command`.
 
-        The command gets two more arguments: the pid of the supervisor, and the descriptor of its socket. The
-        callbacks run on the event loop.
+        The command gets two more arguments: the pid of the supervisor, and the descriptor of its socket. Its
+        workers have its `umask`; -1: that of the supervisor. The callbacks run on the event loop.
 
         Raises: OSError. No process and no descriptor is left then.
         """
@@ -71,7 +72,7 @@ class Zygote:
             self._socket.setblocking(False)
             self._socket.send(json.dumps({"parts": list(parts)}).encode())
             arguments = [*command, str(os.getpid()), str(theirs.fileno())]
-            popen = execute(arguments, project, write_end, (theirs.fileno(),), {})
+            popen = execute(arguments, project, write_end, (theirs.fileno(),), {}, umask)
             undo.callback(popen.wait)
             undo.callback(popen.kill)
             kernel.on_exit(popen, lambda status: self._exited(status, on_exit))

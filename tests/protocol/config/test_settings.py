@@ -137,6 +137,9 @@ def test_the_minimal_example_sets_one_model() -> None:
         ("supervisor.preload", "${NO}", False),
         ("supervisor.preload", "auto", "auto"),
         ("supervisor.python", ".venv/bin/python", ".venv/bin/python"),
+        ("supervisor.umask", "0027", "0027"),
+        ("supervisor.umask", "077", "077"),
+        ("supervisor.umask", None, None),
         ("models.main.generate_kwargs", None, {}),
         ("models.main.generate_kwargs", {"stop": ["a", 1, {"b": None}]}, {"stop": ["a", 1, {"b": None}]}),
         ("models.模型.stream", False, False),
@@ -162,6 +165,7 @@ HTTP = "must be a URL that starts with http:// or https://"
 SERVER_NAME = "the name must be letters, digits, _ and -, and must not start with a digit or -"
 IDENTIFIER = "the name must be an identifier: letters, digits and _, and no digit first"
 REDIS = "must be a URL that starts with redis://, rediss:// or unix://"
+UMASK = 'must be 3 or 4 octal digits in quotes, such as "0027"'
 WORKERS = "must be a whole number from 1 to 256, or auto"
 TEXT = "must be text, in quotes where YAML reads it as something else"
 PRINTABLE = "must be printable ASCII without line breaks, because it is sent in a header"
@@ -192,6 +196,10 @@ TAKEN = "the name must not start with _ and must not be one of get, items, keys,
         ("server.host", 1, f"1 is not allowed; {TEXT}"),
         ("server.console", "no way", "'no way' is not allowed; use one of auto, on, off"),
         ("server.principal", "metadata.", "'metadata.' is not allowed; must be token or metadata.<key>"),
+        ("supervisor.umask", 0o27, f"23 is not allowed; {UMASK}"),
+        ("supervisor.umask", "0028", f"'0028' is not allowed; {UMASK}"),
+        ("supervisor.umask", "27", f"'27' is not allowed; {UMASK}"),
+        ("supervisor.umask", "7777", f"'7777' is not allowed; {UMASK}"),
         ("server.auth_token", "", VISIBLE),
         ("server.auth_token", "a b", VISIBLE),
         ("platform.token", "a\n", VISIBLE),
