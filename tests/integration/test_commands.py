@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.harness.client import call, texts
+from tests.harness.client import call, new_session, texts
 from tests.harness.instance import COMMAND, Instance, environment, free_port, run
 from tests.harness.projects import written
 from tests.harness.waiting import wait_until
@@ -240,3 +240,24 @@ async def test_json_logs_are_one_object_per_line(
     assert all(isinstance(line, dict) for line in lines)
     assert any('a "quoted" line' in str(line.values()) for line in lines)
     assert "secret words" not in instance.log, "messages are never logged"
+
+
+async def test_an_instance_serves_although_its_standard_streams_are_closed(
+    new_instance: Callable[..., Instance], make_project: Callable[..., Path]
+) -> None:
+    """As by a program that closes all files before it starts another one. Only the log on stderr is lost."""
+    under = ["/bin/sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh"]
+    instance = new_instance(make_project(), workers=1, under=under).start()
+    assert await texts(instance.port, new_session(), [{"print": "seen"}, {"say": "done"}]) == ["done"]
+    assert standard_streams_of(instance.pid) == ["/dev/null"] * 3, "no other file has their numbers"
+    assert "seen" in instance.command("logs").stdout
+
+
+def standard_streams_of(pid: int) -> list[str]:
+    return [str(Path(f"/proc/{pid}/fd/{number}").readlink()) for number in range(3)]
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+def test_a_start_that_cannot_print_its_error_has_the_status_of_it(tmp_path: Path, stderr: str) -> None:
+    line = f'exec "$@" {stderr}'
+    assert run("/bin/sh", "-c", line, "sh", COMMAND, "start", tmp_path / "nothing").returncode == 78

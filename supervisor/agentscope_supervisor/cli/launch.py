@@ -5,6 +5,7 @@ is a daemon made. Nothing here runs while the instance serves: see `daemon`.
 """
 
 import asyncio
+import contextlib
 import errno
 import gc
 import logging
@@ -112,9 +113,10 @@ def settings_of(project: Project) -> Settings:
 
 
 def fail(status: int, message: str) -> NoReturn:
-    """Print a message to stderr and exit with this status."""
+    """Print a message to stderr, if possible, and exit with this status."""
     log_setup.drain()
-    click.echo(f"agentscope-supervisor: {message}", err=True)
+    with contextlib.suppress(OSError):  # a full disk: the status matters more
+        click.echo(f"agentscope-supervisor: {message}", err=True)
     sys.exit(status)
 
 
@@ -174,7 +176,8 @@ def _serve(
         status, failure = runner.run(run())
     log_setup.drain()
     if status and failure:
-        click.echo(f"\nagentscope-supervisor: the app cannot start\n\n{failure}", err=True)
+        with contextlib.suppress(OSError):
+            click.echo(f"\nagentscope-supervisor: the app cannot start\n\n{failure}", err=True)
     return status
 
 

@@ -27,7 +27,7 @@ from agentscope_supervisor import FORM, __version__
 from agentscope_supervisor.cli import instance_commands, launch
 from agentscope_supervisor.project import stubs
 from agentscope_supervisor.project.config import CONFIG_FILE, Overrides, Project, ProjectError
-from agentscope_supervisor.system import instance_dir, log_setup
+from agentscope_supervisor.system import instance_dir, log_setup, standard_streams
 from agentscope_supervisor.workers.fleet import EX_CONFIG
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,7 @@ def _run_options(command: Command) -> Command:
 @click.version_option(f"{__version__} ({FORM})", prog_name="agentscope-supervisor")
 def main() -> None:
     """Host AgentScope apps: sessions and streamed answers over HTTP, on supervised worker processes."""
+    standard_streams.restore()
 
 
 @main.command()
@@ -150,6 +151,7 @@ def developer() -> None:
 
     For all other commands see `agentscope-supervisor --help`.
     """
+    standard_streams.restore()
 
 
 @developer.command("run")

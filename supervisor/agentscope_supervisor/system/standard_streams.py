@@ -1,0 +1,23 @@
+"""Standard streams that the caller has closed, as with `2>&-` in a shell.
+
+The kernel gives the number of a closed stream to the next file that is opened. Log lines for stderr would go
+into a socket or the database then, and Python sets `sys.stderr` to None, with which faulthandler does not
+work.
+"""
+
+import os
+import sys
+from typing import Final
+
+_STREAMS: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+
+
+def restore() -> None:
+    """Open /dev/null for each standard stream that is closed. Call it before other files are opened."""
+    for number, (name, mode) in enumerate(_STREAMS):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, so it is this one
+            os.set_inheritable(opened, True)
+            setattr(sys, name, os.fdopen(opened, mode, encoding="utf-8"))
