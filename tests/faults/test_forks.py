@@ -20,7 +20,7 @@ from tests.harness.projects import written
 from tests.harness.waiting import eventually, wait_until
 
 APP = """
-    import asyncio, multiprocessing, os, subprocess, sys, time
+    import asyncio, atexit, multiprocessing, os, subprocess, sys, time
     from agentscope.message import Msg
     from agentscope.runtime import AgentApp
 
@@ -72,9 +72,15 @@ APP = """
             child.start()
             return child
 
+        async def on_startup(self):
+            atexit.register(self.note, "exit ")
+
         async def on_shutdown(self):
-            with open("shutdowns", "a") as file:
-                file.write("1")
+            self.note("shutdown ")
+
+        def note(self, word):
+            with open("notes", "a") as file:
+                file.write(word)
 """
 
 
@@ -165,8 +171,8 @@ def opened(pid: int) -> dict[str, str]:
 async def test_a_worker_that_gets_sigterm_from_somebody_loses_its_turns(forking: Instance) -> None:
     """The stream, the answer without a stream, the record of the run, `deaths` and the metrics agree."""
     (worker,) = forking.ready_workers()
-    shutdowns = forking.project / "shutdowns"
-    shutdowns.unlink(missing_ok=True)
+    notes = forking.project / "notes"
+    notes.unlink(missing_ok=True)
     async with Stream(forking.port, new_session(), "wait") as stream:
         await stream.until(events=1)
         os.kill(worker.pid, signal.SIGTERM)
@@ -178,9 +184,22 @@ async def test_a_worker_that_gets_sigterm_from_somebody_loses_its_turns(forking:
         20,
         "the slot is back",
     )
-    assert shutdowns.read_text() == "1", "App.on_shutdown has run"
+    assert notes.read_text() == "shutdown exit ", "App.on_shutdown and functions of atexit have run"
     death = json.loads(forking.command("deaths", "--json").stdout)[-1]
     assert (death["cause"], death["detail"], death["turns"]) == ("signal", "SIGTERM", 1)
     metrics = (await call(forking.port, "GET", "/metrics")).body.decode()
     assert 'turns_total{outcome="WORKER_LOST"} 1' in metrics
     assert 'cause="signal"' in metrics
+
+
+async def test_a_worker_that_is_replaced_exits_as_a_python_program_does(forking: Instance) -> None:
+    (worker,) = forking.ready_workers()
+    notes = forking.project / "notes"
+    notes.unlink(missing_ok=True)
+    child, _ = await texts(forking.port, new_session(), "child")  # which never ends by itself
+    forking.signal(signal.SIGHUP)
+    await eventually(lambda: not psutil.pid_exists(worker.pid), 20, "the worker has exited")
+    assert notes.read_text() == "shutdown exit "
+    death = json.loads(forking.command("deaths", "--json").stdout)[-1]
+    assert (death["worker"], death["cause"], death["ended"]) == (worker.label, "asked", "exit 0")
+    assert not psutil.pid_exists(int(child))
