@@ -366,12 +366,12 @@ class Instance:
 
     def processes(self) -> list[psutil.Process]:
         """Return the living processes of this instance, except the supervisor, anywhere in the tree."""
-        return [process for process in psutil.process_iter() if self._is_ours(process)]
+        assert self.process is not None
+        # Once, not for each process of the machine: as PID 1, the pid of the supervisor takes a search.
+        excluded = {self.process.pid, os.getpid(), *([self.pid] if self.running else [])}
+        return [each for each in psutil.process_iter() if each.pid not in excluded and self._is_ours(each)]
 
     def _is_ours(self, process: psutil.Process) -> bool:
-        assert self.process is not None
-        if process.pid in (self.process.pid, os.getpid()) or (self.running and process.pid == self.pid):
-            return False
         try:
             alive = process.status() != psutil.STATUS_ZOMBIE
             return alive and process.environ().get(MARK) == self._mark
