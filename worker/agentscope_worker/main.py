@@ -119,7 +119,9 @@ async def _work(sock: socket.socket, page: LifePage) -> tuple[int, float]:
     worker.notice("ready", json.dumps({"forms": sessions.stream_kinds}))
     await worker.stop
     loop = asyncio.get_running_loop()
-    stopped_at, asked, orphaned = loop.time(), page.stop_asked, worker.link.connection.closed
+    stopped_at, orphaned = loop.time(), worker.link.connection.closed
+    # Supervisors of older releases do not mark the page.
+    asked = page.stop_asked or "marks_stop" not in hello.items
     status = 0 if asked or orphaned else -signal.SIGTERM
     if status:
         log.warning("SIGTERM ends this worker, and the supervisor has not sent it: open turns are lost")

@@ -157,6 +157,7 @@ class Pool:
             "slot": process.slot,
             "generation": process.generation,
             "member": f"{self._instance}.{process.number}",
+            "marks_stop": 1,  # `Child.terminate` does
         }
         process.link = WorkerLink(process.number, process.label, greeting, child.page, self)
         # The loop holds only weak references to tasks. This one cannot fail: the socket is connected.
