@@ -57,7 +57,7 @@ class Worker:
         self.link.connection_made(self.wire)
         app: Any = _App()
         life = LifeSigns(LifePage(mmap.mmap(-1, mmap.PAGESIZE)))
-        self._server: Final = Server(app, self.link, life, Sessions(app, cast(Any, None)))
+        self._server: Final = Server(app, self.link, life, Sessions(app, cast(Any, None), cast(Any, None)))
         self._stream = 0
         self.link.data_received(encode(Hello(1, {})))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -13,7 +14,8 @@ import pytest
 
 from tests.harness.client import Stream, invoke, new_session, stop, texts
 from tests.harness.instance import Instance
-from tests.harness.projects import journal
+from tests.harness.projects import journal, written
+from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import eventually
 
 SESSIONS: Final = 1000
@@ -156,6 +158,65 @@ async def test_turns_of_instances_that_share_a_store_run_one_after_the_other(
         gate.touch()
         assert [event.text for event in await first.whole()] == ["1", "2"]
         assert await second == ["3"]
+
+
+KEEPS_SESSIONS: Final = """
+    from agentscope.message import Msg
+    from agentscope.runtime import AgentApp, SessionContext, runtime
+
+    class History:
+        def __init__(self):
+            self.items = []
+        def state_dict(self):
+            return {"items": list(self.items)}
+        def load_state_dict(self, state):
+            self.items = list(state["items"])
+
+    class App(AgentApp):
+        def __init__(self):
+            self.held = {}
+
+        async def __call__(self, msg, ctx: SessionContext):
+            history = self.held.get(ctx.session_id)
+            if history is None:
+                history = self.held[ctx.session_id] = History()
+                await runtime.session.load_session_state(ctx.session_id, history=history)
+            history.items.append(msg.get_text_content())
+            await runtime.session.save_session_state(ctx.session_id, history=history)
+            yield Msg(name="a", content=",".join(history.items), role="assistant")
+"""
+DROPS_STALE_SESSIONS: Final = """
+        async def on_session_stale(self, ctx):
+            del self.held[ctx.session_id]
+"""
+
+
+async def test_a_session_in_the_memory_of_two_instances_loses_no_turn(
+    new_instance: Callable[..., Instance], tmp_path: Path
+) -> None:
+    """The instance whose memory is outdated says so, and goes on from what the other one has saved: after the
+    App has dropped the session, or in a new worker."""
+    server = RedisServer(tmp_path)
+    config = json.dumps({"session": {"backend": "redis", "redis_url": server.start().url}})
+    try:
+        plain, dropping = (
+            new_instance(written(tmp_path / name, app, config), name=name, workers=1).start()
+            for name, app in (("plain", KEEPS_SESSIONS), ("dropping", KEEPS_SESSIONS + DROPS_STALE_SESSIONS))
+        )
+        session = new_session()
+        for number, history in ((1, "1"), (2, "1,2")):
+            assert await texts(plain.port, session, str(number)) == [history]
+        assert await texts(dropping.port, session, "3") == ["1,2,3"]
+        refused = await invoke(plain.port, session, "4")
+        assert (refused.status, refused.code) == (500, "APP_ERROR")
+        assert "another process has saved it" in refused.json["error"]["message"]
+        await eventually(lambda: plain.generations() == [2], 30, "the worker is replaced")
+        assert await texts(plain.port, session, "4") == ["1,2,3,4"]
+        assert (await invoke(dropping.port, session, "5")).code == "APP_ERROR"
+        assert await texts(dropping.port, session, "5") == ["1,2,3,4,5"]
+        assert dropping.generations() == [1]
+    finally:
+        server.kill()
 
 
 # -- on_busy ----------------------------------------------------------------------------------------

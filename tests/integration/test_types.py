@@ -39,6 +39,9 @@ GOOD_APP: Final = """
             self.named = {name: runtime.models[name] for name in runtime.models}
             assert "main" in runtime.models and len(runtime.models) == 4 and runtime.is_initialized
 
+        async def on_session_stale(self, ctx: SessionContext) -> None:
+            print(ctx.session_id, ctx.metadata.get("user_id"), ctx.run_id)
+
         async def __call__(self, msg: Msg, ctx: SessionContext):
             state: dict[str, object] | None = await runtime.session.load_session_state(ctx.session_id)
             user: str = ctx.metadata["user_id"] + ctx.run_id + ctx.trace.get("traceparent", "")

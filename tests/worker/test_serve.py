@@ -68,7 +68,7 @@ class Peer(asyncio.Transport):
             Responder({}), lambda event: self.server.on_event(event), lambda *_: None
         )
         self.link = link
-        self.server = Server(app, link, cast(Any, Life()), Sessions(app, cast(Any, None)))
+        self.server = Server(app, link, cast(Any, Life()), Sessions(app, cast(Any, None), cast(Any, None)))
         link.connection_made(self)
         link.data_received(encode(Hello(1, {})))
         self.writes.clear()

@@ -46,6 +46,7 @@ ENTRIES: Final[Sequence[Entry]] = (
     Entry("AgentApp.on_startup", AgentApp.on_startup, 3, "async def on_startup"),
     Entry("AgentApp.on_shutdown", AgentApp.on_shutdown, 3, "async def on_shutdown"),
     Entry("AgentApp.on_session_idle", AgentApp.on_session_idle, 3, "async def on_session_idle"),
+    Entry("AgentApp.on_session_stale", AgentApp.on_session_stale, 3, "async def on_session_stale"),
     Entry("SessionContext", SessionContext, 2),
     Entry("runtime", Runtime, 2),
     Entry("runtime.models", Runtime.models),

@@ -105,7 +105,8 @@ async def _work(sock: socket.socket, page: LifePage) -> tuple[int, float]:
         worker.notice("failed", json.dumps({"message": error.message[:MAX_FAILURE_TEXT]}))
         return EX_CONFIG if error.permanent else 1, process_exit.EXIT_TIMEOUT
     log_output.adopt_agentscope()
-    sessions = Sessions(runtime.app, runtime.session)
+    sessions = Sessions(runtime.app, runtime.session, worker.request_replacement)
+    runtime.session.on_stale = sessions.is_stale
     server = Server(runtime.app, worker.link, watchdog.LifeSigns(page), sessions)
     if os.environ.get(NAME_BLOCKS):
         from agentscope_worker.loop_watch import LoopWatch
@@ -162,6 +163,11 @@ class _Worker:
     def notice(self, word: str, detail: str) -> None:
         self.link.connection.notice(word, detail)
         self.link.flush()
+
+    def request_replacement(self, reason: str) -> None:
+        """Ask the supervisor for a new process in the place of this one, as in a rollout."""
+        if not self.link.connection.closed:
+            self.notice("worn", json.dumps({"message": reason}))
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Hello):

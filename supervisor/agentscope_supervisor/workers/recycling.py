@@ -1,8 +1,9 @@
 """Decides when a healthy process is recycled, that is, replaced by a new one. Pure.
 
 A process is recycled after `supervisor.max_turns` turns, above `supervisor.max_memory_mb`, or at its own
-request, when it is out of memory or descriptors. `fleet` replaces it as in a rollout, without interrupting a
-turn. If the replacement fails, the old process stays, and the replacement is requested again later.
+request, when it is out of memory or descriptors or its App has outdated sessions in memory. `fleet` replaces
+it as in a rollout, without interrupting a turn. If the replacement fails, the old process stays, and the
+replacement is requested again later.
 """
 
 from dataclasses import dataclass, field

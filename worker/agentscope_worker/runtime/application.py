@@ -82,3 +82,16 @@ class AgentApp(ABC):
         Args:
             ctx: The context of the session; `metadata` is that of its last turn.
         """
+
+    async def on_session_stale(self, ctx: SessionContext) -> None:  # noqa: B027 - optional
+        """Called when another process has saved a newer state of a session: drop the session from memory.
+
+        This happens when several instances share a store and a session moves between them. A save of this
+        process was rejected, and raises SessionStateError in the turn after the hook has returned; the next
+        turn must load the state. The hook may take 15 s. Without this hook, or if it fails, the worker is
+        replaced as in a rollout.
+
+        Args:
+            ctx: The context of the session; `metadata` is that of its last turn, `run_id` that of the
+                rejected save.
+        """

@@ -9,7 +9,7 @@ import pytest
 
 from agentscope_worker.runtime.sessions import json_store
 from agentscope_worker.runtime.sessions.json_store import JsonSessions
-from agentscope_worker.runtime.sessions.store import _key
+from agentscope_worker.runtime.sessions.keys import key_of
 from tests.worker.values import Value
 
 
@@ -43,7 +43,7 @@ async def test_a_full_disk_keeps_the_stored_state(
 
 
 async def test_a_save_waits_for_a_lock_of_another_process_up_to_a_timeout(sessions: JsonSessions) -> None:
-    lock = sessions._lock(_key("s", ""))
+    lock = sessions._lock(key_of("s", ""))
     with (
         json_store._locked(lock),
         pytest.raises(TimeoutError, match="held by another"),
@@ -70,7 +70,7 @@ def test_a_process_that_is_forked_beside_a_save_does_not_keep_its_lock(tmp_path:
 
 
 async def test_the_cleanup_keeps_the_files_of_running_saves(sessions: JsonSessions) -> None:
-    lock = sessions._lock(_key("s", ""))
+    lock = sessions._lock(key_of("s", ""))
     stripe = lock.name.removeprefix(".lock-")
     running = sessions._directory / f".tmp-{stripe}-running"
     running.touch()

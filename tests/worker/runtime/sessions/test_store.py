@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from agentscope_worker.runtime.sessions import redis_store
-from agentscope_worker.runtime.sessions import store as session_store
+from agentscope_worker.runtime.sessions import redis_store, stored_form
 from agentscope_worker.runtime.sessions.store import SessionStateError, SessionStore
 from tests.worker.session_contract import Medium, refuse_writes, slow_down
 from tests.worker.values import Value
@@ -152,7 +151,7 @@ async def test_a_state_that_is_not_json_is_rejected_and_the_stored_one_kept(
 async def test_a_state_over_the_size_limit_is_rejected(
     sessions: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_store, "MAX_BYTES", 1000)
+    monkeypatch.setattr(stored_form, "MAX_BYTES", 1000)
     with pytest.raises(ValueError, match="limit is 1000"):
         await sessions.save_session_state("s", value=Value("x" * 1000))
 
@@ -198,8 +197,10 @@ async def test_a_state_of_another_format_is_reported(sessions: SessionStore, med
 async def test_the_stored_form_describes_itself(sessions: SessionStore, medium: Medium) -> None:
     await sessions.save_session_state("s", "u", value=Value(1))
     (content,) = await medium.contents()
+    stamp = stored_form.stamp_of(content)
     assert json.loads(content) == {
-        "save": 1,
+        "save": stamp.number,
+        "by": stamp.by,
         "format": "agentscope-supervisor session",
         "version": 1,
         "agentscope": 2,

@@ -15,7 +15,6 @@ another session, an author's test) has no claim, and waits for none.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
@@ -23,6 +22,8 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import cached_property, partial
 from typing import Final
+
+from agentscope_worker.runtime.sessions.keys import claim_name
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Attempt:
     @cached_property
     def session(self) -> str:
         """The name under which its session is claimed."""
-        return name_of(self.session_id)
+        return claim_name(self.session_id)
 
     @cached_property
     def name(self) -> str:
@@ -71,11 +72,6 @@ class Attempt:
         self.ended = True
         if self.on_end is not None:
             self.on_end()
-
-
-def name_of(session_id: str) -> str:
-    """The name under which a session is claimed: 64 hexadecimal digits, valid in every medium."""
-    return hashlib.sha256(session_id.encode()).hexdigest()
 
 
 _current: Final[ContextVar[Attempt | None]] = ContextVar("attempt", default=None)
@@ -109,7 +105,7 @@ class Claims:
         member: str,
         claim: Callable[[str, str], Awaitable[bool]],
         release: Callable[[str, str], Awaitable[None]],
-        saves: Callable[[Attempt], Iterable[asyncio.Task[None]]],
+        saves: Callable[[Attempt], Iterable[asyncio.Task[int]]],
     ) -> None:
         self._prefix: Final = f"{member or f'{secrets.token_hex(8)}.0'}/"
         self._claim: Final = claim

@@ -19,17 +19,12 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from agentscope_worker.runtime.sessions.store import (
-    HEAD,
-    Key,
-    OvertakenError,
-    SessionStore,
-    save_number,
-    with_save_number,
-)
+from agentscope_worker.runtime.sessions.keys import Key
+from agentscope_worker.runtime.sessions.store import OvertakenError, SessionStore, next_stamp
+from agentscope_worker.runtime.sessions.stored_form import HEAD, NOTHING, Stamp, stamp_of, stamped
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +75,9 @@ class JsonSessions(SessionStore):
             fcntl.lockf(self._claims_file, how, 1, int(session[:15], 16))
 
     async def _write(
-        self, key: Key, data: bytes, token: str | None = None, expected: range | None = None
+        self, key: Key, data: bytes, by: str, may_replace: Callable[[Stamp], bool], token: str | None = None
     ) -> int:
-        return await asyncio.to_thread(_write, self._file(key), self._lock(key), data, expected)
+        return await asyncio.to_thread(_write, self._file(key), self._lock(key), data, by, may_replace)
 
     async def _read(self, key: Key) -> bytes | None:
         return await asyncio.to_thread(_read, self._file(key))
@@ -127,26 +122,27 @@ def _set_aside(file: Path, lock: Path, damaged: bytes) -> str | None:
         return aside.name
 
 
-def _number(file: Path) -> int:
+def _stamp(file: Path) -> Stamp:
     try:
         with file.open("rb", buffering=0) as stored:
-            return save_number(stored.read(HEAD))
+            return stamp_of(stored.read(HEAD))
     except FileNotFoundError:
-        return 0
+        return NOTHING
 
 
-def _write(file: Path, lock: Path, data: bytes, expected: range | None) -> int:
+def _write(file: Path, lock: Path, data: bytes, by: str, may_replace: Callable[[Stamp], bool]) -> int:
     """Replace `file` with `data` durably; returns the number of this save. On error, `file` is unchanged."""
     directory = file.parent
     with _locked(lock):
-        number = _number(file)
-        if expected is not None and number not in expected:
-            raise OvertakenError
+        stored = _stamp(file)
+        if not may_replace(stored):
+            raise OvertakenError(stored)
+        stamp = next_stamp(stored, by)
         prefix = f"{_TEMPORARY}{lock.name.removeprefix('.lock-')}-"
         descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=prefix)
         try:
             with os.fdopen(descriptor, "wb") as new:
-                new.write(with_save_number(data, number + 1))
+                new.write(stamped(data, stamp))
                 new.flush()
                 os.fsync(new.fileno())
             os.replace(temporary, file)
@@ -154,7 +150,7 @@ def _write(file: Path, lock: Path, data: bytes, expected: range | None) -> int:
             os.unlink(temporary)
             raise
         _sync_directory(directory)
-        return number + 1
+        return stamp.number
 
 
 def _remove(file: Path, lock: Path) -> bool:

@@ -29,20 +29,19 @@ import errno
 import logging
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
 from agentscope_worker.runtime.boot_error import BootError, pip_install
+from agentscope_worker.runtime.sessions.keys import Key
 from agentscope_worker.runtime.sessions.store import (
-    HEAD,
     ClaimLostError,
-    Key,
     OvertakenError,
     SessionStore,
-    save_number,
-    with_save_number,
+    next_stamp,
 )
+from agentscope_worker.runtime.sessions.stored_form import HEAD, Stamp, stamp_of, stamped
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +170,7 @@ class RedisSessions(SessionStore):
                             await batch.execute()
 
     async def _write(
-        self, key: Key, data: bytes, token: str | None = None, expected: range | None = None
+        self, key: Key, data: bytes, by: str, may_replace: Callable[[Stamp], bool], token: str | None = None
     ) -> int:
         name, claim = PREFIX + key.name, CLAIM_PREFIX + key.session
         watched = [name] if token is None else [name, claim]
@@ -182,13 +181,14 @@ class RedisSessions(SessionStore):
                         await transaction.watch(*watched)
                         if token is not None and await self._get(transaction, claim) != token.encode():
                             raise ClaimLostError
-                        number = save_number(await self._head(transaction, name))
-                        if expected is not None and number not in expected:
-                            raise OvertakenError
+                        stored = stamp_of(await self._head(transaction, name))
+                        if not may_replace(stored):
+                            raise OvertakenError(stored)
+                        stamp = next_stamp(stored, by)
                         transaction.multi()
-                        transaction.set(name, with_save_number(data, number + 1))
+                        transaction.set(name, stamped(data, stamp))
                         await transaction.execute()
-                        return number + 1
+                        return stamp.number
                 except self._errors.WatchError:  # another process's save, or a connection failure
                     await asyncio.sleep(random.random() * _MAX_RETRY_PAUSE)
 

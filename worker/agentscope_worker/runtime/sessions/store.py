@@ -1,42 +1,33 @@
 """`runtime.session`: the common part of every session store, independent of the medium.
 
-Owns the API that Apps call, the names under which sessions are stored, the stored format with its header, and
-the order of saves in this process: one at a time per session, and completed even if the turn is cancelled, so
-that a load always returns the newest state. It must not know a medium: `json_store` writes files,
-`redis_store` writes Redis keys. `state` extracts and restores the state of objects. `claims` prevents turns
-of other processes, and late saves of this one, from overwriting newer state.
+Owns the API that Apps call and the order of saves in this process: one at a time per session, and completed
+even if the turn is cancelled, so that a load always returns the newest state. It must not know a medium:
+`json_store` writes files, `redis_store` writes Redis keys. `state` extracts and restores the state of
+objects, `stored_form` encodes it. `claims` prevents turns of other processes, and late saves of this one,
+from overwriting newer state; `seen_saves` prevents saves of outdated memory.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
-import re
-import unicodedata
+import secrets
+import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
-
-import orjson
 
 from agentscope_worker.runtime.compat import agents
 from agentscope_worker.runtime.sessions import claims as session_claims
 from agentscope_worker.runtime.sessions import state
 from agentscope_worker.runtime.sessions.claims import Attempt, Claims
+from agentscope_worker.runtime.sessions.keys import Key, key_of
+from agentscope_worker.runtime.sessions.seen_saves import SeenSaves
+from agentscope_worker.runtime.sessions.stored_form import VERSION, Stamp, decode, encode, stamp_of
 
 log = logging.getLogger(__name__)
 
-FORMAT = "agentscope-supervisor session"
-VERSION = 1  # of the format; increased when an older reader would misinterpret it
-
-MAX_ID = 256  # characters of a session_id (the limit of the HTTP API) or a user_id
-MAX_BYTES = 64 * 2**20  # of one state: a conversation of that size exceeds every model's context
-HEAD = 32  # leading bytes of a stored form that contain the number of its save
-_NUMBER = re.compile(rb'\{"save":(\d{1,18}),')
 _MAX_READS = 3  # of a damaged state, if another process replaces it each time before it is moved aside
 
 
@@ -49,21 +40,11 @@ class ClaimLostError(SessionStateError):
 
 
 class OvertakenError(SessionStateError):
-    """The stored state is not the state that the saving turn has seen."""
+    """The stored state, with the stamp `stored`, is not one that the save may replace."""
 
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One session of one user. `name`: 64 hexadecimal digits, valid in every medium."""
-
-    name: str
-    session_id: str
-    user_id: str
-
-    @property
-    def session(self) -> str:
-        """The name under which the session is claimed."""
-        return session_claims.name_of(self.session_id)
+    def __init__(self, stored: Stamp, message: str = "") -> None:
+        super().__init__(message)
+        self.stored = stored
 
 
 class SessionStore(ABC):
@@ -78,16 +59,22 @@ class SessionStore(ABC):
         see `Claims`."""
         self._major = major
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._saves: dict[asyncio.Task[None], tuple[str, Attempt | None]] = {}
+        self._saves: dict[asyncio.Task[int], tuple[str, Attempt | None]] = {}
         self._claims = Claims(member, self._claim, self._release, self._saves_of)
+        self._by = secrets.token_hex(8)
+        self._seen = SeenSaves(self._by, secrets.token_hex(8))
+        self._reports: dict[str, asyncio.Task[None]] = {}  # running calls of on_stale, by session
+        self.on_stale: Callable[[str, str], Coroutine[Any, Any, None]] | None = None
+        """Called with the session and the run when a save was rejected because another process has saved the
+        session: what this process has in memory is outdated."""
 
     async def open(self) -> None:  # noqa: B027 - optional, not abstract
         """Prepare the store. Call once, before any other method."""
 
     async def close(self) -> None:
         """Wait for unfinished saves of cancelled turns, and for the release of claims."""
-        if self._saves:
-            await asyncio.wait(list(self._saves))
+        while waiting := [*self._saves, *self._reports.values()]:
+            await asyncio.wait(waiting)
         await self._claims.close()
 
     async def save_session_state(self, session_id: str, user_id: str = "", **modules: Any) -> None:
@@ -106,18 +93,26 @@ class SessionStore(ABC):
         Raises:
             TypeError: A module has no state, or an id is not a string.
             ValueError: An id or a state is invalid, or the state is larger than 64 MiB.
-            SessionStateError: A later turn of the session has begun, or has saved or deleted the state.
+            SessionStateError: A later turn of the session has begun, or has saved or deleted the state. Or
+                another process has saved it since this process last loaded or saved it; then
+                `App.on_session_stale` has been called.
             OSError: The store failed. TimeoutError: the turn of another process did not end.
         """
-        key, attempt = _key(session_id, user_id), session_claims.current(session_id)
+        key, attempt = key_of(session_id, user_id), session_claims.current(session_id)
         task = asyncio.create_task(self._save(key, modules, attempt))
         self._saves[task] = key.name, attempt
         task.add_done_callback(self._saves.pop)
         try:
-            await asyncio.shield(task)
+            number = await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(_log_failure)
+            task.add_done_callback(lambda task: self._failed_in_background(task, key, attempt))
             raise
+        except OvertakenError as error:
+            if (report := self._report(error, key, attempt)) is not None:
+                await asyncio.shield(report)
+            raise
+        if attempt is None:
+            self._seen.replaced_outside(key.name, number)
 
     async def load_session_state(
         self, session_id: str, user_id: str = "", allow_not_exist: bool = True, **modules: Any
@@ -142,20 +137,23 @@ class SessionStore(ABC):
                 damaged state is moved aside, and the next load finds nothing.
             OSError: The store failed. TimeoutError: the turn of another process did not end.
         """
-        key, attempt = _key(session_id, user_id), session_claims.current(session_id)
+        key, attempt = key_of(session_id, user_id), session_claims.current(session_id)
         if attempt is not None and not attempt.ended:
             await self._claims.acquire(attempt)
         await self._wait_for_saves(key)
         stored, number = await self._load(key)
         if attempt is not None:
             attempt.seen_saves[key.name] = number
-        if stored is None:
-            if allow_not_exist:
-                return None
-            raise ValueError(f"no state is stored for session {session_id!r}, user {user_id!r}")
         for name, module in modules.items():
-            if name in stored:
+            if stored is not None and name in stored:
                 state.restore(name, module, stored[name])
+        # Only now: a state that does not fit has not reached the memory of the App.
+        if attempt is not None:
+            self._seen.of_turn(key.name, number)
+        else:
+            self._seen.loaded_outside(key.name, number)
+        if stored is None and not allow_not_exist:
+            raise ValueError(f"no state is stored for session {session_id!r}, user {user_id!r}")
         return stored
 
     async def delete_session_state(self, session_id: str, user_id: str = "") -> bool:
@@ -176,14 +174,19 @@ class SessionStore(ABC):
             ValueError: An id is invalid.
             OSError: The store failed. TimeoutError: the turn of another process did not end.
         """
-        key, attempt = _key(session_id, user_id), session_claims.current(session_id)
+        key, attempt = key_of(session_id, user_id), session_claims.current(session_id)
         if attempt is not None:
             if not attempt.ended:
                 await self._claims.acquire(attempt)
             attempt.seen_saves[key.name] = 0
         await self._wait_for_saves(key)
         async with self._write_lock(key):
-            return await self._remove(key)
+            removed = await self._remove(key)
+        if attempt is not None:
+            self._seen.of_turn(key.name, 0)
+        else:
+            self._seen.replaced_outside(key.name, 0)
+        return removed
 
     # -- implemented by a medium ------------------------------------------------------------
 
@@ -197,13 +200,12 @@ class SessionStore(ABC):
 
     @abstractmethod
     async def _write(
-        self, key: Key, data: bytes, token: str | None = None, expected: range | None = None
+        self, key: Key, data: bytes, by: str, may_replace: Callable[[Stamp], bool], token: str | None = None
     ) -> int:
-        """Replace the stored state with `data`; returns the number of this save, the next after the stored
-        one.
+        """Replace the stored state with `data` and the stamp after the stored one; returns its number.
 
-        Atomic: on error, the stored state is unchanged. Writes only while `token` holds the claim, and only
-        if the number of the stored state is in `expected`; None disables either check.
+        Atomic: on error, the stored state is unchanged. Writes only if the stored stamp passes `may_replace`,
+        which is called in any thread, and only while `token` holds the claim; None disables this check.
 
         Raises: OSError, ClaimLostError, OvertakenError.
         """
@@ -232,48 +234,86 @@ class SessionStore(ABC):
         if saves:
             await asyncio.wait(saves)
 
-    async def _save(self, key: Key, modules: dict[str, Any], attempt: Attempt | None) -> None:
+    async def _save(self, key: Key, modules: dict[str, Any], attempt: Attempt | None) -> int:
         await agents.wait_until_stopped(modules.values())
         states = {name: state.extract(name, each) for name, each in modules.items()}
-        data = _encode(key, self._major, states)
+        data = encode(key.session_id, key.user_id, self._major, states)
         if attempt is not None and not attempt.ended:
             await self._claims.acquire(attempt)
         # This task holds the lock, not the caller: after a cancellation of the caller, the next save must
         # still wait for this one.
         async with self._write_lock(key):
             if attempt is None:
-                await self._write(key, data)
-            else:
-                async with attempt.save_lock:
-                    attempt.seen_saves[key.name] = await self._replace(key, data, attempt)
+                return await self._write_unless_newer(key, data, None)
+            async with attempt.save_lock:
+                number = attempt.seen_saves[key.name] = await self._replace(key, data, attempt)
+                self._seen.of_turn(key.name, number)
+                return number
+
+    async def _write_unless_newer(self, key: Key, data: bytes, token: str | None) -> int:
+        """Write, unless the stored state is newer than what this process has seen. `token`: of a turn that
+        holds its claim; None for code outside of the session's turns."""
+        by = self._by if token is not None else self._seen.mark_outside(key.name)
+        may_replace = self._seen.may_replace(key.name, outside=token is None)
+        try:
+            return await self._write(key, data, by, may_replace, token)
+        except OvertakenError as error:
+            raise OvertakenError(
+                error.stored,
+                f"{self._place(key)} was not saved: another process has saved it since this process last "
+                "loaded or saved it; the newer state is kept",
+            ) from None
 
     async def _replace(self, key: Key, data: bytes, attempt: Attempt) -> int:
         token = self._claims.token(attempt)
         if self._claims.holds(attempt):
             try:
-                return await self._write(key, data, token)
+                return await self._write_unless_newer(key, data, token)
             except ClaimLostError:
                 log.warning("turn %s has lost the claim of its session", attempt.run_id)
         later = f"{self._place(key)} was not saved: a later turn of the session has"
         if not await self._claims.try_acquire(attempt):
             raise SessionStateError(f"{later} begun")
-        seen, expected = attempt.seen_saves.get(key.name), None
+        seen = attempt.seen_saves.get(key.name)
+        # A lower number means that the store has lost saves; the turn may then save again. Once the turn
+        # has ended, a lower number may also mean that the session was deleted, which a save must not undo.
+        may_replace = self._seen.may_replace(key.name)
         if seen is not None:
-            # A lower number means that the store has lost saves; the turn may then save again. Once the turn
-            # has ended, a lower number may also mean that the session was deleted, which a save must not
-            # undo.
             expected = range(seen if attempt.ended else 0, seen + 1)
+            may_replace = lambda stored: stored.number in expected  # noqa: E731
         try:
-            return await self._write(key, data, token, expected)
-        except OvertakenError:
-            raise OvertakenError(f"{later} saved or deleted it; the later state is kept") from None
+            return await self._write(key, data, self._by, may_replace, token)
+        except OvertakenError as error:
+            raise OvertakenError(
+                error.stored, f"{later} saved or deleted it; the later state is kept"
+            ) from None
         except ClaimLostError:
             raise ClaimLostError(f"{later} begun") from None
         finally:
             if attempt.ended:
                 await self._claims.release(attempt)
 
-    def _saves_of(self, attempt: Attempt) -> Iterator[asyncio.Task[None]]:
+    def _report(self, error: OvertakenError, key: Key, attempt: Attempt | None) -> asyncio.Task[None] | None:
+        """Call `on_stale` if the memory of this process is outdated. None: there is nothing to wait for. That
+        includes a call for this session that runs already, because it may itself try to save."""
+        session = key.session_id
+        is_stale = not self._seen.may_replace(key.name)(error.stored)
+        if self.on_stale is None or not is_stale or session in self._reports:
+            return None
+        task = asyncio.create_task(self.on_stale(session, attempt.run_id if attempt is not None else ""))
+        self._reports[session] = task
+        task.add_done_callback(lambda _: self._reports.pop(session))
+        return task
+
+    def _failed_in_background(self, task: asyncio.Task[int], key: Key, attempt: Attempt | None) -> None:
+        """The save of a turn that was cancelled meanwhile has ended."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("the save of a cancelled turn failed", exc_info=error)
+        if isinstance(error, OvertakenError):
+            self._report(error, key, attempt)
+
+    def _saves_of(self, attempt: Attempt) -> Iterator[asyncio.Task[int]]:
         return (task for task, (_, other) in self._saves.items() if other is attempt)
 
     def _write_lock(self, key: Key) -> asyncio.Lock:
@@ -290,7 +330,7 @@ class SessionStore(ABC):
             if data is None:
                 return None, 0
             try:
-                document = await asyncio.to_thread(_decode, data)
+                document = await asyncio.to_thread(decode, data)
             except ValueError as error:
                 aside = await self._set_aside(key, data)
                 if aside is not None:
@@ -299,7 +339,7 @@ class SessionStore(ABC):
                         "session starts empty"
                     ) from error
             else:
-                return self._fitting(key, document), save_number(data)
+                return self._fitting(key, document), stamp_of(data).number
         raise SessionStateError(f"{self._place(key)} is damaged, and another process keeps replacing it")
 
     def _fitting(self, key: Key, document: dict[str, Any]) -> dict[str, Any]:
@@ -314,71 +354,6 @@ class SessionStore(ABC):
         )
 
 
-def save_number(stored: bytes) -> int:
-    """The number of the save that wrote this stored form; 0 if it has none. The first HEAD bytes suffice."""
-    found = _NUMBER.match(stored)
-    return int(found[1]) if found is not None else 0
-
-
-def with_save_number(data: bytes, number: int) -> bytes:
-    """The stored form with the number of its save inserted."""
-    return b'{"save":%d,%b' % (number, data[1:])
-
-
-def _key(session_id: str, user_id: str) -> Key:
-    _check_id("session_id", session_id, smallest=1)
-    _check_id("user_id", user_id, smallest=0)
-    # Encoded as JSON, so that ("a", "b_c") and ("a_b", "c") have different names.
-    name = hashlib.sha256(json.dumps([user_id, session_id]).encode()).hexdigest()
-    return Key(name, session_id, user_id)
-
-
-def _check_id(name: str, value: object, *, smallest: int) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-    if not smallest <= len(value) <= MAX_ID:
-        raise ValueError(f"{name} must have {smallest} to {MAX_ID} characters, not {len(value)}")
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
-        raise ValueError(f"{name} must not contain control characters or lone surrogates")
-
-
-def _encode(key: Key, major: int, states: dict[str, Any]) -> bytes:
-    """The stored form. Raises: ValueError for a state that is not JSON, or too large."""
-    document = {
-        "format": FORMAT,
-        "version": VERSION,
-        "agentscope": major,
-        "session_id": key.session_id,
-        "user_id": key.user_id,
-        "state": states,
-    }
-    try:
-        data = orjson.dumps(document)
-    except TypeError:  # lone surrogates and large integers, which json can encode as ASCII
-        try:
-            data = json.dumps(document).encode("ascii")
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"the state of the session is not JSON: {error}") from error
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"the state of the session has {len(data)} bytes; the limit is {MAX_BYTES}")
-    return data
-
-
-def _decode(data: bytes) -> dict[str, Any]:
-    """The document of a stored form. Raises: ValueError if it is not in our format."""
-    try:
-        document = json.loads(data)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ValueError("not a session")
-    if not isinstance(document.get("version"), int) or "agentscope" not in document:
-        raise ValueError("a session without version")
-    if not isinstance(document.get("state"), dict):
-        raise ValueError("a session without state")
-    return document
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.error("the save of a cancelled turn failed", exc_info=task.exception())
+def next_stamp(stored: Stamp, by: str) -> Stamp:
+    """The stamp of a save that replaces the state with the stamp `stored`."""
+    return stored.next(by, time.time_ns() // 1000)
