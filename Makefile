@@ -8,14 +8,18 @@ V1     := .venv-v1
 COMPILED := .venv-compiled
 # the servers that benchmarks compare with; not in the project's own environments
 PEERS  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/agentscope-supervisor/peers
+# the oldest and the newest release of the Redis client, for tests/harness/redis_clients.py
+REDIS_PY := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/agentscope-supervisor/redis-py
 export TEST_PYTHON_V1 := $(CURDIR)/$(V1)/bin/python
 
 # A minimal Debian has no ensurepip, so the environment is made without pip, and packages are installed from outside.
 ifeq ($(shell command -v uv),)
 # pip would compile all modules of all libraries. READIED compiles what a supervisor and a worker import.
 INTO = $(PYTHON) -m pip --python $(1)/bin/python install -q --disable-pip-version-check --no-compile
+TARGET = $(PYTHON) -m pip install -q --disable-pip-version-check --no-compile --target
 else
 INTO = uv pip install -q --python $(1)/bin/python
+TARGET = uv pip install -q --python $(PYTHON) --target
 endif
 INSTALL = $(call INTO,$(VENV))
 READIED = $(1)/bin/python -c 'import agentscope_supervisor.cli.launch, agentscope_supervisor.daemon; \
@@ -174,8 +178,11 @@ define FROM_APT
   || echo "not on PATH and cannot be installed here: one of $(1); install it for the tests" >&2
 endef
 
-redis:            ## install redis-server for the tests, if it is missing and apt can install it
+redis: $(addprefix $(REDIS_PY)/,5.0.1 8.1.0)  ## install redis-server, if it is missing and apt can install it, and two releases of its client library for the tests
 	$(call FROM_APT,redis-server,redis-server)
+
+$(REDIS_PY)/%:
+	@$(TARGET) $@ redis==$* || echo "redis $* cannot be installed here; the tests with this release will fail" >&2
 
 systemd:          ## install systemd-analyze for the tests of the systemd units
 	$(call FROM_APT,systemd-analyze,systemd)

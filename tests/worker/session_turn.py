@@ -2,12 +2,13 @@
 
     python -m tests.worker.session_turn json|redis WHERE MEMBER LEASE
 
-`Peer` starts one and sends it commands, one per line: `begin`, `load`, `save VALUE` or `end`, for a turn of
-the session "s". The response is a line of JSON with the value or the error. LEASE: seconds of a claim in
-Redis.
+`Peer` starts one and sends it commands, one per line: `begin`, `load`, `save VALUE`, `delete` or `end`, for a
+turn of the session "s", and `client` for the release of the package redis. The response is a line of JSON
+with the value or the error. LEASE: seconds of a claim in Redis.
 """
 
 import asyncio
+import importlib.metadata
 import json
 import os
 import signal
@@ -40,6 +41,10 @@ async def main(kind: str, where: str, member: str, lease: str) -> None:
                 case "end":
                     turn.end()
                     await store._claims.close()
+                case "delete":
+                    answer = await store.delete_session_state("s")
+                case "client":
+                    answer = importlib.metadata.version("redis")
         except Exception as error:  # any error is reported to the test
             answer = f"{type(error).__name__}: {error}"
         print(json.dumps(answer), flush=True)
@@ -47,12 +52,20 @@ async def main(kind: str, where: str, member: str, lease: str) -> None:
 
 
 class Peer:
-    """A session_turn process, controlled by a test."""
+    """A session_turn process, controlled by a test. `libraries`: a folder whose packages are used instead of
+    the installed ones."""
 
-    def __init__(self, medium: Medium, member: str, lease: float = redis_store.LEASE) -> None:
+    def __init__(
+        self, medium: Medium, member: str, lease: float = redis_store.LEASE, libraries: str | None = None
+    ) -> None:
         command = [sys.executable, "-m", __name__, medium.kind, medium.where, member, str(lease)]
         self._process: Final = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            cwd=ROOT,
+            env=None if libraries is None else {**os.environ, "PYTHONPATH": libraries},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     async def do(self, line: str) -> Any:

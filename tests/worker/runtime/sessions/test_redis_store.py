@@ -12,7 +12,7 @@ import pytest
 
 from agentscope_worker.runtime import runtime
 from agentscope_worker.runtime.boot_error import BootError
-from agentscope_worker.runtime.sessions import redis_store
+from agentscope_worker.runtime.sessions import redis_connections
 from agentscope_worker.runtime.sessions.redis_store import PREFIX, RedisSessions
 from agentscope_worker.runtime.sessions.store import SessionStateError
 from tests.harness.instance import free_port
@@ -75,8 +75,8 @@ async def slow_road(server_port: int) -> AsyncIterator[tuple[int, Callable[[], A
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortens the store's timeouts."""
-    monkeypatch.setattr(redis_store, "RESPONSE_TIMEOUT", 0.3)
-    monkeypatch.setattr(redis_store, "OPERATION_TIMEOUT", 0.6)
+    monkeypatch.setattr(redis_connections, "RESPONSE_TIMEOUT", 0.3)
+    monkeypatch.setattr(redis_connections, "OPERATION_TIMEOUT", 0.6)
 
 
 @pytest.mark.timed
@@ -93,7 +93,7 @@ async def test_an_unreachable_server_is_logged_at_startup_and_raises_in_the_app(
             await sessions.save_session_state("s", value=Value(1))
         with pytest.raises(ConnectionError, match="is not available") as load:
             await sessions.load_session_state("s")
-    assert time.monotonic() - began < redis_store.OPERATION_TIMEOUT
+    assert time.monotonic() - began < redis_connections.OPERATION_TIMEOUT
     assert not [text for text in (caplog.text, str(save.value), str(load.value)) if "s3cret" in text]
 
 
@@ -193,18 +193,24 @@ async def test_cancelled_loads_never_return_each_others_data(redis_server: Redis
 
 
 @pytest.mark.timed
-async def test_concurrent_saves_share_a_limited_number_of_connections(redis_server: RedisServer) -> None:
-    async with store(redis_server.url) as sessions:
+@pytest.mark.parametrize(
+    ("query", "limit"), [("", redis_connections.CONNECTIONS), ("?max_connections=2&timeout=1", 2)]
+)
+async def test_concurrent_saves_share_a_limited_number_of_connections(
+    redis_server: RedisServer, query: str, limit: int
+) -> None:
+    async with store(redis_server.url + query) as sessions:
         await asyncio.gather(
             *(sessions.save_session_state(f"s{number}", value=Value(number)) for number in range(300))
         )
         clients = await sessions._redis.client_list()
-        assert len(clients) <= redis_store._CONNECTIONS + 1  # the fixture's connection
+        assert len(clients) <= limit + 1  # the fixture's connection
         await sessions._redis.flushall()
 
 
 def test_a_missing_redis_client_is_reported_with_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    monkeypatch.delitem(sys.modules, redis_connections.__name__)
     with pytest.raises(BootError, match=r"needs the package redis.*-m pip install .redis>=5") as error:
         RedisSessions("redis://localhost", 2)
     assert error.value.permanent

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from agentscope_worker.runtime.sessions import redis_store, stored_form
+from agentscope_worker.runtime.sessions import redis_connections, stored_form
 from agentscope_worker.runtime.sessions.store import SessionStateError, SessionStore
 from tests.worker.session_contract import Medium, refuse_writes, slow_down
 from tests.worker.values import Value
@@ -327,7 +327,7 @@ async def test_two_processes_on_one_session_never_mix_states(
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Generous timeouts for a busy machine: the stress test checks the stored states, not the time."""
     for bound in ("CONNECT_TIMEOUT", "RESPONSE_TIMEOUT", "OPERATION_TIMEOUT"):
-        monkeypatch.setattr(redis_store, bound, 60.0)
+        monkeypatch.setattr(redis_connections, bound, 60.0)
 
 
 @pytest.mark.usefixtures("patient")

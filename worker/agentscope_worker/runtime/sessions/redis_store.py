@@ -3,12 +3,13 @@
 Guarantees. A value is never torn: one SET in a transaction writes it. In this process, saves of a session are
 ordered (`store`). Between processes the last save wins, and no save is applied late: each save watches the
 key (WATCH) from before it sends its value until the server has stored it. A save that was given up, because
-its server stalled or its process was killed, therefore cannot arrive after a later save and undo it. A save
-whose watched key has changed is retried for up to `OPERATION_TIMEOUT`. The durability of a stored value is
-the server's configuration (`appendonly`, `maxmemory`, replication): with `noeviction`, a full server rejects
-a save, and the stored state is kept.
+its server stalled or its process was killed, therefore cannot arrive after a later save and undo it. If the
+response to a transaction is lost, the stamp of the stored value tells whether the server has executed it; it
+is not sent again without that. The durability of a stored value is the server's configuration (`appendonly`,
+`maxmemory`, replication): with `noeviction`, a full server rejects a save, and the stored state is kept.
 
-An unreachable Redis does not prevent a worker from starting: it is logged, and each save and load raises
+Lost connections and failovers are handled by `redis_connections`: each operation here can run again. An
+unreachable Redis does not prevent a worker from starting: it is logged, and each save and load raises
 ConnectionError or TimeoutError (both are OSError, as for a disk) until it is back.
 
 A claim (`claims`) is a key of its own that expires after `LEASE` and is renewed while it is held, because a
@@ -25,13 +26,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from agentscope_worker.runtime.boot_error import BootError, pip_install
 from agentscope_worker.runtime.sessions.keys import Key
@@ -51,12 +49,6 @@ CLAIM_PREFIX = "agentscope-supervisor:turn:"
 LEASE = 15.0  # seconds; an event loop that is blocked for longer fails its clients anyway
 _RENEWALS = 3  # per LEASE, so that one lost renewal has no effect
 
-CONNECT_TIMEOUT = 2.0  # seconds; Redis is on the local network, and a turn waits
-RESPONSE_TIMEOUT = 5.0  # seconds for one command; the largest state takes one or two
-OPERATION_TIMEOUT = 10.0  # seconds for a complete save or load, including retries
-_CONNECTIONS = 32  # at once; a command takes about 1 ms, so more connections would only wait in the server
-_MAX_RETRY_PAUSE = 0.02  # seconds before a save that conflicted with another is retried
-
 
 class RedisSessions(SessionStore):
     """The keys of one database. When a save returns, the state is in the server's memory."""
@@ -67,42 +59,31 @@ class RedisSessions(SessionStore):
         self._held: dict[str, str] = {}  # key of each held claim -> token
         self._renewing: asyncio.Task[None] | None = None
         try:
-            import redis.asyncio
             from redis import exceptions
-            from redis.asyncio.retry import Retry
-            from redis.backoff import NoBackoff
+
+            from agentscope_worker.runtime.sessions.redis_connections import Connections, is_unknown
         except ImportError as error:
             raise BootError(
                 f"session.backend: redis needs the package redis, which cannot be imported: {error}. "
                 f"To install it, run: {pip_install('redis>=5.0.1')}",
                 permanent=True,
             ) from error
-        self._errors = exceptions
-        self._where = _without_credentials(url)
+        self._errors, self._is_unknown = exceptions, is_unknown
         try:
-            self._pool = redis.asyncio.BlockingConnectionPool.from_url(
-                url,
-                max_connections=_CONNECTIONS,
-                timeout=RESPONSE_TIMEOUT,  # to wait for a free connection
-                socket_connect_timeout=CONNECT_TIMEOUT,
-                socket_timeout=RESPONSE_TIMEOUT,
-                # Retries are decided here, where the time limit of the whole operation is known.
-                retry=Retry(NoBackoff(), 0),
-            )
+            self._connections = Connections(url)
         except (ValueError, TypeError):  # their messages may contain the URL
             raise BootError(
                 "session.redis_url: the redis client cannot use this URL; expected "
                 "redis://[user:password@]host[:port][/database], rediss:// or unix://",
                 permanent=True,
             ) from None
-        # Any: some of its methods are not annotated, and `mypy --strict` rejects calls to them.
-        self._redis: Any = redis.asyncio.Redis(connection_pool=self._pool)
+        self._redis = self._connections.redis
+        self._ask = self._connections.ask
 
     async def open(self) -> None:
         """Check whether the server is reachable; if not, this is logged and not raised."""
         try:
-            async with self._bounded():
-                await self._redis.ping()
+            await self._ask(self._redis.ping)
         except OSError as error:
             log.error("sessions cannot be saved or loaded at the moment: %s", error)
 
@@ -112,15 +93,17 @@ class RedisSessions(SessionStore):
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.wait([self._renewing])
-        await self._redis.aclose()
-        await self._pool.disconnect()
+        await self._connections.close()
 
     async def _claim(self, session: str, token: str) -> bool:
         name = CLAIM_PREFIX + session
-        async with self._bounded():
+
+        async def claim() -> bool:
             claimed = await self._redis.set(name, token, nx=True, px=_milliseconds(LEASE))
-            if not claimed and not await self._take_over(name, token):
-                return False
+            return bool(claimed) or await self._take_over(name, token)
+
+        if not await self._ask(claim):
+            return False
         self._held[name] = token
         if self._renewing is None or self._renewing.done():
             self._renewing = asyncio.create_task(self._renew())
@@ -129,14 +112,16 @@ class RedisSessions(SessionStore):
     async def _release(self, session: str, token: str) -> None:
         name = CLAIM_PREFIX + session
         self._held.pop(name, None)
-        async with self._bounded():
-            with contextlib.suppress(self._errors.WatchError):
-                async with self._redis.pipeline() as transaction:
-                    await transaction.watch(name)
-                    if await self._get(transaction, name) == token.encode():
-                        transaction.multi()
-                        transaction.delete(name)
-                        await transaction.execute()
+
+        async def release() -> None:
+            async with self._redis.pipeline() as transaction:
+                await transaction.watch(name)
+                if await self._get(transaction, name) == token.encode():
+                    transaction.multi()
+                    transaction.delete(name)
+                    await transaction.execute()
+
+        await self._ask(release)
 
     async def _take_over(self, name: str, token: str) -> bool:
         """Replace a claim of this process or of an earlier one of its instance, whose turn has ended."""
@@ -157,65 +142,89 @@ class RedisSessions(SessionStore):
         alone."""
         while self._held:
             await asyncio.sleep(LEASE / _RENEWALS)
-            claims = list(self._held.items())
-            if claims:
+            if self._held:
                 # Claims that cannot be renewed now are renewed at the next attempt, or are found lost.
                 with contextlib.suppress(OSError):
-                    async with self._bounded():
-                        holders = await self._redis.mget([name for name, _ in claims])
-                        async with self._redis.pipeline(transaction=False) as batch:
-                            for (name, token), holder in zip(claims, holders, strict=True):
-                                if holder == token.encode():
-                                    batch.pexpire(name, _milliseconds(LEASE))
-                            await batch.execute()
+                    await self._ask(self._renew_once)
+
+    async def _renew_once(self) -> None:
+        claims = list(self._held.items())
+        holders = await self._redis.mget([name for name, _ in claims])
+        async with self._redis.pipeline(transaction=False) as batch:
+            for (name, token), holder in zip(claims, holders, strict=True):
+                if holder == token.encode():
+                    batch.pexpire(name, _milliseconds(LEASE))
+            await batch.execute()
 
     async def _write(
         self, key: Key, data: bytes, by: str, may_replace: Callable[[Stamp], bool], token: str | None = None
     ) -> int:
         name, claim = PREFIX + key.name, CLAIM_PREFIX + key.session
         watched = [name] if token is None else [name, claim]
-        async with self._bounded():
-            while True:
+        # The stamps of transactions whose result was lost, and the stamp that they would have replaced.
+        lost: set[Stamp] = set()
+        base: Stamp | None = None
+
+        async def write() -> int:
+            nonlocal base
+            async with self._redis.pipeline() as transaction:
+                await transaction.watch(*watched)
+                stored = stamp_of(await self._head(transaction, name))
+                if stored in lost:
+                    return stored.number  # the server has executed it
+                if token is not None and await self._get(transaction, claim) != token.encode():
+                    raise ClaimLostError
+                if not may_replace(stored) or (lost and stored != base):
+                    raise OvertakenError(stored)
+                stamp, base = next_stamp(stored, by), stored
+                lost.add(stamp)
+                transaction.multi()
+                transaction.set(name, stamped(data, stamp))
                 try:
-                    async with self._redis.pipeline() as transaction:
-                        await transaction.watch(*watched)
-                        if token is not None and await self._get(transaction, claim) != token.encode():
-                            raise ClaimLostError
-                        stored = stamp_of(await self._head(transaction, name))
-                        if not may_replace(stored):
-                            raise OvertakenError(stored)
-                        stamp = next_stamp(stored, by)
-                        transaction.multi()
-                        transaction.set(name, stamped(data, stamp))
-                        await transaction.execute()
-                        return stamp.number
-                except self._errors.WatchError:  # another process's save, or a connection failure
-                    await asyncio.sleep(random.random() * _MAX_RETRY_PAUSE)
+                    await transaction.execute()
+                except self._errors.WatchError as error:
+                    if not self._is_unknown(error):
+                        lost.discard(stamp)
+                    raise
+                except self._errors.ResponseError:  # refused, for example by a replica or a full server
+                    lost.discard(stamp)
+                    raise
+                return stamp.number
+
+        return await self._ask(write)
 
     async def _read(self, key: Key) -> bytes | None:
-        async with self._bounded():
-            return await self._get(self._redis, PREFIX + key.name)
+        return await self._ask(lambda: self._get(self._redis, PREFIX + key.name))
 
     async def _remove(self, key: Key) -> bool:
-        async with self._bounded():
-            return bool(await self._redis.delete(PREFIX + key.name))
+        removed = False
+
+        async def remove() -> None:
+            nonlocal removed  # by a DELETE whose response was lost, too
+            removed = bool(await self._redis.exists(PREFIX + key.name)) or removed
+            await self._redis.delete(PREFIX + key.name)
+
+        await self._ask(remove)
+        return removed
 
     async def _set_aside(self, key: Key, damaged: bytes) -> str | None:
         name = PREFIX + key.name
         aside = f"{name}:corrupt:{time.time_ns()}"
-        async with self._bounded():
-            with contextlib.suppress(self._errors.WatchError):
-                async with self._redis.pipeline() as transaction:
-                    await transaction.watch(name)
-                    if await self._get(transaction, name) == damaged:
-                        transaction.multi()
-                        transaction.rename(name, aside)
-                        await transaction.execute()
-                        return aside
-        return None
+
+        async def set_aside() -> str | None:
+            async with self._redis.pipeline() as transaction:
+                await transaction.watch(name, aside)
+                if await self._get(transaction, name) == damaged:
+                    transaction.multi()
+                    transaction.rename(name, aside)
+                    await transaction.execute()
+                    return aside
+                return aside if await transaction.exists(aside) else None
+
+        return await self._ask(set_aside)
 
     def _place(self, key: Key) -> str:
-        return f"{PREFIX}{key.name} in {self._where}"
+        return f"{PREFIX}{key.name} in {self._connections.where}"
 
     async def _head(self, client: Any, name: str) -> bytes:
         try:
@@ -234,32 +243,6 @@ class RedisSessions(SessionStore):
                 return b""  # a list or a hash: written by another program, and not a session
             raise
         return data
-
-    @contextlib.asynccontextmanager
-    async def _bounded(self) -> AsyncIterator[None]:
-        """Convert the client's errors to OSError, and stop after `OPERATION_TIMEOUT`."""
-        errors = self._errors
-        try:
-            async with asyncio.timeout(OPERATION_TIMEOUT):
-                yield
-        except (TimeoutError, errors.TimeoutError):
-            raise TimeoutError(f"the session store {self._where} did not respond in time") from None
-        except errors.OutOfMemoryError:
-            raise OSError(errno.ENOSPC, f"the session store {self._where} is full (maxmemory)") from None
-        except (errors.RedisError, OSError) as error:
-            # In a transaction, the message begins with the command, which contains the state.
-            cause = str(error).rpartition("of pipeline caused error: ")[2]
-            raise ConnectionError(f"the session store {self._where} is not available: {cause}") from None
-
-
-def _without_credentials(url: str) -> str:
-    """Scheme, host, port and path of `url`, without user, password and query."""
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port is not None else ""
-    except ValueError:
-        return "redis"
-    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 
 def _member(token: str) -> tuple[str, int]:
