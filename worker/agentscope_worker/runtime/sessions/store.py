@@ -92,7 +92,9 @@ class SessionStore(ABC):
 
         Raises:
             TypeError: A module has no state, or an id is not a string.
-            ValueError: An id or a state is invalid, or the state is larger than 64 MiB.
+            ValueError: An id is invalid, the state is larger than 64 MiB, or JSON would change it, as it does
+                with NaN, infinity, a tuple, a datetime, an Enum or a key that is not a string. The message
+                names the place, such as `state.memory[3].score: nan is not JSON`.
             SessionStateError: A later turn of the session has begun, or has saved or deleted the state. Or
                 another process has saved it since this process last loaded or saved it; then
                 `App.on_session_stale` has been called.
