@@ -4,11 +4,17 @@ It echoes the last user text: word by word if the request asks for a stream, oth
 text controls the response:
 
     call NAME {"json": "arguments"}    the model calls that tool, then echoes the tool's result
+    twice call NAME {...}              the same with two parallel calls, in OpenAI's format
     fail STATUS                        the response has that HTTP status
-    delay SECONDS TEXT                 "Echo: TEXT", with the given pause before each word
+    delay SECONDS TEXT                 the response to TEXT, with the given pause before each word
+    limit N TEXT                       the response to TEXT, which reaches the limit of tokens after N
+                                       characters of its call, or N words
+    close N TEXT                       the stream of the response to TEXT, closed after N pieces
+    break N TEXT                       the same, but the connection breaks
     anything else                      "Echo: " and the text
 
-It validates neither keys nor model names, and opens no connections of its own. Run it as
+Like the providers, it responds with 400 to a history in which a tool call has no result or no valid
+arguments. It validates neither keys nor model names, and opens no connections of its own. Run it as
 
     python -m tests.fakes.model_server --port 9000 --delay 0.05
 
@@ -29,6 +35,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import re
 import signal
@@ -56,9 +63,11 @@ _ROUTES: Final[tuple[tuple[str, WireFormat], ...]] = (
 )
 
 _THREAD_STARTS_WITHIN: Final = 10.0  # seconds; milliseconds on an idle machine
-_CALL = re.compile(r"call (\w+) (\{.*\})", re.DOTALL)
+_CALL = re.compile(r"(twice )?call (\w+) (\{.*\})", re.DOTALL)
 _FAIL = re.compile(r"fail (\d{3})")
 _DELAY = re.compile(r"delay (\d+(?:\.\d+)?) (.*)", re.DOTALL)
+_LIMIT = re.compile(r"limit (\d+) (.*)", re.DOTALL)
+_CLOSE = re.compile(r"(close|break) (\d+) (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,7 @@ class ModelServer:
         streaming: Number of requests in progress, streams or not.
         most_at_once: The maximum of `streaming`.
         cut_off: Number of requests that the client closed before the end of the response.
+        pieces: Number of pieces of streams that were sent.
     """
 
     host: str = "127.0.0.1"
@@ -90,6 +100,7 @@ class ModelServer:
     streaming: int = 0
     most_at_once: int = 0
     cut_off: int = 0
+    pieces: int = 0
 
     def __post_init__(self) -> None:
         self._runner: web.AppRunner | None = None
@@ -132,8 +143,10 @@ class ModelServer:
         try:
             body = await request.json()
             role, text = _last_said(wire, body)
+            problem = wire.problem(body)
         except (ValueError, LookupError, TypeError) as error:
             problem = f"this is no request in this format: {error!r}"
+        if problem is not None:
             return web.json_response(wire.error(400, problem), status=400)
         self.requests.append(Request(request.method, request.path, request.headers, body))
         if failure := _FAIL.fullmatch(text):
@@ -142,12 +155,30 @@ class ModelServer:
         delay = self.delay
         if slowly := _DELAY.fullmatch(text):
             delay, text = float(slowly[1]), slowly[2]
+        end, most = "", None
+        if closing := _CLOSE.fullmatch(text):
+            end, most, text = closing[1], int(closing[2]), closing[3]
         answer = _answer(request.match_info.get("model") or wire.model(body), role, text)
         with self._counted():
             if wire.streams(body, request.path, request.headers):
-                return await _stream(request, delay, wire.stream_type, wire.pieces(answer, body))
+                pieces = itertools.islice(wire.pieces(answer, body), most)
+                response = await self._stream(request, delay, wire.stream_type, pieces)
+                if end == "break" and request.transport is not None:
+                    request.transport.close()
+                return response
             await asyncio.sleep(delay * len(answer.words))
             return web.json_response(wire.whole(answer))
+
+    async def _stream(
+        self, request: web.Request, delay: float, content_type: str, pieces: Iterator[bytes]
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": content_type})
+        await response.prepare(request)
+        for piece in pieces:
+            await asyncio.sleep(delay)
+            await response.write(piece)
+            self.pieces += 1
+        return response
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
@@ -190,33 +221,27 @@ def _handler(server: ModelServer, wire: WireFormat) -> Any:
     return handle
 
 
-async def _stream(
-    request: web.Request, delay: float, content_type: str, pieces: Iterator[bytes]
-) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": content_type})
-    await response.prepare(request)
-    for piece in pieces:
-        await asyncio.sleep(delay)
-        await response.write(piece)
-    return response
-
-
 def _last_said(wire: WireFormat, body: dict[str, Any]) -> tuple[str, str]:
     """Role and text of the last message of a user or a tool."""
     for message in reversed(list(wire.said(body))):
-        # AgentScope 2.x sends the time and its structured-output instructions in this form.
-        texts = [text for text in message.texts if not text.startswith("<system-reminder>")]
+        texts = list(message.texts)
+        if message.role == "user":  # AgentScope 2.x sends the time and its instructions in this form
+            texts = [text for text in texts if not text.startswith("<system-reminder>")]
         if message.role in ("user", "tool") and texts:
             return message.role, "".join(texts)
     return "user", ""
 
 
 def _answer(model: str, role: str, text: str) -> Answer:
+    if limited := _LIMIT.fullmatch(text):
+        kept, answer = int(limited[1]), _answer(model, role, limited[2])
+        call = answer.call and Call(answer.call.name, answer.call.arguments[:kept])
+        return Answer(model, answer.words[:kept], call, is_cut=True)
     if role == "user" and (match := _CALL.fullmatch(text)):
         with contextlib.suppress(json.JSONDecodeError):
-            call = Call(match[1], match[2])
+            call = Call(match[2], match[3])
             if isinstance(call.input, dict):
-                return Answer(model, call=call)
+                return Answer(model, call=call, times=2 if match[1] else 1)
     return Answer(model, tuple(re.findall(r"\s*\S+", f"Echo: {text}")))
 
 

@@ -11,7 +11,7 @@ import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 Json = dict[str, Any]
@@ -36,11 +36,16 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """The model's response: words, each with its leading space, or a call."""
+    """The model's response: words, each with its leading space, or a call.
+
+    `times`: of parallel calls, in OpenAI's format only. `is_cut`: it reached the limit of tokens.
+    """
 
     model: str
     words: tuple[str, ...] = ()
     call: Call | None = None
+    times: int = 1
+    is_cut: bool = False
 
     @property
     def text(self) -> str:
@@ -63,6 +68,10 @@ class WireFormat(ABC):
     @abstractmethod
     def said(self, body: Json) -> Iterator[Said]:
         """The messages of a request, in order."""
+
+    def problem(self, body: Json) -> str | None:
+        """Why the provider rejects the history of a request; None: it accepts it."""
+        return None
 
     @abstractmethod
     def whole(self, answer: Answer) -> Json:
@@ -92,17 +101,21 @@ class OpenAI(WireFormat):
         for message in body["messages"]:
             yield Said(message["role"], _texts(message.get("content")))
 
+    def problem(self, body: Json) -> str | None:
+        return _openai_problem(body["messages"])
+
     def whole(self, answer: Answer) -> Json:
         message: Json = {"role": "assistant", "content": answer.text or None}
         if answer.call:
-            message["tool_calls"] = [_openai_call(answer.call)]
+            message["tool_calls"] = [_openai_call(answer.call, index) for index in range(answer.times)]
         choice = {"index": 0, "message": message, "finish_reason": _openai_reason(answer)}
         return _completion(answer, "chat.completion", [choice]) | {"usage": _openai_usage(answer)}
 
     def pieces(self, answer: Answer, body: Json) -> Iterator[bytes]:
         deltas: list[Json] = [{"role": "assistant", "content": ""}, *({"content": w} for w in answer.words)]
         if answer.call:
-            deltas = [{"role": "assistant", "tool_calls": [_openai_call(answer.call)]}]
+            parts = [part for index in range(answer.times) for part in _openai_call_parts(answer.call, index)]
+            deltas = [{"role": "assistant", "tool_calls": [part]} for part in parts]
         kind = "chat.completion.chunk"
         for delta in deltas:
             yield _event(_completion(answer, kind, [{"index": 0, "delta": delta}]))
@@ -128,6 +141,18 @@ class Anthropic(WireFormat):
             if texts := _texts(content):
                 yield Said(message["role"], texts)
 
+    def problem(self, body: Json) -> str | None:
+        """Each tool_use needs a tool_result in the next message, and each tool_result a tool_use."""
+        called: set[str] = set()
+        for message in [*body["messages"], {"content": ""}]:
+            blocks = message["content"] if isinstance(message["content"], list) else []
+            if any(not isinstance(b["input"], dict) for b in blocks if b["type"] == "tool_use"):
+                return "tool_use.input: Input should be a valid dictionary"
+            if called != {block["tool_use_id"] for block in blocks if block["type"] == "tool_result"}:
+                return "`tool_use` ids were found without `tool_result` blocks immediately after, or reversed"
+            called = {block["id"] for block in blocks if block["type"] == "tool_use"}
+        return None
+
     def whole(self, answer: Answer) -> Json:
         block: Json = {"type": "text", "text": answer.text}
         if answer.call:
@@ -139,7 +164,8 @@ class Anthropic(WireFormat):
         deltas: list[Json] = [{"type": "text_delta", "text": word} for word in answer.words]
         if answer.call:
             begun = self._tool_use(answer.call, {})
-            deltas = [{"type": "input_json_delta", "partial_json": answer.call.arguments}]
+            parts = _split(answer.call.arguments)
+            deltas = [{"type": "input_json_delta", "partial_json": part} for part in parts]
         yield self._named("message_start", {"message": self._message(answer, [], None)}) + self._named(
             "content_block_start", {"index": 0, "content_block": begun}
         )
@@ -171,6 +197,8 @@ class Anthropic(WireFormat):
         return {"type": "tool_use", "id": call.id, "name": call.name, "input": given}
 
     def _reason(self, answer: Answer) -> str:
+        if answer.is_cut:
+            return "max_tokens"
         return "tool_use" if answer.call else "end_turn"
 
     def _named(self, kind: str, fields: Json) -> bytes:
@@ -184,6 +212,9 @@ class DashScope(WireFormat):
         for message in body["input"]["messages"]:
             yield Said(message["role"], _texts(message.get("content")))
 
+    def problem(self, body: Json) -> str | None:
+        return _openai_problem(body["input"]["messages"])
+
     def streams(self, body: Json, path: str, headers: Any) -> bool:
         return headers.get("X-DashScope-SSE") == "enable"
 
@@ -191,10 +222,15 @@ class DashScope(WireFormat):
         return self._output(answer, answer.text, _openai_reason(answer))
 
     def pieces(self, answer: Answer, body: Json) -> Iterator[bytes]:
-        for number, word in enumerate(answer.words or ("",)):
-            yield self._numbered(number, self._output(answer, word, "null"))
-        end = Answer(answer.model, answer.words)  # without the call, which would otherwise run twice
-        yield self._numbered(len(answer.words), self._output(end, "", _openai_reason(answer)))
+        end = replace(answer, call=None)  # which would otherwise run twice
+        outputs = [self._output(end, word, "null") for word in answer.words]
+        if answer.call:
+            for part in _openai_call_parts(answer.call):
+                outputs.append(self._output(end, "", "null"))
+                outputs[-1]["output"]["choices"][0]["message"]["tool_calls"] = [part]
+        outputs.append(self._output(end, "", _openai_reason(answer)))
+        for number, output in enumerate(outputs):
+            yield self._numbered(number, output)
 
     def error(self, status: int, text: str) -> Json:
         return {"code": "Failed", "message": text, "request_id": "1"}
@@ -233,12 +269,12 @@ class Gemini(WireFormat):
         part: Json = {"text": answer.text}
         if answer.call:
             part = {"functionCall": {"name": answer.call.name, "args": answer.call.input}}
-        return self._candidate(answer, part) | {"usageMetadata": self._usage(answer)}
+        return self._finished(answer, part) | {"usageMetadata": self._usage(answer)}
 
     def pieces(self, answer: Answer, body: Json) -> Iterator[bytes]:
         for word in answer.words[:-1]:
             yield _event(self._candidate(answer, {"text": word}))
-        last = Answer(answer.model, answer.words[-1:], answer.call)
+        last = replace(answer, words=answer.words[-1:])
         yield _event(self.whole(last) | {"usageMetadata": self._usage(answer)})
 
     def error(self, status: int, text: str) -> Json:
@@ -247,6 +283,11 @@ class Gemini(WireFormat):
     def _candidate(self, answer: Answer, part: Json) -> Json:
         content = {"role": "model", "parts": [part]}
         return {"candidates": [{"index": 0, "content": content}], "modelVersion": answer.model}
+
+    def _finished(self, answer: Answer, part: Json) -> Json:
+        candidate = self._candidate(answer, part)
+        candidate["candidates"][0]["finishReason"] = "MAX_TOKENS" if answer.is_cut else "STOP"
+        return candidate
 
     def _usage(self, answer: Answer) -> Json:
         words = len(answer.words)
@@ -271,7 +312,7 @@ class Ollama(WireFormat):
     def pieces(self, answer: Answer, body: Json) -> Iterator[bytes]:
         for word in answer.words or ("",):
             yield self._encoded(self._line(answer, word, done=False))
-        end = Answer(answer.model, answer.words)  # without the call, which would otherwise run twice
+        end = replace(answer, call=None)  # which would otherwise run twice
         yield self._encoded(self._line(end, "", done=True))
 
     def error(self, status: int, text: str) -> Json:
@@ -310,13 +351,48 @@ def _completion(answer: Answer, kind: str, choices: list[Json]) -> Json:
     return {"id": "chatcmpl-1", "object": kind, "created": 0, "model": answer.model, "choices": choices}
 
 
-def _openai_call(call: Call) -> Json:
+def _openai_call(call: Call, index: int = 0) -> Json:
     function = {"name": call.name, "arguments": call.arguments}
-    return {"index": 0, "id": call.id, "type": "function", "function": function}
+    call_id = f"{call.id}_{index}" if index else call.id
+    return {"index": index, "id": call_id, "type": "function", "function": function}
+
+
+def _openai_call_parts(call: Call, index: int = 0) -> list[Json]:
+    """A call as a stream contains it: its name, and then the pieces of its arguments."""
+    begun = _openai_call(Call(call.name, ""), index)
+    pieces = _split(call.arguments)
+    return [begun, *({"index": index, "function": {"arguments": piece}} for piece in pieces)]
 
 
 def _openai_reason(answer: Answer) -> str:
+    if answer.is_cut:
+        return "length"
     return "tool_calls" if answer.call else "stop"
+
+
+def _openai_problem(messages: list[Json]) -> str | None:
+    """Each call needs arguments that are JSON, and a message of role tool right after its message."""
+    called: set[str] = set()
+    for message in [*messages, {"role": "end"}]:
+        if message["role"] == "tool":
+            if message["tool_call_id"] not in called:
+                return "messages with role 'tool' must be a response to a preceding message with 'tool_calls'"
+            called.discard(message["tool_call_id"])
+            continue
+        if called:
+            return "an assistant message with 'tool_calls' must be followed by tool messages for each call"
+        for call in message.get("tool_calls") or ():
+            called.add(call["id"])
+            try:
+                json.loads(call["function"]["arguments"])
+            except ValueError:
+                return "function.arguments must be in JSON format"
+    return None
+
+
+def _split(text: str) -> list[str]:
+    """`text` in pieces of about a token."""
+    return [text[at : at + 4] for at in range(0, len(text), 4)]
 
 
 def _openai_usage(answer: Answer) -> Json:

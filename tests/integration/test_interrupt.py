@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from tests.fakes.model_server import ModelServer, in_thread
-from tests.harness.client import Stream, new_session, stop, texts
+from tests.harness.client import Stream, new_session, stop, streamed, texts
 from tests.harness.instance import Instance
 from tests.harness.projects import written
 from tests.harness.waiting import eventually
@@ -22,6 +22,7 @@ MAJOR: Final = int(version("agentscope").split(".")[0])
 # 1.x what that adds for the model, and what is asked now.
 NOTED: Final = ["you have interrupted me"] if MAJOR == 1 else []
 WORDS: Final = ["word0 word1 word2", "Echo: word0 word1", *NOTED, "and then?"]
+CALL: Final = 'call look {"word": "whose arguments take the model half a second to say, and then some"}'
 STORY: Final = " ".join(f"word{number}" for number in range(500))  # that the model repeats, word by word
 
 GUIDE_1X: Final = """
@@ -150,3 +151,23 @@ async def test_a_turn_that_is_stopped_saves_the_whole_state(instance: Instance, 
     assert places == sorted(places), "as it was said"
     assert sum("word499" in text for text in sent) == 1, "what the agent did not come to say is not there"
     assert len(list((instance.project / "sessions").glob("*.json"))) == 1
+
+
+@pytest.mark.parametrize("way", ["stop", "leave", "interrupt"])
+async def test_a_session_goes_on_after_its_turn_ended_in_the_arguments_of_a_call(
+    instance: Instance, server: ModelServer, way: str
+) -> None:
+    """The model server checks the history, as OpenAI, DashScope and DeepSeek do."""
+    session, metadata = new_session(), {"user_id": "uu-123"}
+    said, cut_off = server.pieces, server.cut_off
+    async with Stream(instance.port, session, CALL, metadata=metadata) as stream:
+        await eventually(lambda: server.pieces >= said + 4, 10, "the model says the arguments")
+        if way == "stop":
+            assert await stop(instance.port, session_id=session) == 1
+        elif way == "leave":
+            stream.leave()
+        more = {"on_busy": "interrupt"} if way == "interrupt" else {}
+        events = await streamed(instance.port, session, "and then?", metadata=metadata, **more)
+    assert "".join(event.text for event in events).startswith("Echo: and")
+    assert server.cut_off == cut_off + 1
+    assert [event.text for event in await streamed(instance.port, session, "fine", metadata=metadata)]

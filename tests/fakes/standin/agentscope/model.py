@@ -3,21 +3,27 @@
 from typing import Any
 
 
-class _Model:
+class ChatModelBase:
     def __init__(self, **arguments: Any) -> None:
         raise NotImplementedError("the stand-in has no models: mark the test `agentscope`")
 
+    async def __call__(self, messages: Any) -> Any:
+        raise NotImplementedError
 
-class AnthropicChatModel(_Model): ...
-
-
-class DashScopeChatModel(_Model): ...
-
-
-class GeminiChatModel(_Model): ...
+    async def generate_structured_output(self, messages: Any) -> Any:
+        raise NotImplementedError
 
 
-class OllamaChatModel(_Model): ...
+class AnthropicChatModel(ChatModelBase): ...
 
 
-class OpenAIChatModel(_Model): ...
+class DashScopeChatModel(ChatModelBase): ...
+
+
+class GeminiChatModel(ChatModelBase): ...
+
+
+class OllamaChatModel(ChatModelBase): ...
+
+
+class OpenAIChatModel(ChatModelBase): ...

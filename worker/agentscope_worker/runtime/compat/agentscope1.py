@@ -28,7 +28,7 @@ from agentscope.message import Msg
 from agentscope.tool import Toolkit
 
 from agentscope_worker.runtime import lossy_json
-from agentscope_worker.runtime.compat import providers
+from agentscope_worker.runtime.compat import model_calls1, providers
 from agentscope_worker.runtime.compat.agents import Put, exclusive, mark_interrupted, relay
 
 if TYPE_CHECKING:
@@ -220,6 +220,7 @@ def _patch() -> None:
     anthropic._parse_anthropic_stream_completion_response = _with_stream_close(
         anthropic._parse_anthropic_stream_completion_response
     )
+    model_calls1.patch()
 
 
 def adapt(permission_mode: str) -> None:

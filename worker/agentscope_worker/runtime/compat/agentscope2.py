@@ -25,7 +25,7 @@ from agentscope.message import Msg, TextBlock, ThinkingBlock
 from agentscope.permission import PermissionMode
 from agentscope.tool import MCPTool, Toolkit
 
-from agentscope_worker.runtime.compat import factories2, messages2, providers
+from agentscope_worker.runtime.compat import factories2, messages2, model_calls2, providers
 from agentscope_worker.runtime.compat.agents import Put, exclusive, relay
 
 if TYPE_CHECKING:
@@ -239,6 +239,7 @@ def _patch() -> None:
     Agent.__call__ = reply
     Agent.stream = stream
     factories2.set_factories()
+    model_calls2.patch()
 
 
 def trace(on: bool) -> None:

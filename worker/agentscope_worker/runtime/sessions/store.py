@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from agentscope_worker.runtime.compat import agents
+from agentscope_worker.runtime.compat import agents, tool_calls
 from agentscope_worker.runtime.sessions import claims as session_claims
 from agentscope_worker.runtime.sessions import state
 from agentscope_worker.runtime.sessions.claims import Attempt, Claims
@@ -146,9 +146,11 @@ class SessionStore(ABC):
         stored, number = await self._load(key)
         if attempt is not None:
             attempt.seen_saves[key.name] = number
-        for name, module in modules.items():
-            if stored is not None and name in stored:
-                state.restore(name, module, stored[name])
+        if stored is not None:
+            stored = tool_calls.mended_state(stored)
+            for name, module in modules.items():
+                if name in stored:
+                    state.restore(name, module, stored[name])
         # Only now: a state that does not fit has not reached the memory of the App.
         if attempt is not None:
             self._seen.of_turn(key.name, number)
@@ -238,7 +240,8 @@ class SessionStore(ABC):
 
     async def _save(self, key: Key, modules: dict[str, Any], attempt: Attempt | None) -> int:
         await agents.wait_until_stopped(modules.values())
-        states = {name: state.extract(name, each) for name, each in modules.items()}
+        extracted = {name: state.extract(name, each) for name, each in modules.items()}
+        states = tool_calls.mended_state(extracted)
         data = encode(key.session_id, key.user_id, self._major, states)
         if attempt is not None and not attempt.ended:
             await self._claims.acquire(attempt)
