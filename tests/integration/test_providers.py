@@ -115,7 +115,8 @@ def test_a_client_library_that_is_missing_says_so_at_the_start(tmp_path: Path, s
     project = copied("models", tmp_path / "project", models=models)
     hidden = tmp_path / "hidden"
     hidden.mkdir()
-    (hidden / "ollama.py").write_text("raise ImportError(\"No module named 'ollama'\")\n", "utf-8")
+    missing = "raise ModuleNotFoundError(\"No module named 'ollama'\", name='ollama')\n"
+    (hidden / "ollama.py").write_text(missing, "utf-8")
     with Instance(project, tmp_path, workers=1, variables={"PYTHONPATH": str(hidden)}) as instance:
         assert instance.launch().wait_exit(40.0) == 78
         assert "models.main: provider ollama needs the package ollama" in instance.log

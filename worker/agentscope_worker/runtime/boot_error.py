@@ -25,3 +25,12 @@ def pip_install(*requirements: str) -> str:
     """The shell command that installs `requirements` into the running interpreter's environment."""
     wanted = " ".join(f'"{each}"' if set(each) & set("<>=!,[]") else each for each in requirements)
     return f"{sys.executable} -m pip install {wanted}"
+
+
+def is_missing(error: ImportError, *packages: str) -> bool:
+    """Whether `error` says that one of `packages`, in import names, is not installed.
+
+    Any other ImportError has its cause in a package that is installed: a dependency of it is missing or too
+    old, or it rejects the environment.
+    """
+    return isinstance(error, ModuleNotFoundError) and error.name in packages

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from agentscope.model import ChatModelBase, OpenAIChatModel
 from agentscope_protocol.config.settings import ModelSettings
 from agentscope_worker.runtime import runtime
 from agentscope_worker.runtime.boot_error import BootError
+from agentscope_worker.runtime.compat import providers
 from agentscope_worker.runtime.compat.majors import seam
 from agentscope_worker.runtime.models.slots import build_models
 from tests.fakes.model_server import ModelServer
@@ -136,6 +138,32 @@ def test_a_missing_key_is_an_error_unless_base_url_is_set() -> None:
         build_models({"main": ModelSettings(provider="openai", model="m")})
     local = ModelSettings(provider="openai", model="m", base_url="http://127.0.0.1:9/v1")
     assert build_models({"main": local}).main.stream
+
+
+def test_a_missing_client_library_is_reported_with_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ollama", None)
+    with pytest.raises(BootError, match=r"models.main: .* not installed: .*-m pip install ollama"):
+        build_models({"main": ModelSettings(provider="ollama", model="m")})
+
+
+def test_a_proxy_without_its_package_is_reported_as_the_client_reports_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The client library is installed: to install it again would mend nothing."""
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    with pytest.raises(BootError, match=r"models.main: .*SOCKS.*socksio") as told:
+        build_models({"main": ModelSettings(provider="openai", model="m", api_key="k")})
+    assert "-m pip install" not in told.value.message
+
+
+def test_a_dependency_of_a_client_library_is_named_if_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'jiter'", name="jiter")
+
+    monkeypatch.setattr(providers, "request_arguments", broken)
+    with pytest.raises(BootError, match=r"models.main: .*No module named 'jiter'") as told:
+        build_models({"main": ModelSettings(provider="openai", model="m", api_key="k")})
+    assert "pip install" not in told.value.message
 
 
 def test_rejected_settings_name_the_slot() -> None:

@@ -17,13 +17,20 @@ from pydantic import ValidationError
 
 from agentscope_protocol.config.settings import ModelSettings
 from agentscope_worker.runtime import tracing
-from agentscope_worker.runtime.boot_error import BootError, pip_install
+from agentscope_worker.runtime.boot_error import BootError, is_missing, pip_install
 from agentscope_worker.runtime.compat import providers
 from agentscope_worker.runtime.compat.majors import seam
 from agentscope_worker.runtime.models import light_stream
 
-# The packages of provider clients that AgentScope does not require itself.
-_CLIENT_PACKAGES = {"gemini": "google-genai", "ollama": "ollama"}
+# Import name of a client library -> its package. AgentScope 2.x asks DashScope through OpenAI's client.
+_CLIENT_PACKAGES = {
+    "anthropic": "anthropic",
+    "dashscope": "dashscope",
+    "google": "google-genai",
+    "google.genai": "google-genai",
+    "ollama": "ollama",
+    "openai": "openai",
+}
 
 
 class Models(Mapping[str, Any]):
@@ -77,12 +84,15 @@ def _build(name: str, settings: ModelSettings) -> Any:
     try:
         model = seam().make_model(settings)
     except ImportError as error:
-        package = _CLIENT_PACKAGES.get(settings.provider, settings.provider)
-        raise BootError(
-            f"models.{name}: provider {settings.provider} needs the package {package}, which "
-            f"cannot be imported: {error}. To install it, run: {pip_install(package)}",
-            permanent=True,
-        ) from error
+        if is_missing(error, *_CLIENT_PACKAGES):
+            package = _CLIENT_PACKAGES[str(error.name)]
+            problem = (
+                f"provider {settings.provider} needs the package {package}, which is not installed: {error}. "
+                f"To install it, run: {pip_install(package)}"
+            )
+        else:
+            problem = f"the {settings.provider} model cannot be created: {type(error).__name__}: {error}"
+        raise BootError(f"models.{name}: {problem}", permanent=True) from error
     except Exception as error:  # a provider's client may reject its arguments with any exception
         raise BootError(
             f"models.{name}: the {settings.provider} model cannot be created from these settings: "

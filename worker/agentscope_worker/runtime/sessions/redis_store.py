@@ -63,9 +63,10 @@ class RedisSessions(SessionStore):
 
             from agentscope_worker.runtime.sessions.redis_connections import Connections, is_unknown
         except ImportError as error:
+            is_ours = (error.name or "").partition(".")[0] == "redis"  # it is missing, or too old
+            fix = f". To install it, run: {pip_install('redis>=5.0.1')}" if is_ours else ""
             raise BootError(
-                f"session.backend: redis needs the package redis, which cannot be imported: {error}. "
-                f"To install it, run: {pip_install('redis>=5.0.1')}",
+                f"session.backend: redis needs the package redis, which cannot be imported: {error}{fix}",
                 permanent=True,
             ) from error
         self._errors, self._is_unknown = exceptions, is_unknown
