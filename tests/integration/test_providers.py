@@ -109,6 +109,20 @@ async def test_an_error_of_the_provider_is_the_turns_error(instance: Instance, p
     assert "fail 404" in response.json["error"]["message"]
 
 
+@every_provider
+async def test_a_truncated_answer_is_marked_in_the_done_event(instance: Instance, provider: str) -> None:
+    """The provider's stream closes without a finish reason."""
+    metadata = {"slot": f"{provider}_stream"}
+    async with Stream(instance.port, new_session(provider), "close 3 a b c d", metadata=metadata) as stream:
+        await stream.whole()
+    done = stream.events[-1].data["metadata"]
+    assert done == {"done": True, "finish_reason": "TRUNCATED"}
+    await eventually(lambda: "closed without a finish reason" in instance.log, 5.0, "the worker logs it")
+    fields = {"metadata": metadata, "stream": False}
+    whole = await invoke(instance.port, new_session(provider), "close 3 a b c d", **fields)
+    assert [message["metadata"] for message in whole.json["messages"]] == [{"finish_reason": "TRUNCATED"}]
+
+
 def test_a_client_library_that_is_missing_says_so_at_the_start(tmp_path: Path, server: ModelServer) -> None:
     """The project hides the library, as an environment without it would."""
     models = {"main": slot(server, "ollama", MAJOR)}

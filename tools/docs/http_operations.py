@@ -125,7 +125,9 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "role": TEXT,
             "content": {"anyOf": [TEXT, _list({"type": "object"})]},
             "metadata": _with(
-                {"type": ["object", "null"]}, "`chunk`: part of a longer message. `done`: the last event."
+                {"type": ["object", "null"]},
+                "`chunk`: part of a longer message. `done`: the last event. `finish_reason`: `TRUNCATED` if "
+                "the model's stream was closed before its end.",
             ),
         },
         ["name", "content", "role"],

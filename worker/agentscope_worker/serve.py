@@ -13,6 +13,8 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
+import orjson
+
 from agentscope_protocol.wire.connection import Event, Responder, Writable
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import (
@@ -28,6 +30,8 @@ from agentscope_worker import host, log_output
 from agentscope_worker.dialects import DIALECTS
 from agentscope_worker.dialects.dialect import BadMessage, Dialect
 from agentscope_worker.runtime import AgentApp, SessionContext, tracing
+from agentscope_worker.runtime.compat import finish_reasons
+from agentscope_worker.runtime.compat.finish_reasons import Outcome
 from agentscope_worker.runtime.sessions import claims as session_claims
 from agentscope_worker.sessions import Sessions
 from agentscope_worker.watchdog import LifeSigns
@@ -158,7 +162,10 @@ class Server:
         """Run the App, in the trace that the request belongs to."""
         opened = turn.opened
         headers = {name: value for name, value in opened.headers.items() if name != REQUEST_ID}
-        with tracing.turn(opened.run_id, opened.session_id, headers, lambda: turn.cancelled) as trace:
+        with (
+            tracing.turn(opened.run_id, opened.session_id, headers, lambda: turn.cancelled) as trace,
+            finish_reasons.observed() as outcome,
+        ):
             dialect = DIALECTS.get(opened.dialect)
             if dialect is None:
                 raise BadMessage(f"this worker's package does not have dialect {opened.dialect}")
@@ -168,9 +175,9 @@ class Server:
             answers = await host.start_answer(self._app, message, context)
             try:
                 if opened.kind == StreamKind.WHOLE:
-                    return await self._collect(turn, dialect, answers)
+                    return await self._collect(turn, dialect, answers, outcome)
                 await self._stream(turn, dialect, answers)
-                return b""
+                return orjson.dumps({finish_reasons.KEY: outcome.reason}) if outcome.reason else b""
             except asyncio.CancelledError:
                 await _notify_cancelled(answers)
                 raise
@@ -197,7 +204,9 @@ class Server:
             elif number % FAIR_SHARE == 0:
                 await asyncio.sleep(0)
 
-    async def _collect(self, turn: _Turn, dialect: Dialect, answers: AsyncIterator[Any]) -> bytes:
+    async def _collect(
+        self, turn: _Turn, dialect: Dialect, answers: AsyncIterator[Any], outcome: Outcome
+    ) -> bytes:
         collected, size = [], 0
         async for answer in answers:
             if turn.cancelled:
@@ -206,7 +215,7 @@ class Server:
             if size > MAX_ANSWER:
                 raise TooLarge(f'an answer of over {MAX_ANSWER} bytes needs "stream": true')
             collected.append(answer)
-        joined = dialect.join(collected)
+        joined = dialect.join(collected, outcome.reason)
         if len(joined) > MAX_ANSWER:
             raise TooLarge(f'an answer of over {MAX_ANSWER} bytes needs "stream": true')
         return joined

@@ -78,7 +78,9 @@ class StreamKind(IntEnum):
     them says so with its word `ready`, and is not sent others.
     """
 
-    EVENTS = 0  # server-sent events, in Data frames as the App yields
+    # Server-sent events, in Data frames as the App yields. End is empty, or a JSON object for the metadata of
+    # the done event.
+    EVENTS = 0
     WHOLE = 1  # one JSON array of messages, in End
     IDLE = 2  # the session leaves this process: the App's on_session_idle; End is empty
     FORGET = 3  # delete its stored state; body {"user_id": …}, End true or false: whether there was one
@@ -145,7 +147,7 @@ class Data:
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class End:
-    """Worker to supervisor: the answer is complete. Terminal. `payload`: see StreamKind.WHOLE."""
+    """Worker to supervisor: the answer is complete. Terminal. `payload`: see StreamKind."""
 
     stream: Final[int]
     payload: Final[bytes]

@@ -144,7 +144,7 @@ class Run:
         self.first_at: float | None = None  # when its first event came
         self.ended_at: float | None = None
         self.failure: Failure | None = None
-        self.json_body = b"[]"  # StreamKind.WHOLE: the JSON array of messages
+        self.json_body = b"[]"  # what the worker sent with the end; see StreamKind
         self.events = 0  # that came from the worker
         self.bytes = 0  # of these
         self.first = 0  # number of the first event that is kept
@@ -218,7 +218,7 @@ class Run:
         assert self.ended_at is None, "a run ends once"
         self.failure, self.ended_at, self._grant = failure, now, None
         if self.kind is _EVENTS:
-            tail, count = self.wire.tail(self.run_id, self.next, failure)
+            tail, count = self.wire.tail(self.run_id, self.next, failure, self.json_body)
             self._feed(count, tail, now)
         for reader in self.readers:
             reader.ended()

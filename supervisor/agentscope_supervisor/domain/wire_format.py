@@ -6,21 +6,29 @@ the values. Nothing outside that package and the worker's `dialects` may know th
 """
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import Failure
+
+
+class Tail(Protocol):
+    """The events that end a stream: see `WireFormat`."""
+
+    def __call__(
+        self, run_id: str, number: int, failure: Failure | None, metadata: bytes = b""
+    ) -> tuple[bytes, int]: ...
 
 
 class WireFormat:
     """A wire format, as the supervisor uses it.
 
     `number`: of the dialect in the Open frame. `headers`: of a response that is a stream of events.
-    `comment`: text to bytes that a client ignores. `tail`: run id, number of the next event and the failure
-    (None: success) to the events that end the stream, and how many they are. `end_of`: a piece of whole
-    events and a count to the position after so many events. `messages`: a piece of whole events and a count
-    to the JSON array of what the first `count` events hold. `json_body`: session id, run id and a JSON array
-    of messages to the body of a response that is not streamed.
+    `comment`: text to bytes that a client ignores. `tail`: run id, number of the next event, the failure
+    (None: success) and what the worker sent with the end, to the events that end the stream and how many they
+    are. `end_of`: a piece of whole events and a count to the position after so many events. `messages`: a
+    piece of whole events and a count to the JSON array of what the first `count` events hold. `json_body`:
+    session id, run id and a JSON array of messages to the body of a response that is not streamed.
     """
 
     __slots__ = ("comment", "end_of", "headers", "json_body", "messages", "number", "tail")
@@ -30,7 +38,7 @@ class WireFormat:
         number: int,
         headers: Mapping[str, str],
         comment: Callable[[str], bytes],
-        tail: Callable[[str, int, Failure | None], tuple[bytes, int]],
+        tail: Tail,
         end_of: Callable[[bytes, int], int],
         messages: Callable[[bytes, int], bytes],
         json_body: Callable[[str, str, bytes], bytes],

@@ -41,8 +41,7 @@ class LinkListener(Protocol):
         """The worker sent a notice."""
 
     def turn_ended(self, turn: Turn, json_body: bytes) -> None:
-        """A turn ended successfully. `json_body`: the JSON array of messages of a turn that is not streamed;
-        for StreamKind.FORGET true or false."""
+        """A turn ended successfully. `json_body`: what the worker sent with the end; see StreamKind."""
 
     def turn_failed(self, turn: Turn, code: Code, message: str) -> None:
         """A turn failed, or was lost with the link."""

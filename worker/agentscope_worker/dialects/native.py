@@ -108,11 +108,12 @@ def size(msg: Msg) -> int:
     return len(write(msg))
 
 
-def join(msgs: Iterable[Msg]) -> bytes:
+def join(msgs: Iterable[Msg], finish_reason: str | None = None) -> bytes:
     """The JSON array for an answer that is not streamed.
 
     Consecutive chunks of one name and role become one message: text is appended, other blocks are
-    kept in order. A Msg whose `metadata.chunk` the App set to false stands alone.
+    kept in order. A Msg whose `metadata.chunk` the App set to false stands alone. `finish_reason` is added to
+    the metadata of the last message.
     """
     joined: list[dict[str, Any]] = []
     open_end = False  # may the next chunk be joined to the last message
@@ -132,6 +133,8 @@ def join(msgs: Iterable[Msg]) -> bytes:
         else:
             joined.append(chunk)
         open_end = not alone
+    if joined and finish_reason is not None:
+        joined[-1]["metadata"]["finish_reason"] = finish_reason
     return orjson.dumps(joined)
 
 

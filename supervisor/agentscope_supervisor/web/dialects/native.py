@@ -9,12 +9,14 @@ from typing import Final
 
 import orjson
 
+from agentscope_protocol.wire.frames import MAX_FEW_WORDS
 from agentscope_supervisor.domain.errors import Failure, error_object
 from agentscope_supervisor.domain.wire_format import WireFormat
 
 PATH: Final = "/invoke"
 
 _DONE: Final = b'{"name":"assistant","content":"","role":"assistant","metadata":{"done":true}}'
+_END_OF_DONE: Final = b"}}"
 _END_OF_EVENT: Final = b"\n\n"
 
 
@@ -28,9 +30,14 @@ def error(run_id: str, number: int, failure: Failure) -> bytes:
     return event(run_id, number, json.dumps({"error": error_object(failure)}).encode())
 
 
-def done(run_id: str, number: int) -> bytes:
-    """The last event of every stream."""
-    return event(run_id, number, _DONE)
+def done(run_id: str, number: int, metadata: bytes = b"") -> bytes:
+    """The last event of every stream. `metadata`: a JSON object that a worker adds to that of the event.
+    Nothing is added if it is empty or invalid."""
+    added = _object(metadata) if metadata else None
+    if not added:
+        return event(run_id, number, _DONE)
+    members = orjson.dumps(added).removeprefix(b"{")
+    return event(run_id, number, b"%b,%b}" % (_DONE.removesuffix(_END_OF_DONE), members))
 
 
 def comment(text: str) -> bytes:
@@ -38,10 +45,10 @@ def comment(text: str) -> bytes:
     return f": {text}\n\n".encode()
 
 
-def tail(run_id: str, number: int, failure: Failure | None) -> tuple[bytes, int]:
-    """The events that end a stream, from `number` on, and how many they are."""
+def tail(run_id: str, number: int, failure: Failure | None, metadata: bytes = b"") -> tuple[bytes, int]:
+    """The events that end a stream, from `number` on, and how many they are. `metadata`: see `done`."""
     if failure is None:
-        return done(run_id, number), 1
+        return done(run_id, number, metadata), 1
     return error(run_id, number, failure) + done(run_id, number + 1), 2
 
 
@@ -63,6 +70,17 @@ def json_body(session_id: str, run_id: str, messages: bytes) -> bytes:
     """The body of a response with `"stream": false`. `messages`: a JSON array."""
     head = orjson.dumps({"session_id": session_id, "run_id": run_id})
     return b'%b,"messages":%b}' % (head[:-1], messages)
+
+
+def _object(text: bytes) -> dict[str, object] | None:
+    """The JSON object in `text`, without `done`; None for anything else. A worker may send anything."""
+    if len(text) > MAX_FEW_WORDS:
+        return None
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    return {key: each for key, each in value.items() if key != "done"} if isinstance(value, dict) else None
 
 
 NATIVE: Final = WireFormat(

@@ -58,6 +58,26 @@ def test_a_stream_that_ends_well_ends_with_the_done_event() -> None:
     assert NATIVE.tail("r1", 3, None) == (native.done("r1", 3), 1)
 
 
+@pytest.mark.parametrize(
+    "sent, metadata",
+    [
+        (b'{"finish_reason":"TRUNCATED"}', {"done": True, "finish_reason": "TRUNCATED"}),
+        (b'{\n"done": false, "n": "\\n"}', {"done": True, "n": "\n"}),
+        (b"{}", {"done": True}),
+        (b"[]", {"done": True}),
+        (b"{", {"done": True}),
+        (b'{"a":"%b"}' % bytes(70_000), {"done": True}),
+    ],
+)
+def test_the_done_event_has_the_metadata_that_the_worker_sent(
+    sent: bytes, metadata: dict[str, object]
+) -> None:
+    done, count = NATIVE.tail("r1", 3, None, sent)
+    assert count == done.count(b"\n\n") == 1
+    head, data = done.removesuffix(b"\n\n").split(b"\n")
+    assert (head, json.loads(data.removeprefix(b"data: "))["metadata"]) == (b"id: r1-3", metadata)
+
+
 def test_a_stream_that_fails_ends_with_an_error_and_the_done_event() -> None:
     expected = native.error("r1", 3, APP_ERROR) + native.done("r1", 4)
     assert NATIVE.tail("r1", 3, APP_ERROR) == (expected, 2)

@@ -28,7 +28,7 @@ from agentscope.message import Msg
 from agentscope.tool import Toolkit
 
 from agentscope_worker.runtime import lossy_json
-from agentscope_worker.runtime.compat import model_calls1, providers
+from agentscope_worker.runtime.compat import finish_reasons, model_calls1, providers
 from agentscope_worker.runtime.compat.agents import Put, exclusive, mark_interrupted, relay
 
 if TYPE_CHECKING:
@@ -256,12 +256,14 @@ def traces_model_call() -> bool:
 
 
 def _serialized(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Make `await agent(msg)` wait for a running reply: both would write to one queue and one memory."""
+    """Make `await agent(msg)` wait for a running reply, because both would write to one queue and one memory,
+    and mark a truncated reply."""
 
     @functools.wraps(call)
     async def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         async with exclusive(self):
-            return await call(self, *args, **kwargs)
+            with finish_reasons.observed() as outcome:
+                return outcome.mark(await call(self, *args, **kwargs))
 
     return __call__
 
@@ -320,7 +322,8 @@ async def stream(agent: Any, *args: Any, cumulative: bool = False, **kwargs: Any
             final = await agent(*args, **kwargs)
         finally:
             agent.set_msg_queue_enabled(False)
-        if final is not None and final.metadata:  # 1.x does not put a structured output into the queue
+        # 1.x does not put a structured output into the queue; `finish_reasons` marks the final message only.
+        if final is not None and final.metadata:
             await put((_copy(final, [] if not cumulative else final.content), True, None))
 
     deltas = _Deltas()
@@ -364,7 +367,8 @@ class _Deltas:
                 if key not in self._complete:
                     self._complete.add(key)
                     fresh.append(block)
-        return [_copy(msg, fresh)] if fresh else []
+        # The last message of a reply with a structured output or a finish reason has no content.
+        return [_copy(msg, fresh)] if fresh or (msg.metadata and not msg.content) else []
 
 
 def _copy(msg: Any, content: Any) -> Any:

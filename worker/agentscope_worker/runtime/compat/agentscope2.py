@@ -25,7 +25,7 @@ from agentscope.message import Msg, TextBlock, ThinkingBlock
 from agentscope.permission import PermissionMode
 from agentscope.tool import MCPTool, Toolkit
 
-from agentscope_worker.runtime.compat import factories2, messages2, model_calls2, providers
+from agentscope_worker.runtime.compat import factories2, finish_reasons, messages2, model_calls2, providers
 from agentscope_worker.runtime.compat.agents import Put, exclusive, relay
 
 if TYPE_CHECKING:
@@ -317,7 +317,8 @@ async def reply(agent: Any, *args: Any, **kwargs: Any) -> Any:
     """`await agent(msg)`, as on 1.x; waits for a running reply of the agent."""
     async with exclusive(agent):
         await _end_pending_reply(agent)
-        return await agent.reply(*args, **kwargs)
+        with finish_reasons.observed() as outcome:
+            return outcome.mark(await agent.reply(*args, **kwargs))
 
 
 async def stream(
@@ -338,8 +339,9 @@ async def stream(
     async def run(put: Put) -> None:
         if inputs is None or isinstance(inputs, Msg | list):
             await _end_pending_reply(agent)
-        async for event in agent.reply_stream(inputs, yield_final_msg=True, **kwargs):
-            await put(event)
+        with finish_reasons.observed() as outcome:
+            async for event in agent.reply_stream(inputs, yield_final_msg=True, **kwargs):
+                await put(outcome.mark(event) if isinstance(event, Msg) else event)
 
     message: Any = None
     async with contextlib.aclosing(relay(agent, run)) as relayed:
@@ -383,12 +385,13 @@ def _chunk(event: Any, message: Any, cumulative: bool) -> Any | None:
 
 
 def _last_chunk(final: Any, message: Any) -> Any | None:
-    """The part of the reply's final message that no event contained, if any: a structured output, or a text
-    that the model did not write, such as a request for a permission."""
+    """The part of the reply's final message that no event contained, if any: a structured output, a finish
+    reason, or a text that the model did not write, such as a request for a permission."""
     sent = message.get_text_content("") or "" if message is not None else ""
     if (final.get_text_content("") or "") not in sent:
         return final
-    return final.model_copy(update={"content": []}) if final.structured_output else None
+    has_more = final.structured_output or finish_reasons.KEY in final.metadata
+    return final.model_copy(update={"content": []}) if has_more else None
 
 
 def _with_content(message: Any, content: list[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The calls of models on AgentScope 1.x, by agents and by Apps: a patch of the class of all formatters.
+"""The calls of models on AgentScope 1.x, by agents and by Apps: patches of formatters and models.
 
 It must be imported only through `agentscope1`.
 """
@@ -10,15 +10,29 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from agentscope import model as models
 from agentscope.formatter import TruncatedFormatterBase
 from agentscope.message import Msg, ToolResultBlock
 
-from agentscope_worker.runtime.compat import tool_calls
+from agentscope_worker.runtime.compat import finish_reasons, tool_calls
+
+# Model, its method that converts a stream, and the wire format of its client.
+_STREAMS = (
+    (models.OpenAIChatModel, "_parse_openai_stream_response", "openai"),
+    (models.AnthropicChatModel, "_parse_anthropic_stream_completion_response", "anthropic"),
+    (models.DashScopeChatModel, "_parse_dashscope_stream_response", "dashscope"),
+    (models.GeminiChatModel, "_parse_gemini_stream_generation_response", "gemini"),
+    (models.OllamaChatModel, "_parse_ollama_stream_completion_response", "ollama"),
+)
 
 
 def patch() -> None:
-    """Adapt all formatters, which convert the messages for the models."""
+    """Adapt all formatters, which convert the messages for the models, and the models of all providers."""
     TruncatedFormatterBase.format = _with_whole_tool_calls(TruncatedFormatterBase.format)
+    for model_class, method, wire in _STREAMS:
+        model_class.__call__ = finish_reasons.with_mark(model_class.__call__)
+        parse = getattr(model_class, method)
+        setattr(model_class, method, finish_reasons.with_watch(parse, finish_reasons.FINISHES[wire]))
 
 
 def _with_whole_tool_calls(format_messages: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""The calls of models on AgentScope 2.x, by agents and by Apps: patches of the class of all models.
+"""The calls of models on AgentScope 2.x, by agents and by Apps: patches of the classes of models.
 
 It must be imported only through `agentscope2`.
 """
@@ -9,16 +9,37 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from agentscope import model as models
 from agentscope.message import Msg, ToolResultBlock
 from agentscope.model import ChatModelBase
 
-from agentscope_worker.runtime.compat import tool_calls
+from agentscope_worker.runtime.compat import finish_reasons, tool_calls
+
+# Model, its method that converts a stream, and the wire format of its client. An older release, and the
+# stand-in of the tests, do not have all of them.
+_STREAMS = (
+    ("OpenAIChatModel", "_parse_stream_response", "openai"),
+    ("DashScopeChatModel", "_parse_stream_response", "openai"),
+    ("DeepSeekChatModel", "_parse_stream_response", "openai"),
+    ("MoonshotChatModel", "_parse_stream_response", "openai"),
+    ("VolcengineChatModel", "_parse_stream_response", "openai"),
+    ("OpenAIResponseModel", "_parse_stream_response", "openai_response"),
+    ("AnthropicChatModel", "_parse_anthropic_stream_completion_response", "anthropic"),
+    ("GeminiChatModel", "_parse_stream_response", "gemini"),
+    ("OllamaChatModel", "_parse_stream_response", "ollama"),
+)
 
 
 def patch() -> None:
     """Adapt all models, those that an author creates included."""
     for name in ("__call__", "generate_structured_output"):
         setattr(ChatModelBase, name, _with_whole_tool_calls(getattr(ChatModelBase, name)))
+    ChatModelBase.__call__ = finish_reasons.with_mark(ChatModelBase.__call__)
+    for model, method, wire in _STREAMS:
+        model_class = getattr(models, model, None)
+        parse = vars(model_class).get(method) if model_class is not None else None
+        if parse is not None:
+            setattr(model_class, method, finish_reasons.with_watch(parse, finish_reasons.FINISHES[wire]))
 
 
 def _with_whole_tool_calls(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from agentscope_protocol.config.settings import ModelSettings
 from agentscope_worker.runtime import tracing
 from agentscope_worker.runtime.boot_error import BootError, is_missing, pip_install
-from agentscope_worker.runtime.compat import providers
+from agentscope_worker.runtime.compat import finish_reasons, providers
 from agentscope_worker.runtime.compat.majors import seam
 from agentscope_worker.runtime.models import light_stream
 
@@ -223,8 +223,9 @@ class _Stream:
 
         Yields:
             A Chunk for each new piece of text. A model that does not stream yields one chunk. If the
-            response contains more than text, such as tool calls, the last chunk has the whole response and
-            an empty `text`.
+            response contains more than text, such as tool calls, or was truncated
+            (`chunk.metadata["finish_reason"]` is "TRUNCATED"), the last chunk has the whole response and an
+            empty `text`.
         """
         cancels = _cancels()
         compat = seam()
@@ -240,7 +241,9 @@ class _Stream:
                     seen += text
                     yield Chunk(text, last)
         _raise_if_cancelled(cancels)
-        if last is not None and compat.holds_more_than_text(last):
+        if last is not None and (
+            compat.holds_more_than_text(last) or finish_reasons.KEY in (last.metadata or ())
+        ):
             yield Chunk("", last)
 
 
