@@ -23,13 +23,14 @@ from agentscope import formatter as formatters
 from agentscope import message as blocks
 from agentscope import model as models
 from agentscope.agent import AgentBase, ReActAgent
-from agentscope.mcp import MCPToolFunction
+from agentscope.mcp import MCPClientBase, MCPToolFunction
 from agentscope.message import Msg
-from agentscope.tool import Toolkit
+from agentscope.tool import Toolkit, ToolResponse
 
 from agentscope_worker.runtime import lossy_json
 from agentscope_worker.runtime.compat import finish_reasons, model_calls1, providers
 from agentscope_worker.runtime.compat.agents import Put, exclusive, mark_interrupted, relay
+from agentscope_worker.runtime.mcp import results
 
 if TYPE_CHECKING:
     from agentscope_protocol.config.settings import ModelSettings
@@ -138,6 +139,11 @@ def holds_more_than_text(response: Any) -> bool:
 
 class _McpFunction(MCPToolFunction):  # type: ignore[misc]  # 1.x is not typed
     """A tool of a configured MCP server."""
+
+    async def __call__(self, **arguments: Any) -> Any:
+        result = await self.session.call_tool(self.name, arguments=arguments)
+        content = MCPClientBase._convert_mcp_content_to_as_blocks(results.convertible(result))
+        return ToolResponse(content=content, metadata=result.meta)
 
 
 class _Toolkit(Toolkit):  # type: ignore[misc]  # 1.x is not typed
