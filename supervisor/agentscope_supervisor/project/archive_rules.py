@@ -26,11 +26,15 @@ FILES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         (".env", ".env.*", ".envrc", "*.env", ".netrc", ".pypirc", "*.key", "*.p12", "*.pfx", "*.jks"),
     ),
     ("secret", ("id_rsa*", "id_ecdsa*", "id_ed25519*", "credentials.json", "*.kdbx")),
+    # Locks, and states that were damaged; states in any folder are recognised by their beginning.
+    ("sessions", (".lock-[0-9][0-9]", "[0-9a-f]" * 64 + ".*.corrupt")),
     ("version control", (".git",)),  # in a worktree it is a file
     ("cache", ("*.pyc", "*.pyo", ".DS_Store", ".coverage*", "*~", "*.swp")),
 )
 
 KEY_WITHIN: Final = 4096  # bytes at the start of a file that are searched for a private key
+# The first member of the worker's session files. Their names may also be those of a project's own files.
+_SESSION: Final = re.compile(rb'\{("save":\d+,)?\s*"format":\s?"agentscope-supervisor session"')
 _PRIVATE_KEY: Final = re.compile(rb"^-----BEGIN [A-Z ]*PRIVATE KEY-----", re.MULTILINE)
 
 _CREDENTIAL: Final = re.compile(
@@ -53,6 +57,11 @@ def why_not(name: str, *, folder: bool) -> str | None:
 def is_private_key(beginning: bytes) -> bool:
     """Return whether a file that starts with these bytes, up to KEY_WITHIN of them, is a private key."""
     return _PRIVATE_KEY.search(beginning) is not None
+
+
+def is_session(beginning: bytes) -> bool:
+    """Return whether a file that starts with these bytes is the stored state of a session."""
+    return _SESSION.match(beginning) is not None
 
 
 class _AllSet(dict[str, str]):

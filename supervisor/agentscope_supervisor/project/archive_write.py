@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from agentscope_supervisor.project import archive_read
-from agentscope_supervisor.project.archive_rules import KEY_WITHIN, is_private_key, why_not
+from agentscope_supervisor.project.archive_rules import KEY_WITHIN, is_private_key, is_session, why_not
 from agentscope_supervisor.project.manifest import (
     MANIFEST,
     MAX_BYTES,
@@ -111,7 +111,10 @@ class _Walk:
         elif not item.is_file():
             return "not a file"
         with path.open("rb") as file:
-            return "secret" if is_private_key(file.read(KEY_WITHIN)) else None
+            beginning = file.read(KEY_WITHIN)
+        if is_private_key(beginning):
+            return "secret"
+        return "sessions" if is_session(beginning) else None  # also of a `save_dir` that was used before
 
     def _check_link(self, path: Path) -> None:
         """Accept a link to a file of the project, which is packed as that file; refuse any other link."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentscope_supervisor.project.archive_rules import is_private_key, literal_secrets, why_not
+from agentscope_supervisor.project.archive_rules import is_private_key, is_session, literal_secrets, why_not
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,14 @@ def test_private_keys_are_recognised_by_their_first_line() -> None:
     assert not is_private_key(b"-----BEGIN CERTIFICATE-----\nMII")
     assert not is_private_key(b"if line == '-----BEGIN PRIVATE KEY-----':")
     assert not is_private_key(b"")
+
+
+def test_session_files_are_recognised_by_their_beginning() -> None:
+    assert is_session(b'{"save":12,"format":"agentscope-supervisor session","version":1')
+    assert is_session(b'{"save":12,"format": "agentscope-supervisor session", "version": 1')
+    assert is_session(b'{"format":"agentscope-supervisor session","version":1')
+    assert not is_session(b'{"name":"agentscope-supervisor session"}')
+    assert not is_session(b'x = {"format":"agentscope-supervisor session"}')
 
 
 SECRETS = """

@@ -106,6 +106,21 @@ def test_private_and_generated_files_are_left_out(project: Path, tmp_path: Path)
     assert MANIFEST not in names
 
 
+def test_sessions_of_a_folder_that_was_used_before_are_left_out(project: Path, tmp_path: Path) -> None:
+    old = project / "sessions"
+    old.mkdir()
+    (old / f"{'0a' * 32}.json").write_text('{"save":3,"format":"agentscope-supervisor session","version":1}')
+    (old / f"{'0b' * 32}.1700000000.corrupt").write_text("{")
+    (old / ".lock-07").touch()
+    (old / "__init__.py").touch()
+    (old / f"{'0c' * 32}.json").write_text("[]")
+    result = make_archive(project, tmp_path / "a.tar.gz", save_dir="/var/lib/shop")
+    names = [".lock-07", f"{'0a' * 32}.json", f"{'0b' * 32}.1700000000.corrupt"]
+    assert result.left_out == {"sessions": [f"sessions/{name}" for name in names]}
+    packed = {entry.path for entry in result.manifest.files}
+    assert {"sessions/__init__.py", f"sessions/{'0c' * 32}.json"} <= packed
+
+
 def test_an_archive_in_the_project_does_not_contain_itself(project: Path) -> None:
     first = make_archive(project, project / "shop.tar.gz")
     assert make_archive(project, project / "shop.tar.gz").sha256 == first.sha256

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agentscope_supervisor.project.archive_rules import is_session, why_not
 from agentscope_worker.runtime.sessions import json_store
 from agentscope_worker.runtime.sessions.json_store import JsonSessions
 from agentscope_worker.runtime.sessions.keys import key_of
@@ -40,6 +41,14 @@ async def test_a_full_disk_keeps_the_stored_state(
             await sessions.save_session_state("s", value=Value(2))
     assert await sessions.load_session_state("s") == {"value": {"value": 1}}
     assert files(sessions, ".tmp-*") == []
+
+
+async def test_pack_recognises_the_files_of_sessions(sessions: JsonSessions) -> None:
+    """Also if they are in a folder that is no longer `save_dir`."""
+    await sessions.save_session_state("s", value=Value(1))
+    await sessions.save_session_state("s2", value=Value(2**80))
+    assert all(is_session(file.read_bytes()) for file in files(sessions, "*.json"))
+    assert {why_not(file.name, folder=False) for file in files(sessions, ".lock-*")} == {"sessions"}
 
 
 async def test_a_save_waits_for_a_lock_of_another_process_up_to_a_timeout(sessions: JsonSessions) -> None:
