@@ -3,7 +3,9 @@
 Its tools: `echo`, `add`, `pid`, `fail` (always an error), `slow` (responds after the given number of seconds)
 and `grow` (adds a tool, and notifies the client). A tool of any other name returns the server's name.
 `/stats` returns the received requests as JSON. `POST /tools` with a JSON list of names adds and removes tools
-at run time. With `--token`, every request needs `Authorization: Bearer TOKEN`. Run it as
+at run time. `POST /refuse` with {"status": 413, "what": "slow"} refuses calls of a tool, as a gateway does;
+`what` may also be a JSON-RPC method, or "" for every request. `{}` ends it. With `--token`, every request
+needs `Authorization: Bearer TOKEN`. Run it as
 
     python -m tests.fakes.mcp_server --transport sse --port 9001
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -120,6 +123,39 @@ class Guarded:
         await refusal(scope, receive, send)
 
 
+class Refusing:
+    """An ASGI application behind a gateway that can refuse requests; see `POST /refuse` above."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._refused: dict[str, Any] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in ("/stats", "/tools"):
+            await self._app(scope, receive, send)
+        elif scope["path"] == "/refuse":
+            self._refused = await Request(scope, receive).json()
+            await JSONResponse({})(scope, receive, send)
+        elif not self._refused:
+            await self._app(scope, receive, send)
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await Request(scope, receive).body()
+        asked = json.loads(body) if body else {}
+        if self._refused["what"] in ("", asked.get("method"), asked.get("params", {}).get("name")):
+            refusal = Response("<h1>refused</h1>", self._refused["status"], media_type="text/html")
+            await refusal(scope, receive, send)
+            return
+        pending = [{"type": "http.request", "body": body}]
+
+        async def again() -> Any:
+            return pending.pop() if pending else await receive()
+
+        await self._app(scope, again, send)
+
+
 class _Announced(uvicorn.Server):
     """A server that calls `ready` with its port once it accepts connections."""
 
@@ -145,6 +181,7 @@ def main() -> None:
     options = parser.parse_args()
     server = McpServer(options.name, tuple(filter(None, options.tools.split(","))), options.delay)
     app: ASGIApp = server.sse_app() if options.transport == "sse" else server.streamable_http_app()
+    app = Refusing(app)
     if options.token:
         app = Guarded(app, options.token)
     config = uvicorn.Config(

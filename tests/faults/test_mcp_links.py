@@ -214,7 +214,7 @@ def test_delays_grow_and_are_bounded() -> None:
         return max(mcp_links._delay(failures, rejected, eager) for _ in range(100))
 
     assert longest(0) <= 0.1 < longest(2) <= 0.4
-    assert 5 < longest(10**9) <= mcp_links.MAX_DELAY
+    assert mcp_links.MAX_DELAY / 2 < longest(10**9) <= mcp_links.MAX_DELAY
     assert longest(20, eager=True) <= 1
     assert longest(0, rejected=True, eager=True) > mcp_links.REFUSED_DELAY / 2
     assert len({mcp_links._delay(3, False, False) for _ in range(10)}) > 1, "with jitter"

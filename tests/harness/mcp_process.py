@@ -85,6 +85,14 @@ class McpProcess:
         self.tools = tools
         self._fetch("/tools", json.dumps(tools).encode())
 
+    def refuse(self, status: int, what: str = "") -> None:
+        """Answer with this status from now on: calls of the tool `what`, a JSON-RPC method, or everything."""
+        self._fetch("/refuse", json.dumps({"status": status, "what": what}).encode())
+
+    def accept(self) -> None:
+        """End `refuse`."""
+        self._fetch("/refuse", b"{}")
+
     def asked(self, what: str) -> int:
         """Return how often a tool, or `list_tools`, was called since the last start."""
         return int(self._fetch("/stats")["asked"].get(what, 0))

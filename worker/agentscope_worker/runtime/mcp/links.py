@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import json
 import logging
 import math
 import random
@@ -24,7 +25,7 @@ import anyio
 import mcp
 from mcp.types import PaginatedRequestParams, ToolListChangedNotification
 
-from agentscope_worker.runtime.mcp.connection import CLOSED, Connection, without_secrets
+from agentscope_worker.runtime.mcp.connection import CLOSED, REQUEST_FAILED, Connection, without_secrets
 
 if TYPE_CHECKING:
     from agentscope_protocol.config.settings import McpServerSettings
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FIRST_DELAY: Final = 0.1  # seconds before the first new attempt, for a server that only restarts
-MAX_DELAY: Final = 10.0  # seconds; for the host of a dead server, an attempt is one refused connection
+MAX_DELAY: Final = 4.0  # seconds; for the host of a dead server, an attempt is one refused connection
 REFUSED_DELAY: Final = 60.0  # seconds; a wrong token stays wrong until an operator corrects it
+REFUSED_AFTER: Final = 60.0  # seconds of rejections before REFUSED_DELAY; a restart of a gateway is shorter
 STABLE_AFTER: Final = 2.0  # seconds a connection must last to reset the delays
 CALL_WAIT: Final = 15.0  # seconds after a loss during which calls wait for the server: about one restart
 EAGER_DELAY: Final = 1.0  # seconds; the maximum delay while calls wait
@@ -82,7 +84,7 @@ class ServerLink:
         self._keeper: asyncio.Task[None] | None = None
         self._lost_at = -math.inf
         self._stopped = False
-        self._logged: tuple[str, float] | None = None  # the last failure in the log, and its monotonic time
+        self._logged: tuple[str, float] | None = None  # the last problem in the log, and its monotonic time
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ServerLink:
         return self  # an agent may be copied together with its tools, but a connection cannot
@@ -138,6 +140,7 @@ class ServerLink:
         if all(tool.name != name for tool in self.tools):
             # If it were sent, the library would request the complete list of tools afterwards.
             raise CallFailed(f"MCP server {self.name!r} no longer has a tool {name!r}")
+        _check_sendable(name, arguments)
         with anyio.move_on_after(self.settings.timeout) as scope, connection.in_flight(scope):
             try:
                 with _for_link():
@@ -146,6 +149,10 @@ class ServerLink:
                 connection.lose(CLOSED)
                 raise _NotSent from error
             except _ERROR_RESPONSE as error:
+                if error.error.code == REQUEST_FAILED:
+                    raise CallFailed(
+                        f"MCP server {self.name!r} did not answer {name!r}: {error.error.message}"
+                    ) from None
                 if error.error.message not in _LIBRARY_ERRORS:
                     raise
                 connection.lose(_LIBRARY_ERRORS[error.error.message])
@@ -166,7 +173,7 @@ class ServerLink:
 
     async def _keep(self) -> None:
         """Connect again and again, until cancelled."""
-        failures = 0
+        failures, rejected_since = 0, math.inf
         while True:
             connection = self._connection = Connection(self.settings, self._on_lost)
             attempt = asyncio.create_task(self._attempt(connection), name=f"MCP connection to {self.name}")
@@ -177,11 +184,17 @@ class ServerLink:
             error = None if attempt.cancelled() else attempt.exception()
             if connection.lost is None:
                 connection.lose(self._describe(error))
-            self._log_failure()
+            self._log_once(f"is not connected: {self.failure}")
             self.tried.set()
             now = time.monotonic()
-            failures = 0 if now - connection.connected_at >= STABLE_AFTER else failures + 1
-            await asyncio.sleep(_delay(failures, connection.rejected, now - self._lost_at < CALL_WAIT))
+            was_stable = now - connection.connected_at >= STABLE_AFTER
+            failures = 0 if was_stable else failures + 1
+            if not connection.rejected:
+                rejected_since = math.inf
+            elif was_stable or rejected_since == math.inf:
+                rejected_since = now
+            stays_rejected = now - rejected_since >= REFUSED_AFTER
+            await asyncio.sleep(_delay(failures, stays_rejected, now - self._lost_at < CALL_WAIT))
 
     async def _attempt(self, connection: Connection) -> None:
         """One connection, from connecting to its end. Runs in a task of its own."""
@@ -211,12 +224,22 @@ class ServerLink:
         connection.client, connection.connected_at = client, time.monotonic()
         self._on_connected(tools)
         while await connection.wait_for_check():
+            if connection.tools_changed:
+                await self._refresh(connection, client)
             with anyio.fail_after(self.settings.timeout):
-                if connection.tools_changed:
-                    connection.tools_changed = False
-                    self._set_tools(await _list_tools(client))
-                else:
-                    await _ping(client)
+                await _ping(client)
+
+    async def _refresh(self, connection: Connection, client: mcp.ClientSession) -> None:
+        """Request the list of tools again. If that fails, the old list stays until the next check."""
+        connection.tools_changed = False
+        try:
+            with anyio.fail_after(self.settings.timeout):
+                self._set_tools(await _list_tools(client))
+        except (TimeoutError, _ERROR_RESPONSE) as error:
+            if isinstance(error, _ERROR_RESPONSE) and error.error.message in _LIBRARY_ERRORS:
+                raise
+            connection.tools_changed = True
+            self._log_once(f"has other tools, but does not list them: {self._describe(error)}")
 
     def _on_connected(self, tools: tuple[Any, ...]) -> None:
         log.info("MCP server %s is connected, with %d tools", self.name, len(tools))
@@ -236,12 +259,12 @@ class ServerLink:
             self.connected.clear()
             self._lost_at = time.monotonic()
 
-    def _log_failure(self) -> None:
-        """Log the failure, unless the same failure was logged less than RELOG_AFTER ago."""
+    def _log_once(self, problem: str) -> None:
+        """Log the problem, unless the same problem was logged less than RELOG_AFTER ago."""
         now = time.monotonic()
-        if self._logged is None or self._logged[0] != self.failure or now - self._logged[1] > RELOG_AFTER:
-            self._logged = self.failure, now
-            log.warning("MCP server %s is not connected: %s; retrying", self.name, self.failure)
+        if self._logged is None or self._logged[0] != problem or now - self._logged[1] > RELOG_AFTER:
+            self._logged = problem, now
+            log.warning("MCP server %s %s; retrying", self.name, problem)
 
     def _describe(self, error: BaseException | None) -> str:
         """The reason for a loss in one phrase, without the secrets of the URL and the headers."""
@@ -254,6 +277,15 @@ class ServerLink:
         if isinstance(error, TimeoutError):
             return f"the server did not respond within {self.settings.timeout:g} s"
         return without_secrets(f"{type(error).__name__}: {error}", self.settings)
+
+
+def _check_sendable(name: str, arguments: dict[str, Any] | None) -> None:
+    """Raises: CallFailed if the arguments have no JSON form. The library would end the connection."""
+    try:
+        # Objects of other types are left to the library, which reports them to the caller.
+        json.dumps(arguments, ensure_ascii=False, allow_nan=False, default=str).encode()
+    except ValueError as error:  # half of a character pair, infinity, or an endless structure
+        raise CallFailed(f"the arguments of {name!r} cannot be sent as JSON: {error}") from None
 
 
 async def _list_tools(client: Any) -> tuple[Any, ...]:
