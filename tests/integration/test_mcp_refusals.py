@@ -181,7 +181,7 @@ async def test_a_url_with_a_slash_too_many_works(server: McpProcess) -> None:
 
 
 class Redirecting:
-    """An HTTP server whose path /STATUS redirects to `target`, or reports a JSON-RPC error from status 400 on.
+    """An HTTP server whose path /STATUS redirects to `target`, or from 400 on reports a JSON-RPC error.
 
     Notes what arrives at other paths.
     """
