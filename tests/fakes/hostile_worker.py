@@ -119,7 +119,7 @@ class HostileWorker:
 
 
 def main() -> None:
-    """Run as a worker; argv ends like a real worker's: the supervisor's pid, the link, the page."""
-    link, page = map(int, sys.argv[-2:])
+    """Run as a worker; argv ends like a real worker's: supervisor's pid, link, page, log records."""
+    link, page = map(int, sys.argv[-3:-1])
     with socket.socket(fileno=link) as sock:
         HostileWorker(sock, mmap(page, PAGE_SIZE)).run()

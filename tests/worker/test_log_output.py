@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from agentscope_protocol.wire.log_lines import MAX_BYTES, LogLine, read
-from agentscope_worker.log_output import LineFormatter, about, current_turn, in_turn
+from agentscope_worker.log_output import LineFormatter, RecordPipe, about, current_turn, in_turn
 
 TURN = about("run-1", "user_1", "req-1")
 
@@ -64,5 +66,20 @@ def test_a_record_includes_its_traceback() -> None:
     assert line.exception.endswith("ValueError: boom")
 
 
-def test_a_record_over_the_limit_is_printed_as_text() -> None:
-    assert LineFormatter().format(record("x" * MAX_BYTES)) == f"INFO app: {'x' * MAX_BYTES}"
+def test_a_record_over_the_limit_keeps_its_level() -> None:
+    lines = [
+        read(line) for line in LineFormatter().format(record("x" * MAX_BYTES, logging.ERROR)).split("\n")
+    ]
+    assert {(line.level, line.about["logger"]) for line in lines if line is not None} == {("error", "app")}
+    assert "".join(line.message for line in lines if line is not None) == "x" * MAX_BYTES
+
+
+def test_a_record_is_written_completely_and_at_once() -> None:
+    """A pipe takes a part of a long record only, until its reader has taken the rest."""
+    read_end, write_end = os.pipe()
+    text = "\U0001f389\ud83d" * 100_000
+    with os.fdopen(read_end, "rb") as reader, ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(reader.read)
+        RecordPipe(write_end).write(text)
+        os.close(write_end)
+        assert reading.result() == text.encode("utf-8", "backslashreplace")

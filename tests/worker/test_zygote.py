@@ -129,7 +129,7 @@ def test_a_request_without_file_descriptors_fails_without_side_effects(
         talk.ask(number, tmp_path, [])
         assert talk.told() == {
             "number": number,
-            "failed": "the request came with 0 file descriptors instead of 3",
+            "failed": "the request came with 0 file descriptors instead of 4",
         }
 
 
@@ -141,7 +141,7 @@ def test_a_worker_that_is_not_a_child_of_the_supervisor_exits(talks: list[Talk],
     ours, link = socket.socketpair()
     with ours, link, (tmp_path / "page").open("wb") as page, (tmp_path / "output").open("wb") as output:
         ours.settimeout(ANSWER_WITHIN)
-        talk.ask(1, tmp_path, [link.fileno(), page.fileno(), output.fileno()])
+        talk.ask(1, tmp_path, [link.fileno(), page.fileno(), output.fileno(), output.fileno()])
         link.close()
         assert ours.recv(1) == b"", "the worker must exit without a report"
     talk.ask(2, tmp_path, [])

@@ -1,7 +1,8 @@
 """The worker's log: each record is written as one line that names the turn in which it was logged.
 
 Records that an App or a library logs during a turn belong to that turn, also in its tasks and in threads of
-`asyncio.to_thread`; a context variable identifies the turn. Output that an App prints is passed on unchanged.
+`asyncio.to_thread`; a context variable identifies the turn. Records go to a pipe of their own, each in one
+write: what an App prints neither tears a record nor looks like one, and a record outlives a crash.
 
 Read next: `agentscope_protocol.wire.log_lines`, which defines the format of a line.
 """
@@ -9,6 +10,7 @@ Read next: `agentscope_protocol.wire.log_lines`, which defines the format of a l
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar, copy_context
@@ -46,28 +48,51 @@ def in_turn(about: Callable[[], Mapping[str, str]]) -> Context:
 
 
 class LineFormatter(logging.Formatter):
-    """Formats a record as `log_lines` defines; a record that is too long is written as plain text lines."""
+    """Formats a record as `log_lines` defines."""
 
     def format(self, record: logging.LogRecord) -> str:
         exception = self.formatException(record.exc_info) if record.exc_info else record.exc_text or ""
         about = {"logger": record.name, **_turn.get()(), **getattr(record, "about", {})}
-        line = LogLine(record.getMessage(), _level(record.levelno), about, exception)
-        return write(line) or line.text
+        return write(LogLine(record.getMessage(), _level(record.levelno), about, exception))
 
 
-def set_up() -> None:
-    """Log to stderr, which the supervisor reads. Call once, at the start."""
-    handler = logging.StreamHandler()
+class RecordPipe:
+    """The pipe for records, as a stream for logging: unbuffered, and UTF-8 whatever the locale is."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, text: str) -> None:
+        data = memoryview(text.encode("utf-8", "backslashreplace"))
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+
+    def flush(self) -> None:
+        """Nothing to do: `write` has written everything."""
+
+
+def set_up(descriptor: int | None = None) -> RecordPipe:
+    """Log to the pipe `descriptor`, which the supervisor reads. Call once, at the start.
+
+    Programs that the App starts do not inherit the pipe. None: log to stderr, which supervisors of older
+    releases read.
+    """
+    if descriptor is not None:
+        os.set_inheritable(descriptor, False)
+    pipe = RecordPipe(sys.stderr.fileno() if descriptor is None else descriptor)
+    handler = logging.StreamHandler(pipe)
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    return pipe
 
 
-def adopt_agentscope() -> None:
-    """Make AgentScope's own logger, which does not propagate, name the turn too. Call after its import."""
+def adopt_agentscope(pipe: RecordPipe) -> None:
+    """Make AgentScope's own logger, which does not propagate, log there too. Call after its import."""
     for handler in logging.getLogger(AGENTSCOPE).handlers:
         if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stderr:
+            handler.setStream(pipe)
             handler.setFormatter(LineFormatter())
 
 

@@ -1,6 +1,6 @@
 """Entry point of a worker process: link, settings, App, turns, shutdown.
 
-    argv: the supervisor's pid, the file descriptor of the link, that of the liveness page
+    argv: the supervisor's pid, the file descriptors of the link, the liveness page, the pipe for log records
 
 The supervisor's Hello carries the settings snapshot. A worker must not read agentapp.yaml, so that editing
 the file has no effect on running workers. Exit status: 0 after a requested stop, 78 if the project cannot
@@ -57,26 +57,28 @@ def main() -> None:
 
         # Only a forked worker gets here; it continues with the arguments of a worker started directly.
         sys.argv[1:] = zygote.serve(int(sys.argv[2]), int(sys.argv[3]))
-    supervisor, link, page = map(int, sys.argv[1:4])
+    supervisor, link, page, *records = map(int, sys.argv[1:5])
     # Programs that tools start must not hold the link: its end tells the supervisor about a crash.
     os.set_inheritable(link, False)
     watchdog.die_with_supervisor(supervisor)
     watchdog.enable_stack_dumps()
     watchdog.ignore_interrupts()
     process_exit.prepare()
-    log_output.set_up()
+    record_pipe = log_output.set_up(*records)
     import uvloop
 
     memory = watchdog.map_page(page)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     forked_children.keep_apart(runner.get_loop(), link, memory)
-    status, within = runner.run(_work(socket.socket(fileno=link), LifePage(memory)))
+    status, within = runner.run(_work(socket.socket(fileno=link), LifePage(memory), record_pipe))
     # Not closed: that would wait for the executor's threads. Neither they nor threads of libraries
     # (exporters, pools) may delay the exit of a worker that has finished its work.
     process_exit.leave(status, within)
 
 
-async def _work(sock: socket.socket, page: LifePage) -> tuple[int, float]:
+async def _work(
+    sock: socket.socket, page: LifePage, record_pipe: log_output.RecordPipe
+) -> tuple[int, float]:
     """Run the worker until it is stopped; returns its exit status, and the seconds in which it must exit."""
     # Imported here because heavy imports must come after `die_with_supervisor`.
     from agentscope_protocol.config import settings as settings_module
@@ -92,26 +94,26 @@ async def _work(sock: socket.socket, page: LifePage) -> tuple[int, float]:
     snapshot, project = hello.items["settings"], hello.items["project"]
     assert isinstance(snapshot, bytes)
     assert isinstance(project, str)
-    settings = settings_module.restore(snapshot)
+    settings, folder = settings_module.restore(snapshot), Path(project)
     try:
         worker_label = "{slot!s}.{generation!s}".format_map(hello.items)
         runtime = await host.boot(
             settings,
-            Path(project),
+            folder,
             worker=worker_label,
             member=str(hello.items.get("member", "")),  # supervisors of older releases do not send it
         )
     except host.BootError as error:
         worker.notice("failed", json.dumps({"message": error.message[:MAX_FAILURE_TEXT]}))
         return EX_CONFIG if error.permanent else 1, process_exit.EXIT_TIMEOUT
-    log_output.adopt_agentscope()
+    log_output.adopt_agentscope(record_pipe)
     sessions = Sessions(runtime.app, runtime.session, worker.request_replacement)
     runtime.session.on_stale = sessions.is_stale
     server = Server(runtime.app, worker.link, watchdog.LifeSigns(page), sessions)
     if os.environ.get(NAME_BLOCKS):
         from agentscope_worker.loop_watch import LoopWatch
 
-        LoopWatch(Path(project))
+        LoopWatch(folder)
     worker.serve(server.on_event)
     # Objects created so far live as long as the process: exclude them from garbage collection.
     gc.collect()

@@ -33,7 +33,7 @@ from typing import Any, Final
 from agentscope_worker import watchdog
 
 MAX_REQUEST: Final = 64 * 1024  # bytes; fits a path of 4 KiB with every byte escaped
-DESCRIPTORS: Final = 3  # with each request: the link, the page, and the output pipe
+DESCRIPTORS: Final = 4  # with each request: the link, the page, the output pipe, and the pipe for log records
 
 REPARENT_TIMEOUT: Final = 5.0
 """Seconds to wait for the exit of the intermediate process; it takes 1 ms unless the machine is busy."""
@@ -159,7 +159,7 @@ def _become_worker(
     control: socket.socket, supervisor: int, request: Mapping[str, Any], descriptors: Collection[int]
 ) -> list[str]:
     """Correct the state that a fork copies, and report to the supervisor; returns the worker's arguments."""
-    link, page, output = descriptors
+    link, page, output, records = descriptors
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
@@ -175,4 +175,4 @@ def _become_worker(
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()
-    return [str(supervisor), str(link), str(page)]
+    return [str(supervisor), str(link), str(page), str(records)]

@@ -1,9 +1,7 @@
 """One line of a worker's log, with its level and context, on the way to the supervisor's log. Pure.
 
-All output of a worker goes to one pipe. The worker's logging writes each record as a JSON text after the
-byte 0x1E (RFC 7464), so that level, run and session reach the supervisor. Every other line is plain output
-of the App and is logged as such. An App can write lines in the JSON form itself; this grants it nothing that
-logging does not.
+The worker's logging writes each record to a pipe of its own, as a JSON text after the byte 0x1E (RFC 7464).
+So level, run and session reach the supervisor. Printed lines take another pipe and are never parsed.
 
 Read next: `agentscope_worker.log_output`, which writes these lines.
 """
@@ -19,10 +17,16 @@ MARK: Final = "\x1e"
 MAX_BYTES: Final = 12 * 1024
 """Bytes of one line. The supervisor splits output lines at 16 KiB, and half a JSON text cannot be parsed."""
 
+PIECE: Final = MAX_BYTES // 10
+"""Characters of one piece of a longer record. A character takes at most six bytes, and the ids need some."""
+
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
 ABOUT: Final = ("logger", "run", "session", "request")
 """Context fields of a line, beside the message: the logger, and the ids of the turn."""
+
+
+_MAX_ID: Final = 128  # characters of a context field in a record that is split
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +47,26 @@ class LogLine:
         return f"{head}\n{self.exception}" if self.exception else head
 
 
-def write(line: LogLine) -> str | None:
-    """The encoded line without its line feed, or None if it is longer than MAX_BYTES."""
+def write(line: LogLine) -> str:
+    """The encoded line without its line feed.
+
+    A record that would be longer than MAX_BYTES becomes several lines, each with a piece of the message or of
+    the exception, and with the level and the context of the record.
+    """
     fields = {"level": line.level, "message": line.message, **line.about}
     if line.exception:
         fields["exception"] = line.exception
     text = MARK + json.dumps(fields, ensure_ascii=False)
-    return text if len(text.encode("utf-8", "backslashreplace")) <= MAX_BYTES else None
+    if len(text.encode("utf-8", "backslashreplace")) <= MAX_BYTES:
+        return text
+    about = {name: value[:_MAX_ID] for name, value in line.about.items()}
+    pieces = (
+        part[at : at + PIECE] for part in (line.message, line.exception) for at in range(0, len(part), PIECE)
+    )
+    return "\n".join(
+        MARK + json.dumps({"level": line.level, "message": piece, **about}, ensure_ascii=False)
+        for piece in pieces
+    )
 
 
 def read(text: str) -> LogLine | None:

@@ -1,9 +1,10 @@
 """Starts and signals worker processes. Makes no decisions; `launcher` calls it.
 
 Each worker has its own session and process group. It inherits one end of a socketpair and no other descriptor
-of the supervisor except its page and its output pipe. The worker itself asks the kernel to kill it when the
-supervisor dies, as its first action, so the supervisor needs no code between fork and exec. A worker that is
-started here runs in a new interpreter; for a worker that is forked by a `zygote`, `Child` is the same.
+of the supervisor except its page and its two pipes, for output and for log records. The worker itself asks
+the kernel to kill it when the supervisor dies, as its first action, so the supervisor needs no code between
+fork and exec. A worker that is started here runs in a new interpreter; for a worker that is forked by a
+`zygote`, `Child` is the same.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from agentscope_protocol.wire.page import PAGE_SIZE, LifePage
-from agentscope_supervisor.processes.output_pipe import OnLine, OutputPipe
+from agentscope_supervisor.processes.output_pipe import OnLine, ProcessOutput
 from agentscope_supervisor.processes.reaper import MARK
 from agentscope_supervisor.system import kernel
 
@@ -38,7 +39,7 @@ class Child:
     `socket` is the supervisor's end of its link, connected. `page` holds its heartbeat counters.
     """
 
-    def __init__(self, pid: int, ours: socket.socket, output: OutputPipe, memory: mmap.mmap) -> None:
+    def __init__(self, pid: int, ours: socket.socket, output: ProcessOutput, memory: mmap.mmap) -> None:
         self.pid: Final = pid
         self.socket: Final = ours
         self.output: Final = output
@@ -80,7 +81,7 @@ class Child:
 class WorkerChannels:
     """Both ends of the channels between the supervisor and a worker, created before the worker.
 
-    `theirs` are the worker's descriptors: link, page and output. The worker gets copies of them;
+    `theirs` are the worker's descriptors: link, page, output and log records. The worker gets copies of them;
     `close_theirs` closes the originals. `child` takes over the supervisor's ends. If the worker does not
     start, call `close`.
     """
@@ -91,20 +92,24 @@ class WorkerChannels:
             self._ours, link = socket.socketpair()
             undo.callback(self._ours.close)
             theirs_only.callback(link.close)
-            self._read_end, write_end = os.pipe()
-            undo.callback(os.close, self._read_end)
-            theirs_only.callback(os.close, write_end)
+            self._output, output = os.pipe()
+            undo.callback(os.close, self._output)
+            theirs_only.callback(os.close, output)
+            self._records, records = os.pipe()
+            undo.callback(os.close, self._records)
+            theirs_only.callback(os.close, records)
             page = kernel.shared_file(PAGE_SIZE)
             theirs_only.callback(os.close, page)
             self._memory = mmap.mmap(page, PAGE_SIZE)
             self._ours.setblocking(False)
-            self.theirs: Final = (link.fileno(), page, write_end)
+            self.theirs: Final = (link.fileno(), page, output, records)
             self.close_theirs: Final = theirs_only.pop_all().close
             self.close: Final = undo.pop_all().close
 
     def child(self, pid: int, on_line: OnLine) -> Child:
         """Return the worker that was started with these channels."""
-        return Child(pid, self._ours, OutputPipe(self._read_end, on_line), self._memory)
+        output = ProcessOutput(self._output, on_line, self._records)
+        return Child(pid, self._ours, output, self._memory)
 
 
 def spawn(
@@ -112,8 +117,8 @@ def spawn(
 ) -> Child:
     """Start `command` in the project folder. `mark` identifies its descendants. `umask`: see `execute`.
 
-    The command gets three more arguments: the pid of the supervisor, and the descriptors of its link and its
-    page.
+    The command gets four more arguments: the pid of the supervisor, and the descriptors of its link, its page
+    and its pipe for log records.
 
     Call it on the event loop: the fork takes one or two milliseconds, and the parent-death signal belongs to
     the thread that forks, which must live as long as this process.
@@ -124,15 +129,10 @@ def spawn(
         channels = WorkerChannels()
         undo.callback(channels.close)
         theirs_only.callback(channels.close_theirs)
-        link, page, output = channels.theirs
-        popen = execute(
-            [*command, str(os.getpid()), str(link), str(page)],
-            project,
-            output,
-            (link, page),
-            {MARK: mark},
-            umask,
-        )
+        link, page, output, records = channels.theirs
+        inherited = (link, page, records)
+        arguments = map(str, (os.getpid(), *inherited))
+        popen = execute([*command, *arguments], project, output, inherited, {MARK: mark}, umask)
         undo.callback(popen.wait)
         undo.callback(popen.kill)
         kernel.on_exit(popen, on_exit)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from agentscope_supervisor.processes.output_pipe import OnLine, OutputPipe
+from agentscope_supervisor.processes.output_pipe import OnLine, ProcessOutput
 from agentscope_supervisor.processes.spawn import execute
 from agentscope_supervisor.system import kernel
 
@@ -79,7 +79,7 @@ class Zygote:
             undo.pop_all()
         self.pid: Final = popen.pid
         self._popen: Final = popen
-        self._output: Final = OutputPipe(read_end, on_line)
+        self._output: Final = ProcessOutput(read_end, on_line)
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
     def fork(

@@ -30,7 +30,6 @@ LINES = st.builds(
 @given(LINES)
 def test_a_written_line_is_one_line_and_survives_a_round_trip(line: LogLine) -> None:
     text = write(line)
-    assert text is not None
     assert "\n" not in text
     assert read(text) == line
 
@@ -62,11 +61,20 @@ def test_unknown_fields_are_ignored() -> None:
     assert read(text) == LogLine("x", "error", {"run": "r"})
 
 
-def test_a_line_over_the_limit_is_not_written() -> None:
-    assert write(LogLine("é" * (MAX_BYTES // 2))) is None
-    assert write(LogLine("é" * (MAX_BYTES // 3))) is not None
-    assert write(LogLine("x", exception="y" * MAX_BYTES)) is None
-    assert write(LogLine("\ud800")) is not None, "a lone surrogate must not break the log"
+@pytest.mark.parametrize("letter", ["x", "é", "\x00", "\U0001f389"])
+def test_a_record_over_the_limit_becomes_lines_of_its_level_and_context(letter: str) -> None:
+    about = {"logger": "a" * 10_000, "run": "r"}
+    text = write(LogLine(letter * MAX_BYTES, "error", about, letter * MAX_BYTES))
+    lines = text.split("\n")
+    assert max(len(line.encode()) for line in lines) <= MAX_BYTES
+    pieces = [read(line) for line in lines]
+    assert {(each.level, each.about["run"]) for each in pieces if each is not None} == {("error", "r")}
+    assert "".join(each.message for each in pieces if each is not None) == letter * 2 * MAX_BYTES
+
+
+def test_a_record_with_a_lone_surrogate_is_written() -> None:
+    sent = write(LogLine("\ud800")).encode("utf-8", "backslashreplace").decode()
+    assert read(sent) == LogLine("\ud800")
 
 
 def test_text_is_human_readable() -> None:
