@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from agentscope_protocol.wire.log_lines import session_digest
 from tests.harness.client import call, invoke, new_session
 from tests.harness.instance import Instance
-from tests.harness.projects import written
+from tests.harness.projects import QUICK_STOP, written
 from tests.harness.waiting import eventually
 
 APP: Final = """
@@ -148,6 +149,45 @@ async def test_a_line_for_people_has_them_too(
     wanted = f"the App raised worker=0.1 logger=agentscope_worker.serve run={run} session={digest} request="
     await eventually(lambda: wanted in instance.log, 20, "it is logged")
     assert "\n    RuntimeError: no good\n" in instance.log
+
+
+TALKATIVE: Final = """
+    import logging
+    from pathlib import Path
+    from agentscope.message import Msg
+    from agentscope.runtime import AgentApp
+
+    class App(AgentApp):
+        async def __call__(self, msg, ctx):
+            print("printed \U0001f389")
+            print("a half: \\ud83d")
+            print("begun, ", end="")
+            logging.getLogger("shop").error("logged \U0001f389")
+            print("ended")
+            Path("note.txt").write_text("\U0001f389")
+            yield Msg(name="a", content=Path("note.txt").read_text(), role="assistant")
+"""
+
+
+@pytest.mark.parametrize("preload", [False, True])
+@pytest.mark.parametrize("encoding", ["ascii", "gbk"])
+async def test_an_emoji_is_printed_and_logged_whatever_the_encoding_of_the_service_is(
+    new_instance: Callable[..., Instance], tmp_path: Path, encoding: str, preload: bool
+) -> None:
+    config = json.dumps({**QUICK_STOP, "supervisor": {**QUICK_STOP["supervisor"], "preload": preload}})
+    project = written(tmp_path / "магазин", TALKATIVE, config)
+    variables = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    instance = new_instance(project, workers=1, variables=variables, arguments=["--log-format", "json"])
+    instance.start()
+    answer = await invoke(instance.port, new_session(), "hello")
+    assert answer.status == 200, answer.body
+    assert "\U0001f389" in json.dumps(answer.json, ensure_ascii=False)
+    assert (project / "note.txt").read_text("utf-8") == "\U0001f389"
+    await eventually(lambda: lines(instance, message="begun, ended"), 20, "all is logged")
+    assert lines(instance, message="printed \U0001f389", level="info")
+    assert lines(instance, message="a half: \\ud83d", level="info")
+    (record,) = lines(instance, message="logged \U0001f389")
+    assert (record["level"], record["logger"]) == ("error", "shop"), "a print does not tear a record"
 
 
 async def test_what_a_dead_worker_logged_last_is_readable(start_instance: Callable[..., Instance]) -> None:

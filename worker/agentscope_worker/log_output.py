@@ -9,6 +9,7 @@ Read next: `agentscope_protocol.wire.log_lines`, which defines the format of a l
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -85,6 +86,10 @@ def set_up(descriptor: int | None = None) -> RecordPipe:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # A print of half a character pair, such as a part of an emoji, must not raise.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     return pipe
 
 

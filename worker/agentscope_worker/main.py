@@ -93,8 +93,8 @@ async def _work(
         return EX_LOST, process_exit.EXIT_TIMEOUT
     snapshot, project = hello.items["settings"], hello.items["project"]
     assert isinstance(snapshot, bytes)
-    assert isinstance(project, str)
-    settings, folder = settings_module.restore(snapshot), Path(project)
+    assert isinstance(project, (str, bytes))
+    settings, folder = settings_module.restore(snapshot), Path(os.fsdecode(project))
     try:
         worker_label = "{slot!s}.{generation!s}".format_map(hello.items)
         runtime = await host.boot(

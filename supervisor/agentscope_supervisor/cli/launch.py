@@ -23,7 +23,7 @@ from agentscope_protocol.config import settings as settings_module
 from agentscope_protocol.config.settings import Settings, SettingsError
 from agentscope_protocol.wire.page import NAME_BLOCKS
 from agentscope_supervisor import __version__
-from agentscope_supervisor.processes import interpreter
+from agentscope_supervisor.processes import interpreter, spawn
 from agentscope_supervisor.project.config import Project, ProjectError
 from agentscope_supervisor.system import instance_dir, log_setup, signals, socket_activation
 from agentscope_supervisor.workers.fleet import EX_CONFIG, EX_TEMPFAIL
@@ -83,6 +83,7 @@ def checked(project: Project) -> Settings:
     ended = subprocess.run(
         [*interpreter.worker_command(settings, project.folder), "--check", str(project.folder)],
         cwd=project.folder,
+        env=spawn.environment(),
         input=settings_module.dump(settings),
         check=False,
     )

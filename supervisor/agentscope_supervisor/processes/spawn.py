@@ -22,8 +22,10 @@ from agentscope_supervisor.processes.output_pipe import OnLine, ProcessOutput
 from agentscope_supervisor.processes.reaper import MARK
 from agentscope_supervisor.system import kernel
 
-# Variables about the supervisor process: notify socket, passed sockets and watchdog of systemd.
+# Variables about the supervisor process: notify socket, passed sockets and watchdog of systemd. And the
+# encoding of its output, which UTF-8 mode would not override.
 _NOT_INHERITED: Final = (
+    "PYTHONIOENCODING",
     "NOTIFY_SOCKET",
     "LISTEN_FDS",
     "LISTEN_PID",
@@ -150,15 +152,14 @@ def execute(
 ) -> subprocess.Popen[bytes]:
     """Start a process in the project folder, with its output to the descriptor `output`.
 
-    Its environment is that of the supervisor, without the variables of systemd, and with `variables`. `umask`
-    -1: that of the supervisor.
+    Its environment is `environment()` with `variables`. `umask` -1: that of the supervisor.
 
     Raises: OSError.
     """
     return subprocess.Popen(
         command,
         cwd=project,
-        env={**_environment(), **variables},
+        env={**environment(), **variables},
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
@@ -168,9 +169,26 @@ def execute(
     )
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return the environment of a worker: that of the supervisor, without what is for the supervisor only.
+
+    Python runs in UTF-8 mode in it, so that an App can print and read every text, whatever the locale is.
+    """
     environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
+    environment["PYTHONUTF8"] = "1"
     environment["PYTHONUNBUFFERED"] = "1"
     # By default, the import of numpy starts one thread for each CPU in each worker, which only costs memory.
     environment.setdefault("OPENBLAS_NUM_THREADS", "1")
     return environment
+
+
+def path_for_worker(path: Path) -> str | bytes:
+    """Return a path in the form in which a worker understands it: as text in UTF-8 mode, otherwise as bytes.
+
+    The supervisor decodes paths with the encoding of its locale, which may be another one.
+    """
+    encoded = os.fsencode(path)
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError:
+        return encoded

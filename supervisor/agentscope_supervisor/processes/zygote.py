@@ -97,7 +97,8 @@ class Zygote:
         """
         timer = self._loop.call_later(FORK_WITHIN, self._answer, number, "no answer in time")
         self._pending[number] = on_answer, timer
-        request = json.dumps({"number": number, "folder": str(folder), "variables": dict(variables)}).encode()
+        in_utf8 = os.fsencode(folder).decode("utf-8", "surrogateescape")  # the zygote runs in UTF-8 mode
+        request = json.dumps({"number": number, "folder": in_utf8, "variables": dict(variables)}).encode()
         try:
             socket.send_fds(self._socket, [request], descriptors)
         except OSError as error:  # the zygote has exited, or its socket is full

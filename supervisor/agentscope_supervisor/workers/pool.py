@@ -153,7 +153,7 @@ class Pool:
             child.kill()
         greeting: Mapping[str, str | int | bytes] = {
             "settings": snapshot,
-            "project": str(self._project),
+            "project": spawn.path_for_worker(self._project),
             "slot": process.slot,
             "generation": process.generation,
             "member": f"{self._instance}.{process.number}",
