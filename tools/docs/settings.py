@@ -11,7 +11,7 @@ from agentscope_protocol.config.settings import Settings, json_schema
 from agentscope_supervisor.workers.reloadable_keys import needs_restart
 from tools.docs.markdown import code, page, table
 
-SOURCE: Final = "`protocol/agentscope_protocol/config/settings.py`"
+SOURCE: Final = "`protocol/agentscope_protocol/config/`"
 
 INTRODUCTION: Final = f"""
 Every key of `agentapp.yaml`. The page is generated from the JSON Schema that `agentscope-supervisor schema`

@@ -1,8 +1,8 @@
 """The types of single values in agentapp.yaml: bounds, secrets, and YAML's special words. Pure.
 
-Owns the allowed values of one setting. It must not know the keys, which are in `settings`.
-The text of each ValueError appears in the report unchanged, so it names the allowed values and never repeats
-the given one.
+Owns the allowed values of one setting, and the base class of a section. It must not know the keys, which are
+in `settings` and `runtime_settings`. The text of each ValueError appears in the report unchanged, so it names
+the allowed values and never repeats the given one.
 
 Read next: `settings`.
 """
@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     JsonValue,
     PlainSerializer,
@@ -37,6 +39,14 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.
 _PRINCIPAL = re.compile(r"token|metadata\..+")
 _UMASK = re.compile(r"0?[0-7]{3}")
 _MAPPING_METHODS = frozenset({"get", "items", "keys", "values"})
+
+
+# A URL can contain a password, or a key in its query, so no section shows a URL in its repr.
+class Section(BaseModel):
+    """The base class of a section: immutable, and without unknown keys."""
+
+    # hide_input: an error that pydantic raises for a section built in code must not show a secret either.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 def _no_boolean(value: object) -> object:

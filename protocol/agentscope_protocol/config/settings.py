@@ -1,9 +1,10 @@
 """agentapp.yaml as typed, immutable values: every key, its default, and how to load and dump them. Pure.
 
-Owns the keys and the rules between them. `setting_types` defines the single values, `yaml_reader` parses the
-text, `problems` builds the report. The supervisor and the workers both use these modules, so they must not
-open files, read the environment or log: text and environment are arguments. Relative paths stay as written;
-the code that opens them joins them to the project folder.
+Owns the keys that the supervisor reads, and the file as a whole; `runtime_settings` has the keys that only
+workers read. `setting_types` defines the single values, `yaml_reader` parses the text, `problems` builds the
+report. The supervisor and the workers both use these modules, so they must not open files, read the
+environment or log: text and environment are arguments. Relative paths stay as written; the code that opens
+them joins them to the project folder.
 
 Read next: `load`.
 """
@@ -11,7 +12,7 @@ Read next: `load`.
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationError
 
 from agentscope_protocol.config.problems import (
     Problem,
@@ -19,13 +20,18 @@ from agentscope_protocol.config.problems import (
     section_model,
     translate,
 )
+from agentscope_protocol.config.runtime_settings import (
+    AgentscopeSettings,
+    McpServerSettings,
+    ModelSettings,
+    SessionStoreSettings,
+    TracingSettings,
+)
 from agentscope_protocol.config.setting_types import (
     SNAPSHOT,
     BooleanOrAuto,
     Count,
     CountOrZero,
-    FreeMapping,
-    Headers,
     HttpUrl,
     Megabytes,
     MegabytesOrZero,
@@ -33,9 +39,8 @@ from agentscope_protocol.config.setting_types import (
     Port,
     PositiveSeconds,
     Principal,
-    RedisUrl,
     Seconds,
-    Secret,
+    Section,
     ServerName,
     SlotName,
     Text,
@@ -70,75 +75,7 @@ _NOT_TEXT = {"enum", "const", "integer", "number", "boolean", "null"}  # keyword
 _VARIABLE: dict[str, Any] = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
 
 
-# A URL can contain a password, or a key in its query, so no section shows a URL in its repr.
-class _Section(BaseModel):
-    # hide_input: an error that pydantic raises for a section built in code must not show a secret either.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class ModelSettings(_Section):
-    """`models.<name>`: one model of the project. The code reads it as `runtime.models.<name>`."""
-
-    provider: Literal["openai", "anthropic", "dashscope", "gemini", "ollama"] = Field(
-        description="The API that the model speaks."
-    )
-    model: Text = Field(description="The model's name at the provider.")
-    api_key: Secret | None = Field(None, description="The provider's API key.")
-    base_url: HttpUrl | None = Field(
-        None, description="The base URL of the API. `null`: the provider's own.", repr=False
-    )
-    stream: bool = Field(True, description="Whether to request a stream from the provider.")
-    light_stream: Literal["auto", "off"] = Field(
-        "auto",
-        description="`auto`: build the pieces of a stream without the type checks of the provider's client, "
-        "where that gives the same objects. `off`: leave it to the client.",
-    )
-    generate_kwargs: FreeMapping = Field(
-        {}, description="Sampling parameters such as `temperature` and `max_tokens`."
-    )
-    client_kwargs: FreeMapping = Field(
-        {}, description="Arguments of the provider's client library.", repr=False
-    )
-
-
-class McpServerSettings(_Section):
-    """`mcp_servers.<name>`: an MCP server. Its tools are in `runtime.tools`."""
-
-    url: HttpUrl = Field(description="The URL of the server.", repr=False)
-    transport: Literal["sse", "streamable_http"] = Field("sse", description="The MCP transport.")
-    headers: Headers = Field({}, description="Headers of each request. Values count as secrets.")
-    timeout: PositiveSeconds = Field(30, description="Seconds to connect, and for each tool call.")
-    sse_read_timeout: PositiveSeconds = Field(
-        300, description="Seconds that the event stream may stay silent."
-    )
-    required: bool = Field(
-        False, description="`true`: a worker becomes ready only when it is connected to this server."
-    )
-
-
-class SessionStoreSettings(_Section):
-    """`session`: the store behind `runtime.session`."""
-
-    backend: Literal["json", "redis"] = Field(
-        "json", description="`json`: files on disk. `redis`: a Redis that several machines can share."
-    )
-    save_dir: Text = Field(
-        "./sessions", description="With `json`: the folder of the files, relative to the project."
-    )
-    redis_url: RedisUrl | None = Field(
-        None, description="With `redis`: the URL of the Redis, required.", validate_default=True
-    )
-
-    @field_validator("redis_url")
-    @classmethod
-    def _needed_for_redis(cls, value: RedisUrl | None, info: ValidationInfo) -> RedisUrl | None:
-        # A validator of the field, not of the section: it then runs together with the other checks.
-        if value is None and info.data.get("backend") == "redis":
-            raise ValueError("is required when session.backend is redis")
-        return value
-
-
-class PlatformSettings(_Section):
+class PlatformSettings(Section):
     """`platform`: the heartbeat and the configuration poll. Without this section, both are off."""
 
     endpoint: HttpUrl = Field(description="The base URL of the platform's API.", repr=False)
@@ -151,15 +88,7 @@ class PlatformSettings(_Section):
     )
 
 
-class TracingSettings(_Section):
-    """`tracing`: the export of spans. Without this section, no spans are recorded."""
-
-    endpoint: HttpUrl = Field(
-        "http://localhost:4318/v1/traces", description="The OTLP/HTTP endpoint for spans.", repr=False
-    )
-
-
-class ServerSettings(_Section):
+class ServerSettings(Section):
     """`server`: the HTTP server of the instance."""
 
     host: Text = Field("127.0.0.1", description="The address to listen on. `0.0.0.0`: all interfaces.")
@@ -199,7 +128,7 @@ class ServerSettings(_Section):
     )
 
 
-class SessionsSettings(_Section):
+class SessionsSettings(Section):
     """`sessions`: turns of one session, and their kept output."""
 
     on_busy: Literal["queue", "reject", "interrupt", "latest"] = Field(
@@ -229,7 +158,7 @@ class SessionsSettings(_Section):
     )
 
 
-class SupervisorSettings(_Section):
+class SupervisorSettings(Section):
     """`supervisor`: the worker processes."""
 
     workers: Workers = Field(2, description="Number of worker slots. `auto`: one per CPU.")
@@ -281,15 +210,7 @@ class SupervisorSettings(_Section):
     )
 
 
-class AgentscopeSettings(_Section):
-    """`agentscope`: settings of AgentScope itself."""
-
-    permission_mode: Literal["default", "accept_edits", "explore", "bypass", "dont_ask"] = Field(
-        "bypass", description="AgentScope 2.x: the permission mode of tool calls. 1.x ignores it."
-    )
-
-
-class Settings(_Section):
+class Settings(Section):
     """The whole of agentapp.yaml. `Settings()` is the meaning of an empty file."""
 
     models: dict[SlotName, ModelSettings] = Field({}, description="Models of the project, by name.")
