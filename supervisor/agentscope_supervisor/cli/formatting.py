@@ -1,4 +1,4 @@
-"""How numbers, times and texts of an instance are written for people.
+"""How numbers, times, exits and stacks of an instance are written for people.
 
 Text that comes from an app, such as the reason of its exit, may contain anything. Control characters that a
 terminal would act on are escaped here. Used by `instance_commands`, `render` and `top`.
@@ -6,8 +6,12 @@ terminal would act on are escaped here. Used by `instance_commands`, `render` an
 
 import calendar
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+Json = Mapping[str, Any]
+
+SHOWN_OUTPUT: Final = 12  # lines of a worker's last output that `death_lines` shows
 
 # Control characters that a terminal acts on. Line feeds and tabs are allowed.
 _ESCAPED: Final = {
@@ -44,7 +48,7 @@ def latency(seconds: float | None) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
-def megabytes(process: Mapping[str, Any]) -> str:
+def megabytes(process: Json) -> str:
     """Return the memory of a process in MB, from its JSON object; `-` until it has been measured."""
     return "-" if process["memory_mb"] is None else f"{process['memory_mb']:.0f}"
 
@@ -53,3 +57,36 @@ def counted(counts: Mapping[str, int]) -> str:
     """Return counts by name, the largest first: `3 signal, 1 oom`."""
     ordered = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
     return ", ".join(f"{count} {name}" for name, count in ordered)
+
+
+def death_lines(deaths: Sequence[Json]) -> list[str]:
+    """Return the exits of workers as lines, each with its reason, its last output and its stacks."""
+    if not deaths:
+        return ["no worker has exited yet"]
+    lines = []
+    for death in deaths:
+        detail = f" ({death['detail']})" if death["detail"] else ""
+        lines.append(f"{clock(death['at'])}  worker {death['worker']}  {death['cause']}{detail}")
+        ready = "never ready" if death["ready"] is None else f"ready for {duration(death['ready'])}"
+        pid = f"pid {death['pid']}, " if death["pid"] is not None else ""
+        lines.append(
+            f"    {pid}{death['ended']}, ran for {duration(death['lived'])}, {ready},"
+            f" lost turns: {death['turns']}"
+        )
+        if death["cause"] != "asked":
+            lines += [f"    | {line}" for line in death["output"][-SHOWN_OUTPUT:]]
+            if death["stacks"]:
+                lines += ["    stacks:", *(f"    {line}" for line in death["stacks"])]
+    return lines
+
+
+def stack_lines(stacks: Sequence[Json]) -> list[str]:
+    """Return the stacks of the supervisor and of each worker as lines."""
+    lines = []
+    for process in stacks:
+        lines.append(
+            process["worker"] if process["worker"] == "supervisor" else f"worker {process['worker']}"
+        )
+        lines += [f"  {line}" for line in process["lines"]] or ["  no answer; the process may be stopped"]
+        lines.append("")
+    return lines[:-1]

@@ -18,7 +18,7 @@ import click
 
 from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_protocol.wire.log_lines import session_digest
-from agentscope_supervisor.cli.formatting import clock, duration, printable
+from agentscope_supervisor.cli.formatting import death_lines, printable, stack_lines
 from agentscope_supervisor.control.client import ControlClient, ControlError
 from agentscope_supervisor.system import instance_dir
 from agentscope_supervisor.system.instance_dir import Address
@@ -26,8 +26,6 @@ from agentscope_supervisor.system.log_buffer import KEPT
 from agentscope_supervisor.system.log_setup import LEVELS
 
 Command = Callable[..., Any]
-
-SHOWN_OUTPUT: Final = 12  # lines of a worker's last output that `deaths` shows without --json
 
 _RUNTIME_DIR: Final = (
     "Folder with the lock and the control socket of each instance.  [default: $RUNTIME_DIRECTORY, else"
@@ -179,7 +177,7 @@ def _print_updates(client: ControlClient, every: float, once: bool) -> None:
 def deaths(client: ControlClient, as_json: bool, last: int | None) -> None:
     """Show why workers exited, with their last output and stacks."""
     answer = client.get("/deaths")[-(last or 0) :]
-    _print(_death_lines(answer), answer, as_json)
+    _print(death_lines(answer), answer, as_json)
 
 
 @_command(_json)
@@ -209,7 +207,7 @@ def _show_sessions(open_sessions: list[dict[str, Any]]) -> None:
 def stacks(client: ControlClient, as_json: bool) -> None:
     """Show the current stacks of the supervisor and its workers."""
     answer = client.get("/stacks")
-    _print(_stack_lines(answer), answer, as_json)
+    _print(stack_lines(answer), answer, as_json)
 
 
 _follow: Final = click.option("-f", "--follow", is_flag=True, help="Keep printing new lines as they arrive.")
@@ -370,34 +368,3 @@ def _print(lines: Iterable[str], answer: Any, as_json: bool) -> None:
         click.echo(json.dumps(answer, indent=2))
     else:
         click.echo("\n".join(printable(line.rstrip()) for line in lines))
-
-
-def _death_lines(deaths: list[dict[str, Any]]) -> list[str]:
-    if not deaths:
-        return ["no worker has exited yet"]
-    lines = []
-    for death in deaths:
-        detail = f" ({death['detail']})" if death["detail"] else ""
-        lines.append(f"{clock(death['at'])}  worker {death['worker']}  {death['cause']}{detail}")
-        ready = "never ready" if death["ready"] is None else f"ready for {duration(death['ready'])}"
-        pid = f"pid {death['pid']}, " if death["pid"] is not None else ""
-        lines.append(
-            f"    {pid}{death['ended']}, ran for {duration(death['lived'])}, {ready},"
-            f" lost turns: {death['turns']}"
-        )
-        if death["cause"] != "asked":
-            lines += [f"    | {line}" for line in death["output"][-SHOWN_OUTPUT:]]
-            if death["stacks"]:
-                lines += ["    stacks:", *(f"    {line}" for line in death["stacks"])]
-    return lines
-
-
-def _stack_lines(stacks: list[dict[str, Any]]) -> list[str]:
-    lines = []
-    for process in stacks:
-        lines.append(
-            process["worker"] if process["worker"] == "supervisor" else f"worker {process['worker']}"
-        )
-        lines += [f"  {line}" for line in process["lines"]] or ["  no answer; the process may be stopped"]
-        lines.append("")
-    return lines[:-1]
