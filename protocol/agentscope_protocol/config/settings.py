@@ -161,7 +161,11 @@ class SessionsSettings(Section):
 class SupervisorSettings(Section):
     """`supervisor`: the worker processes."""
 
-    workers: Workers = Field(2, description="Number of worker slots. `auto`: one per CPU.")
+    workers: Workers = Field(
+        2,
+        description="Number of worker slots. `auto`: one per CPU that the instance may use; a CPU quota is "
+        "rounded up.",
+    )
     python: Text | None = Field(
         None, description="Python interpreter of the workers. `null`: the interpreter of the supervisor."
     )
@@ -192,7 +196,10 @@ class SupervisorSettings(Section):
         30, description="Seconds that a worker's event loop may be blocked before the worker is killed."
     )
     max_memory_mb: Megabytes | None = Field(
-        None, description="MB of memory (PSS) above which a worker is replaced. `null`: no limit."
+        None,
+        description="MB of memory (PSS) above which a worker is replaced. Without this key: 80 % of the "
+        "memory limit of the control group, divided by the number of slots, if that is 150 MB or more. "
+        "`null`: no limit.",
     )
     max_turns: Count | None = Field(
         None,
@@ -201,7 +208,7 @@ class SupervisorSettings(Section):
     preload: BooleanOrAuto = Field(
         "auto",
         description="Whether to fork workers from a process that has AgentScope loaded. `auto`: where "
-        "forking is safe.",
+        "forking is safe, except for one worker with a memory limit below 384 MB.",
     )
     on_platform_restart: Literal["roll", "exit"] = Field(
         "roll",

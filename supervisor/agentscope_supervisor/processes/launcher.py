@@ -62,8 +62,12 @@ class Launcher:
         command: Sequence[str],
         project: Path,
         post: Callable[[Callable[[], None]], None],
+        zygote_fits: bool = True,
     ) -> None:
-        """`command` starts a worker, without its arguments. `post` puts an event into the event queue."""
+        """`command` starts a worker, without its arguments. `post` puts an event into the event queue.
+
+        `zygote_fits`: whether there is memory for a zygote. It decides if `supervisor.preload` is `auto`.
+        """
         self._command: Final = command
         self._project: Final = project
         umask = settings.supervisor.umask
@@ -73,9 +77,12 @@ class Launcher:
         preload = settings.supervisor.preload
         self._level: Final = logging.WARNING if preload is True else logging.INFO
         has_pidfds = kernel.on_exit is kernel.on_exit_pidfd
-        possible = preload is not False and has_pidfds and kernel.become_subreaper()
-        if preload is not False and not possible:
+        wanted = preload is True or (preload == "auto" and zygote_fits)
+        possible = wanted and has_pidfds and kernel.become_subreaper()
+        if wanted and not possible:
             self._log_no_preload("this system cannot reparent forked workers to the supervisor")
+        elif preload == "auto" and not zygote_fits:
+            self._log_no_preload("the memory limit is too small for one worker and a zygote")
         self._policy: Final = launch_policy.LaunchPolicy(
             possible, settings.supervisor.start_timeout * WAIT_SHARE
         )

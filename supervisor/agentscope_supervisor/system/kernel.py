@@ -1,4 +1,4 @@
-"""Portable access to kernel features: process exit, orphan processes, shared memory, pipes and OOM kills.
+"""Portable access to kernel features: process exit, orphan processes, shared memory, pipes and CPUs.
 
 On Linux, a pidfd refers to one process even if its pid is reused, and becomes readable when the process
 exits. Orphan processes are reparented to the supervisor. On other systems, or if a sandbox forbids pidfds, a
@@ -64,31 +64,12 @@ def widen_pipe(fd: int, size: int) -> None:
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
 
 
-def oom_kills(proc: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return how many processes of this control group the kernel has killed because it ran out of memory.
-
-    Returns 0 if the kernel does not report the number. Sources: cgroups(7), and memory.events and
-    memory.oom_control in the documentation of the kernel.
-    """
-    try:
-        groups = [line.split(":", 2)[1:] for line in proc.read_text().splitlines()]
-    except OSError:
-        return 0
-    for controllers, group in groups:
-        if "memory" in controllers.split(","):
-            mount, name = root / "memory", "memory.oom_control"
-        elif controllers == "":
-            mount, name = root, "memory.events"
-        else:
-            continue
-        # In a container, the path may be that of the host, while the mount starts at the container's group.
-        for directory in (mount / group.lstrip("/"), mount):
-            try:
-                fields = dict(line.split() for line in (directory / name).read_text().splitlines())
-                return int(fields["oom_kill"])
-            except (OSError, ValueError, KeyError):
-                continue
-    return 0
+def usable_cpus() -> int:
+    """Return the number of CPUs that this process may use. The quota of its control group is not applied."""
+    count = getattr(os, "process_cpu_count", None)  # Python 3.13; PYTHON_CPU_COUNT overrides it
+    if count is None and hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return (count or os.cpu_count)() or 1
 
 
 OnExit = Callable[[int], None]

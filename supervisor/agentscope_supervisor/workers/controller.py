@@ -7,7 +7,6 @@ rolled out. Receives the events of processes from `pool`, and forwards their eff
 
 import asyncio
 import logging
-import os
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -15,16 +14,16 @@ from functools import partial
 from typing import Final
 
 from agentscope_protocol.config import settings as settings_module
-from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_protocol.config.settings import Settings, SettingsError
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import CancelReason, StreamKind
 from agentscope_supervisor.domain.turn import Purpose, Turn
 from agentscope_supervisor.project.config import Project, ProjectError
+from agentscope_supervisor.system import control_group, kernel
 from agentscope_supervisor.system.event_queue import Post
 from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.turns.service import TurnService
-from agentscope_supervisor.workers import fleet_commands, lifecycle
+from agentscope_supervisor.workers import fleet_commands, lifecycle, sizing
 from agentscope_supervisor.workers.exit_reasons import Cause, ExitReason, ExitRecord
 from agentscope_supervisor.workers.fleet import Fleet
 from agentscope_supervisor.workers.pool import Pool
@@ -67,10 +66,13 @@ class Controller:
         self._rollout_ended: Final = rollout_ended
         self._loop: Final = asyncio.get_running_loop()
         supervisor = settings.supervisor
-        self.fleet: Final = Fleet(worker_count(settings), supervisor.start_deadline, supervisor.soak)
-        self.pool: Final = Pool(settings, project.folder, self, post)
+        slots = worker_count(settings)
+        self.fleet: Final = Fleet(slots, supervisor.start_deadline, supervisor.soak)
+        fits = sizing.zygote_fits(slots, control_group.memory_limit())
+        self.pool: Final = Pool(settings, project.folder, self, post, fits)
         self.revisions: Final = Revisions(settings_module.dump(settings))
-        self.recycling: Final = Recycling(supervisor.max_turns, supervisor.max_memory_mb)
+        self.recycling: Final = Recycling(supervisor.max_turns, None)
+        self._limit_memory(slots)
         self.restarts = 0
         """Number of workers that exited unexpectedly."""
         self.failure = ""
@@ -101,6 +103,7 @@ class Controller:
     def scale(self, slots: int) -> None:
         """Set the number of slots, at least 1. Removed slots finish their turns."""
         log.info("number of slots changes", extra={"slots": slots})
+        self._limit_memory(slots)
         self._carry_out(self.fleet.scale(slots, self._loop.time()))
 
     def reset(self, slot: int) -> None:
@@ -244,6 +247,12 @@ class Controller:
         if reason is not None:
             self._replace(number, ExitReason(Cause.MEMORY_LIMIT, reason))
 
+    def _limit_memory(self, slots: int) -> None:
+        limit = sizing.memory_limit(self.settings.supervisor, slots, control_group.memory_limit())
+        if limit != self.recycling.max_memory_mb and limit != self.settings.supervisor.max_memory_mb:
+            log.info("memory of workers is limited", extra={"mb": round(limit or 0), "slots": slots})
+        self.recycling.max_memory_mb = limit
+
     # -- carrying out -------------------------------------------------------------------------------
 
     def _carry_out(self, commands: Iterable[fleet_commands.Command]) -> None:
@@ -310,10 +319,8 @@ class Controller:
         before, self.settings = worker_count(self.settings), settings
         supervisor = settings.supervisor
         self.fleet.soak = supervisor.soak
-        self.recycling.max_turns, self.recycling.max_memory_mb = (
-            supervisor.max_turns,
-            supervisor.max_memory_mb,
-        )
+        self.recycling.max_turns = supervisor.max_turns
+        self._limit_memory(self.fleet.size)
         self.pool.settings = settings
         self._turns.take_over(settings)
         if worker_count(settings) != before:
@@ -339,11 +346,7 @@ class Controller:
 def worker_count(settings: Settings) -> int:
     """Return `supervisor.workers`. `auto` is the number of CPUs that this process may use, at most
     MAX_WORKERS."""
-    workers = settings.supervisor.workers
-    if isinstance(workers, int):
-        return workers
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cpus, MAX_WORKERS)
+    return sizing.worker_count(settings.supervisor.workers, kernel.usable_cpus(), control_group.cpu_limit())
 
 
 def _explained(

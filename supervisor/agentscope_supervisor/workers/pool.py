@@ -20,7 +20,7 @@ from agentscope_protocol.wire.link import PROTOCOL_ERROR
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.processes import interpreter, spawn
 from agentscope_supervisor.processes.launcher import Launcher, LaunchRequest
-from agentscope_supervisor.system import kernel
+from agentscope_supervisor.system import control_group
 from agentscope_supervisor.system.event_queue import Post
 from agentscope_supervisor.system.log_setup import log_output
 from agentscope_supervisor.workers import lifecycle, notices
@@ -76,7 +76,10 @@ class Pool:
     The deadlines of the states are those of `settings`, which may be replaced at any time.
     """
 
-    def __init__(self, settings: Settings, project: Path, listener: PoolListener, post: Post) -> None:
+    def __init__(
+        self, settings: Settings, project: Path, listener: PoolListener, post: Post, zygote_fits: bool
+    ) -> None:
+        """`zygote_fits`: whether the memory limit leaves room for a zygote."""
         self.settings = settings
         self._project: Final = project
         self._listener: Final = listener
@@ -85,12 +88,12 @@ class Pool:
         self._processes: dict[int, Process] = {}
         self._connecting: set[asyncio.Task[None]] = set()
         self._stopping = False
-        self._oom_kills = kernel.oom_kills()
+        self._oom_kills = control_group.oom_kills()
         self.exit_records: Final = ExitRecords()
         # Identifies the instance among others that share its session store.
         self._instance: Final = secrets.token_hex(8)
         command = interpreter.worker_command(settings, project)
-        self._launcher: Final = Launcher(settings, command, project, post)
+        self._launcher: Final = Launcher(settings, command, project, post, zygote_fits)
 
     def __iter__(self) -> Iterator[Process]:
         return iter(self._processes.values())
@@ -310,7 +313,7 @@ class Pool:
             lines = process.child.output.last_lines if process.child is not None else ()
             summary = f"the worker exited during its start with {status_name(process.status)}"
             process.failure = "\n".join([summary, *lines])
-        oom_kills_before, self._oom_kills = self._oom_kills, kernel.oom_kills()
+        oom_kills_before, self._oom_kills = self._oom_kills, control_group.oom_kills()
         oom = self._oom_kills > oom_kills_before
         record = exit_record(process, process.status, self._loop.time(), oom=oom)
         self.exit_records.add(record)
