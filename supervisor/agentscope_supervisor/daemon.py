@@ -63,12 +63,20 @@ _PLATFORM_STATUS: Final = {"healthy": "running", "unhealthy": "degraded"}
 
 class Daemon:
     """One running instance, from the start to the end of `run`. Must be created on the event loop that runs
-    it. `store`: path of the file for runs that must survive a restart."""
+    it. `store`: path of the file for runs that must survive a restart. `terminal`: the instance stops when it
+    is closed."""
 
-    def __init__(self, project: Project, settings: Settings, store: Path) -> None:
+    def __init__(
+        self,
+        project: Project,
+        settings: Settings,
+        store: Path,
+        terminal: signals.Terminal | None = None,
+    ) -> None:
         self._loop: Final = asyncio.get_running_loop()
         self._project: Final = project
         self._settings: Final = settings
+        self._terminal: Final = terminal
         self._post: Final = EventQueue().post
         self._memory: Final = ProcessMemory(lambda: [os.getpid(), *self._pool.marks()])
         states = [state.name.lower() for state in ProcessState if state < ProcessState.GONE]
@@ -115,7 +123,7 @@ class Daemon:
             {
                 signal.SIGTERM: self._stop_signal,
                 signal.SIGINT: self._stop_signal,
-                signal.SIGHUP: partial(self.reload, even_unchanged=True),
+                signal.SIGHUP: self._hang_up,
                 signal.SIGQUIT: self._pool.dump_stacks,
                 signal.SIGTTIN: lambda: self.scale(min(self._fleet.size + 1, MAX_WORKERS)),
                 signal.SIGTTOU: lambda: self.scale(max(self._fleet.size - 1, 1)),
@@ -267,6 +275,12 @@ class Daemon:
 
     def _stop_signal(self) -> None:
         self.stop(at_once=self._pool.stopping)
+
+    def _hang_up(self) -> None:
+        if self._terminal is not None and self._terminal.is_closed:
+            self.stop(at_once=False)  # the kernel and a shell may both send HUP, which is no second request
+        else:
+            self.reload(even_unchanged=True)
 
     def _stop(self) -> None:
         log.info("stopping", extra={"turns": len(self._ledger)})

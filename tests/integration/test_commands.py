@@ -1,13 +1,17 @@
 """The commands as a user types them: their output and their exit status."""
 
+import contextlib
 import json
 import re
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+import psutil
 import pytest
 
 from tests.harness.client import call, new_session, texts
@@ -220,6 +224,46 @@ async def test_agentscope_run_has_one_worker_and_the_console(developer: tuple[in
     assert await texts(port, "me", "hello") == ["hello"]
     assert str(port) in log.read_text()
     assert "worker=1." not in log.read_text(), "one worker, although the file sets two"
+
+
+IN_A_WINDOW: Final = "import pty, sys; pty.spawn(sys.argv[1:])"
+"""Runs a command in a new terminal and prints what it writes; its end closes the terminal."""
+
+
+def test_closing_the_terminal_ends_agentscope_run(make_project: Callable[..., Path], tmp_path: Path) -> None:
+    project, port, log = make_project(), free_port(), tmp_path / "log"
+    shell = ["sh", "-c", '"$0" run --port "$1"; exit', AGENTSCOPE, str(port)]
+    with log.open("wb") as output:
+        window = subprocess.Popen(
+            [sys.executable, "-c", IN_A_WINDOW, *shell],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=project,
+            env=environment(XDG_RUNTIME_DIR=str(tmp_path)),
+        )
+    supervisor = None
+    try:
+        wait_until(lambda: "is ready" in log.read_text(), 30, "the instance is ready")
+        (pid,) = re.findall(r"listening .* pid=(\d+)", log.read_text())
+        supervisor = psutil.Process(int(pid))
+        supervisor.send_signal(signal.SIGHUP)
+        wait_until(lambda: "rollout done" in log.read_text(), 30, "a HUP with the terminal open reloads")
+        window.kill()  # as a user closes a window: the kernel hangs the terminal up
+        wait_until(lambda: not is_alive(supervisor), 15, "the instance has ended")
+        with socket.socket() as freed:
+            freed.bind(("127.0.0.1", port))
+    finally:
+        window.kill()
+        window.wait()
+        if supervisor is not None and is_alive(supervisor):
+            supervisor.kill()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 # -- logs ---------------------------------------------------------------------------------------------------

@@ -32,7 +32,11 @@ SIGNALS: Final = (
         "TERM, INT",
         "Drain: running turns finish within `supervisor.drain_timeout`, then exit 0. A second one: at once.",
     ),
-    ("HUP", "Reload agentapp.yaml and replace the workers one by one."),
+    (
+        "HUP",
+        "Reload agentapp.yaml and replace the workers one by one. Under `agentscope run`, the end of its "
+        "terminal drains and exits, as TERM does.",
+    ),
     ("QUIT", "Log the stacks of the supervisor and the workers."),
     ("TTIN, TTOU", "One worker slot more, one fewer."),
 )

@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 def start(project: Project, name: str | None, runtime_dir: Path | None, state_dir: Path | None) -> NoReturn:
     """Run one instance until it stops, and exit with its status."""
-    signals.prepare()
+    terminal = signals.Terminal() if project.overrides.ends_with_terminal else None
+    signals.prepare(terminal)
     if project.folder.is_file():
         project, name = _installed(project, name, state_dir)
     if project.watched or log.isEnabledFor(logging.DEBUG):
@@ -67,7 +68,9 @@ def start(project: Project, name: str | None, runtime_dir: Path | None, state_di
     if settings.server.console == "on":
         log.info("console enabled", extra={"url": f"{address.url}/console"})
     state = instance_dir.state_dir(state_dir, os.environ, os.getuid()) / instance_dir.PROGRAM / instance
-    status = _serve(project, settings, sock, state / "runs.db", passed_on is not None, control, address)
+    status = _serve(
+        project, settings, sock, state / "runs.db", passed_on is not None, control, address, terminal
+    )
     claim.close()
     sys.exit(status)
 
@@ -160,13 +163,14 @@ def _serve(
     passed_on: bool,
     control: socket.socket,
     address: instance_dir.Address,
+    terminal: signals.Terminal | None,
 ) -> int:
     import uvloop
 
     from agentscope_supervisor.daemon import Daemon
 
     async def run() -> tuple[int, str]:
-        daemon = Daemon(project, settings, store)
+        daemon = Daemon(project, settings, store, terminal)
         return await daemon.run(sock, control, address, passed_on=passed_on), daemon.failure
 
     # Objects that exist now live as long as the process: the collector need not look at them again.

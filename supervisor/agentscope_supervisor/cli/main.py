@@ -161,10 +161,18 @@ def run(
 ) -> NoReturn:
     """Run the app in PROJECT with one worker and the console.
 
-    PROJECT is a project folder, by default the current one.
+    PROJECT is a project folder, by default the current one. Ctrl-C stops the instance, and so does closing
+    its terminal.
     """
     log_setup.set_up("text", log_level)
-    overrides = Overrides(port=port, workers=1, no_platform=no_platform, console=True, reload=reload)
+    overrides = Overrides(
+        port=port,
+        workers=1,
+        no_platform=no_platform,
+        console=True,
+        reload=reload,
+        ends_with_terminal=True,
+    )
     launch.start(Project(project.resolve(), config, overrides), None, None, None)
 
 

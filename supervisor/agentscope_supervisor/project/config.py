@@ -33,6 +33,7 @@ class Overrides:
     no_platform: bool = False
     console: bool = False  # whether `server.console: auto` means on
     reload: bool = False  # replace the workers when a file changes
+    ends_with_terminal: bool = False  # stop the instance when its terminal is closed
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
 """Signal handling of the supervisor. The handlers run on the event loop and only call `daemon`.
 
-TERM and INT stop the instance; a second one stops it at once. HUP reloads. TTIN and TTOU add or remove one
-slot. QUIT prints the stacks of the supervisor, here, and of the workers, in `daemon`. USR1 and USR2 are
-logged and have no effect.
+TERM and INT stop the instance; a second one stops it at once. HUP reloads; when the terminal of `agentscope
+run` is closed, it stops the instance. TTIN and TTOU add or remove one slot. QUIT prints the stacks of the
+supervisor, here, and of the workers, in `daemon`. USR1 and USR2 are logged and have no effect.
 """
 
 import asyncio
 import faulthandler
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -26,10 +27,40 @@ IGNORED_AT_START: Final = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, *UNUSE
 """Signals whose default action would end or stop the process before its handlers are installed."""
 
 
-def prepare() -> None:
-    """Set the signal actions that apply until `install`. Call it first in the process, on the main thread."""
+class Terminal:
+    """The controlling terminal of this process. Create it before `prepare`.
+
+    When a user closes a terminal, the kernel takes it away from the processes of its session, and they get
+    HUP. A HUP that an operator sends leaves the terminal as it is.
+    """
+
+    def __init__(self) -> None:
+        # nohup ignores HUP: that process is meant to outlive its terminal.
+        self._is_followed: Final = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether there was a terminal when the process started, and now there is none."""
+        return self._is_followed and not _has_terminal()
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
+def prepare(terminal: Terminal | None = None) -> None:
+    """Set the signal actions that apply until `install`. Call it first in the process, on the main thread.
+
+    `terminal`: the process exits when it is closed.
+    """
     for number in IGNORED_AT_START:
         signal.signal(number, signal.SIG_IGN)
+    if terminal is not None:
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(0) if terminal.is_closed else None)
     for number in (signal.SIGTERM, signal.SIGINT):  # nothing has been started yet
         signal.signal(number, lambda *_: sys.exit(0))
     faulthandler.enable()  # systemd's watchdog ends the process with SIGABRT
