@@ -7,19 +7,21 @@ Read next: `host`.
 """
 
 import asyncio
-import re
+import locale
+import os
 import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Final
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion
 
 from agentscope_protocol.config import settings as settings_module
-from agentscope_worker import host
-
-# Lines of requirements.txt that hold a pip option (-r, --index-url), a URL or a path are left to pip.
-_NOT_A_REQUIREMENT = re.compile(r"^(-|[a-z+]+://|\.|/)")
+from agentscope_worker import host, requirements_file
+from agentscope_worker.requirements_file import OtherFile
 
 
 def check(project: Path, snapshot: bytes) -> int:
@@ -35,28 +37,68 @@ def check(project: Path, snapshot: bytes) -> int:
 
 
 def requirement_problems(path: Path) -> Iterator[str]:
-    """One message for each requirement that is not installed here, with the pip command that installs it."""
+    """One message for each requirement that is not installed here, with the pip command that installs it.
+
+    A constraint applies to the packages that the file requires. `path` need not exist.
+    """
+    found = _Requirements(path.parent)
+    if path.exists():
+        found.read(path)
+    yield from found.problems
+    required = {canonicalize_name(wanted.name) for _, wanted in found.wanted}
+    relevant = (each for each in found.constraints if canonicalize_name(each[1].name) in required)
+    for where, wanted in [*found.wanted, *relevant]:
+        if wanted.marker is None or wanted.marker.evaluate():
+            yield from _unmet(where, wanted)
+
+
+class _Requirements:
+    """The requirements of a file and of all files that it names; `where` is the file and line of each."""
+
+    def __init__(self, project: Path) -> None:
+        self._project: Final = project
+        self._seen: Final[set[Path]] = set()
+        self.wanted: Final[list[tuple[str, Requirement]]] = []
+        self.constraints: Final[list[tuple[str, Requirement]]] = []
+        self.problems: Final[list[str]] = []
+
+    def read(self, path: Path, *, constrains: bool = False, named_by: str = "") -> None:
+        if path in self._seen:
+            return
+        self._seen.add(path)
+        shown = os.path.relpath(path, self._project)
+        try:
+            text = requirements_file.decode(path.read_bytes(), locale.getencoding())
+        except OSError as error:
+            self.problems.append(f"{named_by or shown}: cannot read {shown}: {error.strerror}")
+            return
+        except (UnicodeDecodeError, LookupError) as error:
+            self.problems.append(f"{shown}: cannot be decoded ({error}); save the file as UTF-8")
+            return
+        for number, line in requirements_file.lines(text, os.environ):
+            where = f"{shown}:{number}"
+            try:
+                found = requirements_file.parse(line)
+            except InvalidRequirement as error:
+                self.problems.append(f"{where}: {line!r} is not a valid requirement: {error}")
+                continue
+            if isinstance(found, OtherFile):
+                other = Path(os.path.normpath(path.parent / found.path))
+                self.read(other, constrains=constrains or found.constrains, named_by=where)
+            elif found is not None:
+                (self.constraints if constrains else self.wanted).append((where, found))
+
+
+def _unmet(where: str, wanted: Requirement) -> Iterator[str]:
+    pip = f"{sys.executable} -m pip install {str(wanted)!r}"
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except FileNotFoundError:
+        installed = metadata.version(wanted.name)
+    except metadata.PackageNotFoundError:
+        yield f"{where}: {wanted.name} is not installed; install it with: {pip}"
         return
-    for number, line in enumerate(lines, 1):
-        text = line.split(" #")[0].strip()
-        if not text or text.startswith("#") or _NOT_A_REQUIREMENT.match(text):
-            continue
-        where = f"{path.name}:{number}"
-        try:
-            wanted = Requirement(text)
-        except InvalidRequirement as error:
-            yield f"{where}: {text!r} is not a valid requirement: {error}"
-            continue
-        if wanted.marker is not None and not wanted.marker.evaluate():
-            continue
-        pip = f"{sys.executable} -m pip install {str(wanted)!r}"
-        try:
-            installed = metadata.version(wanted.name)
-        except metadata.PackageNotFoundError:
-            yield f"{where}: {wanted.name} is not installed; install it with: {pip}"
-            continue
-        if not wanted.specifier.contains(installed, prereleases=True):
-            yield f"{where}: {wanted} is required, but {installed} is installed; install it with: {pip}"
+    try:
+        is_met = not wanted.specifier or wanted.specifier.contains(installed, prereleases=True)
+    except InvalidVersion:  # of a package that was not installed by pip
+        is_met = False
+    if not is_met:
+        yield f"{where}: {wanted} is required, but {installed} is installed; install it with: {pip}"
