@@ -171,3 +171,75 @@ def test_a_constructor_with_required_arguments_is_reported(write_project: Write)
         """
     )
     assert "App() raised TypeError" in failure(project)
+
+
+METHOD = """
+    from agentscope.runtime import AgentApp
+
+    class App(AgentApp):
+        async def __call__(self, msg, ctx):
+            yield msg
+
+        {}
+            {}
+"""
+
+
+@pytest.mark.parametrize(
+    "signature, body, wrong",
+    [
+        ("async def __call__(self, msg):", "yield msg", "cannot be called with (msg, ctx): too many"),
+        (
+            "async def __call__(self, msg, ctx, user):",
+            "yield msg",
+            "cannot be called with (msg, ctx): missing",
+        ),
+        ("async def __call__(self, msg, *, ctx):", "yield msg", "cannot be called with (msg, ctx)"),
+        ("def __call__(self, msg, ctx):", "yield msg", "contains yield, and is not async"),
+        ("async def on_startup(self, config):", "pass", "cannot be called with (): missing"),
+        ("def on_startup(self):", "self.ready = True", "is not async, and returns nothing to await"),
+        ("async def on_startup(self):", "yield", "contains yield"),
+        ("def on_shutdown(self):", "return None", "is not async"),
+        ("async def on_session_idle(self):", "pass", "cannot be called with (ctx)"),
+    ],
+)
+def test_a_method_that_a_worker_cannot_call_is_reported(
+    write_project: Write, signature: str, body: str, wrong: str
+) -> None:
+    project = write_project(METHOD.format(signature, body))
+    name = signature.split("(")[0].split()[-1]
+    message = failure(project)
+    assert message.startswith(f"{project}/app.py, line 4: App.{name} {wrong}")
+    assert f"; App must define async def {name}(self" in message
+
+
+def test_every_form_that_a_worker_can_call_is_accepted(write_project: Write) -> None:
+    project = write_project(
+        """
+        import functools
+        from agentscope.runtime import AgentApp
+
+        def with_user(function):
+            @functools.wraps(function)
+            def call(self, *arguments):
+                return function(self, *arguments, user="u")
+            return call
+
+        class App(AgentApp):
+            @with_user
+            async def __call__(self, msg, ctx, user):
+                yield msg
+
+            def on_startup(self):
+                return self.prepare()
+
+            async def prepare(self):
+                pass
+
+            async def on_session_idle(self, ctx, *more, now=None):
+                pass
+
+            on_shutdown = print
+        """
+    )
+    assert load_app(project) is not None

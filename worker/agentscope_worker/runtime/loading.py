@@ -1,8 +1,8 @@
 """Loads a project: its `app.py`, its class `App`, and the error messages for both.
 
-Owns `sys.path` and the module name `app`. It must not call anything of an App except its constructor;
-`singleton` calls the hooks. Every failure becomes a BootError that names the file, the line and the expected
-code, with a traceback of the author's own frames.
+Owns `sys.path` and the module name `app`, and checks that a worker can call the methods of an App. It must
+not call anything of an App except its constructor; `singleton` calls the hooks. Every failure becomes a
+BootError that names the file, the line and the expected code, with a traceback of the author's own frames.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ast
 import importlib.util
 import inspect
 import sys
+import textwrap
 import traceback
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,14 @@ from agentscope_worker.runtime.application import AgentApp
 from agentscope_worker.runtime.boot_error import BootError
 
 _EXPECTED = "app.py must define class App(AgentApp), with AgentApp imported from agentscope.runtime"
+
+# Each method that a worker calls: its arguments, and its usual form.
+_METHODS = {
+    "__call__": (("msg", "ctx"), "async def __call__(self, msg, ctx)"),
+    "on_startup": ((), "async def on_startup(self)"),
+    "on_shutdown": ((), "async def on_shutdown(self)"),
+    "on_session_idle": (("ctx",), "async def on_session_idle(self, ctx)"),
+}
 
 
 def load_app(project: Path) -> AgentApp:
@@ -46,12 +55,44 @@ def load_app(project: Path) -> AgentApp:
             permanent=True,
         )
     try:
-        return app_class()
+        app = app_class()
     except Exception as error:
         raise BootError(
             f"{where}: App() raised {_named(error)}\n{author_traceback(error, project)}",
             permanent=True,
         ) from error
+    for name, (arguments, form) in _METHODS.items():
+        wrong = _wrong_with(getattr(app, name), arguments, is_hook=name != "__call__")
+        if wrong:
+            raise BootError(f"{where}: App.{name} {wrong}; App must define {form}", permanent=True)
+    return app
+
+
+def _wrong_with(method: Any, arguments: tuple[str, ...], *, is_hook: bool) -> str:
+    """Why a worker cannot call a method of an App; "" if it can, or if only the call itself can tell."""
+    try:
+        # A decorator may pass other arguments to the function that it wraps.
+        inspect.signature(method, follow_wrapped=False).bind(*arguments)
+    except TypeError as error:
+        return f"cannot be called with ({', '.join(arguments)}): {error}"
+    except ValueError:  # it is written in C
+        return ""
+    if inspect.isgeneratorfunction(method) or (is_hook and inspect.isasyncgenfunction(method)):
+        return "contains yield" if is_hook else "contains yield, and is not async"
+    if is_hook and inspect.ismethod(method) and not inspect.iscoroutinefunction(method):
+        return "is not async, and returns nothing to await" if _returns_nothing(method) else ""
+    return ""
+
+
+def _returns_nothing(method: Any) -> bool:
+    try:
+        source = ast.parse(textwrap.dedent(inspect.getsource(method)))
+    except (OSError, SyntaxError):
+        return False
+    returned = [node.value for node in ast.walk(source) if isinstance(node, ast.Return)]
+    return all(
+        value is None or (isinstance(value, ast.Constant) and value.value is None) for value in returned
+    )
 
 
 def author_traceback(error: BaseException, project: Path) -> str:
