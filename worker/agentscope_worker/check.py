@@ -1,36 +1,53 @@
 """The part of `agentscope-supervisor check` that runs in the project's own interpreter.
 
-Compares requirements.txt with the installed packages, and loads app.py as a worker would. It must not start
-anything: `on_startup` is not called and no model is contacted. It reports all problems, not only the first.
+Compares requirements.txt with the installed packages, and loads app.py as a worker does: with the command,
+the environment, the event loop and the modules of a worker. It must not start anything: `on_startup` is not
+called and no model is contacted. It reports all problems, not only the first.
 
 Read next: `host`.
 """
 
 import asyncio
+import contextlib
 import locale
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+import uvloop
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion
 
 from agentscope_protocol.config import settings as settings_module
-from agentscope_worker import host, requirements_file
+from agentscope_worker import host, requirements_file, shadowing, zygote
 from agentscope_worker.requirements_file import OtherFile
 
 
-def check(project: Path, snapshot: bytes) -> int:
-    """Print each problem on stderr; returns the exit status: 0, or 78 if there are problems."""
+def check(project: Path, snapshot: bytes, parts: Collection[str]) -> int:
+    """Print each problem on stderr; returns the exit status: 0, or 78 if there are problems.
+
+    `parts`: features the settings use, as for `zygote.preload`.
+    """
     problems = list(requirement_problems(project / "requirements.txt"))
+    missing: list[str] = []
+    with contextlib.suppress(zygote.CannotFork):  # the start reports the reason
+        missing = zygote.preload(parts)
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     try:
-        asyncio.run(host.boot(settings_module.restore(snapshot), project, hooks=False))
+        runner.run(host.boot(settings_module.restore(snapshot), project, hooks=False))
+        problems += missing  # otherwise the start has reported the first of them
     except host.BootError as error:
         problems.append(error.message)
+    for clash in shadowing.clashes(project):
+        name = clash.path.name
+        if clash.hidden and clash.used:
+            problems.append(f"{clash.used}: the import returns {clash.other}, not {name}; rename {name}")
+        else:
+            print(f"warning: {name} replaces {clash.other} for all packages; rename it", file=sys.stderr)
     for problem in problems:
         print(problem, file=sys.stderr)
     return 78 if problems else 0

@@ -44,14 +44,14 @@ EXIT_SHARE: Final = 0.75
 
 
 def main() -> None:
-    """Run one worker. With `--check PROJECT`, check a project; with `--preload`, run a zygote.
+    """Run one worker. With `--check PROJECT PART…`, check a project; with `--preload`, run a zygote.
 
     Never returns.
     """
     if sys.argv[1] == "--check":
         from agentscope_worker.check import check
 
-        sys.exit(check(Path(sys.argv[2]), sys.stdin.buffer.read()))
+        process_exit.leave(check(Path(sys.argv[2]), sys.stdin.buffer.read(), sys.argv[3:]))
     if sys.argv[1] == "--preload":
         from agentscope_worker import zygote
 
@@ -71,8 +71,8 @@ def main() -> None:
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     forked_children.keep_apart(runner.get_loop(), link, memory)
     status, within = runner.run(_work(socket.socket(fileno=link), LifePage(memory), record_pipe))
-    # Not closed: that would wait for the executor's threads. Neither they nor threads of libraries
-    # (exporters, pools) may delay the exit of a worker that has finished its work.
+    # The runner is not closed: that would wait for the executor's threads. Neither they nor threads of
+    # libraries (exporters, pools) may delay the exit of a process that has finished its work.
     process_exit.leave(status, within)
 
 

@@ -50,7 +50,8 @@ def serve(supervisor: int, descriptor: int) -> list[str]:
     control = socket.socket(fileno=descriptor)
     words = control.recv(MAX_REQUEST)
     try:
-        preload(json.loads(words)["parts"])
+        for failure in preload(json.loads(words)["parts"]):
+            print(f"not preloaded: {failure}", file=sys.stderr)
         check_single_thread()
     except CannotFork as error:
         control.send(json.dumps({"refused": str(error)}).encode())
@@ -78,10 +79,10 @@ def serve(supervisor: int, descriptor: int) -> list[str]:
             os.close(each)
 
 
-def preload(parts: Collection[str]) -> None:
+def preload(parts: Collection[str]) -> list[str]:
     """Import the modules that a project's worker imports before app.py. `parts`: features the settings use.
 
-    Other import errors are only logged: each worker hits them itself and exits.
+    Returns the errors of parts that cannot be imported: each worker hits them itself and exits.
     Raises: CannotFork if AgentScope cannot be imported, or does not fit the other installed packages.
     """
     import uvloop  # noqa: F401
@@ -95,6 +96,7 @@ def preload(parts: Collection[str]) -> None:
         compat = seam()
     except host.BootError:
         raise CannotFork("AgentScope cannot be imported; each worker reports the reason") from None
+    failures = []
     for part in sorted(parts):
         try:
             match part.split(":"):
@@ -111,7 +113,8 @@ def preload(parts: Collection[str]) -> None:
                     import opentelemetry.exporter.otlp.proto.http.trace_exporter
                     import opentelemetry.sdk.trace.export  # noqa: F401
         except Exception as error:  # an import can raise anything; workers start without this part
-            print(f"{part} was not preloaded: {type(error).__name__}: {error}", file=sys.stderr)
+            failures.append(f"{part}: {type(error).__name__}: {error}")
+    return failures
 
 
 def check_single_thread() -> None:

@@ -24,6 +24,7 @@ from agentscope_protocol.config.settings import Settings, SettingsError
 from agentscope_protocol.wire.page import NAME_BLOCKS
 from agentscope_supervisor import __version__
 from agentscope_supervisor.processes import interpreter, spawn
+from agentscope_supervisor.processes.launcher import parts_of
 from agentscope_supervisor.project.config import Project, ProjectError
 from agentscope_supervisor.system import instance_dir, log_setup, signals, socket_activation
 from agentscope_supervisor.workers.fleet import EX_CONFIG, EX_TEMPFAIL
@@ -84,7 +85,10 @@ def checked(project: Project) -> Settings:
     settings = settings_of(project)
     _examine(settings, project.folder)
     ended = subprocess.run(
-        [*interpreter.worker_command(settings, project.folder), "--check", str(project.folder)],
+        [
+            *interpreter.worker_command(settings, project.folder),
+            *("--check", str(project.folder), *parts_of(settings)),
+        ],
         cwd=project.folder,
         env=spawn.environment(),
         input=settings_module.dump(settings),
