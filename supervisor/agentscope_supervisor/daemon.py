@@ -21,6 +21,7 @@ from typing import Final
 
 from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_protocol.config.settings import Settings
+from agentscope_protocol.wire.page import WRITES_FILE
 from agentscope_supervisor.control.handlers import Handlers
 from agentscope_supervisor.control.server import ControlServer
 from agentscope_supervisor.heartbeat.loop import Heartbeat, VitalSigns
@@ -101,6 +102,7 @@ class Daemon:
         self._reaper: Final = Reaper(self._pool.marks)
         self._heartbeat: Heartbeat | None = None
         self._hang_watch: HangWatch
+        self._watcher: Watcher | None = None
         self._condition: Final = Condition(settings, self._turns, self._controller, self._reaper, self._store)
         self._notifier: Final = Notifier(os.environ, os.getpid(), self._condition.summary)
         self._stop_accepting: Callable[[], None] = lambda: None
@@ -189,9 +191,10 @@ class Daemon:
             self._hang_watch = HangWatch(settings.supervisor.unresponsive_timeout, self._pool, self._post)
             parts.callback(self._hang_watch.stop)
             if self._project.watched:
-                watcher = self._watcher()
-                watcher.start()
-                parts.push_async_callback(watcher.close)
+                writes = Path(os.environ[WRITES_FILE])
+                self._watcher = Watcher(self._project.folder, self._watch_filter(), writes, self._edited)
+                self._watcher.start()
+                parts.push_async_callback(self._watcher.close)
             self._post(self._controller.start)
             return await self._controller.finished
 
@@ -244,16 +247,16 @@ class Daemon:
         if at_once:
             self._post(self._stop_at_once)
 
-    def _watcher(self) -> Watcher:
-        project = self._project
-        edits = WatchFilter(project.folder, project.config, Path(self._settings.session.save_dir))
-        return Watcher(project.folder, edits, self._edited)
+    def _watch_filter(self) -> WatchFilter:
+        project, settings = self._project, self._controller.settings
+        save_dir, rules = Path(settings.session.save_dir), settings.reload
+        return WatchFilter(project.folder, project.config, save_dir, rules.include, rules.exclude)
 
     # -- events ---------------------------------------------------------------------------------
 
     def _edited(self, files: str) -> None:
         """Files of the project have changed: replace the workers."""
-        log.info("files changed", extra={"files": files})
+        log.info("files changed; reload.exclude in agentapp.yaml excludes files", extra={"files": files})
 
         def roll() -> None:
             self.reload(even_unchanged=True, code_only=True)
@@ -271,6 +274,8 @@ class Daemon:
             self._condition.trouble = failure
         if not failure:
             self._hang_watch.set_timeout(self._controller.settings.supervisor.unresponsive_timeout)
+            if self._watcher is not None:
+                self._watcher.filter = self._watch_filter()
         self._notifier.reloaded()
 
     def _stop_signal(self) -> None:

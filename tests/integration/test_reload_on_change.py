@@ -189,6 +189,50 @@ async def test_files_that_an_app_writes_cause_no_rollout(edited: Instance, proje
     assert rolls(edited) == 1
 
 
+WRITER: Final = """
+    import os
+    from pathlib import Path
+    from agentscope.message import Msg
+    from agentscope.runtime import AgentApp
+
+    Path("at_import.yaml").write_text("x: 1")
+
+    class App(AgentApp):
+        async def __call__(self, msg, ctx):
+            Path("notes.yaml").write_text("x: 1")
+            Path("draft").write_text("x = 1")
+            os.replace("draft", "tool.py")
+            yield Msg(name="a", content="written", role="assistant")
+"""
+
+
+async def test_files_that_the_agent_writes_cause_no_rollout_and_the_log_says_how_to_include_them(
+    tmp_path: Path, new_instance: Callable[..., Instance]
+) -> None:
+    config = "reload: {include: ['*.md'], exclude: [scratch/]}"
+    project = written(tmp_path / "project", WRITER, config)
+    (project / "scratch").mkdir()
+    instance = new_instance(project, workers=1, arguments=["--reload"]).start()
+    await eventually(lambda: "watching the project" in instance.log, 10, "the watch has started")
+    assert await said(instance) == "written"
+    (project / "scratch" / "try.py").write_text("x = 1")
+    ignored = "reload.include includes it file="
+    await eventually(lambda: instance.log.count(ignored) >= 2, LIVE_WITHIN, "the writes are noticed")
+    (project / "prompt.md").write_text("Be brief.")
+    await eventually(lambda: "rollout done" in instance.log, LIVE_WITHIN, "the edit is noticed")
+    assert rolls(instance) == 1
+    (line,) = [line for line in instance.log.splitlines() if "files changed" in line]
+    assert line.endswith("reload.exclude in agentapp.yaml excludes files files=prompt.md")
+    names = set(re.findall(rf"{re.escape(ignored)}(\S+)", instance.log))
+    assert {"notes.yaml", "tool.py"} <= names <= {"notes.yaml", "tool.py", "at_import.yaml"}
+    configure(project, reload={"exclude": ["*.md"]})
+    await eventually(lambda: instance.log.count("rollout done") == 2, LIVE_WITHIN, "the file is reloaded")
+    (project / "prompt.md").write_text("Be polite.")
+    (project / "words.py").write_text("x = 1")
+    await eventually(lambda: "files=words.py" in instance.log, LIVE_WITHIN, "the new rules apply")
+    assert instance.log.count("files=prompt.md") == 1
+
+
 async def test_without_the_option_the_project_is_not_watched(
     project: Path, new_instance: Callable[..., Instance]
 ) -> None:

@@ -106,6 +106,8 @@ def _choice(schema: Schema) -> str:
             return "boolean"
         case {"type": "object", "additionalProperties": {"format": "password"}}:
             return "mapping of names to secret strings"
+        case {"type": "array", "items": {"type": "string"}}:
+            return "list of strings"
         case {"type": "object"}:
             return "mapping"
     raise ValueError(f"no words for {schema}")

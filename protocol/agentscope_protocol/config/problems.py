@@ -43,6 +43,7 @@ _ALLOWED = {
     "string_too_long": "must be at most {max_length} characters",
     "string_too_short": "must not be empty",
     "string_type": "must be text, in quotes where YAML reads it as something else",
+    "tuple_type": "must be a list",
     "value_error": "{error}",
 }
 _URL_SECRETS = re.compile(r"(?<=://)[^/@]*(?=@)|(?<=\?).*", re.DOTALL)  # user:password and query

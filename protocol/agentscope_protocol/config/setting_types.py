@@ -157,6 +157,11 @@ def _null_is_empty(value: object) -> object:
 
 
 # YAML reads a mapping whose entries are all commented out as null.
+def _null_is_no_pattern(value: object) -> object:
+    return () if value is None else value
+
+
+Patterns = Annotated[tuple[Text, ...], BeforeValidator(_null_is_no_pattern)]
 Headers = Annotated[
     dict[Annotated[str, AfterValidator(_header_name)], Secret], BeforeValidator(_null_is_empty)
 ]

@@ -36,6 +36,7 @@ from agentscope_protocol.config.setting_types import (
     Megabytes,
     MegabytesOrZero,
     OnOffAuto,
+    Patterns,
     Port,
     PositiveSeconds,
     Principal,
@@ -56,6 +57,7 @@ __all__ = [
     "ModelSettings",
     "PlatformSettings",
     "Problem",
+    "ReloadSettings",
     "ServerSettings",
     "SessionStoreSettings",
     "SessionsSettings",
@@ -217,6 +219,19 @@ class SupervisorSettings(Section):
     )
 
 
+class ReloadSettings(Section):
+    """`reload`: the files that the option `--reload` watches."""
+
+    include: Patterns = Field(
+        (),
+        description="Files whose changes replace the workers too, such as `*.md` or `data/rules.json`.",
+    )
+    exclude: Patterns = Field(
+        (),
+        description="Files and folders whose changes do not replace the workers, such as `generated/`.",
+    )
+
+
 class Settings(Section):
     """The whole of agentapp.yaml. `Settings()` is the meaning of an empty file."""
 
@@ -235,6 +250,9 @@ class Settings(Section):
     )
     supervisor: SupervisorSettings = Field(
         default_factory=SupervisorSettings, description="The worker processes."
+    )
+    reload: ReloadSettings = Field(
+        default_factory=ReloadSettings, description="The files that `--reload` watches."
     )
     agentscope: AgentscopeSettings = Field(
         default_factory=AgentscopeSettings, description="Settings of AgentScope itself."

@@ -21,7 +21,7 @@ import click
 
 from agentscope_protocol.config import settings as settings_module
 from agentscope_protocol.config.settings import Settings, SettingsError
-from agentscope_protocol.wire.page import NAME_BLOCKS
+from agentscope_protocol.wire.page import NAME_BLOCKS, WRITES_FILE
 from agentscope_supervisor import __version__
 from agentscope_supervisor.processes import interpreter, spawn
 from agentscope_supervisor.processes.launcher import parts_of
@@ -65,6 +65,8 @@ def start(project: Project, name: str | None, runtime_dir: Path | None, state_di
         fail(EX_TEMPFAIL, str(error))
     except socket_activation.ActivationError as error:
         fail(EX_CONFIG, str(error))
+    if project.watched:
+        os.environ[WRITES_FILE] = str(claim.writes)
     log.info("listening", extra={"url": address.url, "instance": instance, "pid": os.getpid()})
     if settings.server.console == "on":
         log.info("console enabled", extra={"url": f"{address.url}/console"})

@@ -1,11 +1,13 @@
 """Watches the files of a project for `--reload`, and reports changes once per burst.
 
 Changes come from the system (inotify, FSEvents) through watchfiles, in a thread; `watch_filter` decides which
-of them matter. If the project cannot be watched, it is served without the watch.
+of them matter. Workers append the files that they open for writing to a file, before they do so. If the
+project cannot be watched, it is served without the watch.
 """
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -28,12 +30,15 @@ Changed = Callable[[str], None]
 class Watcher:
     """Watches a folder from `start` to `close`.
 
-    `changed`: called on the event loop with a list of files as text.
+    `filter` may be replaced at any time. `writes`: the file that workers append to. `changed`: called on the
+    event loop with a list of files as text.
     """
 
-    def __init__(self, folder: Path, watch_filter: WatchFilter, changed: Changed) -> None:
+    def __init__(self, folder: Path, watch_filter: WatchFilter, writes: Path, changed: Changed) -> None:
+        self.filter = watch_filter
         self._folder: Final = folder
-        self._filter: Final = watch_filter
+        self._writes: Final = writes
+        self._logged: Final[set[Path]] = set()
         self._changed: Final = changed
         self._closed: Final = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -52,7 +57,7 @@ class Watcher:
         from watchfiles import Change, awatch  # takes 30 ms and imports anyio: only with --reload
 
         def matters(_: Change, path: str) -> bool:
-            return self._filter.matters(Path(path))
+            return self.filter.matters(Path(path))
 
         try:
             log.info("watching the project for changes", extra={"folder": self._folder})
@@ -64,7 +69,28 @@ class Watcher:
                 stop_event=self._closed,
                 ignore_permission_denied=True,
             ):
-                self._changed(self._filter.summary([Path(path) for _, path in changes]))
+                written = await asyncio.to_thread(_written, self._writes)
+                paths = {Path(path) for _, path in changes}
+                edited = {path for path in paths if self.filter.matters(path, written)}
+                self._log_ignored(paths - edited)
+                if edited:
+                    self._changed(self.filter.summary(edited))
         except Exception as error:  # the instance must go on, whatever prevents the watch
             reason = str(error) or type(error).__name__
             log.error("cannot watch the project; use `reload` after a change", extra={"reason": reason})
+
+    def _log_ignored(self, paths: set[Path]) -> None:
+        for path in sorted(paths - self._logged):
+            self._logged.add(path)
+            log.info(
+                "changes of a file that the app writes are ignored; reload.include includes it",
+                extra={"file": self.filter.summary([path])},
+            )
+
+
+def _written(writes: Path) -> frozenset[Path]:
+    """Return the files that workers have opened for writing since the start of the instance."""
+    try:
+        return frozenset(Path(os.fsdecode(each)) for each in writes.read_bytes().split(b"\0")[:-1])
+    except FileNotFoundError:  # they have written nothing yet
+        return frozenset()

@@ -155,6 +155,7 @@ class Instance:
             )
         self._file.unlink(missing_ok=True)
         (self.directory / CONTROL).unlink(missing_ok=True)
+        self.writes.unlink(missing_ok=True)
 
     def control_socket(self) -> socket.socket:
         """Return a listening socket for the operator's commands; only this user can connect to it.
@@ -177,6 +178,11 @@ class Instance:
         return sock
 
     @property
+    def writes(self) -> Path:
+        """The file in which workers record the files that they open for writing, for `--reload`."""
+        return self.directory / "writes"
+
+    @property
     def _file(self) -> Path:
         return self.directory / "instance.json"
 
@@ -193,6 +199,7 @@ class Instance:
         """Release the name."""
         self._file.unlink(missing_ok=True)
         (self.directory / CONTROL).unlink(missing_ok=True)
+        self.writes.unlink(missing_ok=True)
         os.close(self._lock)
 
 

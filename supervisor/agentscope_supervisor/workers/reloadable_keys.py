@@ -9,7 +9,7 @@ from typing import Final
 
 from agentscope_protocol.config.settings import Settings
 
-READ_HERE: Final = ("server", "sessions", "supervisor", "platform", "tracing")
+READ_HERE: Final = ("server", "sessions", "supervisor", "platform", "tracing", "reload")
 """Sections that the supervisor reads."""
 
 RELOADABLE: Final = frozenset(
@@ -22,6 +22,8 @@ RELOADABLE: Final = frozenset(
         "sessions.cancel_grace",
         "sessions.retry_on_crash",
         "sessions.idle_after",
+        "reload.include",
+        "reload.exclude",
         "supervisor.workers",
         "supervisor.max_inflight",
         "supervisor.start_timeout",

@@ -87,6 +87,7 @@ def test_defaults_match_the_example_file() -> None:
         "server": ServerSettings.model_fields.keys() - {"auth_token"},
         "sessions": type(settings.sessions).model_fields,
         "supervisor": SupervisorSettings.model_fields,
+        "reload": (),
         "agentscope": ("permission_mode",),
     }.items():
         for name in names:
@@ -268,6 +269,13 @@ def test_an_invalid_value_is_rejected(path: str, given: object, message: str) ->
 )
 def test_invalid_names_and_missing_or_unknown_keys_are_rejected(data: object, report: str) -> None:
     assert refusal(data) == report
+
+
+def test_patterns_are_a_list_that_may_be_empty() -> None:
+    settings = read({"reload": {"include": ["*.md"], "exclude": None}})
+    assert (settings.reload.include, settings.reload.exclude) == (("*.md",), ())
+    assert restore(dump(settings)) == settings
+    assert refusal({"reload": {"include": "*.md"}}) == "reload.include: '*.md' is not allowed; must be a list"
 
 
 def test_values_are_immutable() -> None:

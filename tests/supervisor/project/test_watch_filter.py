@@ -62,3 +62,44 @@ def test_the_summary_names_the_first_files_once_each() -> None:
     files = [FOLDER / name for name in ("b.py", "a.py", "a.py")]
     assert FILTER.summary(files) == "a.py, b.py"
     assert FILTER.summary([FOLDER / f"{n}.py" for n in range(9)]) == "0.py, 1.py, 2.py and 6 more"
+
+
+def test_files_in_the_usual_data_folders_do_not_matter() -> None:
+    assert not FILTER.matters(FOLDER / "data" / "state.yaml")
+    assert not FILTER.matters(FOLDER / "workspace" / "script.py")
+    assert FILTER.matters(FOLDER / "shop" / "data" / "loader.py"), "only at the top of the project"
+    assert FILTER.matters(FOLDER / "data.py")
+
+
+def test_files_that_a_worker_has_opened_for_writing_do_not_matter() -> None:
+    written = {FOLDER / "notes.yaml", FOLDER / "conf/live.cfg"}
+    assert not FILTER.matters(FOLDER / "notes.yaml", written)
+    assert FILTER.matters(FOLDER / "app.py", written)
+    assert FILTER.matters(FOLDER / "conf/live.cfg", written), "the configuration always matters"
+
+
+@pytest.mark.parametrize(
+    "path, matters",
+    [
+        ("prompt.md", True),
+        ("deep/in/prompt.md", True),
+        ("data/rules.json", True),
+        ("data/other.json", False),
+        ("written.yaml", True),  # included, although a worker writes it
+        ("generated/x.py", False),
+        ("deep/generated/x.py", False),
+        ("pkg/part.py", False),
+        ("pkg/deep/part.py", False),
+        ("other/pkg/part.py", True),
+        ("scratch_1.py", False),
+        ("draft.md", False),  # included and excluded
+        (".git/notes.md", False),
+        ("conf/live.cfg", True),
+    ],
+)
+def test_the_configuration_includes_and_excludes_files(path: str, matters: bool) -> None:
+    include = ["*.md", "data/rules.json", "written.yaml"]
+    exclude = ["generated/", "./pkg", "scratch_?.py", "draft.md", "*.cfg"]
+    config, save_dir = PurePath("conf/live.cfg"), PurePath("sessions")
+    chosen = WatchFilter(FOLDER, config, save_dir, include, exclude)
+    assert chosen.matters(FOLDER / path, {FOLDER / "written.yaml"}) == matters
