@@ -341,6 +341,7 @@ class Machine:
             patch.object(pool, "Launcher", lambda *_: Launcher(self)),
             patch.object(pool, "WorkerLink", Link),
             patch.object(pool.control_group, "oom_kills", lambda: 0),
+            patch.object(pool.control_group, "memory_limit", lambda: None),
             patch.object(daemon_module, "Reaper", Reaper),
             patch.object(daemon_module, "Store", Store),
             patch.object(daemon_module, "FrontDoor", Door),

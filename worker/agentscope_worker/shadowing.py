@@ -32,6 +32,7 @@ class Clash:
 
 def clashes(project: Path) -> Iterator[Clash]:
     """Yield each clash that matters, after the App has been loaded, or as far as it could be loaded."""
+    project = project.resolve()  # as `loading` does
     imports = _imports(project)
     for path in sorted(project.iterdir()):
         name = path.stem if path.suffix == ".py" else path.name
