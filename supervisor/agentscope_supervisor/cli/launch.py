@@ -23,8 +23,7 @@ from agentscope_protocol.config import settings as settings_module
 from agentscope_protocol.config.settings import Settings, SettingsError
 from agentscope_protocol.wire.page import NAME_BLOCKS, WRITES_FILE
 from agentscope_supervisor import __version__
-from agentscope_supervisor.processes import interpreter, spawn
-from agentscope_supervisor.processes.launcher import parts_of
+from agentscope_supervisor.processes import interpreter
 from agentscope_supervisor.project.config import Project, ProjectError
 from agentscope_supervisor.system import instance_dir, log_setup, signals, socket_activation
 from agentscope_supervisor.workers.fleet import EX_CONFIG, EX_TEMPFAIL
@@ -83,6 +82,8 @@ def checked(project: Project) -> Settings:
 
     The messages are printed by then.
     """
+    from agentscope_supervisor.processes import spawn  # modules of the daemon, which few commands need
+    from agentscope_supervisor.processes.launcher import parts_of
 
     settings = settings_of(project)
     _examine(settings, project.folder)
