@@ -256,7 +256,7 @@ class Daemon:
 
     def _edited(self, files: str) -> None:
         """Files of the project have changed: replace the workers."""
-        log.info("files changed; reload.exclude in agentapp.yaml excludes files", extra={"files": files})
+        log.info("files changed; reload.exclude excludes files", extra={"files": files})
 
         def roll() -> None:
             self.reload(even_unchanged=True, code_only=True)

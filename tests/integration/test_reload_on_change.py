@@ -222,7 +222,7 @@ async def test_files_that_the_agent_writes_cause_no_rollout_and_the_log_says_how
     await eventually(lambda: "rollout done" in instance.log, LIVE_WITHIN, "the edit is noticed")
     assert rolls(instance) == 1
     (line,) = [line for line in instance.log.splitlines() if "files changed" in line]
-    assert line.endswith("reload.exclude in agentapp.yaml excludes files files=prompt.md")
+    assert line.endswith("files changed; reload.exclude excludes files files=prompt.md")
     names = set(re.findall(rf"{re.escape(ignored)}(\S+)", instance.log))
     assert {"notes.yaml", "tool.py"} <= names <= {"notes.yaml", "tool.py", "at_import.yaml"}
     configure(project, reload={"exclude": ["*.md"]})
