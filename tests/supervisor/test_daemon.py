@@ -25,6 +25,7 @@ from agentscope_supervisor.domain.idempotency import Key
 from agentscope_supervisor.domain.request import OnBusy, TurnRequest
 from agentscope_supervisor.domain.run import Reader, Run
 from agentscope_supervisor.domain.turn import Purpose, Turn, TurnState
+from agentscope_supervisor.system import control_group, kernel
 from agentscope_supervisor.turns import routing
 from agentscope_supervisor.turns.quarantine import Quarantine
 from agentscope_supervisor.web.dialects.native import NATIVE
@@ -713,6 +714,24 @@ def test_a_client_with_a_key_may_come_back_after_each_disconnect(world: World) -
     assert turn.state is TurnState.CANCELLING
     world.the_turns_end(but_the_cancelled=False)
     assert not world.daemon._turns._leaving
+
+
+def test_a_reload_counts_the_cpus_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "usable_cpus", lambda: 4)
+    monkeypatch.setattr(control_group, "cpu_limit", lambda: 0.5)
+    world = World()
+    world.begin(size=1, works=True, max_turns=None, notified=False)
+    chosen = {"supervisor": {"workers": "auto"}, "server": {"metrics": False}}
+    world.machine.settings = Settings.model_validate(chosen)
+    for quota, slots in ((0.5, 1), (2.5, 3)):  # the file stays the same
+        monkeypatch.setattr(control_group, "cpu_limit", lambda quota=quota: quota)
+        world.a_signal_arrives(signal.SIGHUP)
+        for _ in range(slots + 1):
+            world.all_starts_succeed()
+            world.machine.pass_time(30.0)
+        assert world.daemon._controller.fleet.size == slots
+    world.size = slots
+    world.teardown()
 
 
 # -- the state machine; last, because a failing example is faster and easier to read --------------

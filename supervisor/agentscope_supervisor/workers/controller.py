@@ -66,7 +66,7 @@ class Controller:
         self._rollout_ended: Final = rollout_ended
         self._loop: Final = asyncio.get_running_loop()
         supervisor = settings.supervisor
-        slots = worker_count(settings)
+        self._chosen_slots = slots = worker_count(settings)  # `scale` changes the number until a reload
         self.fleet: Final = Fleet(slots, supervisor.start_deadline, supervisor.soak)
         fits = sizing.zygote_fits(slots, control_group.memory_limit())
         self.pool: Final = Pool(settings, project.folder, self, post, fits)
@@ -316,15 +316,16 @@ class Controller:
 
     def _take_over(self, settings: Settings) -> None:
         """Apply the settings that are in service now, as far as `reloadable_keys` allows."""
-        before, self.settings = worker_count(self.settings), settings
+        before, self._chosen_slots = self._chosen_slots, worker_count(settings)
+        self.settings = settings
         supervisor = settings.supervisor
         self.fleet.soak = supervisor.soak
         self.recycling.max_turns = supervisor.max_turns
         self._limit_memory(self.fleet.size)
         self.pool.settings = settings
         self._turns.take_over(settings)
-        if worker_count(settings) != before:
-            self._post(partial(self.scale, worker_count(settings)))
+        if self._chosen_slots != before:
+            self._post(partial(self.scale, self._chosen_slots))
 
     def _read_settings(self) -> Settings | ReloadRefused:
         try:
