@@ -65,3 +65,13 @@ def test_a_file_that_cannot_be_decoded_is_reported(tmp_path: Path, monkeypatch: 
 
 def test_without_the_file_nothing_is_required(tmp_path: Path) -> None:
     assert problems(tmp_path) == []
+
+
+def test_passwords_in_urls_are_not_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "hush")
+    text = "no-such-package @ https://me:${TOKEN}@host/x.whl\ntwo words @ https://me:hush@host/x.whl\n"
+    found = "\n".join(problems(tmp_path, requirements=text))
+    assert "hush" not in found
+    assert "no-such-package is not installed; install it with: " in found
+    assert found.endswith("-m pip install -r requirements.txt")
+    assert "'two words @ https://…@host/x.whl' is not a valid requirement" in found

@@ -5,7 +5,7 @@ import codecs
 import pytest
 from packaging.requirements import InvalidRequirement
 
-from agentscope_worker.requirements_file import OtherFile, decode, lines, parse
+from agentscope_worker.requirements_file import OtherFile, decode, lines, parse, without_secrets
 
 
 def read(text: str, **env: str) -> list[tuple[int, str]]:
@@ -55,7 +55,7 @@ def test_a_backslash_continues_a_line() -> None:
 
 def test_variables_are_replaced_if_they_are_set() -> None:
     text = "a==${VERSION}\nb @ https://${TOKEN}@host/b.whl\n${lower}\n$VERSION"
-    assert read(text, VERSION="2", lower="x") == [
+    assert read(text, VERSION="2", TOKEN="secret", lower="x") == [
         *((1, "a==2"), (2, "b @ https://${TOKEN}@host/b.whl"), (3, "${lower}"), (4, "$VERSION"))
     ]
 
@@ -127,6 +127,10 @@ def test_what_only_pip_can_judge_is_left_to_pip(line: str) -> None:
 )
 def test_another_file_is_named(line: str, path: str, constrains: bool) -> None:
     assert parse(line) == OtherFile(path, constrains)
+
+
+def test_credentials_in_a_url_are_not_shown() -> None:
+    assert without_secrets("x @ https://me:pw@host/@v ://u@h") == "x @ https://…@host/@v ://…@h"
 
 
 @pytest.mark.parametrize("line", ["two words", "rich>=", "rich=1", "=="])

@@ -97,7 +97,8 @@ class _Requirements:
             try:
                 found = requirements_file.parse(line)
             except InvalidRequirement as error:
-                self.problems.append(f"{where}: {line!r} is not a valid requirement: {error}")
+                problem = f"{where}: {line!r} is not a valid requirement: {error}"
+                self.problems.append(requirements_file.without_secrets(problem))
                 continue
             if isinstance(found, OtherFile):
                 other = Path(os.path.normpath(path.parent / found.path))
@@ -107,7 +108,9 @@ class _Requirements:
 
 
 def _unmet(where: str, wanted: Requirement) -> Iterator[str]:
-    pip = f"{sys.executable} -m pip install {str(wanted)!r}"
+    # The URL of a requirement may contain a password.
+    what = repr(str(wanted)) if wanted.url is None else "-r requirements.txt"
+    pip = f"{sys.executable} -m pip install {what}"
     try:
         installed = metadata.version(wanted.name)
     except metadata.PackageNotFoundError:

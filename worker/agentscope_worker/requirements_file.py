@@ -26,6 +26,7 @@ _BOMS: Final = {  # the mark of UTF-32 in little-endian order begins with that o
 _CODING: Final = re.compile(rb"coding[:=]\s*([-\w.]+)")  # in a comment, as in Python source (PEP 263)
 _COMMENT: Final = re.compile(r"(^|\s+)#.*$")
 _VARIABLE: Final = re.compile(r"\$\{([A-Z0-9_]+)\}")
+_CREDENTIALS: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _OTHER_FILE: Final = re.compile(r"(-r|-c|--requirement|--constraint)(?:\s*=\s*|\s*)(.+)")
 _LINE_OPTIONS: Final = re.compile(r"\s+-.*")  # of one requirement, such as --hash
 _LOCATION: Final = re.compile(
@@ -62,7 +63,8 @@ def decode(raw: bytes, locale_encoding: str) -> str:
 def lines(text: str, env: Mapping[str, str]) -> Iterator[tuple[int, str]]:
     """Yield the lines with content: the number of the first, and the text without comments.
 
-    A line that ends with a backslash continues on the next one. A variable that is not set stays as it is.
+    A line that ends with a backslash continues on the next one. Variables in a URL, and variables that are
+    not set, stay as they are.
     """
     parts: list[str] = []
     first = 1
@@ -76,9 +78,16 @@ def lines(text: str, env: Mapping[str, str]) -> Iterator[tuple[int, str]]:
         # A comment ends a continued line, and is one even if the line before it has no space at its end.
         whole = "".join([*parts, " " * is_comment, line])
         parts.clear()
-        content = _VARIABLE.sub(lambda found: env.get(found[1]) or found[0], _COMMENT.sub("", whole)).strip()
+        content = _COMMENT.sub("", whole).strip()
+        if "://" not in content:  # a variable in a URL is usually a secret, and the check does not need it
+            content = _VARIABLE.sub(lambda found: env.get(found[1]) or found[0], content)
         if content:
             yield first, content
+
+
+def without_secrets(text: str) -> str:
+    """Return the text without user names and passwords in URLs."""
+    return _CREDENTIALS.sub("…", text)
 
 
 def parse(line: str) -> Requirement | OtherFile | None:
