@@ -102,6 +102,8 @@ def _choice(schema: Schema) -> str:
             return "secret string"
         case {"type": "string"}:
             return "string"
+        case {"type": "array"}:
+            return "list of strings"
         case {"type": "boolean"}:
             return "boolean"
         case {"type": "object", "additionalProperties": {"format": "password"}}:

@@ -39,6 +39,7 @@ _ALLOWED = {
     "int_parsing_size": "must be a whole number",
     "int_type": "must be a whole number",
     "less_than_equal": "must be at most {le:.15g}",
+    "list_type": "must be a list",
     "model_type": "must be a mapping",
     "string_too_long": "must be at most {max_length} characters",
     "string_too_short": "must not be empty",

@@ -7,6 +7,7 @@ the allowed values and never repeats the given one.
 Read next: `settings`.
 """
 
+import ipaddress
 import keyword
 import re
 from typing import Annotated, Literal
@@ -38,6 +39,8 @@ _TOKEN = re.compile(r"[!-~]+")  # visible ASCII
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _PRINCIPAL = re.compile(r"token|metadata\..+")
 _UMASK = re.compile(r"0?[0-7]{3}")
+_HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[!-~]+")
 _MAPPING_METHODS = frozenset({"get", "items", "keys", "values"})
 
 
@@ -166,6 +169,33 @@ Headers = Annotated[
     dict[Annotated[str, AfterValidator(_header_name)], Secret], BeforeValidator(_null_is_empty)
 ]
 FreeMapping = Annotated[dict[str, JsonValue], BeforeValidator(_null_is_empty)]
+
+
+def _null_is_no_item(value: object) -> object:
+    return [] if value is None else value
+
+
+def _host_name(value: str) -> str:
+    value = value.lower()
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        if not _HOST_NAME.fullmatch(value):
+            raise ValueError("must be a host name or an IP address, without a port") from None
+    return value
+
+
+def _origin(value: str) -> str:
+    value = value.lower()
+    if not _ORIGIN.fullmatch(value) or not frozenset("/?#@*").isdisjoint(value.partition("://")[2]):
+        raise ValueError("must be an origin such as https://app.example.com, without a path")
+    # Browsers leave out the default port.
+    name, _, port = value.rpartition(":")
+    return name if (name.partition("://")[0], port) in (("https", "443"), ("http", "80")) else value
+
+
+HostNames = Annotated[list[Annotated[Text, AfterValidator(_host_name)]], BeforeValidator(_null_is_no_item)]
+Origins = Annotated[list[Annotated[Text, AfterValidator(_origin)]], BeforeValidator(_null_is_no_item)]
 
 
 def _principal(value: str) -> str:

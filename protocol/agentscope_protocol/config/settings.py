@@ -32,10 +32,12 @@ from agentscope_protocol.config.setting_types import (
     BooleanOrAuto,
     Count,
     CountOrZero,
+    HostNames,
     HttpUrl,
     Megabytes,
     MegabytesOrZero,
     OnOffAuto,
+    Origins,
     Patterns,
     Port,
     PositiveSeconds,
@@ -99,6 +101,21 @@ class ServerSettings(Section):
         None,
         description="Bearer token that requests must send, except on health routes, metrics and the "
         "console page. `null`: no authentication.",
+    )
+    open: bool = Field(
+        False,
+        description="`true`: without `auth_token`, the instance may listen on an address that other machines "
+        "reach. `false`: such a start ends with exit status 78.",
+    )
+    hosts: HostNames = Field(
+        [],
+        description="Names in the Host header, beside `localhost` and loopback addresses, under which an "
+        "instance without `auth_token` is served. Other names get 403.",
+    )
+    cors_origins: Origins = Field(
+        [],
+        description="Origins of web pages, such as `https://app.example.com`, that may send requests from a "
+        "browser. Pages of other origins get 403.",
     )
     max_body_mb: Megabytes = Field(16, description="Largest request body, in MB. Larger ones get 413.")
     request_timeout: Seconds = Field(

@@ -129,6 +129,17 @@ def test_the_minimal_example_sets_one_model() -> None:
         ("server.console", "auto", "auto"),
         ("server.principal", "metadata.user_id", "metadata.user_id"),
         ("server.max_turns_per_principal", None, None),
+        ("server.hosts", None, []),
+        (
+            "server.hosts",
+            ["Agents.internal", "10.0.0.7", "FD00::7"],
+            ["agents.internal", "10.0.0.7", "fd00::7"],
+        ),
+        (
+            "server.cors_origins",
+            ["https://App.example.com:443", "http://localhost:3000", "http://a:80", "app://x"],
+            ["https://app.example.com", "http://localhost:3000", "http://a", "app://x"],
+        ),
         ("sessions.max_queue", 0, 0),
         ("sessions.on_busy", "latest", "latest"),
         ("supervisor.workers", "auto", "auto"),
@@ -167,6 +178,7 @@ SERVER_NAME = "the name must be letters, digits, _ and -, and must not start wit
 IDENTIFIER = "the name must be an identifier: letters, digits and _, and no digit first"
 REDIS = "must be a URL that starts with redis://, rediss:// or unix://"
 UMASK = 'must be 3 or 4 octal digits in quotes, such as "0027"'
+LIST = "must be a list"
 WORKERS = "must be a whole number from 1 to 256, or auto"
 TEXT = "must be text, in quotes where YAML reads it as something else"
 PRINTABLE = "must be printable ASCII without line breaks, because it is sent in a header"
@@ -201,6 +213,8 @@ TAKEN = "the name must not start with _ and must not be one of get, items, keys,
         ("supervisor.umask", "0028", f"'0028' is not allowed; {UMASK}"),
         ("supervisor.umask", "27", f"'27' is not allowed; {UMASK}"),
         ("supervisor.umask", "7777", f"'7777' is not allowed; {UMASK}"),
+        ("server.hosts", "localhost", f"'localhost' is not allowed; {LIST}"),
+        ("server.cors_origins", {"a": 1}, f"a mapping is not allowed; {LIST}"),
         ("server.auth_token", "", VISIBLE),
         ("server.auth_token", "a b", VISIBLE),
         ("platform.token", "a\n", VISIBLE),
@@ -255,6 +269,18 @@ def test_an_invalid_value_is_rejected(path: str, given: object, message: str) ->
         (
             nested("mcp_servers.x.headers", {"A B": "s"}),
             "mcp_servers.x.headers.A B: must be a valid HTTP header name",
+        ),
+        (
+            nested("server.hosts", ["localhost", "a:80"]),
+            "server.hosts[1]: 'a:80' is not allowed; must be a host name or an IP address, without a port",
+        ),
+        *(
+            (
+                nested("server.cors_origins", [origin]),
+                f"server.cors_origins[0]: '{origin}' is not allowed; "
+                "must be an origin such as https://app.example.com, without a path",
+            )
+            for origin in ("*", "app.example.com", "https://a/", "https://*.a", "https://a b")
         ),
         ({"platform": {}}, "platform.endpoint: is required\nplatform.instance_id: is required"),
         (
