@@ -28,7 +28,7 @@ from agentscope_supervisor.http1.chunked_writer import ChunkedWriter
 from agentscope_supervisor.http1.deadline import Deadline
 from agentscope_supervisor.http1.half_close import HalfClose
 from agentscope_supervisor.http1.listener import NO_PLACE, OnLost
-from agentscope_supervisor.http1.responses import error_bytes, error_response, request_id
+from agentscope_supervisor.http1.responses import SERVER, error_bytes, error_response, request_id
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,13 @@ class HttpLimits:
 
 class BrokenRule(Exception):
     """The parser accepts a head that `strictness` refuses. The text is for the client."""
+
+
+class Request(web.BaseRequest):
+    """A request whose response does not name the versions of Python and aiohttp."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        response.headers["Server"] = SERVER
 
 
 class SentResponse(web.StreamResponse):
@@ -285,7 +292,7 @@ def plain_request(
 ) -> web.BaseRequest:
     """The request factory of aiohttp's server. `max_body`: bytes."""
     loop = asyncio.get_running_loop()
-    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body)
+    return Request(message, payload, protocol, writer, task, loop, client_max_size=max_body)
 
 
 def answer_to_error(

@@ -15,13 +15,15 @@ from typing import Final, TypeAlias
 import orjson
 from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http import SERVER_SOFTWARE
 
 from agentscope_protocol.wire.random_ids import new_id
 from agentscope_supervisor.domain.errors import RETRY_LATER, ErrorCode, Failure, error_object
 from agentscope_supervisor.domain.run import Run
 
 _OK: Final = 200  # read once: see `agentscope_protocol.wire.values`
+SERVER: Final = "agentscope-supervisor"
+"""The header Server, without versions: a stranger could look up their faults."""
+
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -78,7 +80,7 @@ def head_bytes(status: int, fields: Mapping[str, str], more: str = "", is_http_1
     outside, because a line break would begin another header. `more`: `header_lines` of further fields."""
     phrase = "OK" if status == _OK else HTTPStatus(status).phrase
     version = "1.0" if is_http_1_0 else "1.1"
-    tail = f"{more}Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n\r\n"
+    tail = f"{more}Date: {rfc822_formatted_time()}\r\nServer: {SERVER}\r\n\r\n"
     return f"HTTP/{version} {status} {phrase}\r\n{header_lines(fields)}{tail}".encode("ascii")
 
 
