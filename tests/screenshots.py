@@ -22,7 +22,8 @@ from rich.terminal_theme import MONOKAI as COLOURS
 from rich.text import Text
 
 from tests.harness.browser import Chromium, Page
-from tests.harness.client import call, turn_body
+from tests.harness.client import JSON, call, turn_body
+from tests.harness.console import link
 from tests.harness.instance import COMMAND, Instance
 from tests.harness.platform_process import PlatformProcess
 from tests.harness.projects import configure
@@ -59,7 +60,7 @@ def hosted(folder: Path, name: str = "support-agent", **sections: dict[str, Any]
 
 
 async def invoke(instance: Instance, session: str, text: str) -> None:
-    await call(instance.port, "POST", "/invoke", body=turn_body(session, text), within=120)
+    await call(instance.port, "POST", "/invoke", body=turn_body(session, text), headers=JSON, within=120)
 
 
 async def talk(page: Page, text: str) -> None:
@@ -73,7 +74,7 @@ async def console(chromium: Chromium, folder: Path) -> bytes:
     """A worker was killed, its replacement is there, and somebody else has a turn open."""
     with hosted(folder) as instance:
         async with Page(chromium, width=1200, height=700) as page:
-            await page.goto(f"http://127.0.0.1:{instance.port}/console")
+            await page.goto(link(instance))
             await page.reads("healthy", "#status")
             await talk(page, "Which of my orders has not been sent yet?")
             victim = instance.worker_in(0)
@@ -93,7 +94,7 @@ async def console_narrow(chromium: Chromium, folder: Path) -> bytes:
     """On a phone, in the dark, while an answer comes in."""
     with hosted(folder) as instance:
         async with Page(chromium, width=390, height=700, dark=True) as page:
-            await page.goto(f"http://127.0.0.1:{instance.port}/console")
+            await page.goto(link(instance))
             await page.reads("healthy", "#status")
             await talk(page, "Which of my orders has not been sent yet?")
             await page.type("#text", "Then please send it to my new address, " + "and so on " * 20)

@@ -156,7 +156,8 @@ class Daemon:
             )
             console = None
             if settings.server.console == "on":
-                console = Console(settings.server, handlers, log_buffer)
+                console = Console(settings.server, handlers, log_buffer, address.url)
+                console.announce()
             front_door = FrontDoor(
                 settings.server,
                 self._turns,

@@ -26,20 +26,20 @@ HELD: Final = [{"say": "x"}, {"sleep": 60}]
 def bounded(start_module_instance: Callable[..., Instance]) -> Instance:
     return start_module_instance(
         workers=2,
-        server={"max_turns": MAX_TURNS, "max_turns_per_principal": MOST},
+        server={"max_turns": MAX_TURNS, "max_turns_per_principal": MOST, "principal": "metadata.user"},
         supervisor={"max_inflight": MAX_INFLIGHT},
         sessions={"max_queue": MAX_QUEUE},
     )
 
 
 @pytest.fixture(scope="module")
-def per_user(start_module_instance: Callable[..., Instance]) -> Instance:
-    server = {"max_turns_per_principal": MOST, "principal": "metadata.user"}
+def by_token(start_module_instance: Callable[..., Instance]) -> Instance:
+    server = {"max_turns_per_principal": MOST, "auth_token": "ann"}
     return start_module_instance(workers=1, server=server)
 
 
-def caller(name: object) -> dict[str, str]:
-    return {"Authorization": f"Bearer {name}"}
+def caller(name: object) -> dict[str, Any]:
+    return {"metadata": {"user": name}}
 
 
 @asynccontextmanager
@@ -75,9 +75,9 @@ async def test_max_inflight(bounded: Instance) -> None:
     port = bounded.port
     sessions = [await session_in(port, 0) for _ in range(MAX_INFLIGHT + 1)]
     elsewhere = await session_in(port, 1)
-    turns = [(session, {"headers": caller(session)}) for session in sessions[:-1]]
+    turns = [(session, caller(session)) for session in sessions[:-1]]
     async with held(port, *turns):
-        refused = await invoke(port, sessions[-1], "one more", headers=caller("more"))
+        refused = await invoke(port, sessions[-1], "one more", **caller("more"))
         assert_refused(refused, 503, "OVERLOADED")
         assert str(MAX_INFLIGHT) in refused.json["error"]["message"]
         await assert_served(port, elsewhere)
@@ -90,11 +90,11 @@ async def test_max_turns(bounded: Instance) -> None:
     port = bounded.port
     sessions = [await session_in(port, number % 2) for number in range(MAX_TURNS)]
     last = await session_in(port, 1)
-    async with held(port, *((session, {"headers": caller(session)}) for session in sessions)):
-        refused = await invoke(port, last, "one more", headers=caller("more"))
+    async with held(port, *((session, caller(session)) for session in sessions)):
+        refused = await invoke(port, last, "one more", **caller("more"))
         assert_refused(refused, 503, "OVERLOADED")
         assert str(MAX_TURNS) in refused.json["error"]["message"]
-        async with Stream(port, last, "streamed", headers=caller("more")) as stream:
+        async with Stream(port, last, "streamed", **caller("more")) as stream:
             assert_refused(await stream.refused(), 503, "OVERLOADED")
         assert_refused(await call(port, "GET", "/readiness"), 503, "OVERLOADED")
         assert (await call(port, "GET", "/health")).status == 200, "probes are no turns"
@@ -102,22 +102,22 @@ async def test_max_turns(bounded: Instance) -> None:
     await assert_served(port, last)
 
 
-async def test_max_turns_per_principal_by_token(bounded: Instance) -> None:
-    port = bounded.port
-    turns = [(new_session(), {"headers": caller("ann")}) for _ in range(MOST)]
+async def test_max_turns_per_principal_by_token(by_token: Instance) -> None:
+    port, token = by_token.port, {"Authorization": "Bearer ann"}
+    turns = [(new_session(), {"headers": token, **caller(n)}) for n in range(MOST)]
     async with held(port, *turns):
-        refused = await invoke(port, new_session(), "one more", headers=caller("ann"))
+        refused = await invoke(port, new_session(), "one more", headers=token, **caller("more"))
         assert_refused(refused, 429, "TOO_MANY_REQUESTS")
         assert "ann" not in refused.body.decode(), "a token is a secret"
-        await assert_served(port, new_session(), headers=caller("bob"))
-        await assert_served(port, new_session())
     await all_ended(port)
-    await assert_served(port, new_session(), headers=caller("ann"))
+    await assert_served(port, new_session(), headers=token)
 
 
-async def test_max_turns_per_principal_by_metadata(per_user: Instance) -> None:
-    port = per_user.port
-    turns = [(new_session(), {"metadata": {"user": "ann"}, "headers": caller(n)}) for n in range(MOST)]
+async def test_max_turns_per_principal_by_metadata(bounded: Instance) -> None:
+    port = bounded.port
+    turns = [
+        (new_session(), {**caller("ann"), "headers": {"Authorization": f"Bearer {n}"}}) for n in range(MOST)
+    ]
     async with held(port, *turns):
         refused = await invoke(port, new_session(), "one more", metadata={"user": "ann"})
         assert_refused(refused, 429, "TOO_MANY_REQUESTS")
@@ -128,8 +128,8 @@ async def test_max_turns_per_principal_by_metadata(per_user: Instance) -> None:
     await assert_served(port, new_session(), metadata={"user": "ann"})
 
 
-async def test_callers_without_the_key_are_one_principal(per_user: Instance) -> None:
-    port = per_user.port
+async def test_callers_without_the_key_are_one_principal(bounded: Instance) -> None:
+    port = bounded.port
     async with held(port, *((new_session(), {"metadata": {"other": n}}) for n in range(MOST))):
         assert_refused(await invoke(port, new_session(), "one more"), 429, "TOO_MANY_REQUESTS")
         await assert_served(port, new_session(), metadata={"user": "ann"})
@@ -140,11 +140,11 @@ async def test_callers_without_the_key_are_one_principal(per_user: Instance) -> 
 async def test_max_queue(bounded: Instance) -> None:
     """Of a session: as many wait as are allowed, and the next one hears it at once."""
     port, session = bounded.port, new_session()
-    turns = [(session, {"headers": caller(number)}) for number in range(1 + MAX_QUEUE)]
+    turns = [(session, caller(number)) for number in range(1 + MAX_QUEUE)]
     async with held(port, *turns):
-        refused = await invoke(port, session, "one more", headers=caller("more"))
+        refused = await invoke(port, session, "one more", **caller("more"))
         assert_refused(refused, 429, "TOO_MANY_REQUESTS")
         assert refused.seconds < 5
-        await assert_served(port, new_session(), headers=caller("more"))
+        await assert_served(port, new_session(), **caller("more"))
     await all_ended(port)
     await assert_served(port, session)

@@ -170,7 +170,7 @@ def request(
 
     Content-Length is added if there is a body and `headers` has no framing.
     """
-    fields = {"Host": "test", **(headers or {})}
+    fields = {"Host": "localhost", **(headers or {})}
     if body is not None and not {"Content-Length", "Transfer-Encoding"} & set(fields):
         fields["Content-Length"] = str(len(body))
     lines = [f"{method} {path} {version}", *(f"{name}: {value}" for name, value in fields.items())]

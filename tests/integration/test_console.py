@@ -19,7 +19,8 @@ from agentscope_supervisor.web.console import MAX_WATCHERS, Console
 from agentscope_supervisor.workers.revisions import ReloadRefused
 from tests.conftest import StartInstance
 from tests.harness.browser import Chromium, Page
-from tests.harness.client import JSON, Connection, Response, call, invoke, new_session, request
+from tests.harness.client import Connection, Response, call, invoke, new_session, request
+from tests.harness.console import link, signed_in
 from tests.harness.instance import READY_WITHIN, Instance
 from tests.harness.waiting import eventually
 
@@ -54,6 +55,12 @@ async def page(console: Instance, chromium: Chromium) -> AsyncIterator[Page]:
 
 async def opened(page: Page, instance: Instance) -> Page:
     await page.goto(url(instance))
+    await page.sees(
+        "document.querySelector('#login').open || document.querySelector('#status').innerText === 'healthy'"
+    )
+    if await page.run("document.querySelector('#login').open"):
+        await page.goto("about:blank")  # else the browser would only change the fragment
+        await page.goto(link(instance))
     await page.reads("healthy", "#status")
     return page
 
@@ -357,6 +364,29 @@ async def test_the_page_asks_for_the_token_once(guarded: Instance, chromium: Chr
         assert page.problems == []
 
 
+async def test_a_browser_signs_out(guarded: Instance, chromium: Chromium) -> None:
+    async with Page(chromium) as page:
+        await log_in(page, guarded)
+        await page.click("#leave")
+        await page.sees("document.querySelector('#login')?.open")  # the page is loaded again
+        assert [cookie["value"] for cookie in await page.cookies()] == []
+        await log_in(page, guarded)
+
+
+async def test_a_used_link_asks_for_another_one(console: Instance, chromium: Chromium) -> None:
+    used = link(console)
+    async with Page(chromium) as page:
+        await page.goto(used)
+        await page.reads("healthy", "#status")
+        assert await page.run("location.hash") == ""
+    async with Page(chromium) as another:
+        await another.goto(used)
+        await another.sees("document.querySelector('#login').open")
+        await another.type("#token", link(console).partition("#token=")[2])
+        await another.press("Enter")
+        await another.reads("healthy", "#status")
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_pages_of_other_origins_cannot_use_the_cookie(
     guarded: Instance, shared: Instance, chromium: Chromium, host: str
@@ -369,10 +399,10 @@ async def test_pages_of_other_origins_cannot_use_the_cookie(
         for route in ("/console/restart", "/console/maintenance", "/stop", "/invoke"):
             refused = await statuses(guarded, route)
             await strange(page, url(guarded, route), "POST")
-            assert await statuses(guarded, route) == {**refused, "401": refused.get("401", 0) + 1}
+            assert await statuses(guarded, route) == {**refused, "403": refused.get("403", 0) + 1}
         refused = await statuses(guarded, "/console/live")
         await strange(page, url(guarded, "/console/live"), "GET")
-        assert await statuses(guarded, "/console/live") == {**refused, "401": refused.get("401", 0) + 1}
+        assert await statuses(guarded, "/console/live") == {**refused, "403": refused.get("403", 0) + 1}
         assert guarded.generations() == before
 
 
@@ -394,13 +424,8 @@ async def statuses(instance: Instance, route: str) -> dict[str, int]:
 
 async def test_cookie_and_token_identify_the_same_caller(guarded: Instance) -> None:
     """Idempotency keys are separate for each caller, so the same key shows that the caller is the same."""
-    ours = {"Host": "test", "Sec-Fetch-Site": "same-origin"}
-    login = await call(guarded.port, "POST", "/console", body=body(token=TOKEN), headers=ours)
-    assert login.status == 204
-    cookie = login.headers["set-cookie"].partition(";")[0]
-    one = await invoke(
-        guarded.port, "one", "hello", headers={**ours, "Cookie": cookie, "Idempotency-Key": "same"}
-    )
+    browser = await signed_in(guarded, TOKEN)
+    one = await invoke(guarded.port, "one", "hello", headers={**browser, "Idempotency-Key": "same"})
     two = await invoke(
         guarded.port, "one", "hello", headers={"Authorization": f"Bearer {TOKEN}", "Idempotency-Key": "same"}
     )
@@ -414,30 +439,30 @@ def body(**fields: object) -> bytes:
 # -- accepted origins ----------------------------------------------------------------------------------
 
 
-async def asked(instance: Instance, path: str, **headers: str) -> Response:
-    """Send a POST as the page would, with changed headers. An empty value removes the header."""
-    ours = {**JSON, "Host": f"localhost:{instance.port}", "Origin": f"http://localhost:{instance.port}"}
+async def asked(instance: Instance, path: str, browser: dict[str, str], **headers: str) -> Response:
+    """Send a POST as a page of a browser would. An empty value removes the header."""
+    ours = {**browser, "Origin": f"http://localhost:{instance.port}", "Sec-Fetch-Site": ""}
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     fields = {name: value for name, value in (ours | sent).items() if value}
     return await call(instance.port, "POST", path, body=body(on=False), headers=fields)
 
 
 async def test_without_a_token_only_requests_of_the_own_page_are_accepted(console: Instance) -> None:
-    before = console.generations()
-    assert (await asked(console, "/console/maintenance")).status == 200
-    for headers in (
-        {"Origin": ""},
-        {"Origin": "http://localhost:1"},
-        {"Origin": "null"},
-        {"Sec_Fetch_Site": "cross-site"},
-        {"Host": "evil.com", "Origin": "http://evil.com"},
-        {"X_Forwarded_For": "10.1.1.1"},
+    before, browser = console.generations(), await signed_in(console)
+    assert (await asked(console, "/console/maintenance", browser)).status == 200
+    for headers, status in (
+        ({"Origin": ""}, 401),
+        ({"Cookie": ""}, 401),
+        ({"Origin": "http://localhost:1"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec_Fetch_Site": "cross-site"}, 403),
+        ({"Host": "evil.com", "Origin": "http://evil.com"}, 403),
     ):
         for path in ("/console/maintenance", "/console/restart"):
-            refused = await asked(console, path, **headers)
-            assert (refused.status, refused.code) == (403, "FORBIDDEN"), headers
+            refused = await asked(console, path, browser, **headers)
+            assert refused.status == status, headers
     live = await call(console.port, "GET", "/console/live", headers={"Host": "localhost"})
-    assert live.code == "FORBIDDEN"
+    assert live.code == "UNAUTHORIZED"
     assert console.generations() == before
 
 
@@ -454,16 +479,17 @@ async def test_requests_of_another_page_in_the_browser_are_refused(
 
 
 async def test_malformed_requests_are_refused(console: Instance, guarded: Instance) -> None:
-    assert (await asked(console, "/console")).code == "INVALID_REQUEST"
-    assert (await asked(console, "/console", Origin="http://evil.com")).code == "FORBIDDEN"
-    ours = {**JSON, "Host": "localhost", "Origin": "http://localhost"}
+    ours = await signed_in(console)
+    assert (await asked(console, "/console", ours)).code == "INVALID_REQUEST"
+    assert (await asked(console, "/console", ours, Origin="http://evil.com")).code == "FORBIDDEN"
+    assert (await asked(console, "/console", ours, Origin="")).code == "FORBIDDEN"
     nonsense = await call(console.port, "POST", "/console/maintenance", body=body(on=1), headers=ours)
     assert nonsense.code == "INVALID_REQUEST"
     assert (await call(console.port, "PUT", "/console", headers=ours)).code == "METHOD_NOT_ALLOWED"
     huge = await call(console.port, "POST", "/console", body=body(token="x" * 70_000), headers=ours)
     assert huge.code == "PAYLOAD_TOO_LARGE"
-    no_need = await call(console.port, "POST", "/console", body=body(token="x"), headers=ours)
-    assert (no_need.status, "set-cookie" in no_need.headers) == (204, False)
+    wrong = await call(console.port, "POST", "/console", body=body(token="x"), headers=ours)
+    assert (wrong.code, "set-cookie" in wrong.headers) == ("UNAUTHORIZED", False)
 
 
 async def test_the_console_is_off_by_default(shared: Instance) -> None:
@@ -492,24 +518,24 @@ async def test_the_page_uses_no_external_or_inline_resources(console: Instance) 
 # -- the event stream ----------------------------------------------------------------------------------
 
 
-async def watching(stack: AsyncExitStack, instance: Instance) -> Connection:
+async def watching(stack: AsyncExitStack, instance: Instance, browser: dict[str, str]) -> Connection:
     """Return a connection that has requested the event stream."""
     connection = await stack.enter_async_context(Connection(instance.port))
-    ours = {"Host": "localhost", "Sec-Fetch-Site": "same-origin"}
-    await connection.send(request("GET", "/console/live", None, ours))
+    await connection.send(request("GET", "/console/live", None, browser))
     return connection
 
 
 async def test_the_number_of_open_pages_is_limited(console: Instance) -> None:
+    browser = await signed_in(console)
     async with asyncio.timeout(60), AsyncExitStack() as stack:
         for _ in range(MAX_WATCHERS):
-            connection = await watching(stack, console)
+            connection = await watching(stack, console, browser)
             assert (await connection.head()).status == 200
-        refused = await watching(stack, console)
+        refused = await watching(stack, console, browser)
         assert (await refused.answer()).code == "OVERLOADED"
         connection.abort()
         while True:
-            late = await watching(stack, console)
+            late = await watching(stack, console, browser)
             if (await late.head()).status == 200:
                 break
 
@@ -517,7 +543,7 @@ async def test_the_number_of_open_pages_is_limited(console: Instance) -> None:
 async def test_the_stream_ends_cleanly_with_the_instance(start_instance: StartInstance) -> None:
     instance = start_instance(server=ON, workers=1)
     async with asyncio.timeout(60), AsyncExitStack() as stack:
-        connection = await watching(stack, instance)
+        connection = await watching(stack, instance, await signed_in(instance))
         head = await connection.head()
         stopping = asyncio.create_task(asyncio.to_thread(instance.stop))
         received = b"".join([piece async for piece in connection.body(head)])
@@ -532,7 +558,8 @@ async def test_a_stalled_page_is_disconnected_and_frees_its_place(
 ) -> None:
     monkeypatch.setattr(console_routes, "STALLED_AFTER", 0.2)
     monkeypatch.setattr(console_routes, "MAX_WATCHERS", 1)
-    console = Console(ServerSettings(), Busy(), LogBuffer())
+    console = Console(ServerSettings(), Busy(), LogBuffer(), "http://localhost")
+    console.admits = lambda _: True  # type: ignore[method-assign]  # signed in
     server = Server(lambda request: console.live(request, {}), HttpLimits(5.0, 1024))
     loop = asyncio.get_running_loop()
     listening = await loop.create_server(lambda: server.connect(False, lambda: None), "127.0.0.1", 0)

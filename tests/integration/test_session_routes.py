@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.harness.client import Response, Stream, call, invoke, new_session, session_in
+from tests.harness.console import signed_in
 from tests.harness.instance import Instance
 from tests.harness.waiting import eventually
 
@@ -76,40 +77,54 @@ async def test_a_session_that_has_had_no_turn_is_unknown(shared: Instance) -> No
 
 
 async def test_a_session_is_forgotten_after_its_time(start_instance: Callable[..., Instance]) -> None:
-    instance = start_instance(workers=1, sessions={"idle_after": 1})
+    instance = start_instance(workers=1, sessions={"idle_after": 1}, server={"console": "on"})
     session = new_session()
     await invoke(instance.port, session, "x")
     async with asyncio.timeout(30):
         while (await call(instance.port, "GET", path_of(session))).status != 404:
             pass
-    listed = (await call(instance.port, "GET", "/sessions")).json
+    listed = (await call(instance.port, "GET", "/sessions", headers=await signed_in(instance))).json
     assert listed == {"sessions": [], "next": None}
 
 
-async def test_pages_have_each_session_once(shared: Instance) -> None:
-    port, prefix = shared.port, new_session("page")
+@pytest.fixture(scope="module")
+def listing(start_module_instance: Callable[..., Instance]) -> Instance:
+    """An instance with a console: the list of sessions is for its operator."""
+    return start_module_instance(workers=1, server={"console": "on"})
+
+
+async def test_pages_have_each_session_once(listing: Instance) -> None:
+    port, prefix, operator = listing.port, new_session("page"), await signed_in(listing)
     ours = [f"{prefix}-{number:02d}" for number in range(25)]
     await asyncio.gather(*(invoke(port, session, "x") for session in ours))
     found: list[str] = []
     after: str | None = prefix
     while after is not None:
-        page = (await call(port, "GET", f"/sessions?limit=7&after={quote(after)}")).json
+        page = (await call(port, "GET", f"/sessions?limit=7&after={quote(after)}", headers=operator)).json
         assert len(page["sessions"]) <= 7
         found += [session["session_id"] for session in page["sessions"]]
         after = page["next"]
         await invoke(port, ours[0], "in between")
     assert found == sorted(found)
     assert [session for session in found if session.startswith(prefix)] == ours
-    everything = (await call(port, "GET", "/sessions?limit=1000")).json["sessions"]
+    everything = (await call(port, "GET", "/sessions?limit=1000", headers=operator)).json["sessions"]
     assert set(ours) <= {session["session_id"] for session in everything}
 
 
-@pytest.mark.parametrize(
-    "query",
-    ["limit=0", "limit=1001", "limit=-1", "limit=many", "limit=", "limit=%D9%A3", "after=", "after=%01"],
-)
-async def test_pages_that_cannot_be(shared: Instance, query: str) -> None:
-    assert_refused(await call(shared.port, "GET", f"/sessions?{query}"), 400, "INVALID_REQUEST")
+async def test_pages_that_cannot_be(listing: Instance) -> None:
+    operator = await signed_in(listing)
+    for query in (
+        "limit=0",
+        "limit=1001",
+        "limit=-1",
+        "limit=many",
+        "limit=",
+        "limit=%D9%A3",
+        "after=",
+        "after=%01",
+    ):
+        refused = await call(listing.port, "GET", f"/sessions?{query}", headers=operator)
+        assert_refused(refused, 400, "INVALID_REQUEST")
 
 
 @pytest.mark.parametrize(
@@ -139,14 +154,14 @@ async def test_other_methods(shared: Instance, method: str) -> None:
         assert response.headers["allow"] == allowed
 
 
-async def test_head_has_no_body(shared: Instance) -> None:
-    session = new_session()
-    await invoke(shared.port, session, "x")
+async def test_head_has_no_body(listing: Instance) -> None:
+    session, operator = new_session(), await signed_in(listing)
+    await invoke(listing.port, session, "x")
     for path in ("/sessions", path_of(session)):
-        response = await call(shared.port, "HEAD", path)
+        response = await call(listing.port, "HEAD", path, headers=operator)
         assert (response.status, response.body) == (200, b"")
         assert int(response.headers["content-length"]) > 0
-    assert (await call(shared.port, "HEAD", path_of(new_session()))).status == 404
+    assert (await call(listing.port, "HEAD", path_of(new_session()))).status == 404
 
 
 async def test_they_need_the_token(start_instance: Callable[..., Instance]) -> None:

@@ -13,6 +13,11 @@ JSON in UTF-8 over HTTP/1.1. The same API as an OpenAPI 3.1 document: [openapi.j
 
 If `server.auth_token` is set, every route except the health routes and `/metrics` requires the header
 `Authorization: Bearer <token>`. Every `GET` route also answers `HEAD`.
+
+A `POST` with a body must have `Content-Type: application/json`. Requests of web pages of other origins are
+refused unless `server.cors_origins` has the origin; its pages may read responses, and their preflights are
+answered. Without `server.auth_token`, the instance is served as `localhost`, at loopback addresses and under
+the names in `server.hosts` only.
 """
 
 HEADERS: Final = (

@@ -195,6 +195,15 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         },
         ["run_id", "session_id", "state", "stream", "worker", "events", "error", "messages"],
     ),
+    "Ticket": _object(
+        "A permission to read the events of one run.",
+        {
+            "ticket": TEXT,
+            "url": _with(TEXT, "The path of the events, with the ticket."),
+            "expires_in": _with(NUMBER, "Seconds in which a client must open the URL."),
+        },
+        ["ticket", "url", "expires_in"],
+    ),
     "Session": _object(
         "A session that has a turn or had one within `sessions.idle_after` seconds.",
         {
@@ -299,6 +308,13 @@ OPERATIONS: Final[Sequence[Operation]] = (
                 "first.",
                 {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
             ),
+            Parameter(
+                "Last-Event-ID",
+                "header",
+                "The id of the last event received. The response has the events after it of the run that it "
+                "names, as `GET /runs/{run_id}/events`, and the App is not called again.",
+                TEXT,
+            ),
             Parameter("traceparent", "header", "W3C trace context, passed on to the App.", TEXT),
         ),
         "Invocation",
@@ -339,14 +355,26 @@ OPERATIONS: Final[Sequence[Operation]] = (
                 "Last-Event-ID", "header", "The id of the last event received. Overrides `after`.", TEXT
             ),
             Parameter("after", "query", "The number of the last event received.", NUMBER),
+            Parameter("ticket", "query", "A ticket for this run, instead of `Authorization`.", TEXT),
         ),
+    ),
+    Operation(
+        "POST",
+        "/runs/{run_id}/ticket",
+        "Issue a ticket for a run",
+        "A ticket in the URL of `GET /runs/{run_id}/events` replaces the header `Authorization`, for a "
+        "browser's `EventSource`. It is for reading this run only.",
+        [Answer(200, "The ticket.", JSON, "Ticket")],
+        (C.NOT_FOUND, C.GONE),
+        (_RUN,),
     ),
     Operation(
         "GET",
         "/sessions",
         "List sessions",
         "Sessions that have a turn or had one within `sessions.idle_after` seconds, in the order of their "
-        "ids. A page can be shorter than `limit`; only `next: null` is the end.",
+        "ids. For the console only: the ids let a caller use the sessions of others. A page can "
+        "be shorter than `limit`; only `next: null` is the end.",
         [Answer(200, "A page of sessions.", JSON, "SessionPage")],
         (C.INVALID_REQUEST,),
         (

@@ -70,7 +70,8 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 
 def errors_of(operation: Operation) -> list[ErrorCode]:
     """The codes that an operation can answer with, ordered by status."""
-    codes = {*operation.errors} | (set() if operation.is_open else {ErrorCode.UNAUTHORIZED})
+    refused = {ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN}
+    codes = {*operation.errors} | (set() if operation.is_open else refused)
     return sorted(codes, key=lambda code: (STATUS[code], list(ErrorCode).index(code)))
 
 

@@ -67,8 +67,6 @@ def start(project: Project, name: str | None, runtime_dir: Path | None, state_di
     if project.watched:
         os.environ[WRITES_FILE] = str(claim.writes)
     log.info("listening", extra={"url": address.url, "instance": instance, "pid": os.getpid()})
-    if settings.server.console == "on":
-        log.info("console enabled", extra={"url": f"{address.url}/console"})
     state = instance_dir.state_dir(state_dir, os.environ, os.getuid()) / instance_dir.PROGRAM / instance
     status = _serve(
         project, settings, sock, state / "runs.db", passed_on is not None, control, address, terminal

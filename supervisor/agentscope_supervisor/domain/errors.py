@@ -71,7 +71,9 @@ MEANING: Final[Mapping[ErrorCode, str]] = {
     ),
     ErrorCode.UNAUTHORIZED: "The bearer token is missing or wrong. Sent with `WWW-Authenticate`.",
     ErrorCode.FORBIDDEN: (
-        "The console refuses requests from another origin, and without a token from another machine."
+        "The request comes from a web page whose origin is not in `server.cors_origins`, or without a token "
+        "its `Host` is neither local nor in `server.hosts`. Also sent for `GET /sessions` unless the console "
+        "sends it."
     ),
     ErrorCode.NOT_FOUND: "The route, run or session does not exist.",
     ErrorCode.METHOD_NOT_ALLOWED: "The route does not accept this method. Sent with `Allow`.",
@@ -88,7 +90,10 @@ MEANING: Final[Mapping[ErrorCode, str]] = {
         "The run, or the requested event of it, is no longer kept. The body names the events that are `kept`."
     ),
     ErrorCode.PAYLOAD_TOO_LARGE: "The body is larger than `server.max_body_mb`.",
-    ErrorCode.UNSUPPORTED_MEDIA_TYPE: "The body is not JSON in UTF-8, or it is compressed.",
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: (
+        "The request has a body and not `Content-Type: application/json`, or the body is not in UTF-8 or "
+        "compressed."
+    ),
     ErrorCode.IDEMPOTENCY_MISMATCH: "An earlier request had the same `Idempotency-Key` and another body.",
     ErrorCode.TOO_MANY_REQUESTS: (
         "The session's queue is full (`sessions.max_queue`), or the principal has too many turns "

@@ -24,7 +24,8 @@ _FIELDS_AT: Final = len(_REQUEST_LINE)
 
 _UNUSUAL: Final = frozenset(
     {
-        *("content-encoding", "expect", "idempotency-key", "trailer", "transfer-encoding", "upgrade"),
+        *("content-encoding", "expect", "idempotency-key", "last-event-id", "trailer", "transfer-encoding"),
+        "upgrade",
         # aiohttp's parser treats the first as Connection, and the second as an error.
         *("proxy-connection", "sec-websocket-key1"),
     }
@@ -63,7 +64,7 @@ def read(data: bytes, max_body: int) -> FastHead | None:
         or "host" not in fields
         or not _UNUSUAL.isdisjoint(fields)
         or fields.get("connection", "keep-alive").lower() != "keep-alive"
-        or fields.get("content-type") not in PLAIN_TYPES
+        or fields.get("content-type", "") not in PLAIN_TYPES
         or not (length.isdigit() and len(length) <= 8 and int(length) <= max_body)
     ):
         return None

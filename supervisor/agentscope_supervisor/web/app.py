@@ -8,6 +8,7 @@ Where to read next: `invoke` for turns, `health`, `runs`, `sessions` and `consol
 """
 
 import asyncio
+import os
 import re
 import socket
 from collections.abc import Awaitable, Callable
@@ -30,16 +31,17 @@ from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.turns.session_table import SessionTable
-from agentscope_supervisor.web.auth import Auth
+from agentscope_supervisor.web.auth import Auth, WrongToken
 from agentscope_supervisor.web.console import Console
 from agentscope_supervisor.web.dialects import DIALECTS
 from agentscope_supervisor.web.dialects.dialect import Dialect
 from agentscope_supervisor.web.health import HealthRoutes
-from agentscope_supervisor.web.invoke import InvokeRoute, refuse_repeated
+from agentscope_supervisor.web.invoke import InvokeRoute, refuse_repeated, refuse_untyped
 from agentscope_supervisor.web.request_record import RequestRecord
 from agentscope_supervisor.web.respond import OpenResponses
 from agentscope_supervisor.web.runs import RunRoutes
 from agentscope_supervisor.web.sessions import SessionRoutes, session_of
+from agentscope_supervisor.web.tickets import Tickets
 from agentscope_supervisor.web.tracing import Tracing
 from agentscope_supervisor.workers.condition import Condition
 
@@ -55,6 +57,8 @@ class Asked:
     record: RequestRecord
     at: tuple[str, ...] = ()
 
+
+_READING: Final = ("GET", "HEAD")  # methods that change nothing
 
 Handler = Callable[[Asked], Awaitable[web.StreamResponse]]
 """Answers a request. Raises: Refused."""
@@ -72,6 +76,7 @@ class Route:
     handler: Handler
     methods: tuple[str, ...] = ("GET", "HEAD")
     is_open: bool = False  # requires no token: the platform's probes have none
+    takes_ticket: bool = False  # of the run in its path, instead of the token
 
 
 def plain(handler: PlainHandler) -> Handler:
@@ -97,10 +102,12 @@ class FrontDoor:
         self._tracing: Final = tracing
         self._metrics: Final = metrics
         self._principal: Final = settings.principal
+        self._console: Final = console
         self._auth: Final = Auth(settings, console)
+        self._tickets: Final = Tickets(os.urandom(32))
         self._body: Final = BodyReader(settings)
         responses = OpenResponses(settings.keepalive_interval, turns.ahead)
-        self._runs: Final = RunRoutes(recorder, turns, responses)
+        self._runs: Final = RunRoutes(recorder, turns, responses, self._tickets)
         self._sessions: Final = SessionRoutes(table, turns, recorder)
         self._invoke: Final = InvokeRoute(
             settings.principal,
@@ -128,8 +135,9 @@ class FrontDoor:
             *(Route(each.path, partial(self._take_turn, each), ("POST",)) for each in DIALECTS),
             Route("/stop", self._stop, ("POST",)),
             Route("/runs/{run_id}", self._run),
-            Route("/runs/{run_id}/events", self._events),
-            Route("/sessions", plain(self._sessions.page)),
+            Route("/runs/{run_id}/events", self._events, takes_ticket=True),
+            Route("/runs/{run_id}/ticket", self._ticket, ("POST",)),
+            Route("/sessions", plain(self._list_sessions)),
             Route("/sessions/{session_id*}", self._session, ("GET", "HEAD", "DELETE")),
             Route("/health", plain(health.health), is_open=True),
             *(Route(path, plain(health.readiness), is_open=True) for path in ("/readiness", "/readyz")),
@@ -141,7 +149,8 @@ class FrontDoor:
         if self._metrics is not None:
             routes.append(Route("/metrics", plain(self._show_metrics), is_open=True))
         if console is not None:
-            routes.append(Route("/console", plain(console.page), ("GET", "HEAD", "POST"), is_open=True))
+            show = partial(self._show_console, console)
+            routes.append(Route("/console", plain(show), ("GET", "HEAD", "POST", "DELETE"), is_open=True))
             routes += [
                 Route(f"/console/{name}", plain(console.asset), is_open=True) for name in console.assets
             ]
@@ -175,9 +184,11 @@ class FrontDoor:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request, whatever it is."""
-        route, at = self._find(request.path)
+        # The path as it was sent: a proxy's rules see it so, and must not be evaded by another spelling.
+        route, at = self._find(request.rel_url.raw_path)
         record = RequestRecord(self._metrics, self._tracing, _label(route))
-        asked = Asked(request, {"X-Request-Id": request_id(request.headers)}, record, at)
+        headers = {"X-Request-Id": request_id(request.headers), **self._auth.origins.headers(request.headers)}
+        asked = Asked(request, headers, record, at)
         try:
             response = await self._answer(asked, route)
             record.status = response.status
@@ -193,8 +204,10 @@ class FrontDoor:
     async def _answer(self, asked: Asked, route: Route | None) -> web.StreamResponse:
         request = asked.request
         try:
-            response = await self._admit(asked, route).handler(asked)
+            response = self._preflight(asked, route) or await self._admit(asked, route).handler(asked)
         except Refused as refused:
+            if isinstance(refused, WrongToken):
+                await asyncio.sleep(refused.delay)
             asked.record.failure = refused.failure
             response = error_response(refused.failure, asked.headers)
             if request.content.exception() is not None:  # where the next request begins is not known
@@ -203,6 +216,13 @@ class FrontDoor:
             response.force_close()
         return response
 
+    def _preflight(self, asked: Asked, route: Route | None) -> web.StreamResponse | None:
+        """The answer to a browser that asks whether a page may send a request; None: it is no preflight."""
+        if route is None or is_reserved(asked.request):
+            return None
+        granted = self._auth.origins.preflight(asked.request.method, asked.request.headers, route.methods)
+        return web.Response(status=204, headers=asked.headers | granted) if granted else None
+
     def _admit(self, asked: Asked, route: Route | None) -> Route:
         """The route, if the request may take it. Raises: Refused."""
         request = asked.request
@@ -210,14 +230,31 @@ class FrontDoor:
             if is_reserved(request):
                 raise Refused(NO_PLACE)
             refuse_repeated(request, "Authorization")
-            self._auth.admit(request.headers)
+            if not (route is not None and route.takes_ticket and self._has_ticket(asked)):
+                self._auth.admit(request.headers)
+        elif request.method not in _READING:
+            self._auth.check_origin(request.headers)
         if route is None:
             raise Refused(Failure(ErrorCode.NOT_FOUND, f"there is nothing at {request.path[:200]}"))
         if request.method not in route.methods:
             allowed = asked.headers["Allow"] = ", ".join(route.methods)
             message = f"{request.path} takes {allowed}, not {request.method[:20]}"
             raise Refused(Failure(ErrorCode.METHOD_NOT_ALLOWED, message))
+        if request.method == "POST":
+            refuse_untyped(request)
         return route
+
+    def _has_ticket(self, asked: Asked) -> bool:
+        """Whether the URL has a valid ticket for the run in it. Raises: Refused."""
+        ticket = asked.request.query.get("ticket")
+        if ticket is None or "Authorization" in asked.request.headers:
+            return False
+        self._auth.check_origin(asked.request.headers)
+        if not self._tickets.is_valid(ticket, asked.at[0], asyncio.get_running_loop().time()):
+            raise self._auth.guesses.wrong(
+                "the ticket has expired, or is not for this run: request a new one"
+            )
+        return True
 
     def _find(self, path: str) -> tuple[Route | None, tuple[str, ...]]:
         route = self._fixed.get(path)
@@ -240,11 +277,35 @@ class FrontDoor:
     async def _events(self, asked: Asked) -> web.StreamResponse:
         return await self._runs.events(asked.at[0], asked.request, asked.headers)
 
+    async def _ticket(self, asked: Asked) -> web.StreamResponse:
+        return await self._runs.ticket(asked.at[0], asked.headers)
+
+    async def _list_sessions(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
+        if self._console is None or not self._console.admits(request.headers):
+            message = (
+                "the list of sessions is for the operator: use the console or the command "
+                "`agentscope-supervisor sessions`; GET /sessions/{session_id} returns one session"
+            )
+            raise Refused(Failure(ErrorCode.FORBIDDEN, message))
+        return await self._sessions.page(request, headers)
+
+    async def _show_console(
+        self, console: Console, request: web.BaseRequest, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        if request.method in _READING:
+            return await console.page(request, headers)
+        if request.method == "DELETE":
+            return await console.sign_out(request, headers)
+        response = await console.sign_in(request, headers)
+        if response is None:
+            raise self._auth.guesses.wrong("this is not the instance's token, or the link was used before")
+        return response
+
     async def _session(self, asked: Asked) -> web.StreamResponse:
         request, headers = asked.request, asked.headers
         session = session_of(request.rel_url.raw_path)
         if request.method == "DELETE":
-            caller = self._auth.caller(request.headers) if self._principal == "token" else ""
+            caller = self._auth.caller if self._principal == "token" else ""
             return await self._sessions.delete(session, caller, request, headers)
         return await self._sessions.state(session, headers)
 

@@ -9,6 +9,8 @@ Where to read next: `console_auth` decides which requests are allowed.
 
 import asyncio
 import contextlib
+import logging
+import secrets
 from importlib import resources
 from typing import Any, Final, Protocol
 
@@ -21,9 +23,11 @@ from agentscope_supervisor.domain.request import json_object
 from agentscope_supervisor.http1.body import BodyReader
 from agentscope_supervisor.http1.responses import Headers, json_response
 from agentscope_supervisor.system.log_buffer import LogBuffer
-from agentscope_supervisor.web import console_auth
-from agentscope_supervisor.web.console_auth import ConsoleCookie
+from agentscope_supervisor.web.console_auth import SignIns
+from agentscope_supervisor.web.origins import is_same_origin
 from agentscope_supervisor.workers.revisions import ReloadRefused, Rolling
+
+log = logging.getLogger(__name__)
 
 EVERY: Final = 1.0  # seconds between two updates
 MAX_WATCHERS: Final = 16  # open pages; one update takes about 1 ms
@@ -70,17 +74,30 @@ class ConsoleInstance(Protocol):
 
 
 class Console:
-    """The handlers of `/console` and below. `close` ends the streams of open pages."""
+    """The handlers of `/console` and below. `url`: of the instance. `close` ends the open streams."""
 
-    def __init__(self, settings: ServerSettings, instance: ConsoleInstance, log_buffer: LogBuffer) -> None:
+    def __init__(
+        self, settings: ServerSettings, instance: ConsoleInstance, log_buffer: LogBuffer, url: str
+    ) -> None:
         self._instance: Final = instance
         self._log_buffer: Final = log_buffer
         token = settings.auth_token
-        self._cookie: Final = ConsoleCookie(token.get_secret_value().encode()) if token is not None else None
+        self._has_token: Final = token is not None
+        self._sign_ins: Final = SignIns(
+            url, token.get_secret_value() if token is not None else None, secrets.token_urlsafe(24)
+        )
+        self._url: Final = f"{url}/console"
         self._body: Final = BodyReader(settings.model_copy(update={"max_body_mb": MAX_BODY_MB}))
         self._files: Final = {file.name: file.read_bytes() for file in _folder().iterdir()}
         self._watchers = 0
         self._closing: Final = asyncio.Event()
+        self._loop: Final = asyncio.get_running_loop()
+
+    def announce(self) -> None:
+        """Log the address of the console; without a token, a link that signs in one browser."""
+        # A browser does not send the part after `#`, so that no proxy logs it.
+        secret = "" if self._has_token else f"#token={self._sign_ins.link}"
+        log.info("console enabled", extra={"url": self._url + secret})
 
     @property
     def assets(self) -> list[str]:
@@ -92,15 +109,13 @@ class Console:
         self._closing.set()
 
     def admits(self, headers: Headers) -> bool:
-        """Whether the console's page sends this request with a valid cookie, so that it needs no token."""
-        return self._cookie is not None and self._cookie.is_held(headers)
+        """Whether the console's page sends this request, and its browser is signed in."""
+        return self._sign_ins.is_in(headers, self._loop.time())
 
     # -- the page -----------------------------------------------------------------------------
 
     async def page(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
-        """GET: the page. POST: exchange the token for a cookie. Raises: Refused."""
-        if request.method == "POST":
-            return await self._log_in(request, headers)
+        """GET /console: the page."""
         return self._file(PAGE, headers)
 
     async def asset(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
@@ -112,16 +127,28 @@ class Console:
             body=self._files[name], content_type=kind, charset="utf-8", headers=headers | HEADERS
         )
 
-    async def _log_in(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
-        if not console_auth.is_same_origin(request.headers):
-            raise _forbidden("only the console's own page may send this request")
+    async def sign_in(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse | None:
+        """POST /console: exchange the token, or the secret of the link, for a cookie. None: it is wrong.
+        Raises: Refused."""
+        if not is_same_origin(request.headers):
+            reason = "only the console's own page may send this request"
+            raise Refused(Failure(ErrorCode.FORBIDDEN, reason))
         token = json_object(await self._body.read(request)).get("token")
         if not isinstance(token, str):
             raise invalid("token must be a string")
-        if self._cookie is not None:
-            if not self._cookie.is_token(token):
-                raise Refused(Failure(ErrorCode.UNAUTHORIZED, "this is not the instance's token"))
-            headers["Set-Cookie"] = self._cookie.cookie(request.headers)
+        if not self._sign_ins.is_secret(token):
+            return None
+        value = secrets.token_urlsafe(24)
+        headers["Set-Cookie"] = self._sign_ins.sign_in(value, request.headers, self._loop.time())
+        if not self._has_token:
+            self._sign_ins.link = secrets.token_urlsafe(24)
+            self.announce()
+        return web.Response(status=204, headers=headers)
+
+    async def sign_out(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
+        """DELETE /console: end the sign-in of this browser. Raises: Refused."""
+        self._check(request)
+        headers["Set-Cookie"] = self._sign_ins.sign_out(request.headers)
         return web.Response(status=204, headers=headers)
 
     # -- live data ----------------------------------------------------------------------------
@@ -136,7 +163,7 @@ class Console:
         self._watchers += 1
         try:
             await response.prepare(request)
-            await self._show(response)
+            await self._show(response, request.headers)
             await response.write_eof()
         except TimeoutError:  # the browser does not read
             if request.transport is not None:
@@ -145,11 +172,11 @@ class Console:
             self._watchers -= 1
         return response
 
-    async def _show(self, response: web.StreamResponse) -> None:
+    async def _show(self, response: web.StreamResponse, headers: Headers) -> None:
         """Raises: TimeoutError if the browser does not read."""
         deaths_seen: object = None
         at = self._log_buffer.end - SHOWN_LINES
-        while not self._closing.is_set():
+        while not self._closing.is_set() and self.admits(headers):
             status = await self._instance.status()
             status["sessions"] = self._instance.sessions()[:SHOWN_SESSIONS]
             update = _event("status", orjson.dumps(status))
@@ -187,27 +214,15 @@ class Console:
         return json_response({"on": on}, 200, headers)
 
     def _check(self, request: web.BaseRequest) -> None:
-        """Raises: Refused. If a token is configured, `app` has checked it already."""
-        if self._cookie is None:
-            reason = console_auth.local_refusal(_peer(request), request.headers)
-            if reason:
-                raise _forbidden(reason)
+        """Raises: Refused. The token alone does not suffice: the data names every session and its run."""
+        if not self.admits(request.headers):
+            reason = "sign in at /console first; programs use the commands or the HTTP API"
+            raise Refused(Failure(ErrorCode.UNAUTHORIZED, reason))
 
 
 def _folder() -> Any:
     return resources.files("agentscope_supervisor.web") / "console_page"
 
 
-def _peer(request: web.BaseRequest) -> str:
-    """The address of the peer; empty on a Unix socket, where the peer may be a proxy for any client."""
-    transport = request.transport
-    name = transport.get_extra_info("peername") if transport is not None else None
-    return str(name[0]) if isinstance(name, tuple) else ""
-
-
 def _event(name: str, data: bytes) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
-
-
-def _forbidden(reason: str) -> Refused:
-    return Refused(Failure(ErrorCode.FORBIDDEN, reason))

@@ -17,7 +17,7 @@ _WELCOME: Final = {
         "invoke": "/invoke",
         "stop": "/stop",
         "runs": "/runs/{run_id}",
-        "sessions": "/sessions",
+        "sessions": "/sessions/{session_id}",
         "health": "/health",
         "readiness": "/readiness",
         "liveness": "/liveness",

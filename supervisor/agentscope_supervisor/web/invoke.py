@@ -12,13 +12,13 @@ from aiohttp import web
 
 from agentscope_protocol.wire.frames import REQUEST_ID
 from agentscope_protocol.wire.random_ids import new_id
-from agentscope_supervisor.domain.errors import Failure, Refused, invalid
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid
 from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.http1 import aiohttp_connection
 from agentscope_supervisor.http1.aiohttp_channel import AiohttpChannel
 from agentscope_supervisor.http1.body import BodyReader
-from agentscope_supervisor.http1.channel import Channel
+from agentscope_supervisor.http1.channel import Channel, Exchange
 from agentscope_supervisor.http1.fast_connection import FastConnection
 from agentscope_supervisor.http1.fast_head import FastHead
 from agentscope_supervisor.http1.responses import Headers, request_id
@@ -26,12 +26,12 @@ from agentscope_supervisor.runs.client_stream import ClientStream
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.turns.service import TurnService
-from agentscope_supervisor.web.auth import Auth
+from agentscope_supervisor.web.auth import Auth, WrongToken
 from agentscope_supervisor.web.dialects import INVOKE
 from agentscope_supervisor.web.dialects.dialect import Dialect
 from agentscope_supervisor.web.request_record import RequestRecord
 from agentscope_supervisor.web.respond import OpenResponses, Response
-from agentscope_supervisor.web.runs import RunRoutes
+from agentscope_supervisor.web.runs import RunRoutes, event_id
 from agentscope_supervisor.web.tracing import CLIENT_LEFT, Tracing
 
 
@@ -68,8 +68,11 @@ class InvokeRoute:
         """Answer a request for a turn. `headers`: of the response. Raises: Refused."""
         traced = record.trace(request.headers)
         body = await self._body.read(request)
-        refuse_repeated(request, "X-Session-Id", "Idempotency-Key")
+        refuse_repeated(request, "X-Session-Id", "Idempotency-Key", "Last-Event-ID")
         asked = self._read(dialect, body, request.headers, headers["X-Request-Id"], traced)
+        seen = event_id(request.headers.get("last-event-id", ""))
+        if seen is not None:  # a client that reconnects by repeating its request
+            return await self._runs.resume(*seen, asked, request, headers)
         run_id = new_id()
         if asked.key is not None:
             match await self._recorder.claim(run_id, asked):
@@ -86,14 +89,18 @@ class InvokeRoute:
             raise
         return await channel.finish(response)
 
-    def fast(self, head: FastHead, body: bytes, connection: FastConnection) -> Response | None:
+    def fast(self, head: FastHead, body: bytes, connection: FastConnection) -> Exchange | None:
         """Begin the response to a usual turn. None: the turn was refused, and the response was sent."""
         headers = {"X-Request-Id": request_id(head.fields)}
+        if "origin" in head.fields:
+            headers |= self._auth.origins.headers(head.fields)
         record = RequestRecord(self._metrics, self._tracing, INVOKE.path)
         try:
             self._auth.admit(head.fields)
             asked = self._read(INVOKE, body, head.fields, headers["X-Request-Id"], record.trace(head.fields))
             return self._submit(asked, new_id(), connection, headers, record, ends=True)
+        except WrongToken as wrong:
+            return LateRefusal(wrong, connection, headers, record)
         except Refused as refused:
             connection.fail(refused.failure, headers)
             record.failure = refused.failure
@@ -148,11 +155,49 @@ class InvokeRoute:
             dialect.wire,
             header_session=headers.get("x-session-id"),
             accepts_json="application/json" in headers.get("accept", ""),
-            token=self._auth.caller(headers),
+            token=self._auth.caller,
             principal=self._principal,
             headers={REQUEST_ID: request_id, **traced},
             idempotency_key=headers.get("idempotency-key"),
         )
+
+
+class LateRefusal:
+    """The response to a wrong token, an `http1.channel.Exchange`. It leaves after the delay of `wrong`."""
+
+    def __init__(
+        self, wrong: WrongToken, channel: Channel, headers: dict[str, str], record: RequestRecord
+    ) -> None:
+        self._failure: Final = wrong.failure
+        self._channel: Final = channel
+        self._headers: Final = headers
+        self._record: Final = record
+        self._timer: Final = channel.loop.call_later(wrong.delay, self._leave)
+
+    def _leave(self) -> None:
+        self._channel.fail(self._failure, self._headers)
+        self._record.failure, self._record.status = self._failure, self._failure.status
+        self._record.over()
+        self._channel.done()
+
+    def resumed(self) -> None:
+        pass
+
+    def lost(self) -> None:
+        self._timer.cancel()
+        self._record.over()
+
+    def probe(self) -> bool:
+        return False
+
+
+def refuse_untyped(request: web.BaseRequest) -> None:
+    """Refuse a body that does not say that it is JSON. Browsers let any web page send a body without a type,
+    or of a few others, to any server without asking it first. Raises: Refused."""
+    if request.can_read_body and request.content_type != "application/json":
+        given = request.content_type[:100] if "Content-Type" in request.headers else "without a Content-Type"
+        message = f"the body must be application/json, not {given}"
+        raise Refused(Failure(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message))
 
 
 def refuse_repeated(request: web.BaseRequest, *names: str) -> None:

@@ -14,26 +14,33 @@ from aiohttp import web
 
 from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, error_object, invalid
+from agentscope_supervisor.domain.idempotency import MISMATCH
+from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.http1.aiohttp_channel import AiohttpChannel
-from agentscope_supervisor.http1.responses import gone_response
+from agentscope_supervisor.http1.responses import gone_response, json_response
 from agentscope_supervisor.runs.client_stream import ClientStream
 from agentscope_supervisor.runs.log import messages
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.web.respond import OpenResponses, Response
+from agentscope_supervisor.web.tickets import TICKET_LASTS, Tickets
 
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _CURSOR: Final = re.compile(r"[0-9]{1,15}")
+_EVENT_ID: Final = re.compile(r"([0-9a-f]{32})-([0-9]{1,15})")
 
 
 class RunRoutes:
-    """The handlers of /runs/{run_id}, and of a request that joins a run."""
+    """The handlers of /runs/{run_id}, and of a request that joins or resumes a run."""
 
-    def __init__(self, recorder: Recorder, turns: TurnService, responses: OpenResponses) -> None:
+    def __init__(
+        self, recorder: Recorder, turns: TurnService, responses: OpenResponses, tickets: Tickets
+    ) -> None:
         self._recorder: Final = recorder
         self._turns: Final = turns
         self._responses: Final = responses
+        self._tickets: Final = tickets
         self._loop: Final = asyncio.get_running_loop()
 
     async def state(self, run_id: str, headers: dict[str, str]) -> web.StreamResponse:
@@ -56,11 +63,42 @@ class RunRoutes:
     ) -> web.StreamResponse:
         """GET /runs/{run_id}/events. Raises: Refused."""
         after = _cursor(request, run_id)
+        return await self._continue(await self._find(run_id, after), after, request, headers)
+
+    async def resume(
+        self,
+        run_id: str,
+        after: int,
+        asked: TurnRequest,
+        request: web.BaseRequest,
+        headers: dict[str, str],
+    ) -> web.StreamResponse:
+        """Respond to a `POST /invoke` with the run that its Last-Event-ID names. Raises: Refused."""
         run = await self._find(run_id, after)
+        if run.session_id != asked.session_id:
+            raise invalid("Last-Event-ID is the id of an event of another session")
+        if asked.key is not None and run.key is not None:
+            is_same = asked.key == run.key and asked.key.fingerprint == run.key.fingerprint
+            if not is_same:
+                raise Refused(MISMATCH)
+        return await self._continue(run, after, request, headers)
+
+    async def ticket(self, run_id: str, headers: dict[str, str]) -> web.StreamResponse:
+        """POST /runs/{run_id}/ticket. Raises: Refused."""
+        await self._find(run_id, -1)
+        ticket = self._tickets.issue(run_id, self._loop.time())
+        url = f"/runs/{run_id}/events?ticket={ticket}"
+        fields = {"ticket": ticket, "url": url, "expires_in": TICKET_LASTS}
+        return json_response(fields, 200, headers | {"Cache-Control": "no-store"})
+
+    async def _continue(
+        self, run: Run, after: int, request: web.BaseRequest, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        """Respond with the events after `after`. Raises: Refused."""
         if run.kind is StreamKind.WHOLE:
-            message = f'this run was requested with "stream": false and has no events: see /runs/{run_id}'
+            message = f'this run was requested with "stream": false and has no events: see /runs/{run.run_id}'
             raise Refused(Failure(ErrorCode.NOT_FOUND, message))
-        headers["X-Run-Id"] = run_id
+        headers["X-Run-Id"] = run.run_id
         match run.resume(after):
             case None:
                 return web.Response(status=204, headers=headers)
@@ -110,6 +148,12 @@ class RunRoutes:
         if _RUN_ID.fullmatch(run_id):  # either it was kept once, or it never existed
             raise Refused(Failure(ErrorCode.GONE, "this run is no longer kept"))
         raise Refused(Failure(ErrorCode.NOT_FOUND, "there is no such run"))
+
+
+def event_id(value: str) -> tuple[str, int] | None:
+    """The run and the number in the id of an event; None: it is no id of this server."""
+    found = _EVENT_ID.fullmatch(value)
+    return (found[1], int(found[2])) if found is not None else None
 
 
 def _cursor(request: web.BaseRequest, run_id: str) -> int:

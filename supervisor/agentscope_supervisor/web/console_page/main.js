@@ -1,8 +1,8 @@
-/** The entry point of the page, and the dialog for the token: one dialog, whichever request is refused first. */
+/** The entry point of the page, and the sign-in: one dialog, whichever request is refused first. */
 import * as chat from "./chat.js";
 import {byId} from "./elements.js";
 import * as instance from "./instance.js";
-import {inWords, post} from "./server.js";
+import {ask, inWords, post} from "./server.js";
 
 const dialog = byId("login"), token = byId("token"), problem = byId("login-error");
 let asking = null;
@@ -31,6 +31,17 @@ function unauthorized() {
   return asking;
 }
 
+/** Signs in with the secret in the link that the instance has logged, and removes it from the address. */
+async function useLink() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given === null) return;
+  history.replaceState(null, "", location.pathname + location.search);
+  await post("console", {token: given}).catch(() => {});  // the dialog asks for another one
+}
+
+byId("leave").addEventListener("click", () => ask("console", {method: "DELETE"}).catch(() => {}).then(() => location.reload()));
+
+await useLink();
 chat.begin(unauthorized);
 instance.follow(unauthorized, id => { chat.show(id); byId("text").focus(); });
 byId("text").focus({preventScroll: true});

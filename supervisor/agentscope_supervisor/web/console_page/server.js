@@ -22,7 +22,7 @@ const WORDS = {
   TIMEOUT: "The answer took longer than server.request_timeout allows.",
   POISONED: "This message has crashed its worker repeatedly and is refused for a while.",
   APP_ERROR: "The app raised an error. The log has its traceback.",
-  UNAUTHORIZED: "The instance requires its token.",
+  UNAUTHORIZED: "Sign in first.",
   NO_ANSWER: "The instance does not answer. Check that it is running.",
 };
 
