@@ -80,7 +80,7 @@ def test_the_compose_file_matches_its_schema(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", [OLDEST, kubernetes_validate.latest_version()])
 def test_the_manifests_match_the_schemas_of_kubernetes(resources: list[dict[str, Any]], version: str) -> None:
-    assert len(resources) == 4
+    assert len(resources) == 6
     for each in resources:
         kubernetes_validate.validate(each, version, strict=True)
 
@@ -140,10 +140,30 @@ def test_a_pod_matches_the_image(pod: dict[str, Any], resources: list[dict[str, 
 
 def test_the_services_select_the_pods(resources: list[dict[str, Any]]) -> None:
     labels = the_kind(resources, "StatefulSet")["spec"]["template"]["metadata"]["labels"]
-    for kind, name in (("Service", "my-app"), ("Service", "my-app-pods"), ("PodDisruptionBudget", "my-app")):
-        selector = the_kind(resources, kind, name)["spec"]["selector"]
+    for kind, name, key in (
+        ("Service", "my-app", "selector"),
+        ("Service", "my-app-pods", "selector"),
+        ("PodDisruptionBudget", "my-app", "selector"),
+        ("NetworkPolicy", "my-app", "podSelector"),
+    ):
+        selector = the_kind(resources, kind, name)["spec"][key]
         assert selector.get("matchLabels", selector).items() <= labels.items()
     assert the_kind(resources, "StatefulSet")["spec"]["serviceName"] == "my-app-pods"
+
+
+def test_a_pod_requires_a_token_and_admits_only_its_clients(
+    pod: dict[str, Any], resources: list[dict[str, Any]]
+) -> None:
+    (container,) = pod["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": "my-app"}}], "a missing secret holds back the pod"
+    secret = the_kind(resources, "Secret")["stringData"]
+    with pytest.raises(settings.SettingsError, match=r"server\.auth_token"):  # until its value is set
+        settings.load("server: {auth_token: '${API_TOKEN}'}", source="f", env=secret)
+    policy = the_kind(resources, "NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress"]
+    (rule,) = policy["ingress"]
+    assert rule["ports"] == [{"port": container["ports"][0]["name"]}]
+    assert all(peer.get("podSelector", peer.get("namespaceSelector"))["matchLabels"] for peer in rule["from"])
 
 
 # -- compose -------------------------------------------------------------------------------------------
@@ -181,7 +201,10 @@ async def test_the_services_of_the_compose_file_work_together(
     platform_service = compose["services"]["platform"]
     port = platform_service["command"][-1]
     text = compose["configs"]["agentapp"]["content"].replace("$$", "$")
-    loaded = settings.load(text, source="agentapp.yaml", env={"PLATFORM_TOKEN": token})
+    variables = {"PLATFORM_TOKEN": token, "API_TOKEN": "made-up-4711"}
+    assert variables.keys() == compose["services"]["app"]["environment"].keys()
+    loaded = settings.load(text, source="agentapp.yaml", env=variables)
+    assert loaded.server.auth_token is not None
     assert loaded.platform is not None
     assert loaded.platform.endpoint == f"http://platform:{port}/api"
     assert compose["services"]["app"]["configs"][0]["target"] == f"{the('WORKDIR')}/agentapp.yaml"
@@ -190,12 +213,13 @@ async def test_the_services_of_the_compose_file_work_together(
         platform.start()
         project = make_project()
         (project / "agentapp.yaml").write_text(text.replace(f"http://platform:{port}/api", platform.endpoint))
-        instance = new_instance(project, workers=1, platform=True, variables={"PLATFORM_TOKEN": token})
+        instance = new_instance(project, workers=1, platform=True, variables=variables)
         await asyncio.to_thread(instance.start)
         await eventually(
             lambda: platform.instance(loaded.platform.instance_id).get("status") == "running",
             60,
             "a heartbeat",
         )
-        assert await texts(instance.port, "me", "hello") == ["hello"]
+        authorized = {"Authorization": "Bearer made-up-4711"}
+        assert await texts(instance.port, "me", "hello", headers=authorized) == ["hello"]
         assert token not in json.dumps(platform.instance(loaded.platform.instance_id))

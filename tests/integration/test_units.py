@@ -20,7 +20,7 @@ from typing import Any, Final
 import psutil
 import pytest
 
-from tests.harness.instance import COMMAND, READY_WITHIN, STOP_WITHIN, environment, free_port
+from tests.harness.instance import COMMAND, READY_WITHIN, STOP_WITHIN, environment, free_port, run
 from tests.harness.waiting import wait_until
 
 pytestmark = [
@@ -223,6 +223,18 @@ def test_the_image_serves_as_pid_1_without_root_on_a_read_only_root(tmp_path: Pa
         process.kill()
         process.wait()
         print(log.read_text("utf-8"))
+
+
+def test_the_unit_and_the_image_require_a_token(tmp_path: Path) -> None:
+    text = (UNITS / "agentscope-supervisor@.service").read_text("utf-8")
+    (line,) = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
+    for command in (shlex.split(line), words(the("ENTRYPOINT")) + words(the("CMD"))):
+        options = command[command.index("--host") :][:2]
+        assert options == ["--host", "0.0.0.0"]
+        where = ["--runtime-dir", str(tmp_path), "--state-dir", str(tmp_path)]
+        refused = run(COMMAND, "start", ROOT / "examples" / "echo", "--port", "0", *options, *where)
+        assert (refused.returncode, "server.auth_token is not set" in refused.stderr) == (78, True)
+    assert "RestartPreventExitStatus=78" in text
 
 
 def is_ready(port: str) -> bool:

@@ -26,6 +26,7 @@ from agentscope_supervisor import __version__
 from agentscope_supervisor.processes import interpreter
 from agentscope_supervisor.project.config import Project, ProjectError
 from agentscope_supervisor.system import instance_dir, log_setup, signals, socket_activation
+from agentscope_supervisor.web.origins import is_local
 from agentscope_supervisor.workers.fleet import EX_CONFIG, EX_TEMPFAIL
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def start(project: Project, name: str | None, runtime_dir: Path | None, state_di
             instance_dir.runtime_dir(runtime_dir, os.environ, os.getuid()), instance
         )
         passed_on = socket_activation.inherited(os.environ, os.getpid())
+        _refuse_public(settings, _name_of(passed_on)[0] if passed_on is not None else settings.server.host)
         sock = passed_on or _bind(settings.server.host, settings.server.port)
         host, port = _name_of(sock)
         address = instance_dir.Address(os.getpid(), host, port, instance, str(project.folder), __version__)
@@ -84,6 +86,7 @@ def checked(project: Project) -> Settings:
     from agentscope_supervisor.processes.launcher import parts_of
 
     settings = settings_of(project)
+    _refuse_public(settings, settings.server.host)
     _examine(settings, project.folder)
     ended = subprocess.run(
         [
@@ -151,6 +154,19 @@ def _installed(project: Project, name: str | None, state_dir: Path | None) -> tu
         fail(EX_TEMPFAIL, f"cannot extract the archive into the state directory: {error}")
     log.info("archive extracted", extra={"archive": str(archive), "folder": str(folder)})
     return replace(project, folder=folder), instance
+
+
+def _refuse_public(settings: Settings, host: str) -> None:
+    """Exit with EX_CONFIG if everybody who reaches `host` could use the instance."""
+    if settings.server.auth_token is not None or settings.server.open:
+        return
+    if not (host.startswith(instance_dir.UNIX) or is_local(host.lower())):
+        fail(
+            EX_CONFIG,
+            f"other machines reach {host}, and server.auth_token is not set\n"
+            "Set server.auth_token, or listen on 127.0.0.1. If everybody who reaches the address may use the "
+            "instance, set server.open: true",
+        )
 
 
 def _examine(settings: Settings, folder: Path) -> None:
