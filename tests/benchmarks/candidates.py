@@ -73,7 +73,7 @@ class Candidate:
 def http(method: str, path: str, body: bytes = b"") -> bytes:
     """A request; the session is a header too, for balancers that pin by it."""
     head = (
-        f"{method} {path} HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\nContent-Type: application/json\r\n"
+        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nContent-Type: application/json\r\n"
         f"X-Session-Id: bench-{SESSION}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

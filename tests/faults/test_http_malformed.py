@@ -23,7 +23,7 @@ def get(line: bytes = b"GET /liveness HTTP/1.1", *headers: bytes, host: bytes = 
 
 
 def post(*headers: bytes, body: bytes = BODY, version: bytes = b"1.1") -> bytes:
-    fields = (b"Host: t", b"Content-Type: application/json", *headers)
+    fields = (b"Host: localhost", b"Content-Type: application/json", *headers)
     return (
         b"POST /invoke HTTP/%b\r\n" % version + b"".join(field + b"\r\n" for field in fields) + b"\r\n" + body
     )
@@ -169,7 +169,7 @@ TAKEN: Final = {
     "blanks between words": get(b"GET  /liveness  HTTP/1.1"),
     "query": get(b"GET /liveness?a=b&c HTTP/1.1"),
     "long query": get(b"GET /liveness?" + b"a" * 16_000 + b" HTTP/1.1"),
-    "escaped letter": get(b"GET /%6civeness HTTP/1.1"),
+    "escaped letter in the query": get(b"GET /liveness?%6c HTTP/1.1"),
     "URL": get(b"GET http://other/liveness HTTP/1.1"),
     "Host of an IPv6 address": get(host=b"Host: [::1]:80\r\n"),
     "Host that is none": get(host=b"Host: u@t/x, y\r\n"),

@@ -95,7 +95,7 @@ async def test_usual_turns_go_directly_until_something_else_comes() -> None:
 
 
 async def test_a_turn_without_a_body_is_answered_as_any_other() -> None:
-    head = b"POST /invoke HTTP/1.1\r\nHost: a\r\n"
+    head = b"POST /invoke HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
     async with Door().connected() as connection:
         assert await ask(connection, head + b"Content-Length: 0\r\n\r\n") == b"direct "
         assert await ask(connection, POST) == b"direct hello"
