@@ -1,5 +1,6 @@
 """An address that other machines reach: no instance listens on it without a token by accident."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from agentscope_supervisor.cli import invoke_client
+from agentscope_supervisor.cli.invoke_client import InvokeError
 from tests.conftest import StartInstance
 from tests.harness.instance import COMMAND, Instance, run
 
@@ -40,6 +43,29 @@ def test_a_token_or_an_explicit_setting_lets_it_start(
     instance.launch().wait_listening()
     assert instance.address["host"] == "0.0.0.0"
     instance.destroy()
+
+
+async def test_the_command_invoke_reaches_an_instance_on_any_address() -> None:
+    """Without a token, the address of a network is not a name under which the instance is served."""
+    heads: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        body = b'{"error": {"code": "NOT_READY", "message": "later"}}'
+        head = b"HTTP/1.1 503 Unavailable\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        writer.write(head % len(body) + body)
+        writer.close()
+
+    listening = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    for token in (None, "t0ken"):
+        with pytest.raises(InvokeError, match="NOT_READY"):
+            async for _ in invoke_client.invoke(f"http://127.0.0.1:{port}", "s", "x", token):
+                pass
+    listening.close()
+    assert b"\r\nHost: localhost\r\n" in heads[0]
+    assert b"\r\nContent-Type: application/json\r\n" in heads[0]
+    assert b"\r\nAuthorization: Bearer t0ken\r\n" in heads[1]
 
 
 def test_a_passed_socket_counts_by_its_own_address(

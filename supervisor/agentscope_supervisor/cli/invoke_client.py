@@ -23,7 +23,8 @@ async def invoke(base_url: str, session_id: str, text: str, token: str | None) -
     Raises: InvokeError if the instance refuses the message or the answer ends with an error;
     aiohttp.ClientError if the connection fails.
     """
-    headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
+    # Without a token, the instance serves no other name, such as the address of a network that it listens on.
+    headers = {"Host": "localhost"} if token is None else {"Authorization": f"Bearer {token}"}
     body = {"session_id": session_id, "message": {"role": "user", "content": text}}
     # The instance limits the duration of a turn; only the time to connect is limited here.
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
