@@ -76,9 +76,7 @@ def main() -> None:
     process_exit.leave(status, within)
 
 
-async def _work(
-    sock: socket.socket, page: LifePage, record_pipe: log_output.RecordPipe
-) -> tuple[int, float]:
+async def _work(sock: socket.socket, page: LifePage, record_pipe: log_output.RecordPipe) -> tuple[int, float]:
     """Run the worker until it is stopped; returns its exit status, and the seconds in which it must exit."""
     # Imported here because heavy imports must come after `die_with_supervisor`.
     from agentscope_protocol.config import settings as settings_module

@@ -170,7 +170,7 @@ def execute(
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of every worker: that of the supervisor, without what is for the supervisor only.
+    """Return the environment of every worker: that of the supervisor, without what only the supervisor needs.
 
     Python runs in UTF-8 mode in it, so that an App can print and read every text, whatever the locale is.
     """
