@@ -208,7 +208,7 @@ Principal = Annotated[Text, AfterValidator(_principal)]
 
 
 def _umask(value: object) -> str:
-    # YAML reads 0027 as the number 23, which cannot be told from a 23 in the file.
+    # YAML reads 0027 as the number 23, the same as an unquoted 23.
     if isinstance(value, str) and _UMASK.fullmatch(value):
         return value
     raise ValueError('must be 3 or 4 octal digits in quotes, such as "0027"')
