@@ -84,7 +84,14 @@ class Listener:
         self._loop.add_reader(sock, self._accept)
 
     def close(self) -> None:
-        """Stop listening. Accepted connections stay open."""
+        """Stop listening. Accepted connections stay open.
+
+        Connections that wait in the kernel's queue are accepted first: closing the socket would reset them.
+        """
+        if self._waking is None:
+            for _ in range(BACKLOG):
+                if not self._accept():
+                    break
         if self._waking is not None:
             self._waking.cancel()
         self._loop.remove_reader(self._sock)
@@ -92,24 +99,26 @@ class Listener:
         for _, connection in self._leaving:
             connection.close()
 
-    def _accept(self) -> None:
-        """Accept one connection. While more wait, the loop calls this again, after other ready callbacks."""
+    def _accept(self) -> bool:
+        """Accept one connection; returns whether there was one. While more wait, the loop calls this again,
+        after other ready callbacks."""
         try:
             connection, _ = self._sock.accept()
         except OSError as error:  # any other error: the client left before it was accepted
             if error.errno in _EXHAUSTED:
                 self._wait(error)
-            return
+            return False
         connection.setblocking(False)
         served, reserved = self._taken[Place.SERVED], self._taken[Place.RESERVED]
         place = self._places.place(served, reserved, connection.fileno())
         if place is Place.NONE:
             self._refuse(connection)
-            return
+            return True
         self._taken[place] += 1
         task = self._loop.create_task(self._join(connection, place))
         self._joining.add(task)
         task.add_done_callback(self._joining.discard)
+        return True
 
     async def _join(self, connection: socket.socket, place: Place) -> None:
         def lost() -> None:

@@ -47,6 +47,10 @@ from agentscope_supervisor.workers.condition import Condition
 
 CLOSES_WITHIN: Final = 5.0  # seconds that responses may take to leave when the instance ends
 
+LAST_REQUESTS: Final = 0.1
+"""Seconds for the requests on the connections that were accepted last. Without them, a balancer that has just
+connected sees a connection that ends without a response, and may not send the request to another instance."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -174,7 +178,7 @@ class FrontDoor:
     async def close(self) -> None:
         """Stop listening, and wait up to `CLOSES_WITHIN` for the responses in progress."""
         self.leave()
-        await asyncio.sleep(0)  # requests that have just arrived begin first
+        await asyncio.sleep(LAST_REQUESTS)
         async with asyncio.TaskGroup() as both:
             both.create_task(self._fast.shutdown(CLOSES_WITHIN))
             self._server.pre_shutdown()
