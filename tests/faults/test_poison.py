@@ -20,7 +20,7 @@ async def test_f19_a_message_that_keeps_killing_its_worker_is_refused_and_its_sl
     assert codes[:2] == ["WORKER_LOST"] * 2
     assert codes[2:] == ["POISONED"] * 8
     refused = await invoke(port, session, deadly)
-    assert refused.status == 503
+    assert refused.status == 422
     assert "crashed 2 times in a row" in refused.json["error"]["message"]
     assert await texts(port, session, "as before") == ["as before"], "only the message is refused"
     assert await texts(port, other, "as before") == ["as before"]
@@ -38,7 +38,7 @@ async def test_f19_a_session_that_keeps_killing_its_worker_is_refused_with_whate
         lost = await invoke(instance.port, session, [{"exit": status}], stream=False)
         assert lost.code == "WORKER_LOST"
     refused = await invoke(instance.port, session, "as before", stream=False)
-    assert (refused.status, refused.code) == (503, "POISONED")
+    assert (refused.status, refused.code) == (422, "POISONED")
     assert "this session" in refused.json["error"]["message"]
     other = await session_in(instance.port, 0)
     assert await texts(instance.port, other, "as before") == ["as before"]

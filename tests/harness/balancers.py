@@ -53,7 +53,7 @@ def _placed(text: str, listens: str, here: str, servers: Sequence[int]) -> str:
     text = text.replace(listens, here)
     for number, server in enumerate(servers, start=1):
         text, found = re.subn(rf"\b10\.0\.0\.{number}:8080", f"127.0.0.1:{server}", text)
-        assert found == 1
+        assert found >= 1
     assert "10.0.0." not in text
     return text
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 
 from tests.harness.balancers import KINDS, Balancer
-from tests.harness.client import Response, Stream, call, invoke, new_session, texts
+from tests.harness.client import Response, Stream, call, invoke, new_session, session_in, texts
 from tests.harness.events import text_of
 from tests.harness.instance import Instance, free_port
 from tests.harness.projects import journal, scripted
@@ -23,6 +23,7 @@ from tests.harness.waiting import eventually
 
 SESSIONS: Final = 24  # over two instances; the probability that one gets none is 1 in 8 million
 DRAIN: Final = {"supervisor": {"drain_timeout": 60, "stop_timeout": 2}}
+TURNS: Final = 12
 SOON: Final = 60.0  # seconds, for conditions that take 1 to 2 s on an idle machine
 NOT_READY: Final = 'agentscope_http_requests_total{route="/readyz",status="503"}'
 
@@ -37,6 +38,20 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     with ExitStack() as stack:
         first, second = (
             stack.enter_context(Instance(project, folder, name=name, workers=1)).launch() for name in "ab"
+        )
+        first.wait_ready()
+        second.wait_ready()
+        yield first, second
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Two instances with two slots each; one turn fills a slot. Tests may kill workers."""
+    folder = tmp_path_factory.mktemp("narrow")
+    project = scripted(folder / "project", supervisor={"max_inflight": 1})
+    with ExitStack() as stack:
+        first, second = (
+            stack.enter_context(Instance(project, folder, name=name, workers=2)).launch() for name in "ab"
         )
         first.wait_ready()
         second.wait_ready()
@@ -208,3 +223,56 @@ async def test_a_missing_instance_fails_no_turn(kind: str, pair: Pair, tmp_path:
         for _ in range(SESSIONS):
             session = new_session()
             assert await texts(port, session, "hello", headers={"X-Session-Id": session}) == ["hello"]
+
+
+async def test_one_full_slot_takes_no_instance_out_of_service(
+    kind: str, narrow: Pair, tmp_path: Path
+) -> None:
+    gate, ports = tmp_path / "gate", [instance.port for instance in narrow]
+    running = [{"say": "full"}, {"wait_for": str(gate)}]
+    async with balanced(kind, tmp_path, *ports) as port:
+        full, other = [await session_in(ports[0], 0) for _ in range(4)], await session_in(ports[0], 1)
+        async with Stream(ports[0], full[0], running) as first, Stream(ports[1], full[1], running) as second:
+            await first.until(events=1)
+            await second.until(events=1)
+            for number in range(TURNS):
+                refused = await turn(port, full[2 + number % 2], "hello")
+                assert (refused.status, refused.code) == (503, "OVERLOADED")
+                assert (await turn(port, other, "hello")).status == 200, f"turn {number} of the other slot"
+            gate.touch()
+            await first.whole()
+            await second.whole()
+        assert (await turn(port, full[2], "hello")).status == 200
+
+
+async def test_a_full_slot_beside_a_missing_instance_is_a_refusal(
+    kind: str, narrow: Pair, tmp_path: Path
+) -> None:
+    gate, there = tmp_path / "gate", narrow[0].port
+    async with balanced(kind, tmp_path, free_port(), there) as port:
+        full = [await session_in(there, 0) for _ in range(6)]
+        async with Stream(there, full[0], [{"say": "full"}, {"wait_for": str(gate)}]) as stream:
+            await stream.until(events=1)
+            for session in full[1:]:
+                refused = await turn(port, session, "hello")
+                assert refused.status == 503, "the turn was not begun, and the client may repeat it"
+                assert refused.json["error"]["retryable"]
+            gate.touch()
+            await stream.whole()
+
+
+async def test_a_poisonous_message_kills_workers_on_one_instance_only(
+    kind: str, narrow: Pair, tmp_path: Path
+) -> None:
+    def generations() -> list[list[int]]:
+        return [instance.generations() for instance in narrow]
+
+    deadly = [{"segfault": kind}]  # another message for each balancer: the first one is refused by now
+    async with balanced(kind, tmp_path, *(instance.port for instance in narrow)) as port:
+        session, before = await session_in(port, 0), generations()
+        answers = [await turn(port, session, deadly) for _ in range(6)]
+        assert [answer.code for answer in answers] == ["WORKER_LOST"] * 2 + ["POISONED"] * 4
+        assert {answer.status for answer in answers[2:]} == {422}
+        await eventually(lambda: all(len(each) == 2 for each in generations()), SOON, "all slots are back")
+        grown = [sum(now) - sum(then) for now, then in zip(generations(), before, strict=True)]
+        assert sorted(grown) == [0, 2], "two workers died, both of one instance"

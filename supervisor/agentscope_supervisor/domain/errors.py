@@ -53,6 +53,8 @@ STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.PAYLOAD_TOO_LARGE: 413,
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: 415,
     ErrorCode.IDEMPOTENCY_MISMATCH: 422,
+    # Not 503: a balancer that retries 503 would send the message to another instance, to kill a worker there.
+    ErrorCode.POISONED: 422,
     ErrorCode.TOO_MANY_REQUESTS: 429,
     ErrorCode.APP_ERROR: 500,
     ErrorCode.INTERNAL_ERROR: 500,
@@ -60,7 +62,6 @@ STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.NOT_READY: 503,
     ErrorCode.OVERLOADED: 503,
     ErrorCode.DRAINING: 503,
-    ErrorCode.POISONED: 503,
     ErrorCode.TIMEOUT: 504,
 }
 
@@ -114,7 +115,8 @@ MEANING: Final[Mapping[ErrorCode, str]] = {
     ),
     ErrorCode.DRAINING: "The instance is stopping or in maintenance.",
     ErrorCode.POISONED: (
-        "This message or session repeatedly killed its worker. It is refused for 10 minutes."
+        "This message or session repeatedly killed its worker. It is refused for 10 minutes. No balancer "
+        "retries this status on another instance."
     ),
     ErrorCode.TIMEOUT: "The turn took longer than `server.request_timeout`.",
 }

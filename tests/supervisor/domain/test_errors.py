@@ -16,11 +16,11 @@ CONTRACT = {
     410: {ErrorCode.GONE},
     413: {ErrorCode.PAYLOAD_TOO_LARGE},
     415: {ErrorCode.UNSUPPORTED_MEDIA_TYPE},
-    422: {ErrorCode.IDEMPOTENCY_MISMATCH},
+    422: {ErrorCode.IDEMPOTENCY_MISMATCH, ErrorCode.POISONED},
     429: {ErrorCode.TOO_MANY_REQUESTS},
     500: {ErrorCode.APP_ERROR, ErrorCode.INTERNAL_ERROR},
     502: {ErrorCode.WORKER_LOST},
-    503: {ErrorCode.NOT_READY, ErrorCode.OVERLOADED, ErrorCode.DRAINING, ErrorCode.POISONED},
+    503: {ErrorCode.NOT_READY, ErrorCode.OVERLOADED, ErrorCode.DRAINING},
     504: {ErrorCode.TIMEOUT},
 }
 WORKERS_WORD = {
@@ -65,3 +65,8 @@ def test_a_refusal_may_be_retried_where_waiting_can_help(code: ErrorCode) -> Non
 
 def test_codes_that_carry_retry_after() -> None:
     assert {code.name for code in RETRY_LATER} == {"TOO_MANY_REQUESTS", "NOT_READY", "OVERLOADED", "DRAINING"}
+
+
+def test_the_status_that_balancers_retry_means_that_no_app_has_seen_the_turn() -> None:
+    """The shipped balancer files send a request that was answered 503 to another instance."""
+    assert {code for code, status in STATUS.items() if status == 503} <= RETRY_LATER

@@ -16,7 +16,7 @@ def test_a_message_is_refused_after_two_deaths_and_others_of_its_session_are_not
     assert poison.lost(*BAD, 1.0), "the second one is no chance"
     failure = poison.refusal(*BAD, 1.0)
     assert failure is not None
-    assert (failure.code, failure.status, failure.retryable) == (ErrorCode.POISONED, 503, False)
+    assert (failure.code, failure.status, failure.retryable) == (ErrorCode.POISONED, 422, False)
     assert "the worker crashed 2 times in a row while it ran this message" in failure.message
     assert poison.refusal(*FINE, 1.0) is None
     assert poison.refusal("other", BAD[1], 1.0) is None
