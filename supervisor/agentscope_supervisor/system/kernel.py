@@ -27,6 +27,7 @@ _LINUX: Final = sys.platform.startswith("linux") and os.environ.get("AGENTSCOPE_
 _HAS_CHILDREN_FILES: Final = Path("/proc/thread-self/children").exists()
 
 UNKNOWN_STATUS: Final = 255  # the same value as in asyncio
+MAX_PID: Final = 2**31 - 1  # what a pid_t can hold
 
 
 def _has_pidfds() -> bool:
@@ -42,15 +43,19 @@ def _has_pidfds() -> bool:
 def shared_file(size: int) -> int:
     """Return the descriptor of an unnamed file of `size` zero bytes, which two processes can map.
 
-    Raises: OSError.
+    On Linux its size is sealed: if a worker could shorten it, the next read would kill the supervisor with
+    SIGBUS. Raises: OSError.
     """
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("agentscope-life", os.MFD_CLOEXEC)
+    sealed = hasattr(os, "memfd_create")
+    if sealed:
+        fd = os.memfd_create("agentscope-life", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     else:
         fd, path = tempfile.mkstemp()
         os.unlink(path)
     try:
         os.truncate(fd, size)
+        if sealed:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     except OSError:
         os.close(fd)
         raise
@@ -84,8 +89,12 @@ def on_exit_pidfd(child: subprocess.Popen[bytes], callback: OnExit) -> None:
 def on_exit_of_adopted(pid: int, callback: OnExit) -> None:
     """Reap a child that another process forked and that was reparented to this process. Requires pidfds.
 
-    Raises: OSError, also if the process does not exist any more.
+    Raises: OSError, also if the process does not exist any more or is no child of this one: its pid may come
+    from a process that lies.
     """
+    if not 0 < pid <= MAX_PID:
+        raise ProcessLookupError(f"{pid} is not the pid of a child")
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
 
     def poll() -> int | None:
         try:

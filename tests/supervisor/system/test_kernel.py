@@ -1,10 +1,11 @@
-"""The number of CPUs that this process may use, on each version of Python and each system."""
+"""What the supervisor asks of the kernel: usable CPUs, pages that workers cannot resize, and its children."""
 
 import os
+import sys
 
 import pytest
 
-from agentscope_supervisor.system.kernel import usable_cpus
+from agentscope_supervisor.system.kernel import on_exit_of_adopted, shared_file, usable_cpus
 
 
 def test_the_count_of_python_is_used_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,3 +27,23 @@ def test_without_an_affinity_all_cpus_are_counted(
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: found)
     assert usable_cpus() == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has seals")
+def test_a_worker_cannot_change_the_size_of_its_page() -> None:
+    """A read beyond the end of a mapped file kills the reader, which is the supervisor."""
+    page = shared_file(4096)
+    try:
+        for size in (0, 8192):
+            with pytest.raises(PermissionError):
+                os.ftruncate(page, size)
+        assert os.pwrite(page, b"x" * 8, 0) == 8
+    finally:
+        os.close(page)
+
+
+@pytest.mark.parametrize("pid", [0, -1, 2**31, 10**30, 1, os.getppid()])
+async def test_a_pid_that_is_no_child_is_not_adopted(pid: int) -> None:
+    """The pid comes from a zygote; the supervisor would later kill this process and its group."""
+    with pytest.raises(OSError, match=r"not the pid of a child|No child processes"):
+        on_exit_of_adopted(pid, lambda status: None)
