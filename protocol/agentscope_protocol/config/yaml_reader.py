@@ -33,13 +33,15 @@ class Document:
     """The readable part of a file.
 
     `data` is JSON-like. `lines` maps each path in it to a line, counted from 1. `invalid` contains the paths
-    whose values are meaningless because a problem was reported for them.
+    whose values are meaningless because a problem was reported for them. `references` maps the name of each
+    `${VAR}` to the paths that refer to it.
     """
 
     data: dict[str, object] = field(default_factory=dict)
     lines: dict[Path, int] = field(default_factory=dict)
     invalid: set[Path] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
+    references: dict[str, set[Path]] = field(default_factory=dict)
 
     def report(self, path: Path, line: int, message: str) -> None:
         """Add a problem with a key, or with the text as a whole."""
@@ -264,6 +266,8 @@ def _substituted_text(text: str, path: Path, document: Document, env: Mapping[st
         name = reference["name"]
         if reference[0] == "$${":
             return "${"
+        if name:
+            document.references.setdefault(name, set()).add(path)
         if name in env:
             return env[name]
         # The text after a malformed ${ is not shown: it may be a secret that was meant as a default.

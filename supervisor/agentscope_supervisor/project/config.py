@@ -5,11 +5,12 @@ are in `agentscope_protocol.config.settings`.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from agentscope_protocol.config import settings as settings_module
+from agentscope_protocol.config import supervisor_secrets
 from agentscope_protocol.config.settings import Settings
 
 CONFIG_FILE: Final = "agentapp.yaml"
@@ -43,6 +44,8 @@ class Project:
     folder: Path
     config: Path = Path(CONFIG_FILE)
     overrides: Overrides = Overrides()
+    withheld: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Variables with secrets of the supervisor: `read_settings` has taken them out of the environment."""
 
     @property
     def watched(self) -> bool:
@@ -50,9 +53,17 @@ class Project:
         return self.overrides.reload
 
     def read_settings(self) -> Settings:
-        """Return the settings in the file as it is now. Raises: ProjectError, SettingsError."""
+        """Return the settings in the file as it is now. Raises: ProjectError, SettingsError.
+
+        Variables that only the supervisor may know are removed from the environment, so that no process that
+        starts from now on inherits them.
+        """
         text = self._text()
-        return self._overridden(settings_module.load(text, source=str(self.config), env=os.environ))
+        env = {**os.environ, **self.withheld}
+        settings = self._overridden(settings_module.load(text, source=str(self.config), env=env))
+        for name in supervisor_secrets.variables(text) & os.environ.keys():
+            self.withheld[name] = os.environ.pop(name)
+        return settings
 
     def read_slots(self) -> dict[str, str]:
         """Return the model slots in the file, name -> provider. Variables need not be set.

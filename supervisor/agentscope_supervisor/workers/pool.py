@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
+from agentscope_protocol.config import supervisor_secrets
 from agentscope_protocol.config.settings import Settings
 from agentscope_protocol.wire.errors import Code, LocalProtocolError
 from agentscope_protocol.wire.frames import CancelReason
@@ -155,7 +156,7 @@ class Pool:
         if process.state is not ProcessState.STARTING:
             child.kill()
         greeting: Mapping[str, str | int | bytes] = {
-            "settings": snapshot,
+            "settings": supervisor_secrets.removed(snapshot),
             "project": spawn.path_for_worker(self._project),
             "slot": process.slot,
             "generation": process.generation,

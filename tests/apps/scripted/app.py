@@ -24,6 +24,8 @@ from typing import Any
 from agentscope.message import Msg
 from agentscope.runtime import AgentApp, SessionContext, runtime
 
+from agentscope_protocol.config.settings import dump
+
 Step = dict[str, Any]
 
 VERSION = Path("version").read_text() if Path("version").exists() else ""  # of the files that were loaded
@@ -107,6 +109,8 @@ async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Ms
             yield value
         case {"context": _}:
             yield message(json.dumps(described(msg, ctx)))
+        case {"settings": _}:  # as this worker has them, with all secrets
+            yield message(dump(runtime.config).decode())
         case {"pid": _}:
             yield message(str(os.getpid()))
         case {"version": _}:  # what the file `version` said when this process loaded app.py
