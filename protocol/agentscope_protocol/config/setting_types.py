@@ -87,6 +87,17 @@ Workers = Annotated[
 ]
 
 
+def _user(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return str(value)  # a number without quotes
+    return value
+
+
+User = Annotated[
+    Text, BeforeValidator(_user), WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]})
+]
+
+
 def _on_off(value: object) -> object:
     return ("on" if value else "off") if isinstance(value, bool) else value
 

@@ -49,6 +49,7 @@ from agentscope_protocol.config.setting_types import (
     Text,
     Token,
     Umask,
+    User,
     Workers,
 )
 from agentscope_protocol.config.yaml_reader import read
@@ -192,6 +193,11 @@ class SupervisorSettings(Section):
         None,
         description="The umask of the workers, in octal: the permissions that files of the App do not get. "
         "`null`: the umask of the supervisor.",
+    )
+    user: User | None = Field(
+        None,
+        description="User of the workers: a name or a number. If it is not the supervisor's own, the "
+        "supervisor must run as root. `null`: the user of the supervisor.",
     )
     max_inflight: Count = Field(
         1024, description="Turns per worker, running and waiting. More are answered 503."

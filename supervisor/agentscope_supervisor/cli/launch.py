@@ -20,12 +20,13 @@ from typing import NoReturn
 import click
 
 from agentscope_protocol.config import settings as settings_module
+from agentscope_protocol.config import supervisor_secrets
 from agentscope_protocol.config.settings import Settings, SettingsError
 from agentscope_protocol.wire.page import NAME_BLOCKS, WRITES_FILE
 from agentscope_supervisor import __version__
-from agentscope_supervisor.processes import interpreter
+from agentscope_supervisor.processes import interpreter, worker_user
 from agentscope_supervisor.project.config import Project, ProjectError
-from agentscope_supervisor.system import instance_dir, log_setup, signals, socket_activation
+from agentscope_supervisor.system import instance_dir, kernel, log_setup, signals, socket_activation
 from agentscope_supervisor.web.origins import is_local
 from agentscope_supervisor.workers.fleet import EX_CONFIG, EX_TEMPFAIL
 
@@ -36,7 +37,9 @@ def start(project: Project, name: str | None, runtime_dir: Path | None, state_di
     """Run one instance until it stops, and exit with its status."""
     terminal = signals.Terminal() if project.overrides.ends_with_terminal else None
     signals.prepare(terminal)
-    if project.folder.is_file():
+    kernel.forbid_inspection()
+    archived = project.folder.is_file()
+    if archived:
         project, name = _installed(project, name, state_dir)
     if project.watched or log.isEnabledFor(logging.DEBUG):
         os.environ[NAME_BLOCKS] = "1"
@@ -45,7 +48,11 @@ def start(project: Project, name: str | None, runtime_dir: Path | None, state_di
         # would load stale bytecode.
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     settings = settings_of(project)
-    _examine(settings, project.folder)
+    user = _examine(settings, project.folder)
+    if user is not None:
+        if archived:
+            fail(EX_CONFIG, "supervisor.user: not with an archive; unpack it, and start the folder")
+        _prepare(settings, project, user)
     try:
         instance = instance_dir.name_of(name, project.folder)
     except ValueError as error:
@@ -87,16 +94,17 @@ def checked(project: Project) -> Settings:
 
     settings = settings_of(project)
     _refuse_public(settings, settings.server.host)
-    _examine(settings, project.folder)
+    user = _examine(settings, project.folder)
     ended = subprocess.run(
         [
             *interpreter.worker_command(settings, project.folder),
             *("--check", str(project.folder), *parts_of(settings)),
         ],
         cwd=project.folder,
-        env=spawn.environment(),
-        input=settings_module.dump(settings),
+        env={**spawn.environment(), **(user.variables if user is not None else {})},
+        input=supervisor_secrets.removed(settings_module.dump(settings)),
         check=False,
+        **(user.options if user is not None else {}),
     )
     if ended.returncode:
         sys.exit(EX_CONFIG)
@@ -169,10 +177,20 @@ def _refuse_public(settings: Settings, host: str) -> None:
         )
 
 
-def _examine(settings: Settings, folder: Path) -> None:
+def _examine(settings: Settings, folder: Path) -> worker_user.WorkerUser | None:
+    """Check that workers can be started; return their user, if it is another one."""
     try:
-        interpreter.examine(settings, folder)
-    except interpreter.InterpreterError as error:
+        user = worker_user.of(settings)
+        interpreter.examine(settings, folder, user)
+    except (interpreter.InterpreterError, worker_user.UserError) as error:
+        fail(EX_CONFIG, str(error))
+    return user
+
+
+def _prepare(settings: Settings, project: Project, user: worker_user.WorkerUser) -> None:
+    try:
+        worker_user.prepare_sessions(settings, project.folder, user)
+    except worker_user.UserError as error:
         fail(EX_CONFIG, str(error))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from agentscope_protocol.config.settings import Settings
+from agentscope_supervisor.processes.worker_user import WorkerUser
 
 OLDEST: Final = (3, 11)
 
@@ -71,13 +72,13 @@ def worker_command(settings: Settings, project: Path) -> list[str]:
     return [path_of(settings, project), "-P", "-m", "agentscope_worker"]
 
 
-def examine(settings: Settings, project: Path) -> None:
-    """Check whether workers can run in `supervisor.python`. Starts the interpreter and waits for it, up to
-    `ANSWER_WITHIN` seconds.
+def examine(settings: Settings, project: Path, user: WorkerUser | None = None) -> None:
+    """Check whether workers can run in `supervisor.python`, as `user` if it is another one. Starts the
+    interpreter and waits for it, up to `ANSWER_WITHIN` seconds.
 
     Raises: InterpreterError.
     """
-    if settings.supervisor.python is None:
+    if settings.supervisor.python is None and user is None:
         return
     python = path_of(settings, project)
     try:
@@ -90,6 +91,7 @@ def examine(settings: Settings, project: Path) -> None:
             errors="replace",
             timeout=ANSWER_WITHIN,
             check=False,
+            **(user.options if user is not None else {}),
         )
     except subprocess.TimeoutExpired:
         return
@@ -97,12 +99,13 @@ def examine(settings: Settings, project: Path) -> None:
         raise InterpreterError(_unusable(python, error)) from None
     try:
         version, missing, major = json.loads(probe.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
+        found_version = tuple(map(int, version[:2]))
+    except (ValueError, IndexError, TypeError, OverflowError):
         lines = probe.stderr.strip().splitlines() or ["nothing"]
         output = lines[-1 if lines[0].startswith("Traceback") else 0]
         message = f"{python} does not work: exit status {probe.returncode}, output {output!r}"
         raise InterpreterError(f"supervisor.python: {message}") from None
-    if tuple(version[:2]) < OLDEST:
+    if found_version < OLDEST:
         found, oldest = ".".join(map(str, version)), ".".join(map(str, OLDEST))
         message = f"{python} is Python {found}; workers need {oldest} or newer"
         raise InterpreterError(

@@ -16,7 +16,7 @@ from typing import Final
 
 from agentscope_protocol.config import settings as settings_module
 from agentscope_protocol.config.settings import Settings
-from agentscope_supervisor.processes import launch_policy, spawn
+from agentscope_supervisor.processes import launch_policy, spawn, worker_user
 from agentscope_supervisor.processes.output_pipe import OnLine
 from agentscope_supervisor.processes.reaper import MARK
 from agentscope_supervisor.processes.zygote import Zygote
@@ -72,6 +72,7 @@ class Launcher:
         self._project: Final = project
         umask = settings.supervisor.umask
         self._umask: Final = -1 if umask is None else int(umask, 8)
+        self._user: Final = worker_user.of(settings)
         self._post: Final = post
         self._loop: Final = asyncio.get_running_loop()
         preload = settings.supervisor.preload
@@ -137,7 +138,13 @@ class Launcher:
     def _execute(self, request: LaunchRequest) -> None:
         try:
             child = spawn.spawn(
-                self._command, self._project, self._umask, request.mark, request.on_line, request.on_exit
+                self._command,
+                self._project,
+                self._umask,
+                request.mark,
+                request.on_line,
+                request.on_exit,
+                self._user,
             )
         except OSError as error:
             request.on_failed(error)
@@ -147,7 +154,7 @@ class Launcher:
     def _fork(self, request: LaunchRequest) -> None:
         assert self._zygote is not None, "workers are forked from a zygote that is ready"
         try:
-            channels = spawn.WorkerChannels()
+            channels = spawn.WorkerChannels(self._user)
         except OSError as error:
             del self._requests[request.process]
             request.on_failed(error)
@@ -212,6 +219,7 @@ class Launcher:
                 lambda: self._post(ready),
                 lambda reason: self._post(partial(refused, reason)),
                 lambda status: self._post(partial(exited, status)),
+                self._user,
             )
         except OSError as error:
             log.warning("zygote cannot be started", extra={"reason": str(error)})

@@ -20,6 +20,7 @@ from typing import Final
 from agentscope_protocol.wire.page import PAGE_SIZE, LifePage
 from agentscope_supervisor.processes.output_pipe import OnLine, ProcessOutput
 from agentscope_supervisor.processes.reaper import MARK
+from agentscope_supervisor.processes.worker_user import WorkerUser
 from agentscope_supervisor.system import kernel
 
 # Variables about the supervisor process: notify socket, passed sockets and watchdog of systemd. And the
@@ -88,8 +89,11 @@ class WorkerChannels:
     start, call `close`.
     """
 
-    def __init__(self) -> None:
-        """Raises: OSError. No descriptor is left open then."""
+    def __init__(self, user: WorkerUser | None = None) -> None:
+        """`user`: that of the worker, if it is another one.
+
+        Raises: OSError. No descriptor is left open then.
+        """
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs_only:
             self._ours, link = socket.socketpair()
             undo.callback(self._ours.close)
@@ -100,6 +104,8 @@ class WorkerChannels:
             self._records, records = os.pipe()
             undo.callback(os.close, self._records)
             theirs_only.callback(os.close, records)
+            if user is not None:
+                user.owns(output)
             page = kernel.shared_file(PAGE_SIZE)
             theirs_only.callback(os.close, page)
             self._memory = mmap.mmap(page, PAGE_SIZE)
@@ -115,9 +121,17 @@ class WorkerChannels:
 
 
 def spawn(
-    command: Sequence[str], project: Path, umask: int, mark: str, on_line: OnLine, on_exit: kernel.OnExit
+    command: Sequence[str],
+    project: Path,
+    umask: int,
+    mark: str,
+    on_line: OnLine,
+    on_exit: kernel.OnExit,
+    user: WorkerUser | None = None,
 ) -> Child:
-    """Start `command` in the project folder. `mark` identifies its descendants. `umask`: see `execute`.
+    """Start `command` in the project folder. `mark` identifies its descendants.
+
+    `umask` and `user`: see `execute`.
 
     The command gets four more arguments: the pid of the supervisor, and the descriptors of its link, its page
     and its pipe for log records.
@@ -128,13 +142,13 @@ def spawn(
     Raises: OSError if the process cannot be started. No descriptor is left open then.
     """
     with contextlib.ExitStack() as undo, contextlib.ExitStack() as theirs_only:
-        channels = WorkerChannels()
+        channels = WorkerChannels(user)
         undo.callback(channels.close)
         theirs_only.callback(channels.close_theirs)
         link, page, output, records = channels.theirs
         inherited = (link, page, records)
         arguments = map(str, (os.getpid(), *inherited))
-        popen = execute([*command, *arguments], project, output, inherited, {MARK: mark}, umask)
+        popen = execute([*command, *arguments], project, output, inherited, {MARK: mark}, umask, user)
         undo.callback(popen.wait)
         undo.callback(popen.kill)
         kernel.on_exit(popen, on_exit)
@@ -149,23 +163,26 @@ def execute(
     inherited: Sequence[int],
     variables: Mapping[str, str],
     umask: int,
+    user: WorkerUser | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a process in the project folder, with its output to the descriptor `output`.
 
-    Its environment is `environment()` with `variables`. `umask` -1: that of the supervisor.
+    Its environment is `environment()` with `variables`. The secrets of the supervisor are not in it: see
+    `project.config`. `umask` -1: that of the supervisor. `user`: None is this user.
 
     Raises: OSError.
     """
     return subprocess.Popen(
         command,
         cwd=project,
-        env={**environment(), **variables},
+        env={**environment(), **(user.variables if user is not None else {}), **variables},
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
         pass_fds=inherited,
         start_new_session=True,
         umask=umask,
+        **(user.options if user is not None else {}),
     )
 
 

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from agentscope_supervisor.processes.output_pipe import OnLine, ProcessOutput
 from agentscope_supervisor.processes.spawn import execute
+from agentscope_supervisor.processes.worker_user import WorkerUser
 from agentscope_supervisor.system import kernel
 
 FORK_WITHIN: Final = 5.0
@@ -50,8 +51,9 @@ class Zygote:
         on_ready: Callable[[], None],
         on_refused: Callable[[str], None],
         on_exit: kernel.OnExit,
+        user: WorkerUser | None = None,
     ) -> None:
-        """Start a zygote with `command`.
+        """Start a zygote with `command`. `user`: that of its workers, if it is another one.
 
         The command gets two more arguments: the pid of the supervisor, and the descriptor of its socket. Its
         workers have its `umask`; -1: that of the supervisor. The callbacks run on the event loop.
@@ -69,10 +71,12 @@ class Zygote:
             read_end, write_end = os.pipe()
             undo.callback(os.close, read_end)
             theirs_only.callback(os.close, write_end)
+            if user is not None:
+                user.owns(write_end)
             self._socket.setblocking(False)
             self._socket.send(json.dumps({"parts": list(parts)}).encode())
             arguments = [*command, str(os.getpid()), str(theirs.fileno())]
-            popen = execute(arguments, project, write_end, (theirs.fileno(),), {}, umask)
+            popen = execute(arguments, project, write_end, (theirs.fileno(),), {}, umask, user)
             undo.callback(popen.wait)
             undo.callback(popen.kill)
             kernel.on_exit(popen, lambda status: self._exited(status, on_exit))

@@ -21,7 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-_PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
+_PR_SET_DUMPABLE: Final = 4  # prctl(2)
+_PR_SET_CHILD_SUBREAPER: Final = 36
 
 _LINUX: Final = sys.platform.startswith("linux") and os.environ.get("AGENTSCOPE_SUPERVISOR_PORTABLE") != "1"
 _HAS_CHILDREN_FILES: Final = Path("/proc/thread-self/children").exists()
@@ -133,6 +134,16 @@ def on_exit_thread(child: subprocess.Popen[bytes], callback: OnExit) -> None:
 
 
 on_exit: Final = on_exit_pidfd if _has_pidfds() else on_exit_thread
+
+
+def forbid_inspection() -> bool:
+    """Keep other processes of this user away from this one's memory, environment and descriptors.
+
+    This process also writes no core dump, which would contain its secrets. Its children are not affected: a
+    process that executes a program can be inspected again. Root can inspect any process. Returns False if the
+    system has no such protection.
+    """
+    return _LINUX and ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0
 
 
 def become_subreaper() -> bool:
