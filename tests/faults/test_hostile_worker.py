@@ -27,7 +27,7 @@ from tests.harness.instance import Instance, Worker
 from tests.harness.projects import configure
 from tests.harness.waiting import eventually, wait_until
 
-SLOTS: Final = 28
+SLOTS: Final = 29
 BACK_WITHIN: Final = 15.0  # seconds; a tenth of one on an idle machine
 TRY_LATER: Final = 75
 
@@ -157,6 +157,12 @@ async def test_f53_bytes_that_are_no_frame(besieged: Instance, slot: int) -> Non
 async def test_f53_a_payload_that_is_no_msgpack(besieged: Instance, slot: int, name: str) -> None:
     payload = NOT_MSGPACK[name]
     await assert_dropped(besieged, slot, raw(header(Tag.NOTICE, 0, 0, len(payload)) + payload))
+
+
+@pytest.mark.fault("F53")
+async def test_f53_a_number_that_is_none(besieged: Instance, slot: int) -> None:
+    await assert_dropped(besieged, slot, raw(encode(Notice("ready", '{"forms": [Infinity]}'))))
+    assert "protocol error: the notice `ready` has no valid list of stream kinds" in besieged.log
 
 
 @pytest.mark.fault("F54")

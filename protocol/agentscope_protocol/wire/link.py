@@ -24,7 +24,8 @@ class Link(asyncio.Protocol, Generic[End]):
 
     `on_event` receives each event. `on_lost` is called once, when the peer is gone or has violated the
     protocol, with the reason and one terminal event for each open stream. Both run on the event loop and must
-    not raise. After sending through `connection` outside of these callbacks, call `flush_soon`.
+    not raise. One exception: `on_event` may raise RemoteProtocolError, which drops the link. After sending
+    through `connection` outside of these callbacks, call `flush_soon`.
     """
 
     def __init__(

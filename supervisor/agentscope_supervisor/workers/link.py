@@ -35,10 +35,10 @@ gain."""
 
 
 class LinkListener(Protocol):
-    """Receives the events of a link. The methods must not raise."""
+    """Receives the events of a link. Only `noticed` may raise."""
 
     def noticed(self, process: int, word: str, detail: str) -> None:
-        """The worker sent a notice."""
+        """The worker sent a notice. Raises: RemoteProtocolError, which closes the link."""
 
     def turn_ended(self, turn: Turn, json_body: bytes) -> None:
         """A turn ended successfully. `json_body`: what the worker sent with the end; see StreamKind."""

@@ -1,21 +1,30 @@
 """Parses the notices that a worker sends on its link. Pure.
 
-A notice is a word with a detail, normally a JSON object. A worker may be of another version or broken, so any
-detail is accepted: what cannot be parsed is ignored or used as text. `pool` handles the notices.
+A notice is a word with a detail, normally a JSON object. A worker may be of another version or broken. Text
+that cannot be parsed is used as it is; a number that the supervisor acts on must be valid. `pool` handles the
+notices.
 """
 
 import json
 from typing import Any
 
+from agentscope_protocol.wire.errors import RemoteProtocolError
 from agentscope_protocol.wire.frames import StreamKind
+
+MAX_KIND = 255  # the kind of a stream is one byte of its Open frame
 
 
 def stream_kinds(detail: str) -> frozenset[int]:
-    """Return the kinds of streams that a worker accepts, from the detail of its `ready` notice."""
+    """Return the kinds of streams that a worker accepts, from the detail of its `ready` notice.
+
+    Kinds that this version does not know are included. Raises: RemoteProtocolError.
+    """
     try:
-        more = [int(kind) for kind in json.loads(detail or "{}").get("forms", ())]
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        more = []
+        more = json.loads(detail or "{}").get("forms", [])
+    except (ValueError, AttributeError, RecursionError):
+        more = None
+    if type(more) is not list or not all(type(kind) is int and 0 <= kind <= MAX_KIND for kind in more):
+        raise RemoteProtocolError("the notice `ready` has no valid list of stream kinds")
     return frozenset({StreamKind.EVENTS, StreamKind.WHOLE, *more})
 
 

@@ -239,7 +239,8 @@ class Pool:
     def noticed(self, number: int, word: str, detail: str) -> None:
         match word:
             case "ready":
-                self._post(lambda: self._became_ready(number, notices.stream_kinds(detail)))
+                kinds = notices.stream_kinds(detail)  # here, where the link handles the error
+                self._post(lambda: self._became_ready(number, kinds))
             case "failed":
                 self._processes[number].failure = notices.message(detail)
             case "worn":

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from agentscope_protocol.wire.errors import RemoteProtocolError
 from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.workers import notices
 
@@ -15,16 +16,30 @@ ALWAYS = frozenset({StreamKind.EVENTS, StreamKind.WHOLE})
     [
         ("", set()),
         ("{}", set()),
-        ('{"forms": [2, 3, 7]}', {2, 3, 7}),
-        ("not JSON", set()),
-        ("[]", set()),
-        ('{"forms": 1}', set()),
-        ('{"forms": ["x"]}', set()),
-        ("[" * 100_000, set()),
+        ('{"forms": []}', set()),
+        ('{"forms": [2, 3, 7, 255]}', {2, 3, 7, 255}),
     ],
 )
 def test_a_ready_notice_adds_stream_kinds_to_the_two_of_every_worker(detail: str, more: set[int]) -> None:
     assert notices.stream_kinds(detail) == ALWAYS | more
+
+
+@pytest.mark.parametrize(
+    "forms",
+    [
+        *("1", "null", "{}", '["x"]', "[true]", "[2.0]", "[-1]", "[256]"),
+        *("[Infinity]", "[-Infinity]", "[NaN]", "[1e999]", f"[{'9' * 30}]", f"[{'9' * 5000}]"),
+    ],
+)
+def test_stream_kinds_that_are_no_bytes_break_the_protocol(forms: str) -> None:
+    with pytest.raises(RemoteProtocolError, match="no valid list of stream kinds"):
+        notices.stream_kinds(f'{{"forms": {forms}}}')
+
+
+@pytest.mark.parametrize("detail", ["not JSON", "[]", "7", "[" * 100_000])
+def test_a_ready_notice_that_is_no_object_breaks_the_protocol(detail: str) -> None:
+    with pytest.raises(RemoteProtocolError, match="no valid list of stream kinds"):
+        notices.stream_kinds(detail)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +50,8 @@ def test_a_ready_notice_adds_stream_kinds_to_the_two_of_every_worker(detail: str
         ("plain text", "plain text"),
         ("{}", "{}"),
         ("[1]", "[1]"),
+        ('{"message": Infinity}', "inf"),
+        (f'{{"message": {"9" * 5000}}}', f'{{"message": {"9" * 5000}}}'),
     ],
 )
 def test_a_message_is_valid_utf_8_and_an_invalid_notice_is_used_as_text(detail: str, text: str) -> None:

@@ -56,7 +56,10 @@ def end_of(piece: bytes, count: int) -> int:
     """The position in `piece` after its first `count` events."""
     at = 0
     for _ in range(count):
-        at = piece.index(_END_OF_EVENT, at) + len(_END_OF_EVENT)
+        found = piece.find(_END_OF_EVENT, at)
+        if found < 0:  # the worker announced more events than it sent
+            return len(piece)
+        at = found + len(_END_OF_EVENT)
     return at
 
 

@@ -116,3 +116,10 @@ def test_a_stream_tells_caches_and_proxies_to_pass_it_on_at_once() -> None:
 def test_each_wire_format_is_found_by_its_number() -> None:
     assert FORMATS[0] is NATIVE
     assert all(number == each.number for number, each in FORMATS.items())
+
+
+def test_more_events_than_a_piece_has_end_with_the_piece() -> None:
+    """The count comes from the worker."""
+    piece = native.event("r", 0, b"{}")
+    assert NATIVE.end_of(piece, 2**32 - 1) == len(piece)
+    assert NATIVE.end_of(b"no event", 1) == len(b"no event")
