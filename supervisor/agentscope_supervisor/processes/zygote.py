@@ -122,7 +122,7 @@ class Zygote:
             answer: Any = json.loads(packet) if packet else None
         except BlockingIOError:
             return
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             answer = None
         match answer:
             case {"ready": int()}:

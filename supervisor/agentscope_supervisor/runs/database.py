@@ -11,7 +11,9 @@ share a commit (15,000 claims per second). Only requests with an Idempotency-Key
 Where to read next: `store` has the thread and its queue.
 """
 
+import errno
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -276,8 +278,10 @@ class Database:
 def _make_private(path: Path) -> None:
     """Make the file, and the files that SQLite keeps beside it, readable by this user only. SQLite creates
     those with the mode of the file, but they may be left over from an earlier process. Raises: OSError."""
-    path.touch(0o600)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        if file.is_symlink():
+            raise OSError(errno.ELOOP, "is a link, which is not followed", str(file))
         with suppress(FileNotFoundError, PermissionError):  # the file may belong to another user of its group
             file.chmod(0o600)
 

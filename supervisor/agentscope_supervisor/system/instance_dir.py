@@ -8,6 +8,7 @@ The lock is an flock(2) of the kernel. A crash releases it, so nothing has to be
 depends on a recorded pid. The commands of the CLI use this module to find a running instance.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -16,7 +17,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ UNIX: Final = "unix:"
 
 CONTROL: Final = "control.sock"
 BACKLOG: Final = 16  # connections to the control socket that wait in the kernel
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -88,15 +90,50 @@ def _temporary(uid: int) -> Path:
 
 
 def make_directory(directory: Path) -> None:
-    """Create a directory that only this user can read, and its parents.
+    """Create the directory of an instance, which only this user can read, and its parents.
 
-    Raises: OSError; InstanceError if it is below a temporary directory that another user may control.
+    An existing one must belong to this user, and its parent to this user or root: another user could have
+    prepared them. Raises: OSError; InstanceError.
     """
-    temporary = _temporary(os.getuid())
+    uid = os.getuid()
+    temporary = _temporary(uid)
     if directory.is_relative_to(temporary):
         temporary.mkdir(mode=0o700, exist_ok=True)
     _check(directory)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _take(directory.parent, {uid, 0})
+    directory.mkdir(mode=0o700, exist_ok=True)
+    _take(directory, {uid})
+
+
+def _take(directory: Path, owners: Collection[int]) -> None:
+    """Check who can write to an existing directory. Other users lose the permission if this user can revoke
+    it: Kubernetes grants it to the group of a volume, and a umask of 002 to that of the user.
+
+    Raises: OSError; InstanceError if it is a link, belongs to none of `owners`, or others can write to it.
+    """
+    try:
+        opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise _not_ours(directory) from None
+        raise
+    try:
+        found = os.fstat(opened)
+        if found.st_uid == os.getuid() and found.st_mode & _OTHERS_WRITE:
+            os.fchmod(opened, stat.S_IMODE(found.st_mode) & ~_OTHERS_WRITE)
+            found = os.fstat(opened)
+    finally:
+        os.close(opened)
+    if found.st_uid not in owners or found.st_mode & _OTHERS_WRITE:
+        raise _not_ours(directory)
+
+
+def _not_ours(directory: Path) -> InstanceError:
+    return InstanceError(
+        f"{directory} is not a directory that belongs to this user (uid {os.getuid()}) and that only this"
+        " user can write to; remove it, or choose other directories with --runtime-dir and --state-dir"
+    )
 
 
 def _check(directory: Path) -> None:
@@ -112,12 +149,8 @@ def _check(directory: Path) -> None:
         found = temporary.lstat()
     except FileNotFoundError:
         return
-    writable = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or writable:
-        raise InstanceError(
-            f"{temporary} is not a directory that belongs to this user (uid {uid}) and that only this user"
-            " can write to; remove it, or choose other directories with --runtime-dir and --state-dir"
-        )
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & _OTHERS_WRITE:
+        raise _not_ours(temporary)
 
 
 def name_of(option: str | None, project: Path) -> str:
@@ -143,7 +176,8 @@ class Instance:
         self.name: Final = name
         try:
             make_directory(self.directory)
-            self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._lock = os.open(self.directory / "lock", flags, 0o600)
         except OSError as error:
             raise InstanceError(f"cannot write the runtime directory: {error}") from None
         if not _lock(self._lock):
@@ -190,7 +224,9 @@ class Instance:
         """Write the address of the instance to instance.json. Raises: InstanceError."""
         temporary = self.directory / ".instance.json"
         try:
-            temporary.write_text(json.dumps(asdict(address)) + "\n")
+            temporary.unlink(missing_ok=True)
+            with temporary.open("x") as file:  # a new file, not one that a link points to
+                file.write(json.dumps(asdict(address)) + "\n")
             temporary.replace(self._file)
         except OSError as error:
             raise InstanceError(f"cannot write the runtime directory: {error}") from None
@@ -266,20 +302,42 @@ def _inside(directory: Path) -> Iterator[None]:
 def running(root: Path) -> list[Address]:
     """Return the addresses of the running instances below this runtime directory.
 
-    Raises: InstanceError if other users can write to the directory.
+    Raises: InstanceError if other users can write to the directory. A client would send its token to the
+    address that they have written there.
     """
     _check(root)
+    program = root / PROGRAM
+    if not os.path.lexists(program):
+        return []
+    _check_owner(program)
     found = []
-    for directory in sorted((root / PROGRAM).glob("*/")):
-        address = read(directory)
+    for directory in sorted(program.glob("*/")):
+        address = read(directory) if _is_readable(directory) else None
         if address is not None and _is_locked(directory / "lock"):
             found.append(address)
     return found
 
 
+def _check_owner(program: Path) -> None:
+    """Check that only this user and root can create directories of instances. Raises: InstanceError.
+
+    Root also finds the instances of other users, in the directories that root has created for them.
+    """
+    found = program.lstat()
+    is_of_root = found.st_uid == 0
+    writable = found.st_mode & (_OTHERS_WRITE if is_of_root else stat.S_IWOTH)
+    if not stat.S_ISDIR(found.st_mode) or writable or not (is_of_root or found.st_uid == os.getuid()):
+        raise _not_ours(program)
+
+
+def _is_readable(directory: Path) -> bool:
+    found = directory.lstat()
+    return stat.S_ISDIR(found.st_mode) and (os.getuid() == 0 or found.st_uid in (os.getuid(), 0))
+
+
 def _is_locked(path: Path) -> bool:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
     try:

@@ -630,3 +630,14 @@ async def test_what_is_owed_is_bounded(
         await recovered(made, slow_retry)
         found = [await made.ask(claim("again", value)) for value in "12"]
         assert [stored and stored.next for stored in found] == [0, None]
+
+
+@pytest.mark.parametrize("name", ["runs.db", "runs.db-wal"])
+def test_a_file_of_the_store_is_never_written_through_a_link(tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    victim.chmod(0o644)
+    (tmp_path / name).symlink_to(victim)
+    with pytest.raises(OSError, match="link"):
+        opened(tmp_path / "runs.db")
+    assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("mine", 0o644)

@@ -165,6 +165,87 @@ def is_rejected(directory: Path) -> None:
     assert list(directory.iterdir()) == []
 
 
+# -- a directory that another user has prepared ----------------------------------------------------
+
+NOT_OURS = "is not a directory that belongs to this user"
+
+
+def test_a_directory_of_another_user_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Instance(tmp_path, "app").close()
+    uid = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: uid)
+    with pytest.raises(InstanceError, match=NOT_OURS):
+        Instance(tmp_path, "app")
+
+
+@pytest.mark.parametrize("link", [PROGRAM, f"{PROGRAM}/app"])
+def test_a_link_in_place_of_a_directory_is_not_followed(tmp_path: Path, link: str) -> None:
+    (tmp_path / "run" / PROGRAM).mkdir(parents=True)
+    (tmp_path / "elsewhere" / "app").mkdir(parents=True)
+    path = tmp_path / "run" / link
+    if path.exists():
+        path.rmdir()
+    path.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    for use in (
+        lambda: Instance(tmp_path / "run", "app"),
+        lambda: make_directory(tmp_path / "run" / PROGRAM / "app"),
+    ):
+        with pytest.raises(InstanceError, match=NOT_OURS):
+            use()
+    assert [each.name for each in (tmp_path / "elsewhere").rglob("*")] == ["app"]
+
+
+def test_files_of_an_instance_are_never_written_through_a_link(tmp_path: Path) -> None:
+    claim = Instance(tmp_path, "app")
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (claim.directory / ".instance.json").symlink_to(victim)
+    claim.publish(address())
+    claim.close()
+    assert victim.read_text() == "mine"
+    (claim.directory / "lock").unlink()
+    (claim.directory / "lock").symlink_to(tmp_path / "made")
+    with pytest.raises(InstanceError, match="cannot write the runtime directory: "):
+        Instance(tmp_path, "app")
+    assert not (tmp_path / "made").exists()
+
+
+def test_the_permission_of_others_to_write_is_revoked(tmp_path: Path) -> None:
+    """Kubernetes gives the files of a volume to a group of the pod at each start."""
+    Instance(tmp_path, "app").close()
+    for directory in (tmp_path / PROGRAM, tmp_path / PROGRAM / "app"):
+        directory.chmod(0o2777)
+    Instance(tmp_path, "app").close()
+    for directory in (tmp_path / PROGRAM, tmp_path / PROGRAM / "app"):
+        assert directory.stat().st_mode & 0o022 == 0
+
+
+def published(root: Path, name: str) -> Instance:
+    instance = Instance(root, name)
+    instance.publish(address(name))
+    return instance
+
+
+def test_commands_find_no_instance_that_another_user_may_have_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would send the token to the address in its file."""
+    running_here = published(tmp_path, "app")
+    elsewhere = published(tmp_path / "elsewhere", "other")
+    (tmp_path / PROGRAM / "other").symlink_to(elsewhere.directory)
+    assert [found.name for found in running(tmp_path)] == ["app"]
+    uid = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: uid + 1)
+    if uid == 0:  # what root has created can be trusted
+        assert [found.name for found in running(tmp_path)] == ["app"]
+    monkeypatch.undo()
+    (tmp_path / PROGRAM).chmod(0o777)
+    with pytest.raises(InstanceError, match=NOT_OURS):
+        running(tmp_path)
+    for instance in (running_here, elsewhere):
+        instance.close()
+
+
 # -- the lock ------------------------------------------------------------------------------------
 
 
