@@ -4,12 +4,14 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.harness.client import Stream, session_in
-from tests.harness.instance import COMMAND, Instance
+from tests.harness.instance import COMMAND, Instance, run
+from tests.harness.projects import scripted
 from tests.harness.terminal import Terminal
 from tests.harness.waiting import eventually, wait_until
 
@@ -110,3 +112,32 @@ def test_top_without_a_terminal_prints_the_view_once(watched: Instance) -> None:
     assert "\x1b" not in ended.stdout
     update = json.loads(watched.command("top", "--json", "--once").stdout)
     assert (update["name"], update["open_sessions"]) == ("test", [])
+
+
+TRICK: Final = "a\x1b]0;title\x07\x1b[2J\tb\nc"
+
+
+def test_an_answer_and_an_error_cannot_control_the_terminal(watched: Instance) -> None:
+    invoke = [COMMAND, "invoke", *watched.found_by, "-s", "me"]
+    script = json.dumps([{"say": TRICK}, {"raise": TRICK}])
+    with Terminal([*invoke, script]) as terminal:
+        assert terminal.wait_exit(60) == 1
+        said = terminal.said
+    assert "\x1b" not in said
+    assert "\x07" not in said
+    answer, _, error = said.partition("Error: APP_ERROR: ")
+    for text in (answer, error):
+        assert text.strip().replace("\r", "").split() == ["a\\x1b]0;title\\x07\\x1b[2J", "b", "c"]
+    piped = run(*invoke, json.dumps([{"say": TRICK}])).stdout
+    assert piped.startswith("a\x1b]0;title\x07"), "a program gets the answer itself"
+
+
+def test_a_failed_start_cannot_control_the_terminal(tmp_path: Path) -> None:
+    project = scripted(tmp_path / "project")
+    (project / "app.py").write_text(f"raise ValueError({TRICK!r})\n")
+    start = [COMMAND, "start", project, "--port", "0", "--runtime-dir", tmp_path, "--workers", "1"]
+    with Terminal(start) as terminal:
+        assert terminal.wait_exit(60) == 78
+        said = terminal.said
+    assert "ValueError: a\\x1b]0;title\\x07" in said
+    assert "\x1b" not in said

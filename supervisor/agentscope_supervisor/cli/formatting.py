@@ -1,27 +1,38 @@
 """How numbers, times, exits and stacks of an instance are written for people.
 
-Text that comes from an app, such as the reason of its exit, may contain anything. Control characters that a
-terminal would act on are escaped here. Used by `instance_commands`, `render` and `top`.
+Text that comes from an app, such as the reason of its exit, may contain anything. Commands print it with
+`printable` or `shown`.
 """
 
 import calendar
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import IO, Any, Final
+
+import click
+
+from agentscope_supervisor.domain.printable import printable
 
 Json = Mapping[str, Any]
 
 SHOWN_OUTPUT: Final = 12  # lines of a worker's last output that `death_lines` shows
 
-# Control characters that a terminal acts on. Line feeds and tabs are allowed.
-_ESCAPED: Final = {
-    code: f"\\x{code:02x}" for code in [*range(0x20), *range(0x7F, 0xA0)] if code not in (9, 10)
-}
+
+class Commands(click.Group):
+    """A group of commands. Their errors, which may quote an App, contain no control characters."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError:  # about the arguments of the operator
+            raise
+        except click.ClickException as error:
+            raise click.ClickException(printable(error.message)) from None
 
 
-def printable(text: str) -> str:
-    """Return the text with control characters escaped, except line feeds and tabs."""
-    return text.translate(_ESCAPED)
+def shown(text: str, stream: IO[str]) -> str:
+    """Return the text as it may be written to this stream: to a terminal without control characters."""
+    return printable(text) if stream.isatty() else text
 
 
 def duration(seconds: float) -> str:

@@ -18,8 +18,9 @@ import click
 
 from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_protocol.wire.log_lines import session_digest
-from agentscope_supervisor.cli.formatting import death_lines, printable, stack_lines
+from agentscope_supervisor.cli.formatting import death_lines, stack_lines
 from agentscope_supervisor.control.client import ControlClient, ControlError
+from agentscope_supervisor.domain.printable import printable
 from agentscope_supervisor.system import instance_dir
 from agentscope_supervisor.system.instance_dir import Address
 from agentscope_supervisor.system.log_buffer import KEPT

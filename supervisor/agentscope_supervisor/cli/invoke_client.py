@@ -34,7 +34,9 @@ async def invoke(base_url: str, session_id: str, text: str, token: str | None) -
         base_url = "http://localhost"
     async with (
         aiohttp.ClientSession(connector=connector, timeout=timeout) as client,
-        client.post(f"{base_url}/invoke", json=body, headers=headers, read_bufsize=2**24) as response,
+        client.post(
+            f"{base_url}/invoke", json=body, headers=headers, read_bufsize=2**24, allow_redirects=False
+        ) as response,
     ):
         if response.status != 200:
             error = (await response.json())["error"]

@@ -24,6 +24,7 @@ from agentscope_protocol.config import supervisor_secrets
 from agentscope_protocol.config.settings import Settings, SettingsError
 from agentscope_protocol.wire.page import NAME_BLOCKS, WRITES_FILE
 from agentscope_supervisor import __version__
+from agentscope_supervisor.domain.printable import printable
 from agentscope_supervisor.processes import interpreter, worker_user
 from agentscope_supervisor.project.config import Project, ProjectError
 from agentscope_supervisor.system import instance_dir, kernel, log_setup, signals, socket_activation
@@ -136,7 +137,7 @@ def fail(status: int, message: str) -> NoReturn:
     """Print a message to stderr, if possible, and exit with this status."""
     log_setup.drain()
     with contextlib.suppress(OSError):  # a full disk: the status matters more
-        click.echo(f"agentscope-supervisor: {message}", err=True)
+        click.echo(printable(f"agentscope-supervisor: {message}"), err=True)
     sys.exit(status)
 
 

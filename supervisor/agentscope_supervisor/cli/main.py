@@ -25,6 +25,8 @@ from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_protocol.config.settings import SettingsError
 from agentscope_supervisor import FORM, __version__
 from agentscope_supervisor.cli import instance_commands, launch
+from agentscope_supervisor.cli.formatting import Commands, shown
+from agentscope_supervisor.domain.printable import printable
 from agentscope_supervisor.project import stubs
 from agentscope_supervisor.project.config import CONFIG_FILE, Overrides, Project, ProjectError
 from agentscope_supervisor.system import instance_dir, log_setup, standard_streams
@@ -82,7 +84,7 @@ def _run_options(command: Command) -> Command:
     return command
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(f"{__version__} ({FORM})", prog_name="agentscope-supervisor")
 def main() -> None:
     """Host AgentScope apps: sessions and streamed answers over HTTP, on supervised worker processes."""
@@ -144,7 +146,7 @@ for each in instance_commands.COMMANDS:
     main.add_command(each)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(f"{__version__} ({FORM})", prog_name="agentscope-supervisor")
 def developer() -> None:
     """Run AgentScope apps on this machine.
@@ -208,7 +210,7 @@ def check(project: Path, config: Path) -> NoReturn:
         if folder.is_file():
             folder, name = launch.extracted(folder, Path(room))
         launch.checked(Project(folder, config))
-        click.echo(f"{name}: OK")
+        click.echo(printable(f"{name}: OK"))
     sys.exit(0)
 
 
@@ -249,7 +251,7 @@ def pack(project: Path, output: Path | None) -> None:
     except OSError as error:
         raise click.ClickException(f"no archive was made: {error}") from None
     for reason, paths in packed.left_out.items():
-        click.echo(f"left out ({reason}): {', '.join(paths)}")
+        click.echo(printable(f"left out ({reason}): {', '.join(paths)}"))
     files = len(packed.manifest.files)
     click.echo(f"created {target}: {files} files, {packed.size} bytes, sha256 {packed.sha256}")
 
@@ -327,7 +329,7 @@ def invoke(
     async def print_answer() -> None:
         secret = token.get_secret_value() if token is not None else None
         async for part in invoke_client.invoke(address.url, session, text, secret):
-            click.echo(part, nl=False)
+            click.echo(shown(part, sys.stdout), nl=False)
         click.echo()
 
     try:

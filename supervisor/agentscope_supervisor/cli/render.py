@@ -12,7 +12,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agentscope_supervisor.cli.formatting import clock, counted, duration, latency, megabytes, printable
+from agentscope_supervisor.cli.formatting import clock, counted, duration, latency, megabytes
+from agentscope_supervisor.domain.printable import printable
 
 Json = Mapping[str, Any]
 

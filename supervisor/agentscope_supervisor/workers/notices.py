@@ -10,6 +10,7 @@ from typing import Any
 
 from agentscope_protocol.wire.errors import RemoteProtocolError
 from agentscope_protocol.wire.frames import StreamKind
+from agentscope_supervisor.domain.printable import printable
 
 MAX_KIND = 255  # the kind of a stream is one byte of its Open frame
 
@@ -32,10 +33,11 @@ def message(detail: str) -> str:
     """Return the message of a `failed` or `worn` notice.
 
     The message is always valid UTF-8. It may quote a file name that is not, as a lone surrogate; the
-    surrogate is escaped.
+    surrogate is escaped. So are control characters: the message is logged and shown in terminals.
     """
     try:
         fields: dict[str, Any] = json.loads(detail)
-        return str(fields["message"]).encode("utf-8", "backslashreplace").decode()
+        text = str(fields["message"]).encode("utf-8", "backslashreplace").decode()
     except (ValueError, KeyError, TypeError, RecursionError):
-        return detail
+        text = detail
+    return printable(text)

@@ -3,6 +3,7 @@
 import pytest
 
 from agentscope_supervisor.cli import formatting
+from agentscope_supervisor.domain.printable import printable
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ def test_a_latency_has_about_two_digits(seconds: float | None, shown: str) -> No
 
 
 def test_control_characters_are_escaped() -> None:
-    assert formatting.printable("a\x1b[2J\x07\x9b1m\tb\nc") == "a\\x1b[2J\\x07\\x9b1m\tb\nc"
+    assert printable("a\x1b[2J\x07\x9b1m\tb\nc") == "a\\x1b[2J\\x07\\x9b1m\tb\nc"
 
 
 def test_counts_are_listed_with_the_largest_first() -> None:

@@ -48,6 +48,8 @@ def test_a_ready_notice_that_is_no_object_breaks_the_protocol(detail: str) -> No
         (json.dumps({"message": "no room"}), "no room"),
         (json.dumps({"message": "in \udcff.py"}), "in \\udcff.py"),
         ("plain text", "plain text"),
+        ("in red\x1b[31m", "in red\\x1b[31m"),
+        (json.dumps({"message": "a\n\tb\x1b]0;title\x07\x9b2J"}), "a\n\tb\\x1b]0;title\\x07\\x9b2J"),
         ("{}", "{}"),
         ("[1]", "[1]"),
         ('{"message": Infinity}', "inf"),
