@@ -63,6 +63,7 @@ class OtlpSink:
         content_types: The content types of the requests, in order.
         status: The HTTP status of the responses.
         hangs: Whether requests never get a response.
+        moved_to: The URL to which requests are redirected; empty: they are not.
     """
 
     host: str = "127.0.0.1"
@@ -71,6 +72,7 @@ class OtlpSink:
     content_types: list[str] = field(default_factory=list)
     status: int = 200
     hangs: bool = False
+    moved_to: str = ""
 
     def __post_init__(self) -> None:
         self._came = asyncio.Event()
@@ -116,6 +118,9 @@ class OtlpSink:
         if self.hangs:
             self._came.set()
             await asyncio.Event().wait()
+        if self.moved_to:
+            self._came.set()
+            return web.Response(status=307, headers={"Location": self.moved_to})
         if self.status == 200:
             self.spans.extend(read(body, request.content_type))
         self._came.set()

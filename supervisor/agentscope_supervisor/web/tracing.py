@@ -184,7 +184,8 @@ class Tracing:
             )
         body = orjson.dumps(otlp.encode(batch, self._resource, __name__, __version__))
         try:
-            async with self._session.post(self._endpoint, data=body) as response:
+            # No redirects: the key of the collector must not be sent to another server.
+            async with self._session.post(self._endpoint, data=body, allow_redirects=False) as response:
                 if response.status >= 300:
                     self._lose(len(batch), f"status {response.status}")
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:

@@ -11,6 +11,7 @@ from agentscope_supervisor.web import tracing
 from agentscope_supervisor.web.dialects.native import NATIVE
 from agentscope_supervisor.web.otlp import Context, Kind, caller
 from agentscope_supervisor.web.tracing import CLIENT_LEFT, RequestTrace, Tracing
+from tests.fakes.otlp_sink import OtlpSink
 
 PARENT = Context("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", True, "a=1")
 
@@ -95,3 +96,18 @@ def test_headers_for_the_endpoint_come_from_the_environment(monkeypatch: pytest.
     assert tracing._headers_of_environment() == {"Authorization": "Basic abc", "x-key": "1"}
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "x-other=2")
     assert tracing._headers_of_environment() == {"x-other": "2"}
+
+
+async def test_spans_do_not_follow_a_redirect(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The key of the collector would go to another server."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key=secret")
+    async with OtlpSink() as sink, OtlpSink() as other:
+        sink.moved_to = other.endpoint
+        made = Tracing(sink.endpoint, "app")
+        made.record(made.request({}, "/invoke"), 200, None, None)
+        await made.close()
+        assert sink.content_types, "they were sent"
+        assert other.content_types == []
+    assert "spans are lost" in caplog.text

@@ -101,6 +101,18 @@ async def test_a_second_start_exports_to_its_own_endpoint(start: Start, sink: Ot
 
 
 @pytest.mark.timed
+async def test_spans_do_not_follow_a_redirect(start: Start, sink: OtlpSink) -> None:
+    """The exporter takes a redirect for an answer: only the supervisor warns, about its own spans."""
+    async with OtlpSink() as other:
+        sink.moved_to = other.endpoint
+        await start(tracing={"endpoint": sink.endpoint})
+        with tracing.turn("run", "s", {}, never):
+            pass
+        await sent(sink)
+        assert sink.content_types, "they were sent"
+        assert other.content_types == []
+
+
 async def test_stop_does_not_wait_for_an_endpoint_that_hangs(
     start: Start, sink: OtlpSink, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
