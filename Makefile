@@ -43,7 +43,7 @@ endef
 PURE_TESTS := tests/protocol tests/supervisor tests/repository tests/fuzz
 HTTP_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,bad_input conformance direct health invoke))
 
-.PHONY: help demo demo-llm platform setup programs test test-v1 compiled test-compiled test-costs compiler faults soak siege fuzz bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store bench-tokens docs docs-reference prose dist clean
+.PHONY: help demo demo-llm platform setup programs test test-v1 compiled test-compiled test-costs compiler faults soak siege fuzz bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store bench-tokens docs docs-reference prose requirements dist clean
 
 help:             ## print this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -229,10 +229,23 @@ $(VENV)/.lint: $(VENV)/.ready
 	$(INSTALL) -e '.[$(EXTRAS),lint,docs]'
 	@touch $@
 
-dist: $(VENV)/.ready compiler  ## build into dist/: the sdist, the plain Python wheel, and the compiled wheel for this Python
-	$(INSTALL) build
+dist: $(VENV)/.ready compiler  ## build into dist/: the sdist, the plain wheel, the compiled wheel for this Python, an SBOM and SHA256SUMS
+	rm -f dist/*.cdx.json dist/SHA256SUMS
+	$(INSTALL) build 'cyclonedx-bom>=7'
 	$(BIN)/python -m build --installer pip
 	AGENTSCOPE_SUPERVISOR_COMPILE=1 $(BIN)/python -m build --installer pip --wheel
+	$(BIN)/cyclonedx-py requirements configs/requirements.txt --pyproject pyproject.toml --mc-type application \
+	  --output-reproducible -o dist/agentscope-supervisor.cdx.json
+	$(BIN)/python -m tools.checksums dist
+
+# Python of the image. The files have the hashes of all platforms.
+PINNED = $(BIN)/uv pip compile -q --upgrade --generate-hashes --python-version 3.12 \
+  --custom-compile-command 'make requirements'
+
+requirements: $(VENV)/.ready  ## pin the packages of the image, with hashes, in configs/requirements*.txt
+	$(INSTALL) 'uv>=0.5'
+	$(PINNED) pyproject.toml --extra redis -o configs/requirements.txt
+	$(PINNED) configs/requirements-build.in -o configs/requirements-build.txt
 
 clean:            ## remove everything that make has made
 	rm -rf .venv .venv-* .fuzz dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage .coverage.* .test-costs
