@@ -91,6 +91,13 @@ def test_systemd_accepts_the_drop_in_for_notify_reload(units: Path) -> None:
         }
 
 
+def test_systemd_accepts_the_drop_in_for_a_user_of_the_workers(units: Path) -> None:
+    folder = units / "agentscope-supervisor@.service.d"
+    folder.mkdir()
+    shutil.move(units / "worker-user.conf", folder)
+    assert verify(units, "agentscope-supervisor@my_app.service") == []
+
+
 def test_the_service_is_restricted(units: Path) -> None:
     unit = units / "agentscope-supervisor@.service"
     judged = analyze("security", "--offline=true", f"--threshold={EXPOSURE}", unit)

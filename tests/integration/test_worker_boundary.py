@@ -6,6 +6,7 @@ which that user can reach the interpreter.
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -75,15 +76,27 @@ print(json.dumps(found), file=open(sys.argv[4], "w"))
 """
 
 
-def passable(*command: str) -> list[str]:
+def passable(folder: Path, *command: str) -> list[str]:
     """Return the command in a namespace in which other users can reach the interpreter."""
     prefix = Path(sys.base_prefix).resolve()
     above = [each for each in (prefix, *prefix.parents) if not each.stat().st_mode & 0o001]
     assert len(above) <= 1, f"more than one folder above {prefix} is closed"
     closed = above[0] if above else None
     shown = closed / prefix.relative_to(closed).parts[0] if closed else ""
-    spare = tempfile.mkdtemp(prefix="spare-")
-    return ["unshare", "-m", "sh", "-c", PASSABLE, "passable", str(closed or ""), str(shown), spare, *command]
+    spare = folder / "spare"
+    spare.mkdir()
+    return [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        PASSABLE,
+        "passable",
+        str(closed or ""),
+        str(shown),
+        str(spare),
+        *command,
+    ]
 
 
 @pytest.fixture
@@ -121,6 +134,14 @@ async def spied(instance: Instance, folder: Path) -> dict[str, Any]:
     return found
 
 
+DROP_IN: Final = Path(__file__).parents[2] / "configs" / "systemd" / "worker-user.conf"
+(_CAPABILITIES,) = re.findall(r"^CapabilityBoundingSet=(.*)$", DROP_IN.read_text("utf-8"), re.MULTILINE)
+AS_A_SERVICE: Final = (
+    *("setpriv", "--no-new-privs", "--bounding-set"),
+    ",".join(["-all", *(f"+{name.removeprefix('CAP_').lower()}" for name in _CAPABILITIES.split())]),
+    "--",
+)
+
 NOTHING: Final = dict.fromkeys(("environ", "memory", "descriptors", "folder"), "PermissionError")
 
 
@@ -130,7 +151,7 @@ async def test_an_app_of_the_same_user_gets_no_secret_and_cannot_inspect_the_sup
     project = project_of(folder)
     for path in [folder, *project.iterdir(), project]:
         os.chown(path, UID, UID)
-    under = passable("setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups", "--")
+    under = passable(folder, "setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups", "--")
     with Instance(project, folder, workers=1, under=under, variables=SECRETS, platform=True) as instance:
         instance.start()
         found = await spied(instance, folder)
@@ -151,7 +172,9 @@ async def test_an_app_of_the_same_user_gets_no_secret_and_cannot_inspect_the_sup
 async def test_an_app_of_another_user_reaches_nothing_of_the_supervisor(folder: Path, preload: bool) -> None:
     project = project_of(folder, user=UID, preload=preload)
     notes = folder / "notes"
-    with Instance(project, folder, workers=1, under=passable(), variables=SECRETS, platform=True) as instance:
+    # The zygote is started with the capabilities of the drop-in for systemd only.
+    under = passable(folder, *(AS_A_SERVICE if preload else ()))
+    with Instance(project, folder, workers=1, under=under, variables=SECRETS, platform=True) as instance:
         instance.start()
         found = await spied(instance, folder)
         assert found["environment"] == {}
@@ -178,6 +201,6 @@ async def test_an_app_of_another_user_reaches_nothing_of_the_supervisor(folder: 
 async def test_a_user_that_may_not_write_its_sessions_is_reported_at_the_start(folder: Path) -> None:
     project = project_of(folder, user=UID)
     (project / "sessions").mkdir(mode=0o700)
-    with Instance(project, folder, under=passable(), variables=SECRETS) as instance:
+    with Instance(project, folder, under=passable(folder), variables=SECRETS) as instance:
         assert instance.launch().wait_exit(20) == 78
         assert f"chown -R {UID}:{UID}" in instance.log
