@@ -22,11 +22,11 @@ from agentscope_supervisor.http1.fast_connection import FastConnection, FastServ
 from agentscope_supervisor.http1.fast_head import FastHead
 from agentscope_supervisor.http1.responses import head_bytes
 from agentscope_supervisor.runs.recorder import Recorder
+from agentscope_supervisor.telemetry.metrics import Metrics
+from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.web.app import FrontDoor
 from tests.harness.client import JSON, Connection, request, turn_body
 from tests.harness.waiting import eventually
-
-pytestmark = pytest.mark.as_python  # `Door` subclasses a protocol; its front door is made of fakes
 
 IDLE: Final = 0.4  # seconds; where the limit is under test
 LARGE: Final = 3_000_000  # bytes of a body; more than are taken in before somebody reads it
@@ -307,18 +307,25 @@ async def test_shutdown_does_not_wait_for_who_has_left() -> None:
 
 
 async def test_a_bug_of_ours_counts_as_500_whichever_way_it_came() -> None:
-    counted: list[tuple[str, int]] = []
-    metrics: Any = SimpleNamespace(request=lambda route, status: counted.append((route, status)))
-    broken: Any = SimpleNamespace(ahead=None)  # has no other method
-    recorder = Recorder(Settings().sessions, broken, {})
-    door = FrontDoor(Settings().server, broken, broken, broken, recorder, metrics=metrics)
+    broken: Any = SimpleNamespace()  # has no method
+    settings = Settings()
+    recorder = Recorder(settings.sessions, broken, {})
+    turns = TurnService(settings, 1, broken, recorder, None)
+    metrics = Metrics(broken, broken, [], [])
+    door = FrontDoor(settings.server, turns, broken, broken, recorder, tracing=broken, metrics=metrics)
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         await door.listen(sock)
-        for asked in (request("POST", "/invoke", turn_body("s", "x"), JSON), request("GET", "/health")):
+        body = turn_body("s", "x")
+        for asked in (
+            request("POST", "/invoke", body, JSON),  # directly
+            request("POST", "/invoke", body, {**JSON, "Connection": "close"}),
+            request("GET", "/health"),
+        ):
             async with asyncio.timeout(30), Connection(sock.getsockname()[1]) as connection:
                 await connection.send(asked)
                 assert (await connection.answer()).status == 500
         await door.close()
     recorder.close()
-    assert counted == [("/invoke", 500), ("/health", 500)]
+    metrics.close()
+    assert metrics._requests == {("/invoke", 500): 2, ("/health", 500): 1}

@@ -5,12 +5,22 @@ request came (`web.respond`). The connection owns the socket; a channel knows ho
 """
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
 
 from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.http1.chunked_writer import ChunkedWriter
 from agentscope_supervisor.http1.responses import closes, error_body, error_fields, head_bytes, header_lines
+
+_T = TypeVar("_T")
+
+try:
+    from mypy_extensions import mypyc_attr
+except ImportError:  # mypyc reads the decorator in the source; nothing needs it at runtime
+
+    def mypyc_attr(*attrs: str, **kwattrs: object) -> Callable[[_T], _T]:
+        return lambda decorated: decorated
+
 
 _CHUNKED: Final = "Transfer-Encoding: chunked\r\n"
 _CLOSE: Final = "Connection: close\r\n"
@@ -21,18 +31,24 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 """An interim response. A server may send any number of them before the final one (RFC 9110, section 15.2)."""
 
 
-class Exchange(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)  # tests have their own
+class Exchange:
     """The maker of a response: the connection reports to it. No method may raise."""
+
+    __slots__ = ()
 
     def resumed(self) -> None:
         """The client's socket takes more again."""
+        raise NotImplementedError
 
     def lost(self) -> None:
         """The client has left."""
+        raise NotImplementedError
 
     def probe(self) -> bool:
         """Send something that the client ignores, to learn whether it is still there. Returns whether it was
         sent: a response that has not begun has nothing to send."""
+        raise NotImplementedError
 
 
 class Channel:

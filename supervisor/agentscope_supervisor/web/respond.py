@@ -17,7 +17,7 @@ from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.domain.wire_format import WireFormat
-from agentscope_supervisor.http1.channel import Channel
+from agentscope_supervisor.http1.channel import Channel, Exchange
 from agentscope_supervisor.http1.responses import header_lines, kept_events
 from agentscope_supervisor.runs.client_stream import ClientStream
 from agentscope_supervisor.system.sweeper import Sweeper
@@ -37,8 +37,8 @@ OnOver = Callable[["Response", bool], None]
 """Called once, last: the response was sent, or (true) the client has left."""
 
 
-class Response:
-    """One response, an `http1.channel.Exchange`. `turn`: of the run; None: the run has ended. `headers`: of
+class Response(Exchange):
+    """One response. `turn`: of the run; None: the run has ended. `headers`: of
     the response. `resumes`: the client asks for the events of a run, so that an error of the run is sent as
     an event."""
 
