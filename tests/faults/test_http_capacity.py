@@ -17,6 +17,7 @@ from typing import Final
 import pytest
 
 from agentscope_supervisor.http1.connection_limits import MAX_RESERVE
+from agentscope_supervisor.http1.connection_table import GRACE
 from agentscope_supervisor.http1.listener import BACKLOG, Listener
 from tests.conftest import StartInstance
 from tests.harness.client import JSON, Connection, Response, call, invoke, new_session, request, turn_body
@@ -40,12 +41,16 @@ async def held(port: int, count: int) -> AsyncIterator[list[Connection]]:
 
 
 @asynccontextmanager
-async def full(instance: Instance) -> AsyncIterator[list[Connection]]:
-    """All places taken by connections that have been served, and stay."""
-    async with held(instance.port, CONNECTIONS) as connections:
-        for connection in connections:
-            await connection.send(request("GET", "/liveness"))
-            assert (await connection.answer()).status == 200
+async def full(instance: Instance, go: Path) -> AsyncIterator[list[Connection]]:
+    """All places taken by connections with a turn in progress, which ends when `go` exists."""
+    script = [{"say": "x"}, {"wait_for": str(go)}, {"say": "y"}]
+    async with AsyncExitStack() as stack:
+        connections = []
+        for _ in range(CONNECTIONS):  # more strangers at a time than one address may have places
+            connection = await stack.enter_async_context(Connection(instance.port))
+            await connection.send(request("POST", "/invoke", turn_body(new_session(), script), JSON))
+            await connection.reader.readuntil(b'"x"')
+            connections.append(connection)
         yield connections
 
 
@@ -58,20 +63,19 @@ def assert_overloaded(answer: Response) -> None:
 
 
 @pytest.mark.fault("F70")
-async def test_f70_one_more_than_allowed_is_503(small: Instance) -> None:
-    async with full(small) as connections:
+async def test_f70_one_more_than_allowed_is_503(small: Instance, tmp_path: Path) -> None:
+    async with full(small, tmp_path / "go") as connections:
         assert_overloaded(await invoke(small.port, new_session(), "one more"))
         assert_overloaded(await call(small.port, "GET", "/nothing"))
-        # Who is in stays in.
-        body = turn_body(new_session(), "I was first", stream=False)
-        await connections[0].send(request("POST", "/invoke", body, JSON))
-        assert (await connections[0].answer()).status == 200
+        (tmp_path / "go").touch()
+        for connection in connections:  # who is in stays in
+            await connection.reader.readuntil(b'"y"')
     await eventually_served(small)
 
 
 @pytest.mark.fault("F70")
-async def test_f70_probes_are_answered_when_all_places_are_taken(small: Instance) -> None:
-    async with full(small):
+async def test_f70_probes_are_answered_when_all_places_are_taken(small: Instance, tmp_path: Path) -> None:
+    async with full(small, tmp_path / "go"):
         for path in ("/health", "/readiness", "/liveness", "/livez", "/healthz") * 20:
             async with Connection(small.port) as connection:
                 await connection.send(request("GET", path))
@@ -81,8 +85,8 @@ async def test_f70_probes_are_answered_when_all_places_are_taken(small: Instance
 
 
 @pytest.mark.fault("F70")
-async def test_f70_with_the_reserve_taken_too_it_is_503_unread(small: Instance) -> None:
-    async with full(small), held(small.port, MAX_RESERVE) as silent:
+async def test_f70_with_the_reserve_taken_too_it_is_503_unread(small: Instance, tmp_path: Path) -> None:
+    async with full(small, tmp_path / "go"), held(small.port, MAX_RESERVE) as silent:
         async with Connection(small.port) as connection:
             assert_overloaded(await connection.answer())
             assert await connection.is_closed(within=5)
@@ -92,6 +96,40 @@ async def test_f70_with_the_reserve_taken_too_it_is_503_unread(small: Instance) 
         assert (await call(small.port, "GET", "/health")).status == 200
     await eventually_served(small)
     assert small.log.count("connections are refused") < 4
+
+
+@pytest.mark.fault("F70")
+async def test_f70_idle_strangers_make_room_for_a_client(small: Instance) -> None:
+    """Silent ones, one that drips, and those that only asked for a probe: the oldest goes first."""
+    async with held(small.port, CONNECTIONS) as strangers:
+        await strangers[1].send(b"POST /invoke HT")
+        await strangers[2].send(request("GET", "/liveness"))
+        assert (await strangers[2].answer()).status == 200
+        await asyncio.sleep(GRACE)  # as an attacker does
+        async with held(small.port, 3):
+            assert (await invoke(small.port, new_session(), "x")).status == 200
+            for stranger in strangers[:2]:
+                assert_overloaded(await stranger.answer())
+            assert await strangers[2].is_closed(within=5)
+            assert_overloaded(await strangers[3].answer())
+            assert not await strangers[4].is_closed(within=0.1)
+    await eventually_served(small)
+
+
+@pytest.mark.fault("F70")
+async def test_f70_a_client_that_is_idle_makes_room_when_nobody_is_a_stranger(
+    small: Instance, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    async with full(small, go) as connections:
+        go.touch()
+        for connection in connections:
+            await connection.reader.readuntil(b"0\r\n\r\n")
+        await asyncio.sleep(GRACE)
+        assert (await invoke(small.port, new_session(), "one more")).status == 200
+        closed = [await connection.is_closed(within=0.1) for connection in connections]
+        assert closed.count(True) == 1
+    await eventually_served(small)
 
 
 @pytest.mark.fault("F70")

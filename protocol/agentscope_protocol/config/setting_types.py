@@ -65,6 +65,7 @@ Count = Annotated[int, Field(ge=1, le=MAX_COUNT), _Number]
 CountOrZero = Annotated[int, Field(ge=0, le=MAX_COUNT), _Number]
 Megabytes = Annotated[int, Field(ge=1, le=MAX_MB), _Number]
 MegabytesOrZero = Annotated[int, Field(ge=0, le=MAX_MB), _Number]
+HeadKilobytes = Annotated[int, Field(ge=8, le=1024), _Number]  # of heads of up to 8 KB, see `http1.fast_head`
 Port = Annotated[int, Field(ge=0, le=65535), _Number]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 

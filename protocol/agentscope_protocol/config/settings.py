@@ -32,6 +32,7 @@ from agentscope_protocol.config.setting_types import (
     BooleanOrAuto,
     Count,
     CountOrZero,
+    HeadKilobytes,
     HostNames,
     HttpUrl,
     Megabytes,
@@ -119,6 +120,9 @@ class ServerSettings(Section):
         "browser. Pages of other origins get 403.",
     )
     max_body_mb: Megabytes = Field(16, description="Largest request body, in MB. Larger ones get 413.")
+    max_head_kb: HeadKilobytes = Field(
+        32, description="Largest request line and headers together, in KB. Larger ones get 400."
+    )
     request_timeout: Seconds = Field(
         600, description="Seconds for a whole turn, waiting included. `0`: no limit."
     )

@@ -8,7 +8,6 @@ rules for heads.
 """
 
 import asyncio
-import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -21,22 +20,19 @@ from aiohttp.http import HttpVersion11, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
-from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.http1 import strictness
 from agentscope_supervisor.http1.channel import CONTINUE, Channel, Exchange
 from agentscope_supervisor.http1.chunked_writer import ChunkedWriter
+from agentscope_supervisor.http1.connection_table import Entry
 from agentscope_supervisor.http1.deadline import Deadline
 from agentscope_supervisor.http1.half_close import HalfClose
 from agentscope_supervisor.http1.listener import NO_PLACE, OnLost
-from agentscope_supervisor.http1.responses import SERVER, error_bytes, error_response, request_id
-
-log = logging.getLogger(__name__)
+from agentscope_supervisor.http1.request_errors import ERRORS, BrokenRule, answer_to_error, late
+from agentscope_supervisor.http1.responses import SERVER, error_bytes, request_id
 
 MAX_LINE: Final = 16 * 1024  # bytes of a request line or a header; large cookies fit
 RESERVED_HEAD_TIMEOUT: Final = 2.0
 """Seconds in which a connection in a reserved place must send a head: other probes need the place."""
-
-FAILED: Final = Failure(ErrorCode.INTERNAL_ERROR, "the request failed in the supervisor")
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -47,11 +43,8 @@ class HttpLimits:
 
     head_timeout: float  # from the accept, or from the first byte of a later request, to the end of its head
     max_body: int  # bytes
+    max_head: int = 32 * 1024  # bytes of the request line and all headers
     idle_timeout: float = 75.0  # between two requests; above the 60 s that load balancers keep connections
-
-
-class BrokenRule(Exception):
-    """The parser accepts a head that `strictness` refuses. The text is for the client."""
 
 
 class Request(web.BaseRequest):
@@ -83,9 +76,13 @@ class AiohttpConnection(web.RequestHandler):
         "_body",
         "_channel",
         "_deadline",
+        "_entry",
         "_exchange",
         "_half_close",
+        "_head_size",
         "_head_timeout",
+        "_ignores_input",
+        "_max_head",
         "_on_lost",
         "_opened_at",
         "_writer",
@@ -98,13 +95,19 @@ class AiohttpConnection(web.RequestHandler):
         limits: HttpLimits,
         is_reserved: bool,
         on_lost: OnLost,
+        entry: Entry,
         opened_at: float | None,
         **options: Any,
     ) -> None:
         super().__init__(server, **options)
         self.is_reserved = is_reserved  # the connection serves one request, of a probe
         self._on_lost = on_lost
+        self._entry = entry
+        entry.owner = self
         self._opened_at = opened_at
+        self._max_head = limits.max_head
+        self._head_size = 0  # bytes that were received of an incomplete head
+        self._ignores_input = False
         self._head_timeout = min(limits.head_timeout, RESERVED_HEAD_TIMEOUT if is_reserved else math.inf)
         self._deadline = Deadline(self._loop, self._head_is_late)
         self._half_close: HalfClose | None = None
@@ -126,15 +129,39 @@ class AiohttpConnection(web.RequestHandler):
         self._on_lost()
 
     def data_received(self, data: bytes) -> None:
-        seen = self._request_count
+        if self._ignores_input:
+            return
+        seen, was_in_body = self._request_count, not self._body.is_eof()
         super().data_received(data)
         if self._request_count != seen:
-            self._heads_arrived(self._request_count - seen)
-        elif data and not self._deadline.is_set and self._body.is_eof():
-            self._await_head()  # these bytes begin a head
+            self._heads_arrived(self._request_count - seen, self._head_size + len(data))
+        elif data and self._body.is_eof():  # these bytes belong to a head
+            self._head_size += 0 if was_in_body else len(data)
+            if not self._deadline.is_set:
+                self._await_head()
+            if self._head_size > self._max_head:
+                self._refuse_head()
+            else:
+                self._entry.hold(self._head_size)
 
-    def _heads_arrived(self, count: int) -> None:
+    def _refuse_head(self) -> None:
+        """Respond to a head that is too long; the connection ends with the response."""
+        self._ignores_input = True
         self._deadline.clear()
+        self._request_count += 1
+        self._messages.append((self._too_long(), EMPTY_PAYLOAD))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _too_long(self) -> _ErrInfo:
+        error = BrokenRule(f"the request headers are over server.max_head_kb: {self._max_head // 1024}")
+        return _ErrInfo(HTTPStatus.BAD_REQUEST, error, str(error))
+
+    def _heads_arrived(self, count: int, size: int) -> None:
+        """`size`: bytes in which these heads arrived."""
+        self._deadline.clear()
+        self._head_size = 0
+        self._entry.hold(0)
         if not self._body.is_eof():
             # The parser failed in the middle of a body, and reports that as another message. Without this
             # exception, a reader of that body would wait without end.
@@ -143,6 +170,9 @@ class AiohttpConnection(web.RequestHandler):
             arrived: Any = self._messages[at]
             message, self._body = arrived
             if not isinstance(message, _ErrInfo):
+                if size > self._max_head and strictness.size(message) > self._max_head:
+                    self._messages[at] = self._too_long(), EMPTY_PAYLOAD
+                    continue
                 problem = strictness.violation(message)
                 if problem is not None:
                     error = BrokenRule(problem)
@@ -152,6 +182,42 @@ class AiohttpConnection(web.RequestHandler):
         """Whether every complete request has its response."""
         waits = self._request_count == 0 or (self._waiter is not None and not self._waiter.done())
         return waits and not self._messages
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        if not self._entry.is_let_in and "Transfer-Encoding" in request.headers and not self._body.is_eof():
+            # The parser would keep the trailers of a stranger's body, of which nothing is needed any more.
+            self._ignores_input = True
+            resp.force_close()
+        return await super().finish_response(request, resp, start_time)
+
+    # -- its place ----------------------------------------------------------------------------
+
+    @property
+    def is_let_in(self) -> bool:
+        """Whether a request on this connection was let in."""
+        return self._entry.is_let_in
+
+    def let_in(self) -> None:
+        """The request in progress is let in."""
+        self._entry.let_in()
+
+    def evict(self) -> None:
+        """Make room for another connection."""
+        transport = self.transport
+        if transport is None:
+            return
+        if not self._is_idle():
+            transport.abort()
+            return
+        if self._request_count == 0:  # else the client may send its next request on another connection
+            transport.write(error_bytes(NO_PLACE))
+        self.force_close()
+
+    def idle_since(self) -> float | None:
+        """Since when it waits for a request; None: a request is in progress."""
+        return self._next_keepalive_close_time - self._keepalive_timeout if self._is_idle() else None
 
     # -- the time limit for heads -------------------------------------------------------------
 
@@ -245,6 +311,9 @@ class AiohttpConnection(web.RequestHandler):
 
     # -- errors in requests that cannot be parsed ---------------------------------------------
 
+    def log_exception(self, *_: Any, exc_info: BaseException | None = None) -> None:
+        ERRORS.failed(exc_info)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -274,12 +343,19 @@ class Server(web.Server):
         super().__init__(handler, request_factory=factory, handler_cancellation=True)
 
     def connect(
-        self, is_reserved: bool, on_lost: OnLost, opened_at: float | None = None
+        self,
+        is_reserved: bool,
+        on_lost: OnLost,
+        entry: Entry | None = None,
+        opened_at: float | None = None,
     ) -> AiohttpConnection:
-        """The protocol of a new connection. `on_lost`: called once, when the connection is lost. `opened_at`:
-        when the time limit for its first head began, in the event loop's time; None: now."""
+        """The protocol of a new connection. `on_lost`: called once, when the connection is lost. `entry`: its
+        place; None: nothing limits it. `opened_at`: when the time limit for its first head began, in the
+        event loop's time; None: now."""
         loop, options = asyncio.get_running_loop(), self._protocol_options
-        return AiohttpConnection(self, self._limits, is_reserved, on_lost, opened_at, loop=loop, **options)
+        return AiohttpConnection(
+            self, self._limits, is_reserved, on_lost, entry or Entry(), opened_at, loop=loop, **options
+        )
 
 
 def plain_request(
@@ -295,31 +371,16 @@ def plain_request(
     return Request(message, payload, protocol, writer, task, loop, client_max_size=max_body)
 
 
-def answer_to_error(
-    request: web.BaseRequest, status: int, error: BaseException | None, headers: Mapping[str, str]
-) -> web.StreamResponse:
-    """The JSON response to an error before or in a handler; the connection closes after it.
-
-    Raises: ConnectionError if the response has begun.
-    """
-    if request.writer.output_size > 0:
-        raise ConnectionError("the response has begun; no error can be sent")
-    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        text = str(error) if isinstance(error, BrokenRule) else "this is not a valid HTTP/1.1 request"
-        failure = Failure(ErrorCode.INVALID_REQUEST, text)
-    else:
-        log.error("request failed", exc_info=error)
-        failure = FAILED
-    response = error_response(failure, headers)
-    response.force_close()
-    return response
-
-
-def late(timeout: float) -> Failure:
-    """The 408 sent when request headers do not arrive in time. `timeout`: seconds."""
-    return Failure(ErrorCode.REQUEST_TIMEOUT, f"the request headers did not arrive within {timeout:g} s")
-
-
 def is_reserved(request: web.BaseRequest) -> bool:
     """Whether the request arrived on a connection in a reserved place."""
     return cast(AiohttpConnection, request.protocol).is_reserved
+
+
+def let_in(request: web.BaseRequest) -> None:
+    """This request is let in: its client is no stranger any more."""
+    cast(AiohttpConnection, request.protocol).let_in()
+
+
+def is_let_in(request: web.BaseRequest) -> bool:
+    """Whether a request on this connection was let in."""
+    return cast(AiohttpConnection, request.protocol).is_let_in

@@ -3,7 +3,7 @@
 A body that is refused because of its headers is not read at all, and no body is read beyond the size limit.
 A body that takes too long in total, or whose rate falls below a minimum, is given up.
 
-Where to read next: `domain.request` parses the content.
+Where to read next: `domain.request` parses small bodies, `domain.json_outline` reads large ones.
 """
 
 import asyncio
@@ -14,14 +14,20 @@ from aiohttp.streams import StreamReader
 
 from agentscope_protocol.config.settings import ServerSettings
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid, refusal
+from agentscope_supervisor.http1.aiohttp_connection import is_let_in
 from agentscope_supervisor.http1.strictness import PLAIN_TYPES
 
 MIN_RATE: Final = 1024  # bytes per second, on average over each RATE_WINDOW
 RATE_WINDOW: Final = 5.0  # seconds; a mobile network may be silent for as long
 MAX_UNREAD: Final = 256 * 1024 * 1024
-"""Maximum size in bytes of all incomplete bodies: the same as the ledger's limit for complete ones. Without
-it, 10,000 clients could each send a body of the maximum size without its last byte."""
+"""Maximum size in bytes of all bodies before they are turns: the same as the ledger's limit for those that
+are. Without it, 10,000 clients could each send a body of the maximum size without its last byte."""
 
+MAX_OF_STRANGER: Final = 64 * 1024  # bytes of a body on a route that needs no credentials
+
+_TOO_LARGE: Final = Failure(
+    ErrorCode.PAYLOAD_TOO_LARGE, f"the body is over {MAX_OF_STRANGER} bytes, the limit without credentials"
+)
 _OVERLOADED: Final = refusal(ErrorCode.OVERLOADED, "too many large request bodies are being received")
 
 
@@ -38,19 +44,22 @@ class BodyReader:
 
     async def read(self, request: web.BaseRequest) -> bytes:
         """The whole body. Raises: Refused."""
+        max_size, too_large = self.max_size, self._too_large
+        if not is_let_in(request) and max_size > MAX_OF_STRANGER:
+            max_size, too_large = MAX_OF_STRANGER, _TOO_LARGE
         if request.headers.get("Content-Type") not in PLAIN_TYPES:
             _check_type(request)
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             message = "the body must not be compressed"
             raise Refused(Failure(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message))
-        if (request.content_length or 0) > self.max_size:
-            raise Refused(self._too_large)
+        if (request.content_length or 0) > max_size:
+            raise Refused(too_large)
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         content = request.content
         try:
             # Almost all bodies arrive together with their head.
-            body = content.read_nowait() if content.is_eof() else await self._collect(content)
+            body = content.read_nowait() if content.is_eof() else await self._collect(content, max_size)
         except TimeoutError:
             message = (
                 f"the body did not arrive within {self._timeout:g} s, or was slower than {MIN_RATE} bytes/s"
@@ -59,19 +68,22 @@ class BodyReader:
         except web.RequestPayloadError as error:
             content.feed_eof()  # so that aiohttp does not wait for the rest
             raise invalid(f"the body could not be read: {error}") from None
-        if len(body) > self.max_size:
-            raise Refused(self._too_large)
+        if len(body) > max_size:
+            raise Refused(too_large)
         return body
 
-    async def _collect(self, content: StreamReader) -> bytes:
-        """Collect a body that arrives in pieces. Raises: TimeoutError, Refused, RequestPayloadError."""
+    async def _collect(self, content: StreamReader, max_size: int) -> bytes:
+        """Collect a body that arrives in pieces, up to one piece over `max_size` bytes.
+
+        Raises: TimeoutError, Refused, RequestPayloadError.
+        """
         loop = asyncio.get_running_loop()
         body = bytearray()
         end = loop.time() + self._timeout
         enough = 0  # bytes at which a new RATE_WINDOW begins
         try:
             async with asyncio.timeout_at(end) as limit:
-                while len(body) <= self.max_size:
+                while len(body) <= max_size:
                     if len(body) >= enough:
                         limit.reschedule(min(end, loop.time() + RATE_WINDOW))
                         enough = len(body) + int(MIN_RATE * RATE_WINDOW)

@@ -11,21 +11,19 @@ Where to read next: `web.invoke` takes the requests, `web.respond` sends the res
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
 from typing import Final, cast
 
-from agentscope_supervisor.http1 import aiohttp_connection, fast_head
+from agentscope_supervisor.http1 import aiohttp_connection, fast_head, request_errors
 from agentscope_supervisor.http1.aiohttp_connection import HttpLimits
 from agentscope_supervisor.http1.channel import CONTINUE, Channel, Exchange
 from agentscope_supervisor.http1.chunked_writer import ChunkedWriter
+from agentscope_supervisor.http1.connection_table import Entry
 from agentscope_supervisor.http1.deadline import Deadline
 from agentscope_supervisor.http1.fast_head import FastHead
 from agentscope_supervisor.http1.half_close import HalfClose
-from agentscope_supervisor.http1.listener import OnLost
+from agentscope_supervisor.http1.listener import NO_PLACE, OnLost
 from agentscope_supervisor.http1.responses import error_bytes, request_id
-
-log = logging.getLogger(__name__)
 
 BODY_FOLLOWS_WITHIN: Final = 0.05
 """Seconds in which the body of a request must follow its head. aiohttp waits for slower ones, with the time
@@ -58,12 +56,13 @@ class FastServer:
         self.connections: Final[set[FastConnection]] = set()
         self._emptied: asyncio.Future[None] | None = None
 
-    def connect(self, is_reserved: bool, on_lost: OnLost) -> asyncio.BaseProtocol:
-        """The protocol of a new connection. `on_lost`: called once, when the connection is lost."""
+    def connect(self, is_reserved: bool, on_lost: OnLost, entry: Entry | None = None) -> asyncio.BaseProtocol:
+        """The protocol of a new connection. `on_lost`: called once, when the connection is lost. `entry`: its
+        place; None: nothing limits it."""
         if is_reserved:
-            return self.plain.connect(is_reserved, on_lost)
+            return self.plain.connect(is_reserved, on_lost, entry)
         # It has a protocol's methods, and a loop asks for no more; deriving from one would cost each a dict.
-        return cast(asyncio.BaseProtocol, FastConnection(self, on_lost))
+        return cast(asyncio.BaseProtocol, FastConnection(self, on_lost, entry or Entry()))
 
     def forget(self, connection: "FastConnection") -> None:
         """A connection is lost, or was passed to aiohttp."""
@@ -90,11 +89,13 @@ class FastConnection(Channel):
     __slots__ = (
         "_data",
         "_deadline",
+        "_entry",
         "_exchange",
         "_half_close",
         "_has_asked",
         "_has_begun",
         "_head",
+        "_idle_since",
         "_is_answering",
         "_on_lost",
         "_opened_at",
@@ -103,12 +104,15 @@ class FastConnection(Channel):
         "_writer",
     )
 
-    def __init__(self, server: FastServer, on_lost: OnLost) -> None:
+    def __init__(self, server: FastServer, on_lost: OnLost, entry: Entry) -> None:
         super().__init__(server.loop)
         self._server: Final = server
         self._on_lost: Final = on_lost
+        self._entry: Final = entry
+        entry.owner = self
         self._transport: asyncio.Transport | None = None
         self._opened_at: Final = server.loop.time()
+        self._idle_since = self._opened_at
         self._data = b""  # received, and not processed yet
         self._head: FastHead | None = None  # at the beginning of `_data`, while the body is awaited
         self._exchange: Exchange | None = None
@@ -150,11 +154,33 @@ class FastConnection(Channel):
         elif self._half_close is not None:  # there will be no request, and nothing else watches it
             transport.close()
         else:
-            self._deadline.set(self.loop.time() + self._server.limits.idle_timeout)
+            self._idle_since = self.loop.time()
+            self._deadline.set(self._idle_since + self._server.limits.idle_timeout)
 
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+    # -- its place ------------------------------------------------------------------------------
+
+    def let_in(self) -> None:
+        """The request in progress is let in."""
+        if not self._entry.is_let_in:
+            self._entry.let_in()
+
+    def evict(self) -> None:
+        """Make room for another connection."""
+        transport = self._transport
+        if transport is None or self._is_answering:
+            self.abort()
+            return
+        if not self._has_asked:  # else it may send its next request on another connection
+            transport.write(error_bytes(NO_PLACE))
+        transport.close()
+
+    def idle_since(self) -> float | None:
+        """Since when it waits for a request; None: a request is in progress."""
+        return None if self._is_answering else self._idle_since
 
     # -- requests -------------------------------------------------------------------------------
 
@@ -177,6 +203,7 @@ class FastConnection(Channel):
             if self._head is not None or not self._has_asked:  # else the idle deadline stays
                 self._head = None
                 self._deadline.clear()
+                self._entry.hold(0)
             self._begin(head, data[head.start :])
         else:
             self._data = data
@@ -184,17 +211,18 @@ class FastConnection(Channel):
                 self._head = head
                 self._deadline.clear()
                 self._deadline.set(self.loop.time() + self._server.body_within)
+            self._entry.hold(len(data))
 
     def _begin(self, head: FastHead, body: bytes) -> None:
         self._is_answering = self._has_asked = True
         self._has_begun = False
         try:
             self._exchange = self._server.take(head, body, self)
-        except Exception:  # a bug of ours must not end the loop's callback
-            log.exception("request failed")
+        except Exception as error:  # a bug of ours must not end the loop's callback
+            request_errors.ERRORS.failed(error)
             if not self._has_begun:
                 headers = {"X-Request-Id": request_id(head.fields), "Connection": "close"}
-                self.send(error_bytes(aiohttp_connection.FAILED, headers))
+                self.send(error_bytes(request_errors.FAILED, headers))
             self.is_closing = True
         if self._exchange is None:
             self.done()
@@ -207,7 +235,8 @@ class FastConnection(Channel):
         if transport is None or transport.is_closing():
             return  # `connection_lost` is still to come, or has come
         self._server.forget(self)
-        plain = self._server.plain.connect(False, self._on_lost, None if self._has_asked else self._opened_at)
+        opened_at = None if self._has_asked else self._opened_at
+        plain = self._server.plain.connect(False, self._on_lost, self._entry, opened_at)
         transport.set_protocol(plain)
         plain.connection_made(transport)
         if self.writing_paused:
@@ -226,7 +255,7 @@ class FastConnection(Channel):
             self._hand_over()
             return
         if not self._has_asked:
-            self._transport.write(error_bytes(aiohttp_connection.late(self._server.limits.head_timeout)))
+            self._transport.write(error_bytes(request_errors.late(self._server.limits.head_timeout)))
         self._transport.close()
 
     # -- events of the transport ----------------------------------------------------------------

@@ -22,6 +22,7 @@ from typing import Final
 
 from agentscope_supervisor.domain.errors import ErrorCode, refusal
 from agentscope_supervisor.http1.connection_limits import ConnectionLimits, Place, places
+from agentscope_supervisor.http1.connection_table import ConnectionTable, Entry
 from agentscope_supervisor.http1.responses import error_bytes
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ every number below it, which takes seconds under the 1,048,576 of a container.""
 NO_PLACE: Final = refusal(ErrorCode.OVERLOADED, "there are too many connections (server.max_connections)")
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
+_IPV4_IN_IPV6: Final = bytes(10) + b"\xff\xff"
+
 _OPTIONS: Final = (
     # A peer that has vanished is noticed by missing acknowledgements, or by keep-alive probes on an idle
     # connection. Linux counts the time in which a present peer reads nothing too. So TCP_USER_TIMEOUT also
@@ -56,9 +59,9 @@ _OPTIONS: Final = (
 )
 
 OnLost = Callable[[], None]
-Make = Callable[[bool, OnLost], asyncio.BaseProtocol]
+Make = Callable[[bool, OnLost, Entry], asyncio.BaseProtocol]
 """Creates the protocol of a connection. Arguments: whether the connection has a reserved place; a function
-that the protocol must call once, when the connection is lost."""
+that the protocol must call once, when the connection is lost; its place."""
 
 
 class Listener:
@@ -69,7 +72,8 @@ class Listener:
         self._sock: Final = sock
         self._make: Final = make
         self._places: Final = _places(max_connections, sock)
-        self._taken: Final = {Place.SERVED: 0, Place.RESERVED: 0}
+        self._table: Final = ConnectionTable(self._places.served)
+        self._reserved = 0  # reserved places that are taken
         self._joining: Final[set[asyncio.Task[None]]] = set()
         self._leaving: Final[deque[tuple[float, socket.socket]]] = deque()
         self._waking: asyncio.TimerHandle | None = None  # while no descriptor is free
@@ -103,29 +107,45 @@ class Listener:
         """Accept one connection; returns whether there was one. While more wait, the loop calls this again,
         after other ready callbacks."""
         try:
-            connection, _ = self._sock.accept()
+            connection, peer = self._sock.accept()
         except OSError as error:  # any other error: the client left before it was accepted
             if error.errno in _EXHAUSTED:
                 self._wait(error)
             return False
         connection.setblocking(False)
-        served, reserved = self._taken[Place.SERVED], self._taken[Place.RESERVED]
-        place = self._places.place(served, reserved, connection.fileno())
+        entry = Entry()
+        place = self._place(connection, address := _address(peer))
         if place is Place.NONE:
             self._refuse(connection)
             return True
-        self._taken[place] += 1
-        task = self._loop.create_task(self._join(connection, place))
+        if place is Place.SERVED:
+            entry = self._table.enter(address, self._loop.time())
+        else:
+            self._reserved += 1
+        task = self._loop.create_task(self._join(connection, place, entry))
         self._joining.add(task)
         task.add_done_callback(self._joining.discard)
         return True
 
-    async def _join(self, connection: socket.socket, place: Place) -> None:
+    def _place(self, connection: socket.socket, address: str) -> Place:
+        """The place of a new connection; an earlier connection may have to make room for it."""
+        now, table, descriptor = self._loop.time(), self._table, connection.fileno()
+        if table.is_full_of(address):
+            served = len(table) if table.make_room(now, address) else self._places.served
+        else:
+            served = len(table)
+            if served >= self._places.served and table.make_room(now):
+                served = len(table)
+        return self._places.place(served, self._reserved, descriptor)
+
+    async def _join(self, connection: socket.socket, place: Place, entry: Entry) -> None:
         def lost() -> None:
-            self._taken[place] -= 1
+            entry.leave()
+            if place is Place.RESERVED:
+                self._reserved -= 1
 
         def make() -> asyncio.BaseProtocol:
-            return self._make(place is Place.RESERVED, lost)
+            return self._make(place is Place.RESERVED, lost, entry)
 
         try:
             await self._loop.connect_accepted_socket(make, connection)
@@ -140,7 +160,7 @@ class Listener:
         if self._may_log("refused"):
             log.warning(
                 "connections are refused: there are too many",
-                extra={"refused": self._refused, "served": self._taken[Place.SERVED]},
+                extra={"refused": self._refused, "served": len(self._table)},
             )
             self._refused = 0
         with contextlib.suppress(OSError):  # the client has left; an empty send buffer takes the response
@@ -177,6 +197,18 @@ class Listener:
             return False
         self._logged[what] = now
         return True
+
+
+def _address(peer: object) -> str:
+    """The address of a client, as limits count it: of IPv6 the network, in which a client has 2^64 addresses.
+    Empty: it has none, as on a Unix socket."""
+    match peer:
+        case (str(host), _):
+            return host
+        case (str(host), _, _, _):
+            packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+            return packed.hex() if packed.startswith(_IPV4_IN_IPV6) else packed[:8].hex()
+    return ""
 
 
 def _places(max_connections: int, sock: socket.socket) -> ConnectionLimits:

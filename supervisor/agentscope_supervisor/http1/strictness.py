@@ -35,8 +35,6 @@ class Head(Protocol):
     def headers(self) -> Mapping[str, str]: ...
     @property
     def upgrade(self) -> bool: ...
-    @property
-    def chunked(self) -> bool: ...
 
 
 def _no_target(head: Head) -> bool:
@@ -55,7 +53,8 @@ _RULES: Final[tuple[tuple[Callable[[Head], bool], str], ...]] = (
         "HTTP/1.0 has no Transfer-Encoding",
     ),
     (
-        lambda head: head.chunked and head.headers["Transfer-Encoding"].lower() != "chunked",
+        # aiohttp ignores an empty one, and reads the body by its length.
+        lambda head: head.headers.get("Transfer-Encoding", "chunked").lower() != "chunked",
         "chunked is the only supported Transfer-Encoding",
     ),
     (lambda head: head.method == "CONNECT", "CONNECT is not supported: this server opens no tunnels"),
@@ -78,6 +77,12 @@ def violation(head: Head) -> str | None:
     return None
 
 
+def size(head: Head) -> int:
+    """Bytes of a head, about: spaces that mean nothing are not counted."""
+    fields = sum(len(name) + len(value) + len(": \r\n") for name, value in head.headers.items())
+    return len(head.method) + len(head.path) + len("  HTTP/1.1\r\n\r\n") + fields
+
+
 PLAIN_TYPES: Final = frozenset({None, "application/json", "application/json; charset=utf-8"})
 """Values of Content-Type that nearly all clients send, and that need no parsing; None: no header."""
 
@@ -90,7 +95,7 @@ def _is_plain(head: Head) -> bool:
         path.startswith("/")
         and "#" not in path
         and head.version == HTTP_1_1
-        and not head.chunked
+        and "Transfer-Encoding" not in head.headers
         and not head.upgrade
         and head.method != "CONNECT"
     )

@@ -21,8 +21,8 @@ from aiohttp import web
 from agentscope_protocol.config.settings import ServerSettings
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid
 from agentscope_supervisor.domain.request import json_object, session_id
-from agentscope_supervisor.http1 import aiohttp_connection
-from agentscope_supervisor.http1.aiohttp_connection import is_reserved
+from agentscope_supervisor.http1 import aiohttp_connection, request_errors
+from agentscope_supervisor.http1.aiohttp_connection import is_reserved, let_in
 from agentscope_supervisor.http1.body import BodyReader
 from agentscope_supervisor.http1.fast_connection import FastServer
 from agentscope_supervisor.http1.listener import NO_PLACE, Listener
@@ -124,7 +124,9 @@ class FrontDoor:
             metrics,
             tracing,
         )
-        limits = aiohttp_connection.HttpLimits(settings.header_timeout, self._body.max_size)
+        limits = aiohttp_connection.HttpLimits(
+            settings.header_timeout, self._body.max_size, settings.max_head_kb * 1024
+        )
         self._server: Final = aiohttp_connection.Server(self.handle, limits)
         self._fast: Final = FastServer(self._invoke.fast, self._server, limits)
         self._max_connections: Final = settings.max_connections
@@ -200,7 +202,7 @@ class FrontDoor:
         except ConnectionError:  # the client's
             raise
         except Exception:
-            record.status = aiohttp_connection.FAILED.status
+            record.status = request_errors.FAILED.status
             raise
         finally:
             record.over()
@@ -236,6 +238,7 @@ class FrontDoor:
             refuse_repeated(request, "Authorization")
             if not (route is not None and route.takes_ticket and self._has_ticket(asked)):
                 self._auth.admit(request.headers)
+            let_in(request)
         elif request.method not in _READING:
             self._auth.check_origin(request.headers)
         if route is None:

@@ -15,7 +15,7 @@ from agentscope_protocol.wire.random_ids import new_id
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid
 from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.run import Run
-from agentscope_supervisor.http1 import aiohttp_connection
+from agentscope_supervisor.http1 import request_errors
 from agentscope_supervisor.http1.aiohttp_channel import AiohttpChannel
 from agentscope_supervisor.http1.body import BodyReader
 from agentscope_supervisor.http1.channel import Channel, Exchange
@@ -97,6 +97,7 @@ class InvokeRoute:
         record = RequestRecord(self._metrics, self._tracing, INVOKE.path)
         try:
             self._auth.admit(head.fields)
+            connection.let_in()
             asked = self._read(INVOKE, body, head.fields, headers["X-Request-Id"], record.trace(head.fields))
             return self._submit(asked, new_id(), connection, headers, record, ends=True)
         except WrongToken as wrong:
@@ -108,7 +109,7 @@ class InvokeRoute:
             record.over()
             return None
         except Exception:
-            record.status = aiohttp_connection.FAILED.status
+            record.status = request_errors.FAILED.status
             record.over()
             raise
 
@@ -147,7 +148,12 @@ class InvokeRoute:
         return response
 
     def _read(
-        self, dialect: Dialect, body: bytes, headers: Headers, request_id: str, traced: dict[str, str]
+        self,
+        dialect: Dialect,
+        body: bytes,
+        headers: Headers,
+        request_id: str,
+        traced: dict[str, str],
     ) -> TurnRequest:
         """The turn that a request asks for. Raises: Refused."""
         return dialect.read(

@@ -35,7 +35,7 @@ def content_of(pieces: list[bytes], every: float) -> StreamReader:
 
 async def collected(pieces: list[bytes], every: float, within: float = 20) -> bytes:
     """What is made of such a body."""
-    return await BodyReader(ServerSettings(body_timeout=within))._collect(content_of(pieces, every))
+    return await BodyReader(ServerSettings(body_timeout=within))._collect(content_of(pieces, every), 2**20)
 
 
 async def test_a_body_that_keeps_the_pace_is_taken() -> None:
@@ -64,7 +64,7 @@ async def test_what_has_come_of_all_bodies_is_bounded(monkeypatch: pytest.Monkey
     reader = BodyReader(ServerSettings())
     for _ in range(2):  # and given back, however it ends
         contents = [StreamReader(Mock(BaseProtocol), 2**16) for _ in range(4)]
-        bodies = [asyncio.ensure_future(reader._collect(content)) for content in contents]
+        bodies = [asyncio.ensure_future(reader._collect(content, 2**20)) for content in contents]
         for _ in range(3):
             for content in contents:
                 content.feed_data(b"x" * 1000)
