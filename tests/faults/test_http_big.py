@@ -4,6 +4,8 @@ The supervisor's memory stays within what the limits say, and other connections 
 """
 
 import asyncio
+import itertools
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -114,3 +116,50 @@ async def test_f72_bombs_are_refused_and_hold_nobody_up(tight: Instance) -> None
     grown = memory(tight) - before
     print(f"grew by {grown / MB:.1f} MB")
     assert grown < 100 * MB
+
+
+CLIENTS: Final = 8
+FULL: Final = 15 * MB  # bytes of a body; the limit of the shared instance is 16
+HEAVY: Final = {
+    "objects without content": b'{"message":[' + b"{}," * (FULL // 3) + b"{}]}",
+    "members": b'{"message":{' + b'"%07d":1,' * (FULL // 12) % (*range(FULL // 12),) + b'"":1}}',
+    "levels": b'{"a":' * (FULL // 5),
+    "escapes": b'{"stream":false,"message":{"role":"?","content":"' + b"\\n" * (FULL // 2) + b'"}}',
+    "as many values as may be": b'{"stream":false,"message":{"role":"?","content":["%b"%b]}}'
+    % (b"x" * FULL, b",{}" * 99_990),
+}
+LIVE_WITHIN: Final = 0.05  # seconds, 99 of 100
+STALLED: Final = 0.4  # seconds; to parse one of the bodies takes one and more
+HELD: Final = 3 * CLIENTS * FULL  # bytes: each body as it is received, as it is, and as a frame
+
+
+def post(port: int, body: bytes) -> bytes:
+    """The response to a turn that is sent from this thread."""
+    own = {"X-Session-Id": new_session(), "Idempotency-Key": new_session("key")}
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
+        sock.sendall(request("POST", "/invoke", body, {**JSON, **own, "Connection": "close"}))
+        return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
+@pytest.mark.timed
+@pytest.mark.fault("F72")
+async def test_f72_bodies_that_are_slow_to_parse_hold_nobody_up(shared: Instance) -> None:
+    """Eight clients send the worst of what the limits allow; the App is called for none of it."""
+    before, most, took = memory(shared), 0, []
+    bodies = [body for _, body in zip(range(CLIENTS), itertools.cycle(HEAVY.values()), strict=False)]
+    sending = [asyncio.create_task(asyncio.to_thread(post, shared.port, body)) for body in bodies]
+    while not all(each.done() for each in sending):
+        began = time.monotonic()
+        assert (await call(shared.port, "GET", "/livez")).status == 200
+        took.append(time.monotonic() - began)
+        most = max(most, memory(shared) - before)
+    took.sort()
+    most_of_them, slowest = took[len(took) * 99 // 100], took[-1]
+    print(f"{len(took)} probes, 99 % in {most_of_them * 1000:.0f} ms, all in {slowest * 1000:.0f} ms")
+    print(f"grew by {most / MB:.0f} MB")
+    for name, each in zip(itertools.cycle(HEAVY), sending, strict=False):
+        assert b" 400 " in (await each)[:20], name
+        assert b"INVALID_REQUEST" in await each
+    assert most_of_them < LIVE_WITHIN
+    assert slowest < STALLED
+    assert most < HELD

@@ -54,14 +54,16 @@ def scope_of(token: str, principal: str) -> str:
     return hashlib.sha256(f"{token}\n{principal}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def fingerprint(fields: Mapping[str, Any], session_id: str, form: int, body: bytes) -> bytes:
-    """A hash that is equal for two requests exactly if they ask for the same, however their JSON is written.
-
-    `fields`: the parsed `body`. `session_id` and `form` (`wire_format.form_of`) are separate because headers
-    may set them.
-    """
+def content(fields: Mapping[str, Any], body: bytes) -> bytes:
+    """The content of a small body: equal for two bodies exactly if they ask for the same, however their JSON
+    is written. `fields`: the parsed `body`. The digest of a large body stands for its content."""
     try:
-        canonical = orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
+        return orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)
     except TypeError:  # nested too deeply for orjson, or lone surrogates: then only identical bytes are equal
-        canonical = body
-    return hashlib.sha256(b"%d\n%b\n%b" % (form, session_id.encode(), canonical)).digest()
+        return body
+
+
+def fingerprint(content: bytes, session_id: str, form: int) -> bytes:
+    """A hash that is equal for two requests exactly if they ask for the same. `content`: of the body.
+    `session_id` and `form` (`wire_format.form_of`) are separate because headers may set them."""
+    return hashlib.sha256(b"%d\n%b\n%b" % (form, session_id.encode(), content)).digest()

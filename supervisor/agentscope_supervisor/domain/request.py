@@ -11,11 +11,15 @@ from typing import Any, Final, Literal
 import orjson
 
 from agentscope_protocol.wire.frames import StreamKind
-from agentscope_supervisor.domain.errors import invalid
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid
 from agentscope_supervisor.domain.idempotency import Key
+from agentscope_supervisor.domain.json_outline import TOO_DEEP
 from agentscope_supervisor.domain.wire_format import WireFormat
 
 MAX_SESSION_ID: Final = 256  # characters
+MAX_PARSED: Final = 64 * 1024
+"""Maximum size in bytes of a body that the supervisor parses: at most 4 ms of the event loop. Larger ones
+are read as a `json_outline`, if the route takes them."""
 
 OnBusy = Literal["queue", "reject", "interrupt", "latest"]
 ON_BUSY: Final = ("queue", "reject", "interrupt", "latest")
@@ -53,10 +57,15 @@ class TurnRequest:
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in a body. Raises: Refused."""
+    """The JSON object in a body of at most MAX_PARSED bytes. Raises: Refused."""
+    if len(body) > MAX_PARSED:
+        message = f"the body is over {MAX_PARSED} bytes, the limit of this route"
+        raise Refused(Failure(ErrorCode.PAYLOAD_TOO_LARGE, message))
     try:
         value = orjson.loads(body)
     except ValueError as error:
+        if str(error).startswith("depth limit"):
+            raise invalid(TOO_DEEP) from None
         raise invalid(f"the body is not valid JSON in UTF-8: {error}") from None
     if not isinstance(value, dict):
         raise invalid(f"the body must be a JSON object, not {kind_of(value)}")

@@ -14,6 +14,7 @@ from aiohttp.streams import StreamReader
 
 from agentscope_protocol.config.settings import ServerSettings
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid, refusal
+from agentscope_supervisor.domain.json_outline import Outline
 from agentscope_supervisor.http1.aiohttp_connection import is_let_in
 from agentscope_supervisor.http1.strictness import PLAIN_TYPES
 
@@ -40,7 +41,8 @@ class BodyReader:
             ErrorCode.PAYLOAD_TOO_LARGE, f"the body is over server.max_body_mb: {settings.max_body_mb:g}"
         )
         self._timeout: Final = settings.body_timeout
-        self._collected = 0  # bytes of incomplete bodies
+        self._collected = 0  # bytes of incomplete bodies, and of those whose outline is
+        self._stepping: Final = asyncio.Lock()
 
     async def read(self, request: web.BaseRequest) -> bytes:
         """The whole body. Raises: Refused."""
@@ -71,6 +73,21 @@ class BodyReader:
         if len(body) > max_size:
             raise Refused(too_large)
         return body
+
+    async def complete(self, outline: Outline, size: int) -> None:
+        """Complete the outline of a body of `size` bytes. However many clients send large bodies, one step of
+        one of them is done each time that the event loop looks for other work. Raises: Refused."""
+        self._collected += size
+        try:
+            if self._collected > MAX_UNREAD:
+                raise Refused(_OVERLOADED)
+            is_complete = False
+            while not is_complete:
+                async with self._stepping:  # in turn: the lock is fair
+                    is_complete = outline.step()
+                    await asyncio.sleep(0)
+        finally:
+            self._collected -= size
 
     async def _collect(self, content: StreamReader, max_size: int) -> bytes:
         """Collect a body that arrives in pieces, up to one piece over `max_size` bytes.

@@ -13,7 +13,8 @@ from aiohttp import web
 from agentscope_protocol.wire.frames import REQUEST_ID
 from agentscope_protocol.wire.random_ids import new_id
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid
-from agentscope_supervisor.domain.request import TurnRequest
+from agentscope_supervisor.domain.json_outline import Outline
+from agentscope_supervisor.domain.request import MAX_PARSED, TurnRequest
 from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.http1 import request_errors
 from agentscope_supervisor.http1.aiohttp_channel import AiohttpChannel
@@ -69,7 +70,12 @@ class InvokeRoute:
         traced = record.trace(request.headers)
         body = await self._body.read(request)
         refuse_repeated(request, "X-Session-Id", "Idempotency-Key", "Last-Event-ID")
-        asked = self._read(dialect, body, request.headers, headers["X-Request-Id"], traced)
+        outline = None
+        if len(body) > MAX_PARSED:
+            has_key = "Idempotency-Key" in request.headers
+            outline = dialect.outline(body, self._principal, digests=has_key)
+            await self._body.complete(outline, len(body))
+        asked = self._read(dialect, body, request.headers, headers["X-Request-Id"], traced, outline)
         seen = event_id(request.headers.get("last-event-id", ""))
         if seen is not None:  # a client that reconnects by repeating its request
             return await self._runs.resume(*seen, asked, request, headers)
@@ -154,8 +160,9 @@ class InvokeRoute:
         headers: Headers,
         request_id: str,
         traced: dict[str, str],
+        outline: Outline | None = None,
     ) -> TurnRequest:
-        """The turn that a request asks for. Raises: Refused."""
+        """The turn that a request asks for. `outline`: of a large body. Raises: Refused."""
         return dialect.read(
             body,
             dialect.wire,
@@ -165,6 +172,7 @@ class InvokeRoute:
             principal=self._principal,
             headers={REQUEST_ID: request_id, **traced},
             idempotency_key=headers.get("idempotency-key"),
+            outline=outline,
         )
 
 

@@ -13,6 +13,7 @@ from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain import idempotency
 from agentscope_supervisor.domain.errors import invalid
 from agentscope_supervisor.domain.idempotency import Key
+from agentscope_supervisor.domain.json_outline import Outline, Path
 from agentscope_supervisor.domain.request import (
     NAMES,
     ON_BUSY,
@@ -28,6 +29,18 @@ from agentscope_supervisor.domain.wire_format import WireFormat, form_of
 _EVENTS: Final = StreamKind.EVENTS
 _JSON: Final = StreamKind.WHOLE
 
+_FIELDS: Final[frozenset[Path]] = frozenset(
+    (name,) for name in ("session_id", "message", "metadata", "stream", "on_busy")
+)
+_KINDS: Final[frozenset[Path]] = frozenset({("message",)})  # the worker reads the message
+
+
+def outline(body: bytes, principal: str, *, digests: bool) -> Outline:
+    """The outline that `read` needs of a body over `MAX_PARSED`. `principal`: the setting `server.principal`.
+    `digests`: whether the request has an Idempotency-Key."""
+    paths = _FIELDS if principal == "token" else _FIELDS | {("metadata", _member(principal))}
+    return Outline(body, paths, _KINDS, digests=digests)
+
 
 def read(
     body: bytes,
@@ -39,14 +52,16 @@ def read(
     principal: str,
     headers: Mapping[str, str],
     idempotency_key: str | None = None,
+    outline: Outline | None = None,
 ) -> TurnRequest:
     """The request for a turn in a body.
 
     `header_session`: the value of X-Session-Id; None: not sent. `accepts_json`: the client accepts
     application/json. `token`: the hash of the caller's credentials. `principal`: the setting
-    `server.principal`. `idempotency_key`: the value of that header; None: not sent. Raises: Refused.
+    `server.principal`. `idempotency_key`: the value of that header; None: not sent. `outline`: of a body
+    over `MAX_PARSED`, complete. Raises: Refused.
     """
-    fields = json_object(body)
+    fields = json_object(body) if outline is None else outline.fields
     stream = _typed(fields, "stream", bool, None)
     kind = _JSON if (accepts_json if stream is None else not stream) else _EVENTS
     on_busy = fields.get("on_busy")
@@ -55,12 +70,13 @@ def read(
     metadata = _typed(fields, "metadata", dict, {})
     _check_message(fields.get("message"))
     session = _session_id(fields.get("session_id"), header_session)
-    caller = token if principal == "token" else _caller(metadata, principal.removeprefix("metadata."))
+    caller = token if principal == "token" else _caller(metadata, _member(principal))
     key = None
     if idempotency_key is not None:
         if not idempotency.is_valid(idempotency_key):
             raise invalid(f"Idempotency-Key must be 1 to {idempotency.MAX_KEY} printable ASCII characters")
-        fingerprint = idempotency.fingerprint(fields, session, form_of(kind, wire), body)
+        content = idempotency.content(fields, body) if outline is None else outline.digest
+        fingerprint = idempotency.fingerprint(content, session, form_of(kind, wire))
         key = Key(idempotency.scope_of(token, caller), idempotency_key, fingerprint)
     return TurnRequest(session, kind, cast("OnBusy | None", on_busy), body, caller, headers, wire, key)
 
@@ -81,6 +97,11 @@ def _session_id(in_body: object, in_header: str | None) -> str:
     if in_body is not None and session_id(in_body) != given:
         raise invalid("session_id in the body and in the header X-Session-Id differ")
     return given
+
+
+def _member(principal: str) -> str:
+    """The key in `metadata` that this setting names."""
+    return principal.removeprefix("metadata.")
 
 
 def _caller(metadata: dict[str, Any], key: str) -> str:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused
 from agentscope_supervisor.domain.idempotency import Key
-from agentscope_supervisor.domain.request import TurnRequest, session_id
+from agentscope_supervisor.domain.request import MAX_PARSED, TurnRequest, session_id
 from agentscope_supervisor.web.dialects.native import NATIVE
-from agentscope_supervisor.web.parse_invoke import read
+from agentscope_supervisor.web.parse_invoke import outline, read
 
 GOOD: dict[str, Any] = {"session_id": "s", "message": {"content": "hi"}}
 MISSING: Any = object()
@@ -32,8 +32,14 @@ def asked(
     key: str | None = None,
     token: str = "t0k3n",
 ) -> TurnRequest:
+    body = body if isinstance(body, bytes) else json.dumps(body).encode()
+    large = None
+    if len(body) > MAX_PARSED:
+        large = outline(body, principal, digests=key is not None)
+        while not large.step():
+            pass
     return read(
-        body if isinstance(body, bytes) else json.dumps(body).encode(),
+        body,
         NATIVE,
         header_session=header,
         accepts_json=accepts_json,
@@ -41,6 +47,7 @@ def asked(
         principal=principal,
         headers=headers or {},
         idempotency_key=key,
+        outline=large,
     )
 
 
@@ -206,6 +213,46 @@ def test_a_wrong_header_is_named(header: str, message: str) -> None:
 
 def test_a_wrong_session_in_the_body_is_named_beside_a_good_header() -> None:
     assert refusal(changed("session_id", 7), header="s") == "session_id must be a string, not a number"
+
+
+# -- large bodies --------------------------------------------------------------------------------
+
+MUCH = {"more": "x" * MAX_PARSED}
+
+
+def test_a_large_body_is_read_as_a_small_one() -> None:
+    asks = {**GOOD, "stream": False, "on_busy": "latest", "metadata": {"user_id": 7, **MUCH}}
+    body = json.dumps(asks).encode()
+    assert asked(body, principal="metadata.user_id") == TurnRequest(
+        "s", StreamKind.WHOLE, "latest", body, "7", {}, NATIVE
+    )
+    assert asked({**GOOD, **MUCH}, principal="metadata.user_id").principal == ""
+    assert asked({**GOOD, "message": {"content": MUCH["more"]}}).session_id == "s"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"session_id": 7}, "session_id must be a string, not a number"),
+        ({"session_id": "x" * 300}, "session_id must have 1 to 256 characters, not 300"),
+        ({"session_id": "x" * MAX_PARSED}, "session_id has more than 65536 bytes"),
+        ({"stream": "x"}, "stream must be true or false, not a string"),
+        ({"on_busy": []}, "on_busy must be one of queue, reject, interrupt, latest"),
+        ({"metadata": []}, "metadata must be an object, not a list"),
+        ({"message": []}, "message is not an object but a list; it needs at least content"),
+        ({"message": "x" * MAX_PARSED}, "message is not an object but a string; it needs at least content"),
+    ],
+)
+def test_a_wrong_value_in_a_large_body_is_named(change: dict[str, Any], message: str) -> None:
+    assert refusal({**GOOD, **MUCH, **change}) == message
+
+
+def test_a_large_body_is_the_same_request_only_if_its_bytes_are() -> None:
+    body = json.dumps({**GOOD, **MUCH}).encode()
+    prints = [
+        key.fingerprint for key in (asked(each, key="k").key for each in (body, body, body + b" ")) if key
+    ]
+    assert prints[0] == prints[1] != prints[2]
 
 
 # -- whatever comes ------------------------------------------------------------------------------

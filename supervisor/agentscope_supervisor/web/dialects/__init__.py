@@ -12,7 +12,7 @@ from agentscope_supervisor.web import parse_invoke
 from agentscope_supervisor.web.dialects import native
 from agentscope_supervisor.web.dialects.dialect import Dialect
 
-INVOKE: Final = Dialect(native.PATH, native.NATIVE, parse_invoke.read)
+INVOKE: Final = Dialect(native.PATH, native.NATIVE, parse_invoke.read, parse_invoke.outline)
 
 DIALECTS: Final = (INVOKE,)
 

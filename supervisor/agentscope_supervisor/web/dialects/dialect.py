@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Final, Protocol
 
+from agentscope_supervisor.domain.json_outline import Outline
 from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.wire_format import WireFormat
 
@@ -21,16 +22,26 @@ class ReadRequest(Protocol):
         principal: str,
         headers: Mapping[str, str],
         idempotency_key: str | None = None,
+        outline: Outline | None = None,
     ) -> TurnRequest:
         """The arguments are those of `web.parse_invoke.read`."""
 
 
+class ReadOutline(Protocol):
+    """Begins the outline of a large body, for `ReadRequest`."""
+
+    def __call__(self, body: bytes, principal: str, *, digests: bool) -> Outline:
+        """The arguments are those of `web.parse_invoke.outline`."""
+
+
 class Dialect:
-    """`path`: of its route, which takes POST. `read`: finds the session and the options in a body."""
+    """`path`: of its route, which takes POST. `read`: finds the session and the options in a body, or, if the
+    body is large, in its `outline`."""
 
-    __slots__ = ("path", "read", "wire")
+    __slots__ = ("outline", "path", "read", "wire")
 
-    def __init__(self, path: str, wire: WireFormat, read: ReadRequest) -> None:
+    def __init__(self, path: str, wire: WireFormat, read: ReadRequest, outline: ReadOutline) -> None:
         self.path: Final = path
         self.wire: Final = wire
         self.read: Final = read
+        self.outline: Final = outline
