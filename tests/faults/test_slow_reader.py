@@ -11,7 +11,18 @@ from typing import Any, Final
 import psutil
 import pytest
 
-from tests.harness.client import Stream, invoke, session_in, texts
+from agentscope_supervisor.http1.output_limits import MAX_OUTPUT
+from tests.harness.client import (
+    JSON,
+    Connection,
+    Stream,
+    invoke,
+    new_session,
+    request,
+    session_in,
+    texts,
+    turn_body,
+)
 from tests.harness.instance import Instance
 from tests.harness.projects import journal
 from tests.harness.waiting import eventually
@@ -120,6 +131,37 @@ async def test_f57_answer_in_one_json_object_is_bounded(flooded: Instance) -> No
     assert (refused.status, refused.code) == (500, "APP_ERROR")
     assert "stream" in refused.json["error"]["message"], "it says what to do about it"
     assert memory(flooded) - before < 100 * 2**20
+
+
+ANSWER: Final = 15_000_000  # bytes of one that is not streamed
+UNREAD: Final = (
+    2 * MAX_OUTPUT + 100 * 2**20
+)  # bytes: as output, as results of runs, and the allocator's slack
+
+
+@pytest.mark.fault("F57", "F60")
+async def test_f57_f60_whole_answers_that_nobody_reads_are_bounded_together(flooded: Instance) -> None:
+    """Half of them on each way; those without progress for the longest time are cut. Others are served."""
+    before, most, count = memory(flooded), 0, 40
+    body = turn_body(new_session(), [{"big": ANSWER}], stream=False)
+    async with AsyncExitStack() as stack:
+        connections = []
+        for number in range(count):
+            headers = {**JSON, "X-Session-Id": new_session()}
+            if number % 2:
+                headers["Connection"] = "close"  # the plain way
+            connection = Connection(flooded.port, receive_buffer=RECEIVE_BUFFER)
+            connections.append(await stack.enter_async_context(connection))
+            asked = body.replace(b'"session_id"', b'"other"')
+            await connection.send(request("POST", "/invoke", asked, headers))
+            assert (await connection.head()).status == 200
+            most = max(most, memory(flooded) - before)
+        print(f"grew by {most / 2**20:.0f} MB")
+        assert most < UNREAD < count * ANSWER
+        assert await texts(flooded.port, "quick", "hello") == ["hello"]
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):  # the first were cut
+            await connections[0].reader.readexactly(ANSWER)
+        assert len(await connections[-1].reader.readexactly(ANSWER)) == ANSWER
 
 
 async def test_streams_side_by_side_are_served_fairly(flooded: Instance) -> None:

@@ -27,6 +27,7 @@ from agentscope_supervisor.http1.connection_table import Entry
 from agentscope_supervisor.http1.deadline import Deadline
 from agentscope_supervisor.http1.half_close import HalfClose
 from agentscope_supervisor.http1.listener import NO_PLACE, OnLost
+from agentscope_supervisor.http1.output_limits import OutputLimits
 from agentscope_supervisor.http1.request_errors import ERRORS, BrokenRule, answer_to_error, late
 from agentscope_supervisor.http1.responses import SERVER, error_bytes, request_id
 
@@ -85,6 +86,8 @@ class AiohttpConnection(web.RequestHandler):
         "_max_head",
         "_on_lost",
         "_opened_at",
+        "_output",
+        "_wire",
         "_writer",
         "is_reserved",
     )
@@ -105,6 +108,8 @@ class AiohttpConnection(web.RequestHandler):
         self._entry = entry
         entry.owner = self
         self._opened_at = opened_at
+        self._output = server.output
+        self._wire: asyncio.Transport | None = None  # aiohttp drops its reference when it begins to close
         self._max_head = limits.max_head
         self._head_size = 0  # bytes that were received of an incomplete head
         self._ignores_input = False
@@ -118,11 +123,14 @@ class AiohttpConnection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._wire = self.transport
         self._await_head(self._opened_at)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._deadline.close()
         self._half_close = None
+        self._output.unblocked(self)
+        self._wire = None
         if self._exchange is not None:  # before its handler is cancelled: it may be due to write
             self._exchange.lost()
         super().connection_lost(exc)
@@ -219,6 +227,15 @@ class AiohttpConnection(web.RequestHandler):
         """Since when it waits for a request; None: a request is in progress."""
         return self._next_keepalive_close_time - self._keepalive_timeout if self._is_idle() else None
 
+    def unsent(self) -> int:
+        """Bytes that the transport holds."""
+        return self._wire.get_write_buffer_size() if self._wire is not None else 0
+
+    def cut(self) -> None:
+        """The client reads too slowly."""
+        if self._wire is not None:
+            self._wire.abort()
+
     # -- the time limit for heads -------------------------------------------------------------
 
     def _await_head(self, since: float | None = None) -> None:
@@ -296,6 +313,7 @@ class AiohttpConnection(web.RequestHandler):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._output.blocked(self)
         if self._writer is not None:
             self._writer.is_blocked = True
         if self._channel is not None:
@@ -303,6 +321,7 @@ class AiohttpConnection(web.RequestHandler):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._output.unblocked(self)
         if self._writer is not None:
             self._writer.is_blocked = False
         if self._channel is not None and self._exchange is not None:
@@ -329,6 +348,7 @@ class Server(web.Server):
 
     def __init__(self, handler: Handler, limits: HttpLimits) -> None:
         self._limits = limits
+        self.output = OutputLimits()  # of the fast connections too
         self._protocol_options: Mapping[str, Any] = {
             "keepalive_timeout": limits.idle_timeout,
             # Seconds for which the rest of a refused body is read, so that the client receives the response.

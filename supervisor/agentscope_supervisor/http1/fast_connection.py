@@ -182,6 +182,14 @@ class FastConnection(Channel):
         """Since when it waits for a request; None: a request is in progress."""
         return None if self._is_answering else self._idle_since
 
+    def unsent(self) -> int:
+        """Bytes that the transport holds."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def cut(self) -> None:
+        """The client reads too slowly."""
+        self.abort()
+
     # -- requests -------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
@@ -240,6 +248,7 @@ class FastConnection(Channel):
         transport.set_protocol(plain)
         plain.connection_made(transport)
         if self.writing_paused:
+            self._server.plain.output.unblocked(self)
             plain.pause_writing()
         transport.resume_reading()
         plain.data_received(data)
@@ -268,11 +277,13 @@ class FastConnection(Channel):
 
     def pause_writing(self) -> None:
         self.writing_paused = True
+        self._server.plain.output.blocked(self)
         if self._writer is not None:
             self._writer.is_blocked = True
 
     def resume_writing(self) -> None:
         self.writing_paused = False
+        self._server.plain.output.unblocked(self)
         if self._writer is not None:
             self._writer.is_blocked = False
         if self._exchange is not None:
@@ -303,6 +314,8 @@ class FastConnection(Channel):
         self._deadline.close()
         self._half_close = None
         self._server.forget(self)
+        if self.writing_paused:
+            self._server.plain.output.unblocked(self)
         exchange, self._exchange = self._exchange, None
         self._is_answering, self._writer = False, None
         if exchange is not None:
