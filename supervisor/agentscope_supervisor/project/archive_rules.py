@@ -34,7 +34,9 @@ FILES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 
 KEY_WITHIN: Final = 4096  # bytes at the start of a file that are searched for a private key
 # The first member of the worker's session files. Their names may also be those of a project's own files.
-_SESSION: Final = re.compile(rb'\{("save":\d+,)?\s*"format":\s?"agentscope-supervisor session"')
+_SESSION: Final = re.compile(
+    rb'\{("save":\d+,("by":"[0-9a-f]+",)?)?\s*"format":\s?"agentscope-supervisor session"'
+)
 _PRIVATE_KEY: Final = re.compile(rb"^-----BEGIN [A-Z ]*PRIVATE KEY-----", re.MULTILINE)
 
 _CREDENTIAL: Final = re.compile(

@@ -176,8 +176,8 @@ class InvokeRoute:
         )
 
 
-class LateRefusal:
-    """The response to a wrong token, an `http1.channel.Exchange`. It leaves after the delay of `wrong`."""
+class LateRefusal(Exchange):
+    """The response to a wrong token. It leaves after the delay of `wrong`."""
 
     def __init__(
         self, wrong: WrongToken, channel: Channel, headers: dict[str, str], record: RequestRecord

@@ -144,7 +144,7 @@ async def test_a_worker_checks_the_installation_before_it_imports_agentscope(
     with pytest.raises(BootError, match="does not work with"):
         await host.boot(Settings(), tmp_path)
     # asyncio.run in `check` needs a thread without a loop.
-    assert await asyncio.to_thread(check.check, tmp_path, settings.dump(Settings())) == 78
+    assert await asyncio.to_thread(check.check, tmp_path, settings.dump(Settings()), ()) == 78
 
 
 @pytest.mark.parametrize("failure", [ImportError("no name"), AttributeError("gone"), TypeError("changed")])

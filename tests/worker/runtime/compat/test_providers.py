@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import importlib.abc
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -257,12 +258,21 @@ async def test_headers_of_a_slot_are_only_sent_with_its_requests(start: Any, ser
 def test_a_missing_client_library_is_reported_with_its_pip_command(
     provider: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    missing = "google.genai" if provider == "gemini" else "ollama"
+
+    class Missing(importlib.abc.MetaPathFinder):
+        """Raises what the import of a module that is not installed raises."""
+
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            if name == missing:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
     if provider == "gemini":
         google = pytest.importorskip("google")
         monkeypatch.delattr(google, "genai", raising=False)
-    for name in [name for name in sys.modules if name.startswith(("google.genai", "ollama"))]:
+    for name in [name for name in sys.modules if name.startswith(missing)]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "google.genai" if provider == "gemini" else "ollama", None)
     with pytest.raises(BootError) as failure:
         build(provider)
     assert failure.value.permanent

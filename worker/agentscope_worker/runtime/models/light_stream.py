@@ -192,10 +192,21 @@ def _builder(declared: Any, validated: bool, known: dict[tuple[Any, bool], Build
     return known[only, validated]
 
 
-def _members(declared: Any) -> tuple[tuple[Any, ...], bool]:
-    """The types that a value may have, without None, and whether the declared type is a union."""
+def _bare(declared: Any) -> Any:
+    """A declared type without its annotations."""
     while get_origin(declared) is Annotated:
         declared = get_args(declared)[0]
+    return declared
+
+
+def _is_optional(declared: Any) -> bool:
+    """Whether a declared type allows None."""
+    return type(None) in get_args(_bare(declared))
+
+
+def _members(declared: Any) -> tuple[tuple[Any, ...], bool]:
+    """The types that a value may have, without None, and whether the declared type is a union."""
+    declared = _bare(declared)
     if get_origin(declared) not in (Union, types.UnionType):
         return (declared,), False
     return tuple(each for each in get_args(declared) if each is not type(None)), True
@@ -255,8 +266,7 @@ def _model(model: type[BaseModel], validated: bool, known: dict[tuple[Any, bool]
         if field.alias not in (None, name):
             aliases.update((name, str(field.alias)))
             continue
-        _, is_union = _members(field.annotation)
-        if default is None and (is_union or not validated):
+        if default is None and (_is_optional(field.annotation) or not validated):
             nullable.add(name)
         scalar = _scalar(field.annotation)
         if scalar is not None:
