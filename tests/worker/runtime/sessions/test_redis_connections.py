@@ -1,13 +1,12 @@
 """Lost connections and failovers of Redis, with the oldest and the newest release of its client library.
 
-The store runs in a process of its own. `Road` is its way to the server, which tests cut or redirect.
+The store runs in a process of its own. A `Road` is its way to the server.
 """
 
 import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from agentscope_worker.runtime.sessions import redis_connections
 from agentscope_worker.runtime.sessions.redis_store import CLAIM_PREFIX, PREFIX, RedisSessions
 from tests.harness.instance import free_port
 from tests.harness.redis_clients import RELEASES, folder
+from tests.harness.redis_road import Road
 from tests.harness.redis_server import RedisServer
 from tests.harness.waiting import eventually_so
 from tests.worker.session_contract import Keys
@@ -26,59 +26,8 @@ from tests.worker.session_turn import Peer
 from tests.worker.values import Value
 
 WITHIN: Final = 30.0  # seconds
-AN_EXECUTION: Final = b"EXEC\r\n"
 
 StartRedis = Callable[..., RedisServer]
-
-
-class Road:
-    """A proxy in front of the server at `target`, for connections from now on."""
-
-    def __init__(self, target: int) -> None:
-        self.target = target
-        self.at_exec: Callable[[Callable[[], Awaitable[bytes]]], Awaitable[None]] | None = None
-        """Called once instead of sending the next EXEC, with a function that sends it and returns the
-        response. The client receives none: its connection is cut."""
-        self._writers: list[asyncio.StreamWriter] = []
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
-
-    async def close(self) -> None:
-        self._server.close()
-        for each in self._writers:
-            each.close()
-            with suppress(OSError):
-                await each.wait_closed()
-
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_server, to_server = await asyncio.open_connection("127.0.0.1", self.target)
-        self._writers += [writer, to_server]
-        back = asyncio.create_task(self._pass_back(from_server, writer))
-        with suppress(OSError):
-            while data := await reader.read(1 << 16):
-                if AN_EXECUTION in data and self.at_exec is not None:
-                    at_exec, self.at_exec = self.at_exec, None
-                    back.cancel()
-                    await asyncio.wait([back])
-
-                    async def send(data: bytes = data) -> bytes:
-                        to_server.write(data)
-                        return await from_server.read(1 << 16)
-
-                    await at_exec(send)
-                    break
-                to_server.write(data)
-        back.cancel()
-        writer.close()
-        to_server.close()
-
-    async def _pass_back(self, from_server: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await from_server.read(1 << 16):
-                writer.write(data)
-        writer.close()
 
 
 @pytest.fixture
