@@ -13,8 +13,9 @@ class Road:
 
     def __init__(self, target: int) -> None:
         self.target = target
+        self.command = AN_EXECUTION
         self.at_exec: Callable[[Callable[[], Awaitable[bytes]]], Awaitable[None]] | None = None
-        """Called once instead of sending the next EXEC, with a function that sends it and returns the
+        """Called once instead of sending the next `command`, with a function that sends it and returns the
         response. The client receives none: its connection is cut."""
         self._writers: list[asyncio.StreamWriter] = []
 
@@ -35,7 +36,7 @@ class Road:
         back = asyncio.create_task(self._pass_back(from_server, writer))
         with suppress(OSError):
             while data := await reader.read(1 << 16):
-                if AN_EXECUTION in data and self.at_exec is not None:
+                if self.command in data and self.at_exec is not None:
                     at_exec, self.at_exec = self.at_exec, None
                     back.cancel()
                     await asyncio.wait([back])

@@ -90,6 +90,21 @@ async def test_connections_that_were_closed_while_idle_cost_no_turn(worker: Peer
     assert await worker.do("delete") is True
 
 
+async def test_a_load_survives_the_loss_of_its_connection_and_of_the_next_one(
+    worker: Peer, road: Road
+) -> None:
+    """The first is closed while the App blocks its event loop, and the next by a failover."""
+    lost = []
+
+    async def lose(send: Callable[[], Awaitable[bytes]]) -> None:
+        lost.append(await send())
+        road.at_exec = lose if len(lost) < 2 else None
+
+    road.command, road.at_exec = b"GET\r\n", lose
+    assert await worker.do("load") == "first"
+    assert len(lost) == 2
+
+
 async def test_a_turn_survives_a_failover(
     worker: Peer, admin: Any, server: RedisServer, road: Road, own_redis_server: StartRedis
 ) -> None:
@@ -186,7 +201,7 @@ async def test_the_loss_of_all_connections_costs_none_of_many_turns(server: Redi
         (exceptions.BusyLoadingError("Redis is loading the dataset in memory"), 3),
         (exceptions.ResponseError("NOREPLICAS Not enough good replicas to write."), 3),
         (exceptions.ReadOnlyError("You can't write against a read only replica."), 3),
-        (exceptions.ConnectionError("Connection closed by server."), 2),
+        (exceptions.ConnectionError("Connection closed by server."), 3),
         (exceptions.AuthenticationError("invalid password"), 1),
         (exceptions.OutOfMemoryError("command not allowed"), 1),
         (exceptions.ResponseError("ERR NOAUTOSAVE"), 1),
@@ -210,6 +225,21 @@ async def test_an_operation_is_repeated_only_after_errors_that_end(error: Except
         with pytest.raises(OSError, match="the session store"):
             await connections.ask(operation)
     assert made == calls
+    await connections.close()
+
+
+async def test_a_server_that_closes_every_connection_fails_a_turn_at_once() -> None:
+    connections = redis_connections.Connections("redis://127.0.0.1:1")
+    made = 0
+
+    async def operation() -> None:
+        nonlocal made
+        made += 1
+        raise exceptions.ConnectionError("Connection closed by server.")
+
+    with pytest.raises(ConnectionError, match="is not available: Connection closed by server"):
+        await connections.ask(operation)
+    assert made == 1 + redis_connections.RECONNECTS
     await connections.close()
 
 

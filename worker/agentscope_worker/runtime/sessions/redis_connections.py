@@ -1,11 +1,11 @@
 """The connections to a Redis server: how many, which are reused, and which requests are repeated.
 
 An operation is a function that may run again from its start. `Connections.ask` runs it within
-`OPERATION_TIMEOUT` and repeats it in three cases: once after a connection was lost, because a server or a
-firewall closes idle connections; while the server answers that it is a replica, is loading or has no primary,
-because a failover ends that; and after a transaction whose watched keys have changed. After the first two, no
-connection that was open before is used again. The client library repeats nothing: only an operation knows
-what it has sent.
+`OPERATION_TIMEOUT` and repeats it in three cases: after a connection was lost, at most `RECONNECTS` times,
+because a server or a firewall closes idle connections, and a failover closes all; while the server answers
+that it is a replica, is loading or has no primary, because a failover ends that; and after a transaction
+whose watched keys have changed. After the first two, no connection that was open before is used again. The
+client library repeats nothing: only an operation knows what it has sent.
 
 Imports the package redis, so that `redis_store` imports this module only when it is needed. Works with
 redis 5.0.1 and later.
@@ -32,6 +32,7 @@ T = TypeVar("T")
 CONNECT_TIMEOUT = 2.0  # seconds; Redis is on the local network, and a turn waits
 RESPONSE_TIMEOUT = 5.0  # seconds for one command; the largest state takes one or two
 OPERATION_TIMEOUT = 10.0  # seconds for a complete save or load, including retries
+RECONNECTS = 2  # in one operation: its connection was closed while idle, and the next one by a failover
 CONNECTIONS = 32  # at once; a command takes about 1 ms, so more connections would only wait in the server
 
 _MIN_PAUSE = 0.05  # seconds before an operation is repeated on a server that is not ready
@@ -100,7 +101,7 @@ class Connections:
             ) from None
 
     async def _repeat(self, operation: Callable[[], Awaitable[T]], deadline: float) -> T:
-        loop, pause, reconnected = asyncio.get_running_loop(), _MIN_PAUSE, False
+        loop, pause, reconnects = asyncio.get_running_loop(), _MIN_PAUSE, 0
         while True:
             try:
                 return await operation()
@@ -113,9 +114,9 @@ class Connections:
                         raise  # it says why, as a timeout would not
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _MAX_PAUSE)
-                elif is_connection_lost(error) and not reconnected:
+                elif is_connection_lost(error) and reconnects < RECONNECTS:
                     self._pool.drop()
-                    reconnected = True
+                    reconnects += 1
                 else:
                     raise
 
