@@ -96,7 +96,7 @@ faults: $(VENV)/.ready redis  ## inject every fault of the catalogue, including 
 	$(BIN)/python -m tests.fault_table $(SIDE_BY_SIDE) $(ARGS)
 
 MINUTES ?= 5
-soak: $(VENV)/.ready      ## run load on 200 sessions with random faults for MINUTES=5; SEED=n repeats a run
+soak: $(VENV)/.ready redis  ## run load on 200 sessions with random faults for MINUTES=5; SEED=n repeats a run
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 siege: MINUTES = 10

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.harness.redis_server import MISSING
 from tests.soak.run import run
 
 
@@ -21,8 +22,12 @@ def main() -> int:
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(10**6)))
     parser.add_argument("--sessions", type=int, default=200)
     parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--store", choices=("redis", "json"), default="redis", help="of the sessions")
     options = parser.parse_args()
-    print(f"seed {options.seed}: make soak MINUTES={options.minutes:g} SEED={options.seed}", flush=True)
+    if options.store == "redis" and shutil.which("redis-server") is None:
+        parser.error(f"{MISSING}; or use --store json, without the faults of Redis")
+    again = f"make soak MINUTES={options.minutes:g} SEED={options.seed} ARGS='--store {options.store}'"
+    print(f"seed {options.seed}: {again}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     good = run(
         folder,
@@ -30,6 +35,7 @@ def main() -> int:
         seed=options.seed,
         sessions=options.sessions,
         workers=options.workers,
+        store=options.store,
     )
     if good:
         shutil.rmtree(folder)

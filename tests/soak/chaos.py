@@ -1,5 +1,6 @@
-"""What is done to an instance under load: its workers are killed, stopped, blocked, rolled and scaled, and
-its platform lies. One thing after the other, each drawn from the seed; `calm` undoes what can be undone.
+"""What is done to an instance under load: its workers are killed, stopped, blocked, rolled and scaled, its
+platform lies, its Redis drops connections and fails over, and its MCP servers refuse calls. One thing after
+the other, each drawn from the seed; `calm` undoes what can be undone.
 """
 
 import asyncio
@@ -16,11 +17,14 @@ from tests.harness.client import stop, turn_body
 from tests.harness.instance import Instance, Worker
 from tests.harness.platform_process import PlatformProcess
 from tests.soak.load import Tally, ask
+from tests.soak.services import REFUSALS, TRANSPORTS, Sessions, Tools
 
 PAUSE: Final = (0.5, 4.0)  # seconds between two blows
 STOPPED: Final = (0.2, 12.0)  # seconds of a SIGSTOP; some are longer than supervisor.unresponsive_timeout
 BLOCKED: Final = (0.2, 12.0)  # the same of a blocked loop
 LIED: Final = (1.0, 6.0)  # seconds of each lie
+REFUSED: Final = (0.5, 5.0)  # seconds in which an MCP server refuses calls
+READ_ONLY: Final = (0.0, 4.0)  # seconds of a failover; a store waits for 10 s in all
 SLOTS: Final = (1, 5)  # fewest and most
 
 
@@ -28,12 +32,21 @@ class Chaos:
     """Hits `instance` while `goes_on`. `done`: how often what was done."""
 
     def __init__(
-        self, instance: Instance, platform: PlatformProcess, slots: int, seed: str, tally: Tally
+        self,
+        instance: Instance,
+        platform: PlatformProcess,
+        sessions: Sessions | None,
+        tools: Tools,
+        seed: str,
+        tally: Tally,
     ) -> None:
+        """`sessions`: None if the instance keeps them in files."""
         self._instance: Final = instance
         self._platform: Final = platform
-        self._slots = slots
-        self._home: Final = slots
+        self._sessions: Final = sessions
+        self._tools: Final = tools
+        self._slots = instance.workers_asked
+        self._home: Final = instance.workers_asked
         self._random: Final = random.Random(f"{seed} chaos")
         self._tally: Final = tally
         self._turns = 0
@@ -51,6 +64,8 @@ class Chaos:
             (self.scale, 3),
             (self.lie, 3),
             (self.kill_zygote, 1),
+            (self.refuse, 3),
+            *(((self.kill_connections, 2), (self.fail_over, 2)) if self._sessions is not None else ()),
         )
         while goes_on():
             ((blow, _),) = self._random.choices(blows, weights=[weight for _, weight in blows])
@@ -117,6 +132,18 @@ class Chaos:
     async def kill_zygote(self) -> None:
         for zygote in await asyncio.to_thread(self._instance.zygotes):
             _signal(zygote.pid, signal.SIGKILL)
+
+    async def refuse(self) -> None:
+        transport, status = self._random.choice(TRANSPORTS), self._random.choice(REFUSALS)
+        self._later(self._tools.refuse(transport, status, self._random.uniform(*REFUSED)))
+
+    async def kill_connections(self) -> None:
+        assert self._sessions is not None
+        await self._sessions.kill_connections()
+
+    async def fail_over(self) -> None:
+        assert self._sessions is not None
+        await self._sessions.fail_over(self._random.uniform(*READ_ONLY))
 
     # -- aside --------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 Every check is one line with its number; `broken` says whether it holds.
 """
 
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -45,10 +46,21 @@ def held(instance: Instance) -> Held:
     return Held(supervisor.memory_info().rss / 2**20, supervisor.num_fds(), len(supervisor.children()))
 
 
-def of_turns(tally: Tally) -> Check:
-    return Check(
-        "turns without exactly one terminal event", len(tally.broken), detail="; ".join(tally.broken[:5])
-    )
+def of_turns(tally: Tally) -> list[Check]:
+    kinds = {
+        "turns without exactly one terminal event": tally.broken,
+        "turns that ended INTERRUPTED although nobody asked": tally.uninvited,
+        "turns that the App or its store failed": tally.failed,
+        "wrong children, and failed tool calls that no server refused": tally.wrong,
+    }
+    return [Check(name, len(turns), detail="; ".join(turns[:5])) for name, turns in kinds.items()]
+
+
+def of_deaths(log: str) -> Check:
+    """A worker that gets the signal of its child exits with 0 or with that signal. Nothing else sends one."""
+    died = [line for line in log.splitlines() if "worker died" in line]
+    unasked = [line for line in died if re.search(r"status=\"?(SIGTERM|SIGINT|exit 0)\b", line)]
+    return Check("workers that ended with a child", len(unasked), detail="; ".join(unasked[:5]))
 
 
 def of_journals(sessions: Iterable[Session]) -> list[Check]:

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.soak import checks
 from tests.soak.chaos import Chaos
 from tests.soak.checks import Check
 from tests.soak.load import Client, Session, Tally, last_count
+from tests.soak.services import Sessions, Tools
 
 SAMPLE_EVERY: Final = 2.0  # seconds between two looks at the supervisor's memory
 RESTS_WITHIN: Final = 240.0  # seconds; the breaker of a slot may rest for a minute or two
@@ -30,14 +32,14 @@ SECTIONS: Final[dict[str, projects.Section]] = {
 
 
 async def soak(
-    instance: Instance, platform: PlatformProcess, sessions: int, seconds: float, seed: str
+    instance: Instance, chaos_of: Callable[[Tally], Chaos], sessions: int, seconds: float, seed: str
 ) -> bool:
     """Run it on an instance that is ready; prints what came of it. Returns whether all holds."""
     tally, slots = Tally(), instance.workers_asked
     folder = instance.project / "journals"
     folder.mkdir()
     known = [Session(f"soak-{number}", folder / f"{number}.jsonl") for number in range(sessions)]
-    chaos = Chaos(instance, platform, slots, seed, tally)
+    chaos = chaos_of(tally)
     before, samples, began = checks.held(instance), [], time.monotonic()
 
     def goes_on() -> bool:
@@ -58,12 +60,14 @@ async def soak(
     last = await last_counts(instance.port, known)
     await eventually(lambda: rests(instance, slots), RESTS_WITHIN, "the instance is at rest")
     minutes = checks.by_minute(samples)
+    log = await asyncio.to_thread(lambda: instance.log)
     found = [
-        checks.of_turns(tally),
+        *checks.of_turns(tally),
+        checks.of_deaths(log),
         *checks.of_journals(known),
         *checks.of_counts(last),
         *checks.of_supervisor(before, checks.held(instance), minutes),
-        Check("events of the supervisor that failed", instance.log.count("event failed")),
+        Check("events of the supervisor that failed", log.count("event failed")),
     ]
     report(tally, chaos, found, minutes)
     return not any(check.broken for check in found)
@@ -91,6 +95,7 @@ def report(tally: Tally, chaos: Chaos, found: list[Check], minutes: list[float])
     for outcome, times in tally.outcomes.most_common():
         print(f"  {times:7d}  {outcome}")
     print(f"  {tally.outcomes.total():7d}  in all; the slowest took {tally.slowest:.1f} s")
+    print(f"  {tally.refused:7d}  that went well had a tool call that an MCP server refused")
     print("done to the instance")
     print("  " + ", ".join(f"{name} {times}" for name, times in sorted(chaos.done.items())))
     print("memory of the supervisor by minute, MB: " + " ".join(f"{each:.1f}" for each in minutes))
@@ -100,11 +105,37 @@ def report(tally: Tally, chaos: Chaos, found: list[Check], minutes: list[float])
             print(f"        {check.detail}")
 
 
-def run(folder: Path, *, seconds: float, seed: str, sessions: int, workers: int) -> bool:
-    """A soak of an instance of its own, with a platform of its own. Returns whether all holds."""
-    with PlatformProcess().start() as platform:
+def run(folder: Path, *, seconds: float, seed: str, sessions: int, workers: int, store: str) -> bool:
+    """A soak of an instance of its own, with servers of its own. Returns whether all holds.
+
+    `store`: "redis", or "json" for files.
+    """
+    return asyncio.run(_run(folder, seconds, seed, sessions, workers, store))
+
+
+async def _run(folder: Path, seconds: float, seed: str, sessions: int, workers: int, store: str) -> bool:
+    async with contextlib.AsyncExitStack() as stack:
+        platform = stack.enter_context(PlatformProcess().start())
+        tools = Tools()
+        stack.callback(tools.close)
         section = {"endpoint": platform.endpoint, "instance_id": "soak", "heartbeat_interval": 1}
-        project = projects.scripted(folder / "project", platform=section, **SECTIONS)
-        with Instance(project, folder, workers=workers, platform=True) as instance:
-            instance.start()
-            return asyncio.run(soak(instance, platform, sessions, seconds, seed))
+        sections = {**SECTIONS, "platform": section, "mcp_servers": tools.start()}
+        kept = None
+        if store == "redis":
+            kept = Sessions(folder / "redis")
+            stack.push_async_callback(kept.close)
+            sections["session"] = {"backend": store, "redis_url": await kept.start()}
+        project = projects.scripted(folder / "project", **sections)
+        # The road to Redis is in this process: a thread waits for the instance.
+        instance = Instance(project, folder, workers=workers, platform=True)
+        stack.push(instance.__exit__)
+        await asyncio.to_thread(instance.start)
+        good = await soak(
+            instance,
+            lambda tally: Chaos(instance, platform, kept, tools, seed, tally),
+            sessions,
+            seconds,
+            seed,
+        )
+        await asyncio.to_thread(instance.stop)
+        return good

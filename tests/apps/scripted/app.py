@@ -11,6 +11,7 @@ project folder, if these are there. Runs unchanged on AgentScope 1.x and 2.x.
 import asyncio
 import ctypes
 import json
+import multiprocessing
 import os
 import re
 import resource
@@ -83,6 +84,48 @@ def note(path: str, **what: Any) -> None:
     line = json.dumps({**what, "at": time.monotonic(), "pid": os.getpid()})
     with open(path, "a", encoding="utf-8") as file:
         file.write(line + "\n")
+
+
+def terminated() -> str:
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=[600])
+    child.start()
+    child.terminate()
+    child.join()
+    return str(child.exitcode)
+
+
+def pooled() -> str:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return str(pool.map_async(abs, [1, -2]).get(30))
+
+
+def forked() -> str:
+    """A child that lives for a second, and so keeps what it has inherited during the saves of others."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(1)
+        os._exit(0)
+    return str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+FORKS = {"terminate": terminated, "pool": pooled, "fork": forked}
+
+
+async def returned(name: str, arguments: dict[str, Any]) -> str:
+    """The text that a tool returns to the model."""
+    try:
+        from agentscope.message import ToolUseBlock
+    except ImportError:  # AgentScope 2.x
+        from agentscope.message import ToolCallBlock
+        from agentscope.state import AgentState
+
+        block = ToolCallBlock(id="1", name=name, input=json.dumps(arguments))
+        answers = runtime.tools.call_tool(block, AgentState())
+    else:
+        block = ToolUseBlock(type="tool_use", id="1", name=name, input=arguments)
+        answers = await runtime.tools.call_tool_function(block)
+    *_, answer = [each async for each in answers]
+    return Msg(name="tool", content=list(answer.content), role="assistant").get_text_content() or ""
 
 
 def is_due(step: Step) -> bool:
@@ -185,6 +228,10 @@ async def perform(step: Step, msg: Msg, ctx: SessionContext) -> AsyncIterator[Ms
         case {"write_bytes": size}:  # to standard output, one line that is no text
             sys.stdout.flush()
             os.write(1, b"\xff\x00\x1b" * (size // 3) + b"\n")
+        case {"fork": how}:  # a child that executes no program; says how it ended
+            yield message(await asyncio.to_thread(FORKS[how]))
+        case {"tool": name}:  # arguments; says what `runtime.tools` returns
+            yield message(await returned(name, step["arguments"]))
         case {"exit": status}:  # only_first
             if is_due(step):
                 os._exit(status)
