@@ -33,7 +33,7 @@ from tests.harness.waiting import wait_until
 
 TOKEN: Final = "a-token-for-the-siege"
 CLIENTS: Final = 4  # that hold the token; one conversation each
-MAX_RSS_MB: Final = 300  # of the supervisor, at any time
+MAX_RSS_MB: Final = 200  # of the supervisor, at any time
 MAX_LOG_LINES: Final = 60  # a minute
 ANSWER_WITHIN: Final = 60.0  # seconds for one turn of a client
 SETTINGS: Final = {"auth_token": TOKEN, "max_connections": 400, "header_timeout": 5}

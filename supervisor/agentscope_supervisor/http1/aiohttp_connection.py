@@ -177,14 +177,17 @@ class AiohttpConnection(web.RequestHandler):
         for at in range(-count, 0):
             arrived: Any = self._messages[at]
             message, self._body = arrived
-            if not isinstance(message, _ErrInfo):
-                if size > self._max_head and strictness.size(message) > self._max_head:
-                    self._messages[at] = self._too_long(), EMPTY_PAYLOAD
-                    continue
-                problem = strictness.violation(message)
-                if problem is not None:
-                    error = BrokenRule(problem)
-                    self._messages[at] = _ErrInfo(HTTPStatus.BAD_REQUEST, error, problem), EMPTY_PAYLOAD
+            if isinstance(message, _ErrInfo):
+                # The connection ends with this response. Further bytes would be further errors, and the
+                # traceback of each holds the bytes that were read.
+                self._ignores_input = True
+                if message.exc is not None:
+                    message.exc.__traceback__ = None
+            elif size > self._max_head and strictness.size(message) > self._max_head:
+                self._messages[at] = self._too_long(), EMPTY_PAYLOAD
+            elif (problem := strictness.violation(message)) is not None:
+                error = BrokenRule(problem)
+                self._messages[at] = _ErrInfo(HTTPStatus.BAD_REQUEST, error, problem), EMPTY_PAYLOAD
 
     def _is_idle(self) -> bool:
         """Whether every complete request has its response."""
