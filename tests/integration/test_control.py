@@ -175,17 +175,17 @@ async def test_deaths_shows_the_cause_of_each_exit(start_instance: Callable[...,
 async def test_text_that_cannot_be_encoded_in_utf_8_is_escaped(
     start_instance: Callable[..., Instance],
 ) -> None:
-    """An error that quotes a file name, and a line that an app printed in the format of the worker's log."""
+    """An error that quotes a file name, and a line that an app printed with the mark of log records."""
     instance = start_instance(workers=1, supervisor=QUICK)
-    forged = "\x1e" + json.dumps({"level": "info", "message": "forged \ud800"})
-    assert (await invoke(instance.port, new_session(), [{"print": forged}, {"exit": 3}])).status == 502
+    script = [{"print": "\x1eforged \ud800"}, {"exit": 3}]
+    assert (await invoke(instance.port, new_session(), script)).status == 502
     instance.wait_generation(0, 2)
     hooks(instance.project, startup=[{"raise": "no such file: \udcff"}])
     ended = await run(instance, "reload", "--wait")
     assert (ended.returncode, "no such file: \\udcff" in ended.stderr) == (1, True)
     assert "no such file: \\udcff" in (await ask(instance, "status"))["rollout"]["failure"]
     exited, failed = await ask(instance, "deaths")
-    assert exited["output"][-1] == "forged \\ud800"
+    assert exited["output"][-1] == "\\x1eforged \\ud800"
     assert "no such file: \\udcff" in failed["detail"]
 
 

@@ -5,7 +5,6 @@ is a daemon made. Nothing here runs while the instance serves: see `daemon`.
 """
 
 import asyncio
-import contextlib
 import errno
 import gc
 import logging
@@ -27,7 +26,14 @@ from agentscope_supervisor import __version__
 from agentscope_supervisor.domain.printable import printable
 from agentscope_supervisor.processes import interpreter, worker_user
 from agentscope_supervisor.project.config import Project, ProjectError
-from agentscope_supervisor.system import instance_dir, kernel, log_setup, signals, socket_activation
+from agentscope_supervisor.system import (
+    instance_dir,
+    kernel,
+    log_setup,
+    signals,
+    socket_activation,
+    standard_streams,
+)
 from agentscope_supervisor.web.origins import is_local
 from agentscope_supervisor.workers.fleet import EX_CONFIG, EX_TEMPFAIL
 
@@ -136,8 +142,7 @@ def settings_of(project: Project) -> Settings:
 def fail(status: int, message: str) -> NoReturn:
     """Print a message to stderr, if possible, and exit with this status."""
     log_setup.drain()
-    with contextlib.suppress(OSError):  # a full disk: the status matters more
-        click.echo(printable(f"agentscope-supervisor: {message}"), err=True)
+    standard_streams.print_error(printable(f"agentscope-supervisor: {message}"))
     sys.exit(status)
 
 
@@ -221,8 +226,7 @@ def _serve(
         status, failure = runner.run(run())
     log_setup.drain()
     if status and failure:
-        with contextlib.suppress(OSError):
-            click.echo(f"\nagentscope-supervisor: the app cannot start\n\n{failure}", err=True)
+        standard_streams.print_error(f"\nagentscope-supervisor: the app cannot start\n\n{failure}")
     return status
 
 

@@ -100,9 +100,12 @@ def make_directory(directory: Path) -> None:
     if directory.is_relative_to(temporary):
         temporary.mkdir(mode=0o700, exist_ok=True)
     _check(directory)
-    directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    _take(directory.parent, {uid, 0})
-    directory.mkdir(mode=0o700, exist_ok=True)
+    try:
+        directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _take(directory.parent, {uid, 0})
+        directory.mkdir(mode=0o700, exist_ok=True)
+    except FileExistsError as error:  # a file is where the directory should be
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename) from None
     _take(directory, {uid})
 
 

@@ -1,4 +1,4 @@
-"""Standard streams that the caller has closed, as with `2>&-` in a shell.
+"""Standard streams that the caller has closed, as with `2>&-` in a shell, or that take no more text.
 
 The kernel gives the number of a closed stream to the next file that is opened. Log lines for stderr would go
 into a socket or the database then, and Python sets `sys.stderr` to None, with which faulthandler does not
@@ -21,3 +21,15 @@ def restore() -> None:
             opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, so it is this one
             os.set_inheritable(opened, True)
             setattr(sys, name, os.fdopen(opened, mode, encoding="utf-8"))
+
+
+def print_error(message: str) -> None:
+    """Print a line to stderr, if that is possible.
+
+    If not, because a disk is full for example, nothing more is printed: the exit of Python would try again,
+    and replace the exit status by 120.
+    """
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # open until the exit
