@@ -201,6 +201,7 @@ METHOD = """
         ("async def on_startup(self):", "yield", "contains yield"),
         ("def on_shutdown(self):", "return None", "is not async"),
         ("async def on_session_idle(self):", "pass", "cannot be called with (ctx)"),
+        ("async def on_session_stale(self):", "pass", "cannot be called with (ctx)"),
     ],
 )
 def test_a_method_that_a_worker_cannot_call_is_reported(

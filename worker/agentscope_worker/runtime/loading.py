@@ -28,6 +28,7 @@ _METHODS = {
     "on_startup": ((), "async def on_startup(self)"),
     "on_shutdown": ((), "async def on_shutdown(self)"),
     "on_session_idle": (("ctx",), "async def on_session_idle(self, ctx)"),
+    "on_session_stale": (("ctx",), "async def on_session_stale(self, ctx)"),
 }
 
 
