@@ -54,6 +54,20 @@ def test_what_a_library_leaves_for_the_end_of_the_process_is_done(tmp_path: Path
     assert left == {"exported": "batch", "log": "kept in memory\n", "unclosed": "in the buffer"}
 
 
+@pytest.mark.parametrize(
+    "stream", ["sys.stdout.close()", "sys.stdout = sys.stderr = None", "sys.stdout = object()"]
+)
+def test_an_app_that_has_closed_or_replaced_its_output_ends_as_others_do(tmp_path: Path, stream: str) -> None:
+    code = f"""
+        import sys
+        unclosed = open("unclosed", "w")
+        unclosed.write("in the buffer")
+        {stream}
+    """
+    assert ended(tmp_path, code, status=7)[:2] == (7, "")
+    assert (tmp_path / "unclosed").read_text() == "in the buffer"
+
+
 def test_a_function_of_atexit_that_hangs_does_not_keep_the_process(tmp_path: Path) -> None:
     status, said, took = ended(
         tmp_path,

@@ -53,8 +53,11 @@ def leave(status: int, within: float = EXIT_TIMEOUT) -> NoReturn:
     bound = threading.Timer(within, _give_up, [status, within])
     bound.daemon = True
     bound.start()
-    atexit._run_exitfuncs()
-    _flush_files()
+    try:
+        atexit._run_exitfuncs()
+        _flush_files()
+    except Exception:  # such as one of an object that the App has put in the place of stdout
+        log.exception("not everything was written at the end of the process")
     _exit(status)
 
 
@@ -82,8 +85,9 @@ def _joined(children: Iterable[BaseProcess]) -> list[BaseProcess]:
 
 def _flush_files() -> None:
     """Write the buffers of open files, as Python does when it destroys the objects."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # the App has closed or replaced it
+            stream.flush()
     # The search reads every object, and so copies the memory that a forked worker shares with its zygote.
     if _has_files_to_write():
         gc.unfreeze()
