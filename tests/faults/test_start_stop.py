@@ -209,7 +209,15 @@ async def test_f30_second_sigterm_ends_at_once(start_instance: Callable[..., Ins
 
 
 @pytest.mark.timed
-@pytest.mark.parametrize("steps", [[{"sleep": 600}], [{"block": 600}], [{"raise": "cannot close"}]])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [{"sleep": 600}],
+        [{"block": 600}],
+        [{"raise": "cannot close"}],
+        [{"raise": "cannot close", "kind": "TimeoutError"}],
+    ],
+)
 @pytest.mark.fault("F24", "F25")
 def test_f24_f25_on_shutdown_that_hangs_or_raises(
     start_instance: Callable[..., Instance], make_project: Callable[..., Path], steps: list[dict[str, object]]

@@ -130,16 +130,17 @@ async def _work(sock: socket.socket, page: LifePage, record_pipe: log_output.Rec
     status = 0 if asked or orphaned else -signal.SIGTERM
     if status:
         log.warning("SIGTERM ends this worker, and the supervisor has not sent it: open turns are lost")
+    # A supervisor that has asked limits the shutdown itself.
+    bound = asyncio.timeout(None if asked and not orphaned else UNASKED_TIMEOUT)
     try:
-        # A supervisor that has asked limits the shutdown itself.
-        async with asyncio.timeout(None if asked and not orphaned else UNASKED_TIMEOUT):
+        async with bound:
             await server.stop(asked=asked)
             await runtime.shutdown()
-    except TimeoutError:
-        log.error("turns or on_shutdown did not end within %g s", UNASKED_TIMEOUT)
-        return status or EX_LOST, process_exit.EXIT_TIMEOUT
     except Exception:
-        log.exception("on_shutdown raised")
+        if bound.expired():
+            log.error("turns or on_shutdown did not end within %g s", UNASKED_TIMEOUT)
+            return status or EX_LOST, process_exit.EXIT_TIMEOUT
+        log.exception("on_shutdown raised")  # also a TimeoutError of its own
     worker.link.flush()
     left = EXIT_SHARE * settings.supervisor.stop_timeout - (loop.time() - stopped_at)
     return status, min(max(left, 0.1), process_exit.EXIT_TIMEOUT)
