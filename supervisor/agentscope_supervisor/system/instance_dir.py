@@ -216,8 +216,11 @@ class Instance:
 
     @property
     def writes(self) -> Path:
-        """The file in which workers record the files that they open for writing, for `--reload`."""
-        return self.directory / "writes"
+        """The file in which workers record the files that they open for writing, for `--reload`.
+
+        Absolute, because workers have another working directory.
+        """
+        return self.directory.absolute() / "writes"
 
     @property
     def _file(self) -> Path:
