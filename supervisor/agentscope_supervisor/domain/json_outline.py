@@ -33,7 +33,7 @@ _TOKEN: Final = re.compile(
     rb"[ \t\n\r]*+"
     rb"(?:([\[{])|([\]}])|([,:])"
     rb'|("[^"\\\x00-\x1f]*+"?+)'
-    rb"|(-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+|true|false|null))"
+    rb"|(-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?|true|false|null))"
 )
 _OPEN: Final = 1  # numbers of the groups
 _CLOSE: Final = 2
@@ -41,8 +41,9 @@ _MARK: Final = 3
 _TEXT: Final = 4
 _REST_OF_TEXT: Final = re.compile(
     rb'[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u(?:[0-9a-cefA-CEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}'
-    rb'|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))[^"\\\x00-\x1f]*+)*+'
+    rb'|[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))[^"\\\x00-\x1f]*+)*'
 )
+# No group has a possessive quantifier: Python before 3.11.5 matches too much with one (gh-106052).
 
 _QUOTE: Final = ord('"')
 _COMMA: Final = ord(",")

@@ -112,7 +112,17 @@ def test_a_body_with_one_change_is_refused_when_orjson_refuses_it(
         ),
         *(
             b'"%b"' % each
-            for each in (rb"\x", rb"\u12", rb"\u00e9", rb"\/\b\f\n\r\t\\", b"\x01", b"\x7f", b"\t", b"\n")
+            for each in (
+                rb"\x",
+                rb"\u12",
+                rb"\u{001f",
+                rb"\u00e9",
+                rb"\/\b\f\n\r\t\\",
+                b"\x01",
+                b"\x7f",
+                b"\t",
+                b"\n",
+            )
         ),
         *(
             b'"\xff"',

@@ -411,7 +411,7 @@ async def test_an_unwritable_place_is_told_once_and_nobody_waits(
         (told,) = errors(caplog)
         assert told.startswith("runs and idempotency keys are kept in memory only: ")
         assert str(tmp_path / "state") in told
-        assert made.failure == "File exists"
+        assert made.failure == "Not a directory"
 
 
 async def test_it_comes_back_when_the_disk_does(
