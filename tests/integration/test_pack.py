@@ -99,17 +99,21 @@ async def test_an_instance_runs_from_an_archive_and_the_next_one_finds_its_sessi
     assert f"archive extracted archive={archive} folder={folder}" in second.log
 
 
-def test_the_instance_is_named_after_the_packed_project(
+def test_the_instance_is_named_after_the_packed_project_and_finds_it_below_a_relative_state_directory(
     make_project: Callable[..., Path], tmp_path: Path
 ) -> None:
     archive = packed(make_project("shop")).rename(tmp_path / "upload-4711")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ended = run(
             *(COMMAND, "start", archive, "--port", str(taken.getsockname()[1])),
-            *("--runtime-dir", tmp_path / "run", "--state-dir", tmp_path / "state"),
+            *("--runtime-dir", tmp_path / "run", "--state-dir", "state"),
+            cwd=tmp_path,
         )
     assert (ended.returncode, "cannot listen" in ended.stderr) == (TEMPORARY, True), ended.stderr
-    assert (tmp_path / "state" / "agentscope-supervisor" / "shop" / "app" / "app.py").exists()
+    folder = tmp_path / "state" / "agentscope-supervisor" / "shop" / "app"
+    assert (folder / "app.py").exists()
+    # Workers have another working directory, so that a relative path would name nothing there.
+    assert f"archive extracted archive={archive} folder={folder}\n" in ended.stdout + ended.stderr
 
 
 def test_a_modified_archive_does_not_start(make_project: Callable[..., Path], tmp_path: Path) -> None:

@@ -156,7 +156,8 @@ def _installed(project: Project, name: str | None, state_dir: Path | None) -> tu
     archive = project.folder
     try:
         instance = name or archive_read.manifest_of(archive).name
-        root = instance_dir.state_dir(state_dir, os.environ, os.getuid()) / instance_dir.PROGRAM
+        # Absolute: workers have another working directory.
+        root = instance_dir.state_dir(state_dir, os.environ, os.getuid()).absolute() / instance_dir.PROGRAM
         folder = archive_read.install(archive, root / instance_dir.name_of(instance, archive))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
