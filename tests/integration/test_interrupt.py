@@ -168,6 +168,8 @@ async def test_a_session_goes_on_after_its_turn_ended_in_the_arguments_of_a_call
             stream.leave()
         more = {"on_busy": "interrupt"} if way == "interrupt" else {}
         events = await streamed(instance.port, session, "and then?", metadata=metadata, **more)
-    assert "".join(event.text for event in events).startswith("Echo: and")
+    answer = [event.text for event in events if event.text]
+    # The App of the guide on 1.x passes on what the agent has said so far; on 2.x, what is new.
+    assert (answer[-1] if MAJOR == 1 else "".join(answer)).startswith("Echo: and")
     assert server.cut_off == cut_off + 1
     assert [event.text for event in await streamed(instance.port, session, "fine", metadata=metadata)]
