@@ -160,3 +160,12 @@ def test_each_page_is_in_the_navigation() -> None:
 
 def _name(page: Path) -> str:
     return f"{page.relative_to(ROOT / 'docs')}\n"
+
+
+# -- threat model --------------------------------------------------------------------------------
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "security.md").read_text("utf-8")))
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
