@@ -8,6 +8,8 @@ the operator's commands and the platform act on the instance. It decides nothing
 Where to read next: `turns.service` for turns, `workers.controller` for workers, `web.app` for HTTP.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import os
@@ -17,14 +19,13 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_protocol.config.settings import Settings
 from agentscope_protocol.wire.page import WRITES_FILE
 from agentscope_supervisor.control.handlers import Handlers
 from agentscope_supervisor.control.server import ControlServer
-from agentscope_supervisor.heartbeat.loop import Heartbeat, VitalSigns
 from agentscope_supervisor.processes.reaper import Reaper
 from agentscope_supervisor.project.config import Project
 from agentscope_supervisor.project.watch_filter import WatchFilter
@@ -43,7 +44,6 @@ from agentscope_supervisor.turns.session_table import SessionTable
 from agentscope_supervisor.web.app import FrontDoor
 from agentscope_supervisor.web.console import Console
 from agentscope_supervisor.web.dialects import FORMATS
-from agentscope_supervisor.web.tracing import Tracing
 from agentscope_supervisor.workers.condition import Condition
 from agentscope_supervisor.workers.controller import Controller, worker_count
 from agentscope_supervisor.workers.exit_reasons import Cause
@@ -51,6 +51,9 @@ from agentscope_supervisor.workers.hang_watch import HangWatch
 from agentscope_supervisor.workers.lifecycle import ProcessState
 from agentscope_supervisor.workers.memory_watch import MemoryWatch
 from agentscope_supervisor.workers.revisions import ReloadRefused, Rolling, Unchanged
+
+if TYPE_CHECKING:
+    from agentscope_supervisor.heartbeat.loop import Heartbeat, VitalSigns
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +138,8 @@ class Daemon:
         async with AsyncExitStack() as parts:  # parts end in the reverse order of their start
             tracing = None
             if settings.tracing is not None:
+                from agentscope_supervisor.web.tracing import Tracing  # only for instances with traces
+
                 tracing = Tracing(settings.tracing.endpoint, self._project.folder.name)
                 parts.push_async_callback(tracing.close)
             self._store.start()
@@ -202,6 +207,8 @@ class Daemon:
     def _start_heartbeat(self, parts: AsyncExitStack) -> None:
         platform = self._settings.platform
         if platform is not None:
+            from agentscope_supervisor.heartbeat.loop import Heartbeat  # only with a platform
+
             leaves = self._settings.supervisor.on_platform_restart == "exit"
             self._heartbeat = Heartbeat(platform, self, self._memory, self._post, leaves=leaves)
             self._condition.platform_failures = self._heartbeat.failures
@@ -212,6 +219,8 @@ class Daemon:
     # -- Actions and Host: the interfaces for the operator and the platform ---------------------
 
     def vital_signs(self) -> VitalSigns:
+        from agentscope_supervisor.heartbeat.loop import VitalSigns
+
         status = self._condition.status()
         return VitalSigns(_PLATFORM_STATUS.get(status, status), self._condition.figures())
 

@@ -17,12 +17,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from aiohttp import web
-
 from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_supervisor.control.handlers import Handlers, Query
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid
 from agentscope_supervisor.domain.request import json_object
+from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.aiohttp_connection import plain_request
 from agentscope_supervisor.http1.request_errors import answer_to_error
 from agentscope_supervisor.http1.responses import error_response, json_response

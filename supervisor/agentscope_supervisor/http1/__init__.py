@@ -2,3 +2,7 @@
 
 Knows no routes. Read `listener` first.
 """
+
+from agentscope_supervisor.http1 import lazy_aiohttp
+
+lazy_aiohttp.install()

@@ -9,9 +9,9 @@ Where to read next: `channel` has the interface, `aiohttp_connection` the connec
 import asyncio
 from typing import Final, cast
 
-from aiohttp import web
 from aiohttp.http import HttpVersion11
 
+from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.aiohttp_connection import AiohttpConnection, SentResponse
 from agentscope_supervisor.http1.channel import Channel, Exchange
 from agentscope_supervisor.http1.chunked_writer import ChunkedWriter

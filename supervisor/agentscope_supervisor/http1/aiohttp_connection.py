@@ -15,11 +15,11 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
 
-from aiohttp import web
 from aiohttp.http import HttpVersion11, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
+from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1 import strictness
 from agentscope_supervisor.http1.channel import CONTINUE, Channel, Exchange
 from agentscope_supervisor.http1.chunked_writer import ChunkedWriter

@@ -9,12 +9,12 @@ Where to read next: `domain.request` parses small bodies, `domain.json_outline` 
 import asyncio
 from typing import Final
 
-from aiohttp import web
 from aiohttp.streams import StreamReader
 
 from agentscope_protocol.config.settings import ServerSettings
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid, refusal
 from agentscope_supervisor.domain.json_outline import Outline
+from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.aiohttp_connection import is_let_in
 from agentscope_supervisor.http1.strictness import PLAIN_TYPES
 

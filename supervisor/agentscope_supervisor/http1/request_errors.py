@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
-from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
+from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.responses import error_response
 
 log = logging.getLogger(__name__)

@@ -13,12 +13,12 @@ from http import HTTPStatus
 from typing import Final, TypeAlias
 
 import orjson
-from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 
 from agentscope_protocol.wire.random_ids import new_id
 from agentscope_supervisor.domain.errors import RETRY_LATER, ErrorCode, Failure, error_object
 from agentscope_supervisor.domain.run import Run
+from agentscope_supervisor.http1 import aiohttp_web as web
 
 _OK: Final = 200  # read once: see `agentscope_protocol.wire.values`
 SERVER: Final = "agentscope-supervisor"

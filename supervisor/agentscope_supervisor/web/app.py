@@ -7,6 +7,8 @@ Where to read next: `invoke` for turns, `health`, `runs`, `sessions` and `consol
 `auth` for tokens, `http1.aiohttp_connection` for what comes before a request.
 """
 
+from __future__ import annotations
+
 import asyncio
 import os
 import re
@@ -14,14 +16,13 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Final
 
 from agentscope_protocol.config.settings import ServerSettings
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid
 from agentscope_supervisor.domain.request import json_object, session_id
 from agentscope_supervisor.http1 import aiohttp_connection, request_errors
+from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.aiohttp_connection import is_reserved, let_in
 from agentscope_supervisor.http1.body import BodyReader
 from agentscope_supervisor.http1.fast_connection import FastServer
@@ -42,8 +43,10 @@ from agentscope_supervisor.web.respond import OpenResponses
 from agentscope_supervisor.web.runs import RunRoutes
 from agentscope_supervisor.web.sessions import SessionRoutes, session_of
 from agentscope_supervisor.web.tickets import Tickets
-from agentscope_supervisor.web.tracing import Tracing
 from agentscope_supervisor.workers.condition import Condition
+
+if TYPE_CHECKING:  # `daemon` imports it for instances with traces
+    from agentscope_supervisor.web.tracing import Tracing
 
 CLOSES_WITHIN: Final = 5.0  # seconds that responses may take to leave when the instance ends
 

@@ -15,11 +15,11 @@ from importlib import resources
 from typing import Any, Final, Protocol
 
 import orjson
-from aiohttp import web
 
 from agentscope_protocol.config.settings import ServerSettings
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid
 from agentscope_supervisor.domain.request import json_object
+from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.body import BodyReader
 from agentscope_supervisor.http1.responses import Headers, json_response
 from agentscope_supervisor.system.log_buffer import LogBuffer

@@ -3,10 +3,9 @@ worker."""
 
 from typing import Final
 
-from aiohttp import web
-
 from agentscope_supervisor import __version__
 from agentscope_supervisor.domain.errors import Refused
+from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.responses import json_response
 from agentscope_supervisor.workers.condition import Condition
 

@@ -5,10 +5,10 @@ Neither decides whether a turn may begin: `parse_invoke` reads the body, `turns.
 the turn.
 """
 
-import asyncio
-from typing import Final
+from __future__ import annotations
 
-from aiohttp import web
+import asyncio
+from typing import TYPE_CHECKING, Final
 
 from agentscope_protocol.wire.frames import REQUEST_ID
 from agentscope_protocol.wire.random_ids import new_id
@@ -16,6 +16,7 @@ from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, inv
 from agentscope_supervisor.domain.json_outline import Outline
 from agentscope_supervisor.domain.request import MAX_PARSED, TurnRequest
 from agentscope_supervisor.domain.run import Run
+from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1 import request_errors
 from agentscope_supervisor.http1.aiohttp_channel import AiohttpChannel
 from agentscope_supervisor.http1.body import BodyReader
@@ -30,10 +31,12 @@ from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.web.auth import Auth, WrongToken
 from agentscope_supervisor.web.dialects import INVOKE
 from agentscope_supervisor.web.dialects.dialect import Dialect
-from agentscope_supervisor.web.request_record import RequestRecord
+from agentscope_supervisor.web.request_record import CLIENT_LEFT, RequestRecord
 from agentscope_supervisor.web.respond import OpenResponses, Response
 from agentscope_supervisor.web.runs import RunRoutes, event_id
-from agentscope_supervisor.web.tracing import CLIENT_LEFT, Tracing
+
+if TYPE_CHECKING:  # `daemon` imports it for instances with traces
+    from agentscope_supervisor.web.tracing import Tracing
 
 
 class InvokeRoute:

@@ -1,12 +1,19 @@
 """The record of one request in metrics and traces, however its response leaves."""
 
-from typing import Final
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
 
 from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.http1.responses import Headers
 from agentscope_supervisor.telemetry.metrics import Metrics
-from agentscope_supervisor.web.tracing import CLIENT_LEFT, RequestTrace, Tracing
+
+if TYPE_CHECKING:  # `daemon` imports it for instances with traces
+    from agentscope_supervisor.web.tracing import RequestTrace, Tracing
+
+CLIENT_LEFT: Final = 499
+"""The status that is recorded when the client left before the response, as in nginx's log."""
 
 
 class RequestRecord:

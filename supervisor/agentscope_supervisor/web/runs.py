@@ -10,13 +10,13 @@ import re
 from typing import Final
 
 import orjson
-from aiohttp import web
 
 from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, error_object, invalid
 from agentscope_supervisor.domain.idempotency import MISMATCH
 from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.run import Run
+from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.aiohttp_channel import AiohttpChannel
 from agentscope_supervisor.http1.responses import gone_response, json_response
 from agentscope_supervisor.runs.client_stream import ClientStream

@@ -13,7 +13,6 @@ from typing import Final
 from urllib.parse import unquote
 
 import orjson
-from aiohttp import web
 
 from agentscope_protocol.wire.frames import StreamKind
 from agentscope_protocol.wire.random_ids import new_id
@@ -22,6 +21,7 @@ from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.request import session_id as valid_session_id
 from agentscope_supervisor.domain.run import EndWatch, Run
 from agentscope_supervisor.domain.wire_format import NO_EVENTS
+from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.responses import json_response
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.turns.service import TurnService

@@ -29,6 +29,7 @@ from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.web import otlp
 from agentscope_supervisor.web.otlp import Context, Kind, Span
+from agentscope_supervisor.web.request_record import CLIENT_LEFT
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +39,6 @@ SEND_EVERY: Final = 1.0  # seconds between two export requests
 SEND_WITHIN: Final = 5.0  # seconds for one export request
 CLOSE_WITHIN: Final = 1.0  # seconds for the last spans, when the supervisor ends
 COMPLAIN_EVERY: Final = 60.0  # seconds between two log lines about an endpoint that fails
-
-CLIENT_LEFT: Final = 499
-"""The status that is recorded when the client left before the response, as in nginx's log."""
 
 
 class RequestTrace:
