@@ -95,6 +95,23 @@ def test_a_process_that_a_signal_ends_exits_with_that_signal(tmp_path: Path) -> 
     assert ended(tmp_path, hanging, status=-signal.SIGTERM, within=0.2)[0] == -signal.SIGTERM
 
 
+def test_a_forked_child_that_leaves_with_sys_exit_leaves_the_children_of_the_worker_alone(
+    tmp_path: Path,
+) -> None:
+    code = """
+        import sys
+        helper = fork.Process(target=time.sleep, args=[600], daemon=True)
+        helper.start()
+        child = os.fork()
+        if child == 0:
+            sys.exit(3)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        open("seen", "w").write(f"{status} {helper.is_alive()}")
+    """
+    assert ended(tmp_path, code)[:2] == (0, "")
+    assert (tmp_path / "seen").read_text() == "3 True"
+
+
 @pytest.mark.parametrize(
     "work, written",
     [

@@ -41,6 +41,7 @@ def prepare() -> None:
     and before the function of multiprocessing, which joins them without a bound.
     """
     atexit.register(_end_children)
+    os.register_at_fork(after_in_child=_disown_children)
 
 
 def leave(status: int, within: float = EXIT_TIMEOUT) -> NoReturn:
@@ -59,6 +60,15 @@ def leave(status: int, within: float = EXIT_TIMEOUT) -> NoReturn:
     except Exception:  # such as one of an object that the App has put in the place of stdout
         log.exception("not everything was written at the end of the process")
     _exit(status)
+
+
+def _disown_children() -> None:
+    """Forget the children of the worker, in a child of `os.fork`.
+
+    If it leaves with `sys.exit`, it runs the functions of `atexit`. These, and also Python itself, would
+    terminate the worker's daemonic children, and would fail to join them.
+    """
+    vars(multiprocessing.process)["_children"].clear()
 
 
 def _end_children() -> None:
