@@ -236,7 +236,7 @@ class Controller:
 
     def memory_limited(self) -> dict[int, int]:
         """Return number and pid of the processes to measure; none if memory is not limited."""
-        if self.recycling.max_memory_mb is None:
+        if self.recycling.memory is None:
             return {}
         ready = [each for each in self.pool if each.state is lifecycle.ProcessState.READY]
         return {each.number: each.child.pid for each in ready if each.child is not None}
@@ -249,9 +249,10 @@ class Controller:
 
     def _limit_memory(self, slots: int) -> None:
         limit = sizing.memory_limit(self.settings.supervisor, slots, control_group.memory_limit())
-        if limit != self.recycling.max_memory_mb and limit != self.settings.supervisor.max_memory_mb:
-            log.info("memory of workers is limited", extra={"mb": round(limit or 0), "slots": slots})
-        self.recycling.max_memory_mb = limit
+        is_derived = limit is not None and limit.megabytes != self.settings.supervisor.max_memory_mb
+        if limit is not None and is_derived and limit != self.recycling.memory:
+            log.info("memory of workers is limited", extra={"mb": round(limit.megabytes), "slots": slots})
+        self.recycling.memory = limit
 
     # -- carrying out -------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ class Cause(StrEnum):
     """Why a process exited. The values are part of the JSON output and must never change."""
 
     ASKED = "asked"  # replaced, its slot was removed, or the instance stopped
-    MEMORY_LIMIT = "memory_limit"  # above supervisor.max_memory_mb
+    MEMORY_LIMIT = "memory_limit"  # above supervisor.max_memory_mb, or above the limit that `sizing` derives
     TURN_LIMIT = "turn_limit"  # after supervisor.max_turns
     EXIT_CODE = "exit_code"  # it exited by itself
     SIGNAL = "signal"  # a crash in C code, or a signal from outside

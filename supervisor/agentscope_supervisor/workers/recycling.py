@@ -1,6 +1,6 @@
 """Decides when a healthy process is recycled, that is, replaced by a new one. Pure.
 
-A process is recycled after `supervisor.max_turns` turns, above `supervisor.max_memory_mb`, or at its own
+A process is recycled after `supervisor.max_turns` turns, above the memory limit of `sizing`, or at its own
 request, when it is out of memory or descriptors or its App has outdated sessions in memory. `fleet` replaces
 it as in a rollout, without interrupting a turn. If the replacement fails, the old process stays, and the
 replacement is requested again later.
@@ -11,6 +11,14 @@ from typing import Final
 
 JITTER: Final = 0.1  # share of max_turns, so that processes that started together are not recycled together
 REQUEST_AGAIN_AFTER: Final = 60.0  # seconds between two requests for one process; the first may have failed
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLimit:
+    """The memory above which a process is recycled. `description` is the end of "more than ..."."""
+
+    megabytes: float
+    description: str
 
 
 @dataclass(slots=True)
@@ -24,11 +32,11 @@ class _Usage:
 class Recycling:
     """The usage of all processes. The methods return the reason to replace a process now, or None.
 
-    `max_turns` and `max_memory_mb` may be None for no limit, and may change at any time.
+    `max_turns` and `memory` may be None for no limit, and may change at any time.
     """
 
     max_turns: int | None
-    max_memory_mb: float | None
+    memory: MemoryLimit | None
     _processes: dict[int, _Usage] = field(default_factory=dict)
 
     def started(self, process: int, chance: float) -> None:
@@ -49,10 +57,9 @@ class Recycling:
 
     def measured(self, process: int, megabytes: float, now: float) -> str | None:
         """Record the memory of a process (PSS). Does nothing if the process has exited meanwhile."""
-        if self.max_memory_mb is None or megabytes <= self.max_memory_mb or process not in self._processes:
+        if self.memory is None or megabytes <= self.memory.megabytes or process not in self._processes:
             return None
-        limit = f"supervisor.max_memory_mb: {self.max_memory_mb:g}"
-        return self._request(process, f"it uses {megabytes:.0f} MB, more than {limit}", now)
+        return self._request(process, f"it uses {megabytes:.0f} MB, more than {self.memory.description}", now)
 
     def requested(self, process: int, reason: str, now: float) -> str | None:
         """Record that a process has requested its own replacement."""

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_protocol.config.settings import SupervisorSettings
+from agentscope_supervisor.workers.recycling import MemoryLimit
 
 WORKERS_SHARE: Final = 0.8
 """Share of the memory limit for all workers. The rest is for the supervisor, which has 0.05 to 0.16 GB, and
@@ -34,15 +35,21 @@ def worker_count(workers: int | Literal["auto"], cpus: int, cpu_limit: float | N
     return max(1, min(usable, MAX_WORKERS))
 
 
-def memory_limit(settings: SupervisorSettings, slots: int, memory_mb: float | None) -> float | None:
-    """Return the memory in MB above which a worker is replaced; None for no limit.
+def memory_limit(settings: SupervisorSettings, slots: int, memory_mb: float | None) -> MemoryLimit | None:
+    """Return the memory above which a worker is replaced; None for no limit.
 
     `memory_mb` is the memory limit of the instance.
     """
+    chosen = settings.max_memory_mb
+    if chosen is not None:
+        return MemoryLimit(chosen, f"supervisor.max_memory_mb: {chosen}")
     if "max_memory_mb" in settings.model_fields_set or memory_mb is None:
-        return settings.max_memory_mb
+        return None
     share = memory_mb * WORKERS_SHARE / slots
-    return share if share >= SMALLEST_LIMIT_MB else None
+    if share < SMALLEST_LIMIT_MB:
+        return None
+    source = f"{WORKERS_SHARE:.0%} of the control group's {memory_mb:.0f} MB, divided by the slots ({slots})"
+    return MemoryLimit(share, f"{share:.0f} MB: {source}")
 
 
 def zygote_fits(slots: int, memory_mb: float | None) -> bool:

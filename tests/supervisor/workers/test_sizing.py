@@ -7,6 +7,7 @@ import pytest
 from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_protocol.config.settings import SupervisorSettings
 from agentscope_supervisor.workers import sizing
+from agentscope_supervisor.workers.recycling import MemoryLimit
 
 
 @pytest.mark.parametrize(
@@ -31,15 +32,25 @@ def test_auto_is_one_worker_per_cpu_of_the_quota(
     "chosen, slots, memory_mb, expected",
     [
         ({}, 2, None, None),
-        ({}, 2, 1024.0, 409.6),
-        ({}, 1, 512.0, 409.6),
+        (
+            {},
+            2,
+            1024.0,
+            MemoryLimit(409.6, "410 MB: 80% of the control group's 1024 MB, divided by the slots (2)"),
+        ),
+        (
+            {},
+            1,
+            512.0,
+            MemoryLimit(409.6, "410 MB: 80% of the control group's 512 MB, divided by the slots (1)"),
+        ),
         ({}, 4, 512.0, None),  # 102 MB is hardly more than a worker without an App has
-        ({"max_memory_mb": 300}, 2, 1024.0, 300),
+        ({"max_memory_mb": 300}, 2, 1024.0, MemoryLimit(300, "supervisor.max_memory_mb: 300")),
         ({"max_memory_mb": None}, 2, 1024.0, None),
     ],
 )
-def test_the_memory_limit_of_a_worker_is_its_share_unless_the_file_sets_one(
-    chosen: dict[str, Any], slots: int, memory_mb: float | None, expected: float | None
+def test_the_memory_limit_of_a_worker_says_whether_it_is_a_share_or_set_in_the_file(
+    chosen: dict[str, Any], slots: int, memory_mb: float | None, expected: MemoryLimit | None
 ) -> None:
     settings = SupervisorSettings.model_validate(chosen)
     assert sizing.memory_limit(settings, slots, memory_mb) == expected
