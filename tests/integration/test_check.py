@@ -65,6 +65,21 @@ def test_check_imports_the_app_under_the_conditions_of_a_worker(
     assert in_check == in_worker
 
 
+def test_check_and_pack_write_nothing_into_the_project(tmp_path: Path) -> None:
+    project = written(tmp_path / "project", "from own import App\n")
+    (project / "own.py").write_text(
+        "from agentscope.runtime import AgentApp\n"
+        "class App(AgentApp):\n"
+        "    async def __call__(self, msg, ctx):\n"
+        "        yield msg\n"
+    )
+    before = set(project.rglob("*"))
+    for command in (["check", project], ["pack", project, "-o", tmp_path / "own.tar.gz"]):
+        ended = run(COMMAND, *command)
+        assert ended.returncode == 0, ended.stderr
+        assert set(project.rglob("*")) == before
+
+
 def test_check_reports_files_that_have_the_name_of_another_module(tmp_path: Path) -> None:
     app = """
         import calendar

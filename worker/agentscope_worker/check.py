@@ -2,7 +2,8 @@
 
 Compares requirements.txt with the installed packages, and loads app.py as a worker does: with the command,
 the environment, the event loop and the modules of a worker. It must not start anything: `on_startup` is not
-called and no model is contacted. It reports all problems, not only the first.
+called and no model is contacted. It must not write to the project either: `check` may run as root, and the
+workers as another user. It reports all problems, not only the first.
 
 Read next: `host`.
 """
@@ -32,6 +33,7 @@ def check(project: Path, snapshot: bytes, parts: Collection[str]) -> int:
 
     `parts`: features the settings use, as for `zygote.preload`.
     """
+    sys.dont_write_bytecode = True
     problems = list(requirement_problems(project / "requirements.txt"))
     missing: list[str] = []
     with contextlib.suppress(zygote.CannotFork):  # the start reports the reason

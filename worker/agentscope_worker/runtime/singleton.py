@@ -119,9 +119,9 @@ class Runtime:
     ) -> None:
         """Start a project whose configuration is already loaded; releases everything after a failure.
 
-        Without `hooks`, no MCP server is connected and `on_startup` is not called: this checks whether the
-        project can start. `worker`: the name of this process in traces, "<slot>.<generation>". `member`: see
-        `sessions.claims.Claims`.
+        Without `hooks`, no MCP server is connected, the session store is not opened and `on_startup` is not
+        called: this checks whether the project can start. `worker`: the name of this process in traces,
+        "<slot>.<generation>". `member`: see `sessions.claims.Claims`.
         Raises: RuntimeError if already initialized; BootError.
         """
         if self._starting or self._initialized:
@@ -153,7 +153,8 @@ class Runtime:
             with tracing.untraced():  # for the connections; a tool call belongs to the trace of its turn
                 await self._mcp.open()
         self._session = _session_store(settings.session, project, compat.MAJOR, member)
-        await self._session.open()
+        if hooks:
+            await self._session.open()
         self._app = load_app(project)
         try:
             if hooks:
