@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -72,6 +73,32 @@ def test_a_record_over_the_limit_keeps_its_level() -> None:
     ]
     assert {(line.level, line.about["logger"]) for line in lines if line is not None} == {("error", "app")}
     assert "".join(line.message for line in lines if line is not None) == "x" * MAX_BYTES
+
+
+TWO_LOGGERS = """
+import logging, sys, threading
+from agentscope_worker import log_output
+ours = log_output.set_up(int(sys.argv[1]))
+theirs = logging.getLogger(log_output.AGENTSCOPE)
+theirs.addHandler(logging.StreamHandler(sys.stderr))
+theirs.propagate = False
+log_output.adopt_agentscope(ours)
+threads = [threading.Thread(target=lambda logger=logger: [logger.warning("x" * 9000) for _ in range(50)])
+           for logger in (theirs, logging.getLogger("app"))]
+for each in threads: each.start()
+for each in threads: each.join()
+"""
+
+
+def test_long_records_of_two_loggers_do_not_mix_in_a_full_pipe() -> None:
+    read_end, write_end = os.pipe()
+    with subprocess.Popen([sys.executable, "-c", TWO_LOGGERS, str(write_end)], pass_fds=[write_end]):
+        os.close(write_end)
+        with os.fdopen(read_end, "r", encoding="utf-8") as reader:
+            lines = [read(line) for line in reader]
+    found = [(line.about["logger"], len(line.message)) for line in lines if line is not None]
+    assert sorted(found) == [("app", 9000)] * 50 + [("as", 9000)] * 50
+    assert len(lines) == len(found)
 
 
 def test_a_record_is_written_completely_and_at_once() -> None:

@@ -72,8 +72,8 @@ class RecordPipe:
         """Nothing to do: `write` has written everything."""
 
 
-def set_up(descriptor: int | None = None) -> RecordPipe:
-    """Log to the pipe `descriptor`, which the supervisor reads. Call once, at the start.
+def set_up(descriptor: int | None = None) -> logging.Handler:
+    """Log to the pipe `descriptor`, which the supervisor reads; return the handler. Call once, at the start.
 
     Programs that the App starts do not inherit the pipe. None: log to stderr, which supervisors of older
     releases read.
@@ -90,15 +90,20 @@ def set_up(descriptor: int | None = None) -> RecordPipe:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    return pipe
+    return handler
 
 
-def adopt_agentscope(pipe: RecordPipe) -> None:
-    """Make AgentScope's own logger, which does not propagate, log there too. Call after its import."""
-    for handler in logging.getLogger(AGENTSCOPE).handlers:
+def adopt_agentscope(ours: logging.Handler) -> None:
+    """Make AgentScope's own logger, which does not propagate, log there too. Call after its import.
+
+    It gets the same handler: a pipe takes a record over 4 KiB in parts, between which a second handler, with
+    a lock of its own, could write.
+    """
+    logger = logging.getLogger(AGENTSCOPE)
+    for handler in list(logger.handlers):
         if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stderr:
-            handler.setStream(pipe)
-            handler.setFormatter(LineFormatter())
+            logger.removeHandler(handler)
+            logger.addHandler(ours)
 
 
 def _level(number: int) -> str:

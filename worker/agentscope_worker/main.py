@@ -64,19 +64,19 @@ def main() -> None:
     watchdog.enable_stack_dumps()
     watchdog.ignore_interrupts()
     process_exit.prepare()
-    record_pipe = log_output.set_up(*records)
+    records_to = log_output.set_up(*records)
     import uvloop
 
     memory = watchdog.map_page(page)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     forked_children.keep_apart(runner.get_loop(), link, memory)
-    status, within = runner.run(_work(socket.socket(fileno=link), LifePage(memory), record_pipe))
+    status, within = runner.run(_work(socket.socket(fileno=link), LifePage(memory), records_to))
     # The runner is not closed: that would wait for the executor's threads. Neither they nor threads of
     # libraries (exporters, pools) may delay the exit of a process that has finished its work.
     process_exit.leave(status, within)
 
 
-async def _work(sock: socket.socket, page: LifePage, record_pipe: log_output.RecordPipe) -> tuple[int, float]:
+async def _work(sock: socket.socket, page: LifePage, records_to: logging.Handler) -> tuple[int, float]:
     """Run the worker until it is stopped; returns its exit status, and the seconds in which it must exit."""
     # Imported here because heavy imports must come after `die_with_supervisor`.
     from agentscope_protocol.config import settings as settings_module
@@ -108,7 +108,7 @@ async def _work(sock: socket.socket, page: LifePage, record_pipe: log_output.Rec
     except host.BootError as error:
         worker.notice("failed", json.dumps({"message": error.message[:MAX_FAILURE_TEXT]}))
         return EX_CONFIG if error.permanent else 1, process_exit.EXIT_TIMEOUT
-    log_output.adopt_agentscope(record_pipe)
+    log_output.adopt_agentscope(records_to)
     sessions = Sessions(runtime.app, runtime.session, worker.request_replacement)
     runtime.session.on_stale = sessions.is_stale
     server = Server(runtime.app, worker.link, watchdog.LifeSigns(page), sessions)
