@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_protocol.config.settings import Settings
-from agentscope_protocol.wire.page import WRITES_FILE
+from agentscope_protocol.wire.page import WRITES
 from agentscope_supervisor.control.handlers import Handlers
 from agentscope_supervisor.control.server import ControlServer
 from agentscope_supervisor.processes.reaper import Reaper
@@ -32,7 +32,7 @@ from agentscope_supervisor.project.watch_filter import WatchFilter
 from agentscope_supervisor.project.watcher import Watcher
 from agentscope_supervisor.runs.recorder import Recorder, limits
 from agentscope_supervisor.runs.store import Store
-from agentscope_supervisor.system import signals
+from agentscope_supervisor.system import kernel, signals
 from agentscope_supervisor.system.event_queue import EventQueue
 from agentscope_supervisor.system.instance_dir import Address
 from agentscope_supervisor.system.log_buffer import LogBuffer
@@ -197,7 +197,10 @@ class Daemon:
             self._hang_watch = HangWatch(settings.supervisor.unresponsive_timeout, self._pool, self._post)
             parts.callback(self._hang_watch.stop)
             if self._project.watched:
-                writes = Path(os.environ[WRITES_FILE])
+                writes = kernel.shared_record()
+                parts.callback(os.close, writes)
+                os.environ[WRITES] = str(writes)  # for the workers: see `processes.spawn`
+                parts.callback(os.environ.pop, WRITES)
                 self._watcher = Watcher(self._project.folder, self._watch_filter(), writes, self._edited)
                 self._watcher.start()
                 parts.push_async_callback(self._watcher.close)

@@ -21,6 +21,7 @@ from tests.harness.client import invoke, texts
 from tests.harness.events import text_of
 from tests.harness.instance import Instance
 from tests.harness.projects import configure, journal, scripted
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.getuid() != 0, reason="only root can start processes as another user"
@@ -172,10 +173,20 @@ async def test_an_app_of_the_same_user_gets_no_secret_and_cannot_inspect_the_sup
 async def test_an_app_of_another_user_reaches_nothing_of_the_supervisor(folder: Path, preload: bool) -> None:
     project = project_of(folder, user=UID, preload=preload)
     notes = folder / "notes"
+    project.chmod(0o777)
     # The zygote is started with the capabilities of the drop-in for systemd only.
     under = passable(folder, *(AS_A_SERVICE if preload else ()))
-    with Instance(project, folder, workers=1, under=under, variables=SECRETS, platform=True) as instance:
+    with Instance(
+        project,
+        folder,
+        workers=1,
+        arguments=["--reload"],
+        under=under,
+        variables=SECRETS,
+        platform=True,
+    ) as instance:
         instance.start()
+        await eventually(lambda: "watching the project" in instance.log, 60, "the watch has started")
         found = await spied(instance, folder)
         assert found["environment"] == {}
         assert {name: found[name] for name in NOTHING} == NOTHING
@@ -183,6 +194,12 @@ async def test_an_app_of_another_user_reaches_nothing_of_the_supervisor(folder: 
         assert found["stdout"] == "opened"
         assert found["ids"] == [[UID] * 3, [UID] * 3, []]
         assert found["home"] == "/"
+        # `--reload` knows the files that the App writes.
+        written = await invoke(instance.port, "me", [{"note": str(project / "own.yaml")}], headers=TOKEN)
+        assert written.status == 200, written.body
+        ignored = "changes of a file that the app writes are ignored"
+        await eventually(lambda: "files=own.yaml" in instance.log or ignored in instance.log, 60, "noticed")
+        assert ignored in instance.log
         # Its sessions are its own, and the supervisor still rules it: it is replaced, and stopped in order.
         assert await texts(instance.port, "me", [{"count": 1}], headers=TOKEN) == ["1"]
         assert {path.stat().st_uid for path in (project / "sessions").rglob("*")} == {UID}

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,12 +15,13 @@ READ, WRITE, BOTH = os.O_RDONLY | os.O_CLOEXEC, os.O_WRONLY | os.O_CREAT, os.O_R
 
 
 @pytest.fixture
-def watch(tmp_path: Path) -> WriteWatch:
-    return WriteWatch(tmp_path / "project", str(tmp_path / "record"))
+def watch(tmp_path: Path) -> Iterator[WriteWatch]:
+    with (tmp_path / "record").open("ab") as record:
+        yield WriteWatch(tmp_path / "project", record.fileno())
 
 
 def recorded(tmp_path: Path) -> list[str]:
-    content = (tmp_path / "record").read_text() if (tmp_path / "record").exists() else ""
+    content = (tmp_path / "record").read_text()
     return [each.removeprefix(f"{tmp_path}/project/") for each in content.split("\0")[:-1]]
 
 
@@ -53,5 +55,8 @@ def test_code_that_the_worker_has_loaded_is_not_recorded(
 
 
 def test_a_record_that_cannot_be_written_fails_no_call_of_the_app(tmp_path: Path) -> None:
-    watch = WriteWatch(tmp_path / "project", str(tmp_path / "missing" / "record"))
+    read_end, write_end = os.pipe()
+    os.close(write_end)
+    watch = WriteWatch(tmp_path / "project", read_end)
     watch("open", (str(tmp_path / "project" / "a.py"), "w", WRITE))
+    os.close(read_end)

@@ -24,7 +24,7 @@ from typing import Final
 from agentscope_protocol.wire.connection import Event, Responder
 from agentscope_protocol.wire.frames import Hello
 from agentscope_protocol.wire.link import Link
-from agentscope_protocol.wire.page import NAME_BLOCKS, WRITES_FILE, LifePage
+from agentscope_protocol.wire.page import NAME_BLOCKS, WRITES, LifePage
 from agentscope_worker import forked_children, log_output, process_exit, watchdog
 
 log = logging.getLogger(__name__)
@@ -93,10 +93,11 @@ async def _work(sock: socket.socket, page: LifePage, records_to: logging.Handler
     assert isinstance(snapshot, bytes)
     assert isinstance(project, (str, bytes))
     settings, folder = settings_module.restore(snapshot), Path(os.fsdecode(project))
-    if record := os.environ.get(WRITES_FILE):
+    if record := os.environ.pop(WRITES, None):
         from agentscope_worker.write_watch import WriteWatch
 
-        sys.addaudithook(WriteWatch(folder, record))
+        os.set_inheritable(int(record), False)
+        sys.addaudithook(WriteWatch(folder, int(record)))
     try:
         worker_label = "{slot!s}.{generation!s}".format_map(hello.items)
         runtime = await host.boot(

@@ -17,9 +17,9 @@ _WRITES: Final = os.O_WRONLY | os.O_RDWR
 
 
 class WriteWatch:
-    """The audit hook of a project. `record`: the file to which paths are appended."""
+    """The audit hook of a project. `record`: the descriptor to which it appends paths, in one write each."""
 
-    def __init__(self, project: Path, record: str) -> None:
+    def __init__(self, project: Path, record: int) -> None:
         self._folder: Final = f"{project}/"
         self._record: Final = record
         self._seen: Final[set[str]] = set()
@@ -44,11 +44,7 @@ class WriteWatch:
         if _is_loaded(path):  # an agent that edits its own code
             return
         self._seen.add(path)
-        descriptor = os.open(self._record, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, os.fsencode(path) + b"\0")
-        finally:
-            os.close(descriptor)
+        os.write(self._record, os.fsencode(path) + b"\0")
 
 
 def _is_loaded(path: str) -> bool:

@@ -23,9 +23,9 @@ TICK_EVERY: Final = 0.25  # seconds between two ticks of the event loop and of t
 NAME_BLOCKS: Final = "AGENTSCOPE_SUPERVISOR_NAME_BLOCKS"
 """Environment variable for workers. If set, a worker logs what blocks its event loop for 0.1 s or more."""
 
-WRITES_FILE: Final = "AGENTSCOPE_SUPERVISOR_WRITES_FILE"
-"""Environment variable for workers: a file to which a worker appends the path of each file of the project
-before it opens it for writing, each followed by a zero byte."""
+WRITES: Final = "AGENTSCOPE_SUPERVISOR_WRITES"
+"""Environment variable for workers: an inherited descriptor, to which a worker appends the path of each file
+of the project before it opens it for writing, each followed by a zero byte."""
 
 # Native byte order: both processes run on one machine, where aligned stores are atomic.
 _U64: Final = struct.Struct("=Q")

@@ -21,7 +21,7 @@ import click
 from agentscope_protocol.config import settings as settings_module
 from agentscope_protocol.config import supervisor_secrets
 from agentscope_protocol.config.settings import Settings, SettingsError
-from agentscope_protocol.wire.page import NAME_BLOCKS, WRITES_FILE
+from agentscope_protocol.wire.page import NAME_BLOCKS
 from agentscope_supervisor import __version__
 from agentscope_supervisor.domain.printable import printable
 from agentscope_supervisor.processes import interpreter, worker_user
@@ -80,8 +80,6 @@ def start(project: Project, name: str | None, runtime_dir: Path | None, state_di
         fail(EX_TEMPFAIL, str(error))
     except socket_activation.ActivationError as error:
         fail(EX_CONFIG, str(error))
-    if project.watched:
-        os.environ[WRITES_FILE] = str(claim.writes)
     log.info("listening", extra={"url": address.url, "instance": instance, "pid": os.getpid()})
     state = instance_dir.state_dir(state_dir, os.environ, os.getuid()) / instance_dir.PROGRAM / instance
     status = _serve(

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from agentscope_protocol.wire.page import PAGE_SIZE, LifePage
+from agentscope_protocol.wire.page import PAGE_SIZE, WRITES, LifePage
 from agentscope_supervisor.processes.output_pipe import OnLine, ProcessOutput
 from agentscope_supervisor.processes.reaper import MARK
 from agentscope_supervisor.processes.worker_user import WorkerUser
@@ -168,7 +168,8 @@ def execute(
     """Start a process in the project folder, with its output to the descriptor `output`.
 
     Its environment is `environment()` with `variables`. The secrets of the supervisor are not in it: see
-    `project.config`. `umask` -1: that of the supervisor. `user`: None is this user.
+    `project.config`. A descriptor that it names (`WRITES`) is inherited too.
+    `umask` -1: that of the supervisor. `user`: None is this user.
 
     Raises: OSError.
     """
@@ -179,7 +180,7 @@ def execute(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
-        pass_fds=inherited,
+        pass_fds=(*inherited, *map(int, filter(None, [os.environ.get(WRITES)]))),
         start_new_session=True,
         umask=umask,
         **(user.options if user is not None else {}),

@@ -1,7 +1,7 @@
 """Watches the files of a project for `--reload`, and reports changes once per burst.
 
 Changes come from the system (inotify, FSEvents) through watchfiles, in a thread; `watch_filter` decides which
-of them matter. Workers append the files that they open for writing to a file, before they do so. If the
+of them matter. Workers append the files that they open for writing to a record, before they do so. If the
 project cannot be watched, it is served without the watch.
 """
 
@@ -30,11 +30,11 @@ Changed = Callable[[str], None]
 class Watcher:
     """Watches a folder from `start` to `close`.
 
-    `filter` may be replaced at any time. `writes`: the file that workers append to. `changed`: called on the
-    event loop with a list of files as text.
+    `filter` may be replaced at any time. `writes`: the descriptor of the record that workers append to.
+    `changed`: called on the event loop with a list of files as text.
     """
 
-    def __init__(self, folder: Path, watch_filter: WatchFilter, writes: Path, changed: Changed) -> None:
+    def __init__(self, folder: Path, watch_filter: WatchFilter, writes: int, changed: Changed) -> None:
         self.filter = watch_filter
         self._folder: Final = folder
         self._writes: Final = writes
@@ -88,9 +88,7 @@ class Watcher:
             )
 
 
-def _written(writes: Path) -> frozenset[Path]:
+def _written(writes: int) -> frozenset[Path]:
     """Return the files that workers have opened for writing since the start of the instance."""
-    try:
-        return frozenset(Path(os.fsdecode(each)) for each in writes.read_bytes().split(b"\0")[:-1])
-    except FileNotFoundError:  # they have written nothing yet
-        return frozenset()
+    record = os.pread(writes, os.fstat(writes).st_size, 0)
+    return frozenset(Path(os.fsdecode(each)) for each in record.split(b"\0")[:-1])

@@ -192,7 +192,6 @@ class Instance:
             )
         self._file.unlink(missing_ok=True)
         (self.directory / CONTROL).unlink(missing_ok=True)
-        self.writes.unlink(missing_ok=True)
 
     def control_socket(self) -> socket.socket:
         """Return a listening socket for the operator's commands; only this user can connect to it.
@@ -215,14 +214,6 @@ class Instance:
         return sock
 
     @property
-    def writes(self) -> Path:
-        """The file in which workers record the files that they open for writing, for `--reload`.
-
-        Absolute, because workers have another working directory.
-        """
-        return self.directory.absolute() / "writes"
-
-    @property
     def _file(self) -> Path:
         return self.directory / "instance.json"
 
@@ -241,7 +232,6 @@ class Instance:
         """Release the name."""
         self._file.unlink(missing_ok=True)
         (self.directory / CONTROL).unlink(missing_ok=True)
-        self.writes.unlink(missing_ok=True)
         os.close(self._lock)
 
 

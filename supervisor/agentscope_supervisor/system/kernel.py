@@ -25,6 +25,7 @@ _PR_SET_DUMPABLE: Final = 4  # prctl(2)
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
 _LINUX: Final = sys.platform.startswith("linux") and os.environ.get("AGENTSCOPE_SUPERVISOR_PORTABLE") != "1"
+_HAS_MEMFD: Final = hasattr(os, "memfd_create")
 _HAS_CHILDREN_FILES: Final = Path("/proc/thread-self/children").exists()
 
 UNKNOWN_STATUS: Final = 255  # the same value as in asyncio
@@ -47,19 +48,32 @@ def shared_file(size: int) -> int:
     On Linux its size is sealed: if a worker could shorten it, the next read would kill the supervisor with
     SIGBUS. Raises: OSError.
     """
-    sealed = hasattr(os, "memfd_create")
-    if sealed:
-        fd = os.memfd_create("agentscope-life", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    else:
-        fd, path = tempfile.mkstemp()
-        os.unlink(path)
+    fd = _unnamed_file()
     try:
         os.truncate(fd, size)
-        if sealed:
+        if _HAS_MEMFD:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     except OSError:
         os.close(fd)
         raise
+    return fd
+
+
+def shared_record() -> int:
+    """Return the descriptor of an empty unnamed file, to which several processes can append.
+
+    A process of another user can write to it too, if it inherits the descriptor. Raises: OSError.
+    """
+    fd = _unnamed_file()
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+    return fd
+
+
+def _unnamed_file() -> int:
+    if _HAS_MEMFD:
+        return os.memfd_create("agentscope-shared", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd, path = tempfile.mkstemp()
+    os.unlink(path)
     return fd
 
 

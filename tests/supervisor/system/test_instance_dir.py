@@ -210,16 +210,6 @@ def test_files_of_an_instance_are_never_written_through_a_link(tmp_path: Path) -
     assert not (tmp_path / "made").exists()
 
 
-def test_workers_find_the_record_of_their_writes_below_a_relative_runtime_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Their working directory is the project folder."""
-    monkeypatch.chdir(tmp_path)
-    claim = Instance(Path("run"), "app")
-    assert claim.writes == tmp_path / "run" / PROGRAM / "app" / "writes"
-    claim.close()
-
-
 def test_the_permission_of_others_to_write_is_revoked(tmp_path: Path) -> None:
     """Kubernetes gives the files of a volume to a group of the pod at each start."""
     Instance(tmp_path, "app").close()
