@@ -5,6 +5,8 @@ good (`http1.fast_connection`). So a connection that has asked for anything else
 """
 
 import asyncio
+import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -24,7 +26,7 @@ from tests.harness.client import (
     request,
     turn_body,
 )
-from tests.harness.events import Parser, assert_whole_stream
+from tests.harness.events import Parser, assert_whole_stream, text_of
 from tests.harness.instance import Instance
 from tests.harness.projects import journal
 from tests.harness.waiting import eventually
@@ -168,6 +170,46 @@ async def test_comments_come_while_it_is_silent(connect: Connect, tmp_path: Path
 
 def turn_of(session: str, script: object) -> bytes:
     return request("POST", "/invoke", turn_body(session, script), JSON)
+
+
+# -- requests that say little ----------------------------------------------------------------------------
+
+
+async def test_a_request_may_be_a_text_and_gets_a_session(connect: Connect) -> None:
+    context = json.dumps([{"context": 1}])
+    async with connect() as connection:
+        for stream in (True, False):
+            body = json.dumps({"message": context, "stream": stream}).encode()
+            await connection.send(request("POST", "/invoke", body, JSON))
+            answer = await connection.answer()
+            made = answer.headers["x-session-id"]
+            assert re.fullmatch("[0-9a-f]{32}", made)
+            assert made != answer.headers["x-run-id"], "a run's id is in the log, a session's is not"
+            (text,) = texts_in(answer) if stream else [text_of(answer.json["messages"][0])]
+            assert json.loads(text)["session_id"] == made
+            if not stream:
+                assert answer.json["session_id"] == made
+        await connection.send(request("POST", "/invoke", turn_body(made, "next", stream=False), JSON))
+        answer = await connection.answer()
+        assert (answer.json["session_id"], "x-session-id" in answer.headers) == (made, False)
+
+
+async def test_a_large_text_gets_a_session_too(connect: Connect) -> None:
+    async with connect() as connection:
+        body = json.dumps({"message": "x" * 100_000, "stream": False}).encode()
+        await connection.send(request("POST", "/invoke", body, JSON))
+        answer = await connection.answer()
+        assert answer.json["session_id"] == answer.headers["x-session-id"]
+        assert len(text_of(answer.json["messages"][0])) == 100_000
+
+
+async def test_a_slash_after_invoke_changes_nothing(connect: Connect) -> None:
+    async with connect() as connection:
+        for path in ("/invoke", "/invoke/"):
+            await connection.send(request("POST", path, turn_body(new_session(), "same"), JSON))
+            assert await texts_of(connection) == ["same"]
+        await connection.send(request("GET", "/invoke/"))
+        assert (await connection.answer()).status == 405
 
 
 # -- errors --------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Idempotency-Key: however often a request is sent, the App runs once, and each gets the one answer."""
 
 import asyncio
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,25 @@ async def test_it_does_not_matter_how_the_body_is_written(shared: Instance) -> N
     again = await call(shared.port, "POST", "/invoke", body=spaced, headers=headers)
     assert again.headers["idempotent-replayed"] == "true"
     assert again.body == first.body
+
+
+async def test_without_a_session_a_retry_gets_the_session_of_the_first(shared: Instance) -> None:
+    headers = {**JSON, **keyed(new_session())}
+    body = b'{"message": "hello", "stream": false}'
+    first = await call(shared.port, "POST", "/invoke", body=body, headers=headers)
+    again = await call(shared.port, "POST", "/invoke", body=body, headers=headers)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.headers["x-session-id"] == first.headers["x-session-id"] == first.json["session_id"]
+    assert again.body == first.body
+    body = b'{"message": "hello"}'
+    stream = await call(shared.port, "POST", "/invoke", body=body, headers=JSON)
+    seen = {"Last-Event-ID": f"{stream.headers['x-run-id']}-0"}
+    resumed = await call(shared.port, "POST", "/invoke", body=body, headers=JSON | seen)
+    assert stream.body.endswith(resumed.body)
+    assert resumed.headers["x-session-id"] == stream.headers["x-session-id"]
+    named = json.dumps({"message": "hello", "stream": False, "session_id": first.json["session_id"]})
+    other = await call(shared.port, "POST", "/invoke", body=named.encode(), headers=headers)
+    assert (other.status, other.code) == (422, "IDEMPOTENCY_MISMATCH")
 
 
 @pytest.mark.parametrize("state", ["ended", "running", "waiting"])

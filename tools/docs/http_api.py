@@ -27,6 +27,7 @@ HEADERS: Final = (
         "The `X-Request-Id` of the request if it has 1 to 128 letters, digits and `._:/+=@-`, else a new id.",
     ),
     ("X-Run-Id", "turns and runs", "The id of the run: 32 hexadecimal digits."),
+    ("X-Session-Id", "turns", "The id of the new session, if the request names none."),
     ("X-Agentscope-Worker", "turns", "`<slot>.<generation>` of the worker, if one has the turn by then."),
     (
         "Idempotent-Replayed",

@@ -105,9 +105,13 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         "The request of a turn.",
         {
             "session_id": _with(
-                SESSION_ID, "The conversation. The header `X-Session-Id` may carry it instead."
+                SESSION_ID,
+                "The conversation. The header `X-Session-Id` may carry it instead. Default: a new session.",
             ),
-            "message": _ref("Message"),
+            "message": {
+                "description": "A text of the user, or a message.",
+                "anyOf": [TEXT, _ref("Message")],
+            },
             "metadata": _with({"type": "object"}, "Passed to the App as `ctx.metadata`."),
             "stream": _with(
                 {"type": "boolean"},
@@ -275,7 +279,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "Run a turn",
         "Sends a message to the App. With `stream: true` the response begins with the first event, or with a "
         "comment after 1 s of waiting; until then a failure is an HTTP status, afterwards it is an event. "
-        "The response has the header `X-Run-Id`, and `X-Agentscope-Worker` if a worker has the turn.",
+        "The response has the header `X-Run-Id`, and `X-Agentscope-Worker` if a worker has the turn. If the "
+        "request names no session, the header `X-Session-Id` has the id of the new one.",
         [
             Answer(200, "The events of the turn (`stream: true`).", EVENTS, "EventStream"),
             Answer(200, "The whole answer (`stream: false`).", JSON, "Answer"),
@@ -318,6 +323,7 @@ OPERATIONS: Final[Sequence[Operation]] = (
             Parameter("traceparent", "header", "W3C trace context, passed on to the App.", TEXT),
         ),
         "Invocation",
+        also=("/invoke/",),
     ),
     Operation(
         "POST",

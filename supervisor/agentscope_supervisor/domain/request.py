@@ -30,9 +30,14 @@ _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class TurnRequest:
-    """A turn that a client asks for. `principal`: the caller whose limits it counts towards."""
+    """A turn that a client asks for. `principal`: the caller whose limits it counts towards.
 
-    session_id: Final[str]
+    `session_id` is empty if the client names no session. The route then makes one with `begin_session`,
+    before anything else reads it.
+    """
+
+    session_id: str
+    is_new_session: bool  # the session id was made for this request
     kind: Final[StreamKind]
     on_busy: Final[OnBusy | None]  # None: `sessions.on_busy` applies
     body: Final[bytes]
@@ -54,6 +59,11 @@ class TurnRequest:
     ) -> None:
         self.session_id, self.kind, self.on_busy, self.body = session_id, kind, on_busy, body
         self.principal, self.headers, self.wire, self.key = principal, headers, wire, key
+        self.is_new_session = False
+
+    def begin_session(self, session_id: str) -> None:
+        """Run the turn in this new session."""
+        self.session_id, self.is_new_session = session_id, True
 
 
 def json_object(body: bytes) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.turns.session_table import SessionTable
 from agentscope_supervisor.web.auth import Auth, WrongToken
 from agentscope_supervisor.web.console import Console
-from agentscope_supervisor.web.dialects import DIALECTS
+from agentscope_supervisor.web.dialects import DIALECTS, INVOKE
 from agentscope_supervisor.web.dialects.dialect import Dialect
 from agentscope_supervisor.web.health import HealthRoutes
 from agentscope_supervisor.web.invoke import InvokeRoute, refuse_repeated, refuse_untyped
@@ -142,6 +142,7 @@ class FrontDoor:
         routes = [
             Route("/", plain(health.welcome)),
             *(Route(each.path, partial(self._take_turn, each), ("POST",)) for each in DIALECTS),
+            Route(f"{INVOKE.path}/", partial(self._take_turn, INVOKE), ("POST",)),
             Route("/stop", self._stop, ("POST",)),
             Route("/runs/{run_id}", self._run),
             Route("/runs/{run_id}/events", self._events, takes_ticket=True),
@@ -348,4 +349,4 @@ def _pattern(path: str) -> re.Pattern[str]:
 
 def _label(route: Route | None) -> str:
     """The name of a request's route in the metrics: one of a fixed set, whatever paths clients request."""
-    return "other" if route is None else route.path.replace("*", "")
+    return "other" if route is None else route.path.replace("*", "").rstrip("/") or "/"

@@ -86,6 +86,8 @@ class InvokeRoute:
         if asked.key is not None:
             match await self._recorder.claim(run_id, asked):
                 case Run() as run:
+                    if asked.is_new_session:
+                        headers["X-Session-Id"] = run.session_id
                     return await self._runs.join(run, request, headers)
                 case Failure() as failure:
                     raise Refused(failure)
@@ -143,6 +145,8 @@ class InvokeRoute:
             raise Refused(turn)
         record.run = run
         headers["X-Run-Id"] = run_id
+        if asked.is_new_session:
+            headers["X-Session-Id"] = asked.session_id
 
         def over(response: Response, left: bool) -> None:
             self._responses.discard(response)
@@ -165,8 +169,9 @@ class InvokeRoute:
         traced: dict[str, str],
         outline: Outline | None = None,
     ) -> TurnRequest:
-        """The turn that a request asks for. `outline`: of a large body. Raises: Refused."""
-        return dialect.read(
+        """The turn that a request asks for, in a new session if it names none. `outline`: of a large body.
+        Raises: Refused."""
+        asked = dialect.read(
             body,
             dialect.wire,
             header_session=headers.get("x-session-id"),
@@ -177,6 +182,9 @@ class InvokeRoute:
             idempotency_key=headers.get("idempotency-key"),
             outline=outline,
         )
+        if not asked.session_id:
+            asked.begin_session(new_id())
+        return asked
 
 
 class LateRefusal(Exchange):

@@ -60,6 +60,9 @@ def read(
     application/json. `token`: the hash of the caller's credentials. `principal`: the setting
     `server.principal`. `idempotency_key`: the value of that header; None: not sent. `outline`: of a body
     over `MAX_PARSED`, complete. Raises: Refused.
+
+    Without a session id, that of the result is empty. A request that is sent again with its Idempotency-Key
+    then has the same fingerprint, and gets the run and the session of the first one.
     """
     fields = json_object(body) if outline is None else outline.fields
     stream = _typed(fields, "stream", bool, None)
@@ -83,16 +86,14 @@ def read(
 
 def _check_message(message: object) -> None:
     """Refuse a request without a message before it interrupts another turn; the worker checks the content."""
-    if not isinstance(message, dict):
-        kind = "missing" if message is None else f"not an object but {kind_of(message)}"
-        raise invalid(f"message is {kind}; it needs at least content")
+    if not isinstance(message, dict | str):
+        kind = "missing" if message is None else kind_of(message)
+        raise invalid(f"message is {kind}; it must be a string, or an object with at least content")
 
 
 def _session_id(in_body: object, in_header: str | None) -> str:
     if in_header is None:
-        if in_body is None:
-            raise invalid("session_id is missing: give it in the body or as the header X-Session-Id")
-        return session_id(in_body)
+        return session_id(in_body) if in_body is not None else ""
     given = session_id(in_header, "X-Session-Id")
     if in_body is not None and session_id(in_body) != given:
         raise invalid("session_id in the body and in the header X-Session-Id differ")

@@ -75,7 +75,9 @@ class RunRoutes:
     ) -> web.StreamResponse:
         """Respond to a `POST /invoke` with the run that its Last-Event-ID names. Raises: Refused."""
         run = await self._find(run_id, after)
-        if run.session_id != asked.session_id:
+        if asked.is_new_session:  # the client repeats a request that names no session
+            headers["X-Session-Id"] = run.session_id
+        elif run.session_id != asked.session_id:
             raise invalid("Last-Event-ID is the id of an event of another session")
         if asked.key is not None and run.key is not None:
             is_same = asked.key == run.key and asked.key.fingerprint == run.key.fingerprint

@@ -19,6 +19,7 @@ from agentscope_supervisor.web.parse_invoke import outline, read
 
 GOOD: dict[str, Any] = {"session_id": "s", "message": {"content": "hi"}}
 MISSING: Any = object()
+MUCH = {"more": "x" * MAX_PARSED}
 BAD_POLICIES: list[Any] = ["wait", "", True, 1, ["queue"], {}]
 
 
@@ -96,8 +97,8 @@ def test_any_message_object_goes_on_to_the_worker(message: object) -> None:
     [
         (MISSING, "message is missing"),
         (None, "message is missing"),
-        ("hi", "message is not an object but a string"),
-        ([], "message is not an object but a list"),
+        (7, "message is a number"),
+        ([], "message is a list"),
     ],
 )
 def test_a_request_without_a_message_is_refused_before_it_interrupts_another(
@@ -169,14 +170,36 @@ def test_without_metadata_all_are_counted_together() -> None:
     assert asked(GOOD, principal="metadata.user_id").principal == ""
 
 
+# -- without a session ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body", [{"message": "hi"}, {"message": "hi", "session_id": None}, MUCH | {"message": "hi"}]
+)
+def test_a_request_may_name_no_session(body: dict[str, Any]) -> None:
+    found = asked(body)
+    assert (found.session_id, found.is_new_session) == ("", False)
+    found.begin_session("made")
+    assert (found.session_id, found.is_new_session) == ("made", True)
+
+
+def test_a_key_does_not_depend_on_the_session_that_is_made() -> None:
+    first, again = asked({"message": "hi"}, key="k"), asked({"message": "hi"}, key="k")
+    first.begin_session("made")
+    again.begin_session("made again")
+    assert first.key == again.key
+    assert first.key is not None
+    named = asked({"message": "hi", "session_id": "made"}, key="k").key
+    assert named is not None
+    assert named.fingerprint != first.key.fingerprint
+
+
 # -- what is refused -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "path, value, message",
     [
-        ("session_id", MISSING, "session_id is missing: give it in the body or as the header X-Session-Id"),
-        ("session_id", None, "session_id is missing: give it in the body or as the header X-Session-Id"),
         ("session_id", 7, "session_id must be a string, not a number"),
         ("session_id", ["s"], "session_id must be a string, not a list"),
         ("session_id", "", "session_id must have 1 to 256 characters, not 0"),
@@ -217,8 +240,6 @@ def test_a_wrong_session_in_the_body_is_named_beside_a_good_header() -> None:
 
 # -- large bodies --------------------------------------------------------------------------------
 
-MUCH = {"more": "x" * MAX_PARSED}
-
 
 def test_a_large_body_is_read_as_a_small_one() -> None:
     asks = {**GOOD, "stream": False, "on_busy": "latest", "metadata": {"user_id": 7, **MUCH}}
@@ -228,6 +249,7 @@ def test_a_large_body_is_read_as_a_small_one() -> None:
     )
     assert asked({**GOOD, **MUCH}, principal="metadata.user_id").principal == ""
     assert asked({**GOOD, "message": {"content": MUCH["more"]}}).session_id == "s"
+    assert asked({"session_id": "s", "message": MUCH["more"]}).session_id == "s"
 
 
 @pytest.mark.parametrize(
@@ -239,8 +261,7 @@ def test_a_large_body_is_read_as_a_small_one() -> None:
         ({"stream": "x"}, "stream must be true or false, not a string"),
         ({"on_busy": []}, "on_busy must be one of queue, reject, interrupt, latest"),
         ({"metadata": []}, "metadata must be an object, not a list"),
-        ({"message": []}, "message is not an object but a list; it needs at least content"),
-        ({"message": "x" * MAX_PARSED}, "message is not an object but a string; it needs at least content"),
+        ({"message": []}, "message is a list; it must be a string, or an object with at least content"),
     ],
 )
 def test_a_wrong_value_in_a_large_body_is_named(change: dict[str, Any], message: str) -> None:

@@ -105,6 +105,10 @@ class TestRead:
         msg, metadata = native.read(b'{"message": {"content": ""}}')
         assert (text_of(msg), msg.role, metadata) == ("", "user", {})
 
+    def test_a_message_may_be_a_text(self) -> None:
+        msg, _ = native.read(b'{"message": "Hello"}')
+        assert (text_of(msg), msg.role, msg.name) == ("Hello", "user", "user")
+
     @pytest.mark.parametrize("role", ["user", "assistant", "system"])
     def test_each_role_is_taken(self, role: str) -> None:
         msg, _ = native.read(orjson.dumps({"message": {"content": "x", "role": role}}))
@@ -113,10 +117,13 @@ class TestRead:
     @pytest.mark.parametrize(
         "fields, said",
         [
-            ({}, "message is missing; it needs at least content"),
-            ({"message": None}, "message is missing; it needs at least content"),
-            ({"message": "hi"}, "message is not an object but .*string; it needs at least content"),
-            ({"message": []}, "message is not an object but a list; it needs at least content"),
+            ({}, "message is missing; it must be a string, or an object with at least content"),
+            (
+                {"message": None},
+                "message is missing; it must be a string, or an object with at least content",
+            ),
+            ({"message": 7}, "message is a number; it must be a string, or an object with at least content"),
+            ({"message": []}, "message is a list; it must be a string, or an object with at least content"),
             ({"message": {}}, "message.content is missing: a string or a list of content blocks"),
             ({"message": {"content": [{}, None]}}, r"message.content\[0\].type must be one of"),
             *(

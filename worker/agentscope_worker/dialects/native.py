@@ -39,9 +39,11 @@ def read(body: bytes) -> tuple[Msg, dict[str, Any]]:
     """
     fields = orjson.loads(body)
     message = fields.get("message")
-    if not isinstance(message, dict):
-        kind = "missing" if message is None else f"not an object but {_shown(message, 'a string')}"
-        raise BadMessage(f"message is {kind}; it needs at least content")
+    if isinstance(message, str):
+        message = {"content": message}
+    elif not isinstance(message, dict):
+        kind = "missing" if message is None else _shown(message)
+        raise BadMessage(f"message is {kind}; it must be a string, or an object with at least content")
     return read_message(message), fields.get("metadata", {})
 
 
