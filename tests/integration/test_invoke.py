@@ -267,7 +267,7 @@ async def test_an_error_before_the_first_event_is_a_status(shared: Instance) -> 
     async with Stream(shared.port, new_session(), [{"raise": "no such flight"}]) as stream:
         response = await stream.refused()
     assert (response.status, response.code) == (500, "APP_ERROR")
-    assert response.json["error"]["message"] == "no such flight"
+    assert response.json["error"]["message"] == "RuntimeError: no such flight"
     assert b"Traceback" not in response.body
     assert b"app.py" not in response.body
 
@@ -284,6 +284,13 @@ async def test_an_error_without_stream_is_a_status(shared: Instance) -> None:
     response = await invoke(shared.port, new_session(), [{"say": "one"}, {"raise": "no such flight"}])
     assert (response.status, response.code) == (500, "APP_ERROR")
     assert "messages" not in response.json
+
+
+async def test_an_error_before_the_first_event_names_its_type(shared: Instance) -> None:
+    refused = await invoke(shared.port, new_session(), [{"raise": "customer", "kind": "KeyError"}])
+    assert refused.json["error"]["message"] == "KeyError: 'customer'"
+    refused = await invoke(shared.port, new_session(), [{"raise": "3", "kind": "SystemExit"}])
+    assert refused.json["error"]["message"] == "the App raised SystemExit(3)"
 
 
 @pytest.mark.parametrize("kind", ["KeyError", "TimeoutError", "StopAsyncIteration", "CancelledError"])

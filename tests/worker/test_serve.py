@@ -232,7 +232,7 @@ async def test_an_app_that_raises_what_is_no_exception_ends_its_turn(app: Echo) 
     peer = Peer(app)
     peer.tell(opened(1))
     await peer.ends(1)
-    assert peer.frames == [Fail(1, Code.APP_ERROR, "at the disco")]
+    assert peer.frames == [Fail(1, Code.APP_ERROR, "Panic: at the disco")]
     async with asyncio.timeout(5):
         await peer.server.stop(asked=True)
 

@@ -42,8 +42,8 @@ FAIR_SHARE: Final = 256
 """Messages that an App which never waits may yield before the other turns get the loop: about 2 ms."""
 
 
-class TooLarge(Exception):
-    """The App's answer does not fit; the message is for the client."""
+class Explained(Exception):
+    """The App's answer cannot be sent; the message is for the client, and needs no type."""
 
 
 class _Turn:
@@ -53,6 +53,7 @@ class _Turn:
         self.opened: Final = opened
         self.task: asyncio.Task[None]  # set right after construction
         self.has_begun = False
+        self.has_answered = False  # it has sent an event
         self.cancelled = False  # AgentScope swallows CancelledError in places; this does not forget
         self.is_lost = False  # its end is not reported: the supervisor reports it as lost with the worker
         self.writable: asyncio.Future[None] | None = None
@@ -156,7 +157,7 @@ class Server:
                 return await self._run(turn)
         except (SystemExit, KeyboardInterrupt) as error:
             # asyncio would end the worker with it, and with the worker the turns of everybody else.
-            raise RuntimeError(f"the App raised {type(error).__name__}({error})") from error
+            raise Explained(f"the App raised {type(error).__name__}({error})") from error
 
     async def _run(self, turn: _Turn) -> bytes:
         """Run the App, in the trace that the request belongs to."""
@@ -194,8 +195,9 @@ class Server:
             if turn.cancelled:  # the App went on although its turn was cancelled
                 return
             if len(event) > MAX_ANSWER:
-                raise TooLarge(f"a message of {len(event)} bytes is over the limit of {MAX_ANSWER}")
+                raise Explained(f"a message of {len(event)} bytes is over the limit of {MAX_ANSWER}")
             number += 1
+            turn.has_answered = True
             has_credit = send(stream, event)
             self._link.flush_early()
             if not has_credit:
@@ -213,11 +215,11 @@ class Server:
                 return b""
             size += dialect.size(answer)
             if size > MAX_ANSWER:
-                raise TooLarge(f'an answer of over {MAX_ANSWER} bytes needs "stream": true')
+                raise Explained(f'an answer of over {MAX_ANSWER} bytes needs "stream": true')
             collected.append(answer)
         joined = dialect.join(collected, outcome.reason)
         if len(joined) > MAX_ANSWER:
-            raise TooLarge(f'an answer of over {MAX_ANSWER} bytes needs "stream": true')
+            raise Explained(f'an answer of over {MAX_ANSWER} bytes needs "stream": true')
         return joined
 
     def _over(self, turn: _Turn, payload: bytes, error: BaseException | None) -> None:
@@ -242,9 +244,11 @@ class Server:
         elif isinstance(error, BadMessage):
             self._responder.fail(stream, Code.BAD_MESSAGE, str(error))
         else:
-            source = "the session store" if turn.opened.kind == StreamKind.FORGET else "the App"
+            is_app = turn.opened.kind != StreamKind.FORGET
+            source = "the App" if is_app else "the session store"
             log.error("%s raised", source, exc_info=error, extra=turn.extra)
-            self._responder.fail(stream, Code.APP_ERROR, _text(error))
+            text = _text(error, is_typed=is_app and not turn.has_answered)
+            self._responder.fail(stream, Code.APP_ERROR, text)
             if worn := _worn(error):
                 self._responder.notice("worn", json.dumps({"message": worn}))
 
@@ -258,14 +262,19 @@ async def _notify_cancelled(answers: AsyncIterator[Any]) -> None:
             await throw(asyncio.CancelledError())
 
 
-def _text(error: BaseException) -> str:
-    """The text for the client: the exception's own text, or the name of its type if it has none."""
+def _text(error: BaseException, *, is_typed: bool) -> str:
+    """The text for the client: the exception's own text, or the name of its type if it has none. `is_typed`:
+    the name comes before the text, because the text of a KeyError is only the key."""
     if isinstance(error, asyncio.CancelledError):
         return "the App's turn was cancelled from within"
+    name = type(error).__name__
     try:
-        return str(error) or type(error).__name__
+        text = str(error)
     except Exception:  # the author's __str__ can raise anything
-        return type(error).__name__
+        return name
+    if not text:
+        return name
+    return f"{name}: {text}" if is_typed and not isinstance(error, Explained) else text
 
 
 def _worn(error: BaseException) -> str | None:

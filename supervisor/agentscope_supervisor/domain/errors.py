@@ -101,7 +101,8 @@ MEANING: Final[Mapping[ErrorCode, str]] = {
         "(`server.max_turns_per_principal`)."
     ),
     ErrorCode.APP_ERROR: (
-        "The App raised an exception. The message is the exception's text; the traceback is only in the log."
+        "The App raised an exception. The message is the exception's text, in a status after the name of its "
+        "type; the traceback is only in the log."
     ),
     ErrorCode.INTERNAL_ERROR: "The supervisor or the worker failed.",
     ErrorCode.WORKER_LOST: (
