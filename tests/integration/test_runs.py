@@ -406,6 +406,86 @@ async def test_every_cut_of_a_short_run(shared: Instance) -> None:
         assert source.raw == stream.raw
 
 
+# -- lists --------------------------------------------------------------------------------------------
+
+
+async def listed(instance: Instance, path: str) -> Any:
+    response = await call(instance.port, "GET", path)
+    assert response.status == 200, response.body
+    return response.json
+
+
+async def paged(instance: Instance, path: str) -> list[dict[str, Any]]:
+    """All runs of a list, page by page."""
+    found, after = [], ""
+    while True:
+        page = await listed(instance, f"{path}{after}")
+        found += page["runs"]
+        if page["next"] is None:
+            return found
+        after = f"&after={page['next']}"
+
+
+async def test_the_runs_of_a_session_are_listed(shared: Instance) -> None:
+    session = new_session()
+    for number in range(5):
+        await invoke(shared.port, session, f"turn {number}", stream=number % 2 == 0)
+    async with (
+        Stream(shared.port, session, [{"say": "x"}, {"sleep": 60}]) as running,
+        Stream(shared.port, session, "y") as waiting,
+    ):
+        await running.until(events=1)
+        await waiting.until(comments=1)
+        path = f"/runs?session_id={session}"
+        rows = await paged(shared, f"{path}&limit=2")
+        assert [row["state"] for row in rows] == ["queued", "running"] + ["ended"] * 5
+        assert [row["stream"] for row in rows] == [True] * 3 + [False, True, False, True]
+        assert rows == (await listed(shared, path))["runs"]
+        assert rows == sorted(rows, key=lambda row: str(row["started_at"]), reverse=True)
+        told = await state(shared, running.run_id)
+        assert rows[1].items() <= told.items()
+        for name, count in (("queued", 1), ("running", 1), ("ended", 5)):
+            assert len(await paged(shared, f"{path}&state={name}&limit=3")) == count
+    for query in ("state=no", "after=1", "limit=0", "limit=1001", "session_id=", "session_id=%01"):
+        named = query if "session_id" in query else f"session_id={session}&{query}"
+        response = await refused(shared, f"/runs?{named}")
+        assert (response.status, response.code) == (400, "INVALID_REQUEST"), query
+
+
+async def test_the_messages_of_a_session(shared: Instance) -> None:
+    session = new_session("a/messages")
+    path = f"/sessions/{session.replace('/', '%2F')}/messages?limit=2"
+    whole = await invoke(shared.port, session, [{"say": "one"}, {"say": "two"}])
+    async with Stream(shared.port, session, "three") as stream:
+        await stream.whole()
+    assert (await invoke(shared.port, session, [{"raise": "no"}])).status == 500
+    async with Stream(shared.port, session, [{"say": "four"}, {"sleep": 60}]) as running:
+        await running.until(events=1)
+        runs = await paged(shared, path)
+    assert [run["messages"] for run in runs] == [
+        whole.json["messages"],
+        [stream.events[0].data],
+        [],
+        [running.events[0].data],
+    ]
+    assert [run["state"] for run in runs] == ["ended"] * 3 + ["running"]
+    assert runs[2]["error"]["code"] == "APP_ERROR"
+    empty = await listed(shared, f"/sessions/{new_session()}/messages")
+    assert (empty["runs"], empty["next"]) == ([], None)
+    assert (await refused(shared, f"{path}&after=x")).status == 400
+    assert (await call(shared.port, "DELETE", path)).status == 405
+
+
+async def test_a_page_of_messages_ends_at_a_megabyte(shared: Instance) -> None:
+    session = new_session()
+    for _ in range(3):
+        await invoke(shared.port, session, [{"big": 700_000}])
+    path = f"/sessions/{session}/messages?limit=100"
+    page = await listed(shared, path)
+    assert (len(page["runs"]), page["next"] is None) == (1, False)
+    assert len(await paged(shared, path)) == 3
+
+
 # -- on_disconnect --------------------------------------------------------------------------------------
 
 
@@ -492,6 +572,13 @@ async def test_a_run_survives_a_restart_of_the_supervisor(
             assert watch.events[-1].is_done
         told = await state(second, cut.run_id)
         assert (told["state"], told["error"]["code"]) == ("ended", "WORKER_LOST")
+        (row,) = await paged(second, "/runs?session_id=b")
+        assert row.items() <= told.items()
+        await invoke(second.port, "a", "later")
+        later = await paged(second, "/runs?session_id=a&limit=1")
+        assert [row["run_id"] for row in later][1:] == [whole.run_id]
+        (old, new) = await paged(second, "/sessions/a/messages?limit=1")
+        assert (len(old["messages"]), len(new["messages"])) == (20, 1)
 
 
 async def test_without_a_state_directory_turns_go_on(

@@ -33,12 +33,22 @@ async def test_the_token_does_not_list_the_sessions_of_others(instance: Instance
     assert "operator" in refused.json["error"]["message"]
     assert session.encode() not in refused.body
     assert_refused(await call(instance.port, "GET", "/console/live", headers=AUTHORIZED), 401, "UNAUTHORIZED")
+    for query in ("", "?state=ended", "?limit=1"):
+        runs = await call(instance.port, "GET", f"/runs{query}", headers=AUTHORIZED)
+        assert_refused(runs, 403, "FORBIDDEN")
+        assert session.encode() not in runs.body
+    for path in (f"/runs?session_id={session}", f"/sessions/{session}/messages"):
+        assert_refused(await call(instance.port, "GET", path), 401, "UNAUTHORIZED")
+        own = await call(instance.port, "GET", path, headers=AUTHORIZED)
+        assert [run["session_id"] for run in own.json["runs"]] == [session]
 
     known = await call(instance.port, "GET", f"/sessions/{session}", headers=AUTHORIZED)
     assert known.json["session_id"] == session
     operator = await console.signed_in(instance, TOKEN)
     listed = (await call(instance.port, "GET", "/sessions", headers=operator)).json["sessions"]
     assert session in [each["session_id"] for each in listed]
+    runs = (await call(instance.port, "GET", "/runs", headers=operator)).json["runs"]
+    assert session in [each["session_id"] for each in runs]
     async with Stream(instance.port, session, [{"say": "x"}, {"sleep": 60}], headers=AUTHORIZED) as stream:
         await stream.until(events=1)
         shown = await asyncio.to_thread(instance.command, "sessions", "--json")

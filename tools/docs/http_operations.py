@@ -11,7 +11,9 @@ from typing import Any, Final
 from agentscope_supervisor.domain.errors import ErrorCode
 from agentscope_supervisor.domain.idempotency import MAX_KEY
 from agentscope_supervisor.domain.request import MAX_SESSION_ID, ON_BUSY
-from agentscope_supervisor.web.sessions import AT_ONCE, MOST
+from agentscope_supervisor.domain.run import RunState
+from agentscope_supervisor.web.page_query import AT_ONCE, MOST
+from agentscope_supervisor.web.runs import MOST_RUNS, RUNS_AT_ONCE
 
 Schema = Mapping[str, Any]
 
@@ -38,6 +40,11 @@ class Parameter:
     place: str  # header | query | path
     text: str
     schema: Schema
+
+
+def _limit(text: str, default: int, most: int) -> Parameter:
+    schema = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
+    return Parameter("limit", "query", text, schema)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,20 @@ def _with(schema: Schema, text: str) -> Schema:
 def _or_null(schema: Schema, text: str) -> Schema:
     return {"anyOf": [schema, {"type": "null"}], "description": text}
 
+
+_NEXT: Final = _or_null(TEXT, "The value of `after` for the next page; `null` at the end.")
+_ROW: Final[Mapping[str, Schema]] = {
+    "run_id": RUN_ID,
+    "session_id": TEXT,
+    "state": {"enum": list(RunState)},
+    "stream": _with({"type": "boolean"}, "Whether the run was requested as a stream."),
+    "worker": _or_null(TEXT, "`<slot>.<generation>` of its worker."),
+    "started_at": _with(TEXT, "When the turn was accepted: UTC, as in RFC 3339."),
+    "error": _or_null({"type": "object"}, "The failure, in the form of `Error.error`."),
+}
+_MESSAGES: Final = _or_null(
+    _list(_ref("Msg")), "The messages so far; `null` above 1 MB or if they are not kept."
+)
 
 SCHEMAS: Final[Mapping[str, Schema]] = {
     "Message": _object(
@@ -184,20 +205,27 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "Run": _object(
         "One run: the record of a turn and its output.",
         {
-            "run_id": RUN_ID,
-            "session_id": TEXT,
-            "state": {"enum": ["queued", "running", "ended"]},
-            "stream": _with({"type": "boolean"}, "Whether the run was requested as a stream."),
-            "worker": _or_null(TEXT, "`<slot>.<generation>` of its worker."),
+            **_ROW,
             "events": _object(
                 "Numbers of the first kept event and of the next one.", {"first": NUMBER, "next": NUMBER}
             ),
-            "error": _or_null({"type": "object"}, "The failure, in the form of `Error.error`."),
-            "messages": _or_null(
-                _list(_ref("Msg")), "The messages so far; `null` above 1 MB or if they are not kept."
-            ),
+            "messages": _MESSAGES,
         },
-        ["run_id", "session_id", "state", "stream", "worker", "events", "error", "messages"],
+        [*_ROW, "events", "messages"],
+    ),
+    "RunPage": _object(
+        "A page of runs, the newest first.",
+        {"runs": _list(_object("A run.", _ROW, [*_ROW])), "next": _NEXT},
+        ["runs", "next"],
+    ),
+    "SessionMessages": _object(
+        "The messages of the App in a session: a page of its runs, the oldest first.",
+        {
+            "session_id": TEXT,
+            "next": _NEXT,
+            "runs": _list(_object("A run.", {**_ROW, "messages": _MESSAGES}, [*_ROW, "messages"])),
+        },
+        ["session_id", "next", "runs"],
     ),
     "Ticket": _object(
         "A permission to read the events of one run.",
@@ -225,7 +253,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         "A page of sessions in the order of their ids.",
         {
             "sessions": _list(_ref("Session")),
-            "next": _or_null(TEXT, "The value of `after` for the next page; `null` at the end."),
+            "next": _NEXT,
         },
         ["sessions", "next"],
     ),
@@ -270,6 +298,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
 
 _RUN: Final = Parameter("run_id", "path", "The run, as in `X-Run-Id`.", RUN_ID)
 _SESSION: Final = Parameter("session_id", "path", "The session, percent-encoded.", SESSION_ID)
+_AFTER: Final = Parameter("after", "query", "The `next` of the previous page.", TEXT)
 _BODY: Final = (C.INVALID_REQUEST, C.REQUEST_TIMEOUT, C.PAYLOAD_TOO_LARGE, C.UNSUPPORTED_MEDIA_TYPE)
 
 OPERATIONS: Final[Sequence[Operation]] = (
@@ -337,6 +366,22 @@ OPERATIONS: Final[Sequence[Operation]] = (
     ),
     Operation(
         "GET",
+        "/runs",
+        "List runs",
+        "The kept runs, the newest first. Clients give `session_id`; the list of all runs is for the console "
+        "only, as the ids in it let a caller use the sessions of others. A page can be shorter than `limit`; "
+        "only `next: null` is the end.",
+        [Answer(200, "A page of runs.", JSON, "RunPage")],
+        (C.INVALID_REQUEST,),
+        (
+            Parameter("session_id", "query", "The runs of this session.", SESSION_ID),
+            Parameter("state", "query", "The runs in this state.", {"enum": list(RunState)}),
+            _limit("Runs per page.", AT_ONCE, MOST),
+            _AFTER,
+        ),
+    ),
+    Operation(
+        "GET",
         "/runs/{run_id}",
         "Read a run",
         "The state of a run, and its messages as far as they are kept.",
@@ -384,13 +429,8 @@ OPERATIONS: Final[Sequence[Operation]] = (
         [Answer(200, "A page of sessions.", JSON, "SessionPage")],
         (C.INVALID_REQUEST,),
         (
-            Parameter(
-                "limit",
-                "query",
-                "Sessions per page.",
-                {"type": "integer", "minimum": 1, "maximum": MOST, "default": AT_ONCE},
-            ),
-            Parameter("after", "query", "The `next` of the previous page.", TEXT),
+            _limit("Sessions per page.", AT_ONCE, MOST),
+            _AFTER,
         ),
     ),
     Operation(
@@ -401,6 +441,17 @@ OPERATIONS: Final[Sequence[Operation]] = (
         [Answer(200, "The session.", JSON, "Session")],
         (C.INVALID_REQUEST, C.NOT_FOUND),
         (_SESSION,),
+    ),
+    Operation(
+        "GET",
+        "/sessions/{session_id}/messages",
+        "Read the messages of a session",
+        "The messages of the App in the kept runs of a session, the oldest first. Messages of clients are "
+        "not kept. A page ends at `limit` runs, or at 1 MB. If the id of a session ends with `/messages`, "
+        "write the slash as `%2F`.",
+        [Answer(200, "A page of runs with their messages.", JSON, "SessionMessages")],
+        (C.INVALID_REQUEST,),
+        (_SESSION, _limit("Runs per page.", RUNS_AT_ONCE, MOST_RUNS), _AFTER),
     ),
     Operation(
         "DELETE",

@@ -73,8 +73,8 @@ MEANING: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.UNAUTHORIZED: "The bearer token is missing or wrong. Sent with `WWW-Authenticate`.",
     ErrorCode.FORBIDDEN: (
         "The request comes from a web page whose origin is not in `server.cors_origins`, or without a token "
-        "its `Host` is neither local nor in `server.hosts`. Also sent for `GET /sessions` unless the console "
-        "sends it."
+        "its `Host` is neither local nor in `server.hosts`. Also sent for `GET /sessions`, and for "
+        "`GET /runs` without `session_id`, unless the console sends it."
     ),
     ErrorCode.NOT_FOUND: "The route, run or session does not exist.",
     ErrorCode.METHOD_NOT_ALLOWED: "The route does not accept this method. Sent with `Allow`.",

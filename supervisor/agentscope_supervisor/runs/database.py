@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from agentscope_protocol.wire.frames import StreamKind
+from agentscope_protocol.wire.frames import MAX_FEW_WORDS, StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import Key
+from agentscope_supervisor.domain.run import LOST, RunState
+from agentscope_supervisor.runs.listing import Listed, Wanted
 from agentscope_supervisor.runs.log import Stored
 from agentscope_supervisor.system.instance_dir import make_directory
 
@@ -111,6 +113,10 @@ class Database:
                 raise Refusal(f"another version created the file (tables {version}, expected {VERSION})")
             # Not part of _TABLES: files of this version that were created before the index existed need it.
             self._sql.execute("CREATE INDEX IF NOT EXISTS runs_by_session ON runs (session_id)")
+            columns = {row[1] for row in self._sql.execute("PRAGMA table_info(runs)")}
+            if "started" not in columns:  # microseconds since 1970; 0: an earlier version wrote the run
+                self._sql.execute("ALTER TABLE runs ADD COLUMN started INTEGER NOT NULL DEFAULT 0")
+            self._sql.execute("CREATE INDEX IF NOT EXISTS runs_by_start ON runs (started, run_id)")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -147,16 +153,16 @@ class Database:
             return self.load(row[0], now)
         if row is not None:
             self.forget(row[0])
-        self.open(run_id, session_id, form, key)
+        self.open(run_id, session_id, form, key, round(now * 1e6))
         return None
 
-    def open(self, run_id: str, session_id: str, form: int, key: Key | None) -> None:
-        """A run begins."""
+    def open(self, run_id: str, session_id: str, form: int, key: Key | None, started: int = 0) -> None:
+        """A run begins. `started`: microseconds since 1970."""
         key_columns = (key.scope, key.value, key.fingerprint) if key is not None else (None, None, None)
         self._sql.execute(
-            "INSERT INTO runs (run_id, supervisor, session_id, form, scope, key, fingerprint)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (run_id, self._supervisor, session_id, form, *key_columns),
+            "INSERT INTO runs (run_id, supervisor, session_id, form, scope, key, fingerprint, started)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (run_id, self._supervisor, session_id, form, *key_columns, started),
         )
 
     def add(self, run_id: str, first: int, after_last: int, data: bytes) -> None:
@@ -213,13 +219,13 @@ class Database:
     def load(self, run_id: str, now: float) -> Stored | None:
         """A run with its events; None: it is not stored, or has expired."""
         row = self._one(
-            "SELECT session_id, form, scope, key, fingerprint, worker, failure, whole, next FROM runs"
-            " WHERE run_id = ? AND (expires IS NULL OR expires > ?)",
+            "SELECT session_id, form, scope, key, fingerprint, worker, failure, whole, next, started"
+            " FROM runs WHERE run_id = ? AND (expires IS NULL OR expires > ?)",
             (run_id, now),
         )
         if row is None:
             return None
-        session_id, form, scope, key, fingerprint, worker, failure, whole, after_last = row
+        session_id, form, scope, key, fingerprint, worker, failure, whole, after_last, started = row
         pieces = self._sql.execute(
             "SELECT first, next, data FROM events WHERE run_id = ? ORDER BY first", (run_id,)
         ).fetchall()
@@ -234,7 +240,39 @@ class Database:
             whole,
             after_last,
             pieces,
+            started,
         )
+
+    def page(self, wanted: Wanted, count: int, now: float) -> list[Listed]:
+        """The first `count` of the wanted runs that have ended or were lost. The others are in memory."""
+        order, sign = ("DESC", "<") if wanted.newest_first else ("ASC", ">")
+        where: list[str] = ["expires > ?"]
+        values: list[Any] = [now]
+        if wanted.session_id is not None:
+            where.append("session_id = ?")
+            values.append(wanted.session_id)
+        if wanted.after is not None:
+            where.append(f"(started, run_id) {sign} (?, ?)")
+            values += wanted.after
+        rows = self._sql.execute(
+            "SELECT started, run_id, session_id, form, worker, failure, next,"
+            f" CASE WHEN form & 255 = {StreamKind.EVENTS.value}"
+            f" THEN substr(whole, 1, {MAX_FEW_WORDS}) ELSE x'' END"
+            f" FROM runs WHERE {' AND '.join(where)} ORDER BY started {order}, run_id {order} LIMIT ?",
+            (*values, count),
+        )
+        return [
+            Listed(
+                (started, run_id),
+                session_id,
+                RunState.ENDED,
+                StreamKind(form & 0xFF),
+                worker,
+                _failure(failure) if after_last is not None else LOST,
+                end,
+            )
+            for started, run_id, session_id, form, worker, failure, after_last, end in rows
+        ]
 
     # -- clean-up -----------------------------------------------------------------------------
 

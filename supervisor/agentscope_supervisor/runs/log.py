@@ -77,6 +77,17 @@ class RunLog(Keeper):
         run = self._runs.get(run_id)
         return run if run is not None and _is_younger(run, self._ttl, now) else None
 
+    def __contains__(self, run_id: object) -> bool:
+        return run_id in self._runs
+
+    def all(self) -> list[Run]:
+        """Every run in memory, also those that `is_kept` no longer."""
+        return list(self._runs.values())
+
+    def is_kept(self, run: Run, now: float) -> bool:
+        """Whether clients may still ask for this run."""
+        return _is_younger(run, self._ttl, now)
+
     def keyed(self, key: Key, now: float) -> Run | None:
         """The run that has this key."""
         run = self._by_key.get(key)
@@ -175,7 +186,8 @@ def _is_younger(run: Run, ttl: float, now: float) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A run as the store has it. `next`: None: its end was not written."""
+    """A run as the store has it. `next`: None: its end was not written. `started`: microseconds since 1970;
+    0: not known."""
 
     run_id: str
     session_id: str
@@ -187,17 +199,21 @@ class Stored:
     json_body: bytes
     next: int | None
     pieces: Sequence[tuple[int, int, bytes]]  # first number, number after the last, bytes; in order
+    started: int = 0
 
 
-def restored(stored: Stored, formats: Mapping[int, WireFormat], after: int, now: float) -> Run:
-    """An ended run, restored from the store.
+def restored(
+    stored: Stored, formats: Mapping[int, WireFormat], after: int, now: float, epoch: float = 0.0
+) -> Run:
+    """An ended run, restored from the store. `epoch`: seconds from 1970 to the zero of the clock of `now`.
 
     It has the longest gapless sequence of events that leads to its end; earlier events may be missing,
     because the store was full. A run without an end was lost with its supervisor, and ends here with LOST.
     Its reader has seen event `after`, which may be more than the store has: the end is numbered after both.
     """
     wire = formats[stored.dialect]
-    run = Run(stored.run_id, stored.session_id, stored.kind, wire, now, stored.key)
+    started_at = stored.started / 1e6 - epoch
+    run = Run(stored.run_id, stored.session_id, stored.kind, wire, started_at, stored.key)
     run.worker, run.failure, run.json_body = stored.worker, stored.failure, stored.json_body
     for first, after_last, data in stored.pieces:
         if first != run.next:

@@ -17,9 +17,10 @@ from agentscope_protocol.config.settings import SessionsSettings
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import MISMATCH, Key
 from agentscope_supervisor.domain.request import TurnRequest
-from agentscope_supervisor.domain.run import LOST, Run
+from agentscope_supervisor.domain.run import LOST, Run, RunState
 from agentscope_supervisor.domain.wire_format import WireFormat, form_of
 from agentscope_supervisor.runs.database import Database, StoreLimits
+from agentscope_supervisor.runs.listing import Listed, Place, Wanted, merge, pick, place_of
 from agentscope_supervisor.runs.log import RunLog, Stored, restored
 from agentscope_supervisor.runs.store import Store
 
@@ -50,6 +51,9 @@ class Recorder:
         self._pending: Final[dict[Key, tuple[Key, asyncio.Event]]] = {}  # claims that are not decided yet
         self._durable: Final[dict[str, Run]] = {}  # open runs whose events go to the store
         self._loop: Final = asyncio.get_running_loop()
+        self._epoch: Final = (
+            time.time() - self._loop.time()
+        )  # seconds from 1970 to the zero of the loop's time
         self._flushing: asyncio.TimerHandle | None = None
         self._expiring = self._loop.call_later(EXPIRE_EVERY, self._expire)
 
@@ -77,6 +81,7 @@ class Recorder:
                     session_id=run.session_id,
                     form=form_of(run.kind, run.wire),
                     key=None,
+                    started=self.place(run)[0],
                 )
             )
 
@@ -144,6 +149,24 @@ class Recorder:
         stored = await self._store.ask(partial(Database.load, run_id=run_id, now=time.time()))
         return self._restored(stored, after) if stored is not None else None
 
+    def place(self, run: Run) -> Place:
+        """Where a run is in the order of all runs."""
+        return place_of(run, self._epoch)
+
+    async def page(self, wanted: Wanted, limit: int) -> tuple[list[Listed], Place | None]:
+        """At most `limit` of the wanted runs, and the value of `after` for the next page; None: this is the
+        last one. If the store is degraded, only the runs in memory are listed."""
+        now = self._loop.time()
+        # With 65,000 runs this takes about 10 ms: too long for the event loop.
+        in_memory = await asyncio.to_thread(
+            pick, self._runs.all(), wanted, limit + 1, self._epoch, lambda run: self._runs.is_kept(run, now)
+        )
+        stored: list[Listed] = []
+        if wanted.state is None or wanted.state is RunState.ENDED:
+            ask = partial(Database.page, wanted=wanted, count=limit + 1, now=time.time())
+            stored = await self._store.ask(ask) or []
+        return merge(wanted, in_memory, stored, self._runs, limit)
+
     async def forget(self, session_id: str) -> bool:
         """Delete the runs of a session that have ended, with their events and keys. Returns whether there
         were any. If the store is degraded, it deletes its part when it works again."""
@@ -165,7 +188,7 @@ class Recorder:
         if stored.dialect not in self._formats:  # written by a newer version
             return None
         now = self._loop.time()
-        run = restored(stored, self._formats, after, now)
+        run = restored(stored, self._formats, after, now, self._epoch)
         # The end of a lost run depends on what its reader has seen, so that it is not shared by readers.
         return run if run.failure == LOST else self._runs.put_back(run, now)
 

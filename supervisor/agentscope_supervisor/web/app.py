@@ -41,7 +41,7 @@ from agentscope_supervisor.web.invoke import InvokeRoute, refuse_repeated, refus
 from agentscope_supervisor.web.request_record import RequestRecord
 from agentscope_supervisor.web.respond import OpenResponses
 from agentscope_supervisor.web.runs import RunRoutes
-from agentscope_supervisor.web.sessions import SessionRoutes, session_of
+from agentscope_supervisor.web.sessions import SessionRoutes, session_in_path
 from agentscope_supervisor.web.tickets import Tickets
 from agentscope_supervisor.workers.condition import Condition
 
@@ -144,10 +144,12 @@ class FrontDoor:
             *(Route(each.path, partial(self._take_turn, each), ("POST",)) for each in DIALECTS),
             Route(f"{INVOKE.path}/", partial(self._take_turn, INVOKE), ("POST",)),
             Route("/stop", self._stop, ("POST",)),
+            Route("/runs", self._list_runs),
             Route("/runs/{run_id}", self._run),
             Route("/runs/{run_id}/events", self._events, takes_ticket=True),
             Route("/runs/{run_id}/ticket", self._ticket, ("POST",)),
             Route("/sessions", plain(self._list_sessions)),
+            Route("/sessions/{session_id*}/messages", self._messages),
             Route("/sessions/{session_id*}", self._session, ("GET", "HEAD", "DELETE")),
             Route("/health", plain(health.health), is_open=True),
             *(Route(path, plain(health.readiness), is_open=True) for path in ("/readiness", "/readyz")),
@@ -291,14 +293,29 @@ class FrontDoor:
     async def _ticket(self, asked: Asked) -> web.StreamResponse:
         return await self._runs.ticket(asked.at[0], asked.headers)
 
-    async def _list_sessions(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
-        if self._console is None or not self._console.admits(request.headers):
-            message = (
-                "the list of sessions is for the operator: use the console or the command "
-                "`agentscope-supervisor sessions`; GET /sessions/{session_id} returns one session"
+    async def _list_runs(self, asked: Asked) -> web.StreamResponse:
+        if "session_id" not in asked.request.query:
+            self._refuse_clients(
+                asked.request, "the list of all runs is for the operator; add ?session_id= for one session"
             )
-            raise Refused(Failure(ErrorCode.FORBIDDEN, message))
+        return await self._runs.page(asked.request, asked.headers)
+
+    async def _messages(self, asked: Asked) -> web.StreamResponse:
+        return await self._runs.of_session(session_in_path(asked.at[0]), asked.request, asked.headers)
+
+    async def _list_sessions(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
+        self._refuse_clients(
+            request,
+            "the list of sessions is for the operator: use the console or the command "
+            "`agentscope-supervisor sessions`; GET /sessions/{session_id} returns one session",
+        )
         return await self._sessions.page(request, headers)
+
+    def _refuse_clients(self, request: web.BaseRequest, reason: str) -> None:
+        """Let the console only pass. Ids of sessions let a client use the sessions of others. Raises:
+        Refused."""
+        if self._console is None or not self._console.admits(request.headers):
+            raise Refused(Failure(ErrorCode.FORBIDDEN, reason))
 
     async def _show_console(
         self, console: Console, request: web.BaseRequest, headers: dict[str, str]
@@ -314,7 +331,7 @@ class FrontDoor:
 
     async def _session(self, asked: Asked) -> web.StreamResponse:
         request, headers = asked.request, asked.headers
-        session = session_of(request.rel_url.raw_path)
+        session = session_in_path(asked.at[0])
         if request.method == "DELETE":
             caller = self._auth.caller if self._principal == "token" else ""
             return await self._sessions.delete(session, caller, request, headers)

@@ -1,4 +1,4 @@
-"""Runs over HTTP: their state, and their events for a client that resumes or joins a run.
+"""Runs over HTTP: their lists and states, and their events for a client that resumes or joins a run.
 
 This module finds the run and the event at which its reader begins; `respond` sends it. `app` has
 authenticated the request: every client that may invoke may read a run if it knows its id. The id is in the
@@ -15,16 +15,22 @@ from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, error_object, invalid
 from agentscope_supervisor.domain.idempotency import MISMATCH
 from agentscope_supervisor.domain.request import TurnRequest
-from agentscope_supervisor.domain.run import Run
+from agentscope_supervisor.domain.request import session_id as valid_session_id
+from agentscope_supervisor.domain.run import Run, RunState
 from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.aiohttp_channel import AiohttpChannel
 from agentscope_supervisor.http1.responses import gone_response, json_response
 from agentscope_supervisor.runs.client_stream import ClientStream
-from agentscope_supervisor.runs.log import messages
+from agentscope_supervisor.runs.listing import Listed, Wanted, cursor, listed, time_of
+from agentscope_supervisor.runs.log import MAX_RESULT, messages
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.turns.service import TurnService
+from agentscope_supervisor.web import page_query
 from agentscope_supervisor.web.respond import OpenResponses, Response
 from agentscope_supervisor.web.tickets import TICKET_LASTS, Tickets
+
+RUNS_AT_ONCE: Final = 20  # default number of runs on a page of messages
+MOST_RUNS: Final = 100  # maximum number of them; the page ends earlier at `MAX_RESULT`
 
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _CURSOR: Final = re.compile(r"[0-9]{1,15}")
@@ -32,7 +38,8 @@ _EVENT_ID: Final = re.compile(r"([0-9a-f]{32})-([0-9]{1,15})")
 
 
 class RunRoutes:
-    """The handlers of /runs/{run_id}, and of a request that joins or resumes a run."""
+    """The handlers of /runs and below, of the messages of a session, and of a request that joins or resumes a
+    run."""
 
     def __init__(
         self, recorder: Recorder, turns: TurnService, responses: OpenResponses, tickets: Tickets
@@ -46,17 +53,49 @@ class RunRoutes:
     async def state(self, run_id: str, headers: dict[str, str]) -> web.StreamResponse:
         """GET /runs/{run_id}. Raises: Refused."""
         run = await self._find(run_id, -1)
-        fields = {
-            "run_id": run.run_id,
-            "session_id": run.session_id,
-            "state": run.state,
-            "stream": run.kind is StreamKind.EVENTS,
-            "worker": run.worker,
-            "events": {"first": run.first, "next": run.next},
-            "error": error_object(run.failure) if run.failure is not None else None,
-        }
-        body = b'%b,"messages":%b}' % (orjson.dumps(fields)[:-1], messages(run) or b"null")
-        return web.Response(body=body, content_type="application/json", headers=headers)
+        events = {"events": {"first": run.first, "next": run.next}}
+        row = self._row(run) | events
+        return _json(_with_messages(row, messages(run)), headers)
+
+    async def page(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
+        """GET /runs. Raises: Refused."""
+        query = request.query
+        session, state = query.get("session_id"), query.get("state")
+        if state is not None and state not in list(RunState):
+            raise invalid(f"state must be one of {', '.join(RunState)}")
+        wanted = Wanted(
+            valid_session_id(session) if session is not None else None,
+            RunState(state) if state is not None else None,
+            page_query.after(query),
+        )
+        found, more = await self._recorder.page(wanted, page_query.limit(query))
+        fields = {"runs": [_row(each) for each in found], "next": cursor(more) if more is not None else None}
+        return json_response(fields, 200, headers)
+
+    async def of_session(
+        self, session_id: str, request: web.BaseRequest, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        """GET /sessions/{session_id}/messages. Raises: Refused."""
+        wanted = Wanted(session_id, after=page_query.after(request.query), newest_first=False)
+        limit = page_query.limit(request.query, RUNS_AT_ONCE, MOST_RUNS)
+        found, more = await self._recorder.page(wanted, limit)
+        rows: list[bytes] = []
+        size = 0
+        for at, each in enumerate(found):
+            run = await self._recorder.find(each.run_id, -1)
+            if run is None:  # it was dropped meanwhile
+                continue
+            row = _with_messages(self._row(run), messages(run))
+            size += len(row)
+            if rows and size > MAX_RESULT:
+                more = found[at - 1].place
+                break
+            rows.append(row)
+        fields = {"session_id": session_id, "next": cursor(more) if more is not None else None}
+        return _json(b'%b,"runs":[%b]}' % (orjson.dumps(fields)[:-1], b",".join(rows)), headers)
+
+    def _row(self, run: Run) -> dict[str, object]:
+        return _row(listed(run, self._recorder.place(run)))
 
     async def events(
         self, run_id: str, request: web.BaseRequest, headers: dict[str, str]
@@ -150,6 +189,27 @@ class RunRoutes:
         if _RUN_ID.fullmatch(run_id):  # either it was kept once, or it never existed
             raise Refused(Failure(ErrorCode.GONE, "this run is no longer kept"))
         raise Refused(Failure(ErrorCode.NOT_FOUND, "there is no such run"))
+
+
+def _row(run: Listed) -> dict[str, object]:
+    """The fields of a run that clients see, without its messages."""
+    return {
+        "run_id": run.run_id,
+        "session_id": run.session_id,
+        "state": run.state,
+        "stream": run.kind is StreamKind.EVENTS,
+        "worker": run.worker,
+        "started_at": time_of(run.place),
+        "error": error_object(run.failure) if run.failure is not None else None,
+    }
+
+
+def _with_messages(row: dict[str, object], messages: bytes | None) -> bytes:
+    return b'%b,"messages":%b}' % (orjson.dumps(row)[:-1], messages or b"null")
+
+
+def _json(body: bytes, headers: dict[str, str]) -> web.StreamResponse:
+    return web.Response(body=body, content_type="application/json", headers=headers)
 
 
 def event_id(value: str) -> tuple[str, int] | None:

@@ -26,11 +26,7 @@ from agentscope_supervisor.http1.responses import json_response
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.turns.session_table import SessionTable
-
-_PREFIX: Final = "/sessions/"
-AT_ONCE: Final = 100  # default number of sessions on a page
-MOST: Final = 1000
-"""Maximum number of sessions on a page: a few milliseconds of the event loop."""
+from agentscope_supervisor.web import page_query
 
 _STORED: Final = b"true"  # the result of a FORGET turn that deleted a stored state
 
@@ -47,16 +43,11 @@ class SessionRoutes:
 
     async def page(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         """GET /sessions. Raises: Refused."""
-        query = request.query
-        limit = query.get("limit", str(AT_ONCE))
-        if not (limit.isascii() and limit.isdecimal() and len(limit) <= len(str(MOST))):
-            raise invalid(f"limit must be a whole number, 1 to {MOST}")
-        if not 1 <= int(limit) <= MOST:
-            raise invalid(f"limit must be 1 to {MOST}, not {int(limit)}")
-        after = query.get("after")
+        limit = page_query.limit(request.query)
+        after = request.query.get("after")
         if after is not None:
             after = valid_session_id(after, "after")
-        sessions, more = await self._table.page(after or "", int(limit), self._loop.time())
+        sessions, more = await self._table.page(after or "", limit, self._loop.time())
         return json_response({"sessions": sessions, "next": more}, 200, headers)
 
     async def state(self, session_id: str, headers: dict[str, str]) -> web.StreamResponse:
@@ -101,10 +92,10 @@ class SessionRoutes:
         return had_runs or run.json_body == _STORED
 
 
-def session_of(raw_path: str) -> str:
-    """The session id in a path below /sessions/. `raw_path`: percent-encoded. Raises: Refused."""
+def session_in_path(encoded: str) -> str:
+    """The session id in a part of a path. `encoded`: percent-encoded. Raises: Refused."""
     try:
-        named = unquote(raw_path.removeprefix(_PREFIX), errors="strict")
+        named = unquote(encoded, errors="strict")
     except UnicodeDecodeError:
         raise invalid("session_id must be UTF-8, percent-encoded") from None
     return valid_session_id(named)

@@ -18,8 +18,10 @@ import pytest
 from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import Key
+from agentscope_supervisor.domain.run import LOST, RunState
 from agentscope_supervisor.runs import database, store
 from agentscope_supervisor.runs.database import Database, Refusal, StoreLimits
+from agentscope_supervisor.runs.listing import Listed, Wanted
 from agentscope_supervisor.runs.log import Stored
 from agentscope_supervisor.runs.store import Store
 from agentscope_supervisor.system.instance_dir import PROGRAM
@@ -67,6 +69,49 @@ def ended(
         db.end(run, 2, "0.1", failure, b'["w"]', frees, now)
 
 
+# -- lists of runs -------------------------------------------------------------------------------
+
+
+def test_pages_of_ended_runs(path: Path) -> None:
+    names = [f"{number:032x}" for number in range(6)]
+    with closing(opened(path)) as db:
+        with db.transaction():
+            for number, name in enumerate(names):
+                kind = StreamKind.WHOLE if number == 1 else StreamKind.EVENTS
+                db.open(name, "b" if number == 3 else "a", kind, None, started=number // 2)
+        for name in names[:5]:  # the last one runs
+            ended(db, name, APP_ERROR if name == names[0] else None)
+        everything = db.page(Wanted(), 10, NOW)
+        assert [each.run_id for each in everything] == names[4::-1]
+        assert everything[-1] == Listed(
+            (0, names[0]), "a", RunState.ENDED, StreamKind.EVENTS, "0.1", APP_ERROR, b'["w"]'
+        )
+        assert everything[-2].end == b"", "a whole answer is not read for a list"
+        assert [each.run_id for each in db.page(Wanted("a"), 2, NOW)] == [names[4], names[2]]
+        after = db.page(Wanted("a", after=(1, names[2])), 10, NOW)
+        assert [each.run_id for each in after] == [names[1], names[0]]
+        oldest = Wanted("a", after=(0, names[0]), newest_first=False)
+        assert [each.run_id for each in db.page(oldest, 10, NOW)] == [names[1], names[2], names[4]]
+        assert db.page(Wanted(), 10, NOW + LIMITS.replay_ttl) == []
+    with closing(opened(path, "two")) as db:
+        with db.transaction():
+            db.lose(NOW)
+        (lost, *_) = db.page(Wanted(), 1, NOW)
+        assert (lost.run_id, lost.failure) == (names[5], LOST)
+
+
+def test_a_file_of_an_earlier_version_gets_the_starts_of_runs(path: Path) -> None:
+    with closing(opened(path)) as db:
+        claimed(db, "r")
+    with closing(sqlite3.connect(path)) as sql:
+        sql.execute("DROP INDEX runs_by_start")
+        sql.execute("ALTER TABLE runs DROP COLUMN started")
+    with closing(opened(path)) as db:
+        found = db.load("r", NOW)
+        assert found is not None
+        assert found.started == 0
+
+
 # -- the file ------------------------------------------------------------------------------------
 
 
@@ -77,7 +122,9 @@ def test_a_run_comes_back_as_it_was_written(path: Path) -> None:
     with closing(opened(path, "two")) as db:
         found = db.load("r", NOW)
         assert found == Stored(
-            "r", "s", StreamKind.EVENTS, 0, key(), "0.1", APP_ERROR, b'["w"]', 2, [(0, 2, events("r", 0, 2))]
+            *("r", "s", StreamKind.EVENTS, 0, key(), "0.1", APP_ERROR, b'["w"]', 2),
+            [(0, 2, events("r", 0, 2))],
+            round(NOW * 1e6),
         )
         assert found.key is not None
         assert found.key.fingerprint == b"print"
