@@ -9,7 +9,8 @@ from tools.docs.markdown import code, page, table
 from tools.docs.openapi import errors_of
 
 INTRODUCTION: Final = """
-JSON in UTF-8 over HTTP/1.1. The same API as an OpenAPI 3.1 document: [openapi.json](openapi.json).
+JSON in UTF-8 over HTTP/1.1. The same API as an OpenAPI 3.1 document: [openapi.json](openapi.json). A running
+instance returns it as `/openapi.json`, and `agentscope run` has the page `/docs`, which sends requests.
 
 If `server.auth_token` is set, every route except the health routes and `/metrics` requires the header
 `Authorization: Bearer <token>`. Every `GET` route also answers `HEAD`.

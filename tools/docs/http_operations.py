@@ -70,7 +70,7 @@ NUMBER: Final[Schema] = {"type": "integer", "minimum": 0}
 SECONDS: Final[Schema] = {"type": "number", "minimum": 0}
 
 
-def _object(text: str, properties: Mapping[str, Schema], required: Sequence[str] = ()) -> Schema:
+def _object(text: str, properties: Mapping[str, Schema], required: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "type": "object",
         "description": text,
@@ -142,7 +142,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "on_busy": _with({"enum": list(ON_BUSY)}, "Overrides `sessions.on_busy` for this turn."),
         },
         ["message"],
-    ),
+    )
+    | {"examples": [{"session_id": "me", "message": "Hello", "stream": True}]},
     "Msg": _object(
         "A message of the App, as AgentScope serialises it. Fields depend on the version of AgentScope.",
         {
@@ -196,6 +197,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             _object("All turns of a session.", {"session_id": SESSION_ID}, ["session_id"]),
             _object("One turn.", {"run_id": TEXT}, ["run_id"]),
         ],
+        "examples": [{"session_id": "me"}],
     },
     "Stopped": _object(
         "The result of a stop.",
@@ -287,6 +289,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         },
         ["status", "instance_id", "uptime"],
     ),
+    "Document": {"type": "object", "description": "An OpenAPI 3.1 document."},
     "Status": _object("A short status.", {"status": TEXT}, ["status"]),
     "Welcome": _object(
         "Name, version and links.",
@@ -513,6 +516,14 @@ OPERATIONS: Final[Sequence[Operation]] = (
         [Answer(200, "It runs.", JSON, "Status")],
         is_open=True,
         also=("/livez", "/healthz"),
+    ),
+    Operation(
+        "GET",
+        "/openapi.json",
+        "The HTTP API as OpenAPI",
+        "An OpenAPI 3.1 document of the routes that this instance serves. With the console on, the page "
+        "`/docs` shows it and sends requests.",
+        [Answer(200, "The document.", JSON, "Document")],
     ),
     Operation(
         "GET",

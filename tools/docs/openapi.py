@@ -1,4 +1,4 @@
-"""docs/reference/openapi.json: the HTTP API as OpenAPI 3.1. Pure."""
+"""openapi.json, in the documentation and in the package: the HTTP API as OpenAPI 3.1. Pure."""
 
 import json
 from typing import Any
@@ -100,6 +100,11 @@ def _add(responses: dict[str, Any], answer: Answer) -> None:
         response.setdefault("content", {})[answer.kind] = {"schema": {"type": "string"}}
 
 
+def packaged() -> str:
+    """The file in the package, without spaces. An instance returns the routes in it that it serves."""
+    return json.dumps(document(), separators=(",", ":"), ensure_ascii=False) + "\n"
+
+
 def text() -> str:
-    """The file."""
+    """The file in the documentation."""
     return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"

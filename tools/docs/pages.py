@@ -12,6 +12,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "docs/reference/settings.md": settings.text,
     "docs/reference/http-api.md": http_api.text,
     "docs/reference/openapi.json": openapi.text,
+    "supervisor/agentscope_supervisor/web/openapi.json": openapi.packaged,
     "docs/reference/cli.md": cli.text,
     "docs/reference/metrics.md": metrics.text,
     "docs/reference/runtime-api.md": runtime_api.text,

@@ -8,7 +8,7 @@ import inspect
 
 from agentscope_protocol.config.settings import ServerSettings
 from agentscope_supervisor.telemetry.metrics import Metrics
-from agentscope_supervisor.web.app import FrontDoor, Route
+from agentscope_supervisor.web.app import FrontDoor, Route, documented
 from tools.docs.nothing import NOTHING
 
 
@@ -26,4 +26,4 @@ async def _served() -> dict[str, Route]:
         if each.default is inspect.Parameter.empty and name != "settings"
     ]
     door = FrontDoor(ServerSettings(), **dict.fromkeys(needed, NOTHING), metrics=metrics)
-    return {route.path.replace("*", ""): route for route in door.routes}
+    return {documented(route): route for route in door.routes}

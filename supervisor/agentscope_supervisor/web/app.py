@@ -32,6 +32,7 @@ from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.turns.session_table import SessionTable
+from agentscope_supervisor.web.api_docs import ASSETS, ApiDocs
 from agentscope_supervisor.web.auth import Auth, WrongToken
 from agentscope_supervisor.web.console import Console
 from agentscope_supervisor.web.dialects import DIALECTS, INVOKE
@@ -134,6 +135,7 @@ class FrontDoor:
         self._fast: Final = FastServer(self._invoke.fast, self._server, limits)
         self._max_connections: Final = settings.max_connections
         self._listener: Listener | None = None
+        self._methods: Final[dict[str, tuple[str, ...]]] = {}  # of each path, as the reference writes it
         self.routes: Final = self._table_of_routes(HealthRoutes(condition), console)
         self._fixed: Final = {route.path: route for route in self.routes if "{" not in route.path}
         self._below: Final = [(_pattern(route.path), route) for route in self.routes if "{" in route.path]
@@ -158,6 +160,8 @@ class FrontDoor:
                 for path in ("/liveness", "/livez", "/healthz")
             ),
         ]
+        api = ApiDocs(self._methods)
+        routes.append(Route("/openapi.json", plain(api.document)))
         if self._metrics is not None:
             routes.append(Route("/metrics", plain(self._show_metrics), is_open=True))
         if console is not None:
@@ -169,6 +173,9 @@ class FrontDoor:
             routes.append(Route("/console/live", plain(console.live), ("GET",)))
             routes.append(Route("/console/restart", plain(console.restart), ("POST",)))
             routes.append(Route("/console/maintenance", plain(console.maintain), ("POST",)))
+            paths = ("/docs", *(f"/docs/{name}" for name in ASSETS))
+            routes += [Route(path, plain(api.page), is_open=True) for path in paths]
+        self._methods.update((documented(route), route.methods) for route in routes)
         return routes
 
     # -- life -------------------------------------------------------------------------------
@@ -364,6 +371,11 @@ def _pattern(path: str) -> re.Pattern[str]:
     )
 
 
+def documented(route: Route) -> str:
+    """The path of a route as the reference writes it."""
+    return route.path.replace("*", "")
+
+
 def _label(route: Route | None) -> str:
     """The name of a request's route in the metrics: one of a fixed set, whatever paths clients request."""
-    return "other" if route is None else route.path.replace("*", "").rstrip("/") or "/"
+    return "other" if route is None else documented(route).rstrip("/") or "/"

@@ -17,6 +17,7 @@ _WELCOME: Final = {
         "stop": "/stop",
         "runs": "/runs/{run_id}",
         "sessions": "/sessions/{session_id}",
+        "openapi": "/openapi.json",
         "health": "/health",
         "readiness": "/readiness",
         "liveness": "/liveness",
