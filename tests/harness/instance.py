@@ -79,7 +79,9 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "XDG_STATE_HOME": STATE, **standin.variables(more)}
 
 
-def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str | Path, cwd: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end. The timeout allows for a start of a worker on a busy machine."""
     return subprocess.run(
         arguments,
@@ -87,7 +89,7 @@ def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Completed
         capture_output=True,
         text=True,
         cwd=cwd,
-        env=environment(),
+        env=environment(**variables),
         timeout=100,
         check=False,
     )

@@ -278,6 +278,20 @@ def load_slots(text: str, *, source: str, env: Mapping[str, str]) -> dict[str, s
     raise SettingsError(source, problems)
 
 
+def load_auth_token(text: str, *, env: Mapping[str, str]) -> tuple[str | None, list[str]]:
+    """The value of `server.auth_token` in the text of an agentapp.yaml, and the unset variables in it.
+
+    Nothing else in the text is validated. The token is None if it is absent or cannot be read.
+    """
+    document, path = read(text, env), ("server", "auth_token")
+    unset = [name for name, paths in document.references.items() if path in paths and name not in env]
+    server = document.data.get("server")
+    token = server.get("auth_token") if isinstance(server, dict) else None
+    if not isinstance(token, str) or path in document.invalid:
+        return None, unset
+    return token, unset
+
+
 def _only_provider(slot: object) -> object:
     if not isinstance(slot, dict):
         return slot

@@ -25,6 +25,7 @@ _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
 _TEXT_TAGS = {_TAG + name for name in ("str", "timestamp", "merge", "value")}
 _NUMBER_TAGS = {_TAG + "int", _TAG + "float"}
+_KEY_LINE = re.compile(r"(?P<indent> *)(?P<key>[\w.-]{1,40}):(?: +(?P<value>[^\s#].*)?)?\s*(?:#.*)?$")
 _REFERENCE = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 
 
@@ -115,11 +116,36 @@ def _syntax_problem(error: yaml.YAMLError, text: str) -> tuple[int, str]:
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 1
     words = ", ".join(shortened(part) for part in (error.context, error.problem) if part)
-    message = f"is not valid YAML: {words}"
     lines = text.splitlines()
-    if line <= len(lines) and "${" in lines[line - 1]:
+    here = lines[line - 1] if line <= len(lines) else ""
+    if "\t" in here[: len(here) - len(here.lstrip())]:
+        return line, "is indented with a tab; YAML allows only spaces"
+    message = f"is not valid YAML: {words}"
+    if "${" in here:
         message += "; a ${VAR} inside { } or [ ] needs quotes"
+    else:
+        message += _indentation_hint(lines[:line])
     return line, message
+
+
+def _indentation_hint(lines: list[str]) -> str:
+    """How the last of these lines is indented, if that may be the mistake; else ""."""
+    keys = [match for match in map(_KEY_LINE.match, lines) if match]
+    if len(keys) < 2 or keys[-1].string is not lines[-1]:
+        return ""
+    above, here = keys[-2], keys[-1]
+    is_deeper = len(here["indent"]) > len(above["indent"])
+    if len(here["indent"]) == len(above["indent"]) or (is_deeper and not above["value"]):
+        return ""
+    return (
+        f"; the line is indented by {_spaces(here)}, and {above['key']!r} above it by {_spaces(above)}: "
+        "keys of one section have the same indentation"
+    )
+
+
+def _spaces(key_line: re.Match[str]) -> str:
+    count = len(key_line["indent"])
+    return f"{count} space{'' if count == 1 else 's'}"
 
 
 class _Converter:

@@ -50,10 +50,11 @@ def instance_options(default_name: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def find(name: str | None, runtime_dir: Path | None, project: Path) -> Address:
+def find(name: str | None, runtime_dir: Path | None, project: Path, *, only_it: bool = False) -> Address:
     """Return the running instance that a command refers to: by name, by project folder, or the only one.
 
-    Raises: click.ClickException if none is running, click.UsageError if the choice is not clear.
+    `only_it`: without a name, only an instance of `project` is meant.
+    Raises: click.ClickException if it is not running, click.UsageError if the choice is not clear.
     """
     root = _root(runtime_dir)
     try:
@@ -63,15 +64,21 @@ def find(name: str | None, runtime_dir: Path | None, project: Path) -> Address:
     if name is not None:
         matching = [address for address in found if address.name == name]
     else:
-        matching = [address for address in found if address.project == str(project.resolve())] or found
+        matching = [address for address in found if address.project == str(project.resolve())]
+        if not matching and not only_it:
+            matching = found
     if len(matching) == 1:
         return matching[0]
     if not found:
         raise click.ClickException(f"no instance is running (looked in {root / instance_dir.PROGRAM})")
-    names = ", ".join(address.name for address in found)
-    if name is not None:
-        raise click.UsageError(f"no instance named {name!r} is running; running instances: {names}")
-    raise click.UsageError(f"several instances are running; select one with --name: {names}")
+    if matching:
+        names = ", ".join(address.name for address in matching)
+        raise click.UsageError(f"several instances are running; select one with --name: {names}")
+    what = f"named {name!r}" if name is not None else f"of {project.resolve()}"
+    names = ", ".join(f"{address.name} ({address.project})" for address in found)
+    raise click.ClickException(
+        f"no instance {what} is running; select one of the running instances with --name: {names}"
+    )
 
 
 def _root(runtime_dir: Path | None) -> Path:

@@ -25,6 +25,7 @@ from agentscope_protocol.wire.page import NAME_BLOCKS
 from agentscope_supervisor import __version__
 from agentscope_supervisor.domain.printable import printable
 from agentscope_supervisor.processes import interpreter, worker_user
+from agentscope_supervisor.project import config
 from agentscope_supervisor.project.config import Project, ProjectError
 from agentscope_supervisor.system import (
     instance_dir,
@@ -45,7 +46,7 @@ def start(project: Project, name: str | None, runtime_dir: Path | None, state_di
     terminal = signals.Terminal() if project.overrides.ends_with_terminal else None
     signals.prepare(terminal)
     kernel.forbid_inspection()
-    archived = project.folder.is_file()
+    archived = is_archive(project.folder)
     if archived:
         project, name = _installed(project, name, state_dir)
     if project.watched or log.isEnabledFor(logging.DEBUG):
@@ -114,6 +115,14 @@ def checked(project: Project) -> Settings:
     if ended.returncode:
         sys.exit(EX_CONFIG)
     return settings
+
+
+def is_archive(path: Path) -> bool:
+    """Return whether PROJECT is an archive; exit with EX_CONFIG if it is another file."""
+    try:
+        return config.is_archive(path)
+    except ProjectError as error:
+        fail(EX_CONFIG, str(error))
 
 
 def extracted(archive: Path, room: Path) -> tuple[Path, str]:

@@ -207,7 +207,7 @@ def check(project: Path, config: Path) -> NoReturn:
     folder = project.resolve()
     with tempfile.TemporaryDirectory(prefix=f"{instance_dir.PROGRAM}-") as room:
         name = folder.name
-        if folder.is_file():
+        if launch.is_archive(folder):
             folder, name = launch.extracted(folder, Path(room))
         launch.checked(Project(folder, config))
         click.echo(printable(f"{name}: OK"))
@@ -323,18 +323,23 @@ def invoke(
 
     from agentscope_supervisor.cli import invoke_client
 
-    address = instance_commands.find(name, runtime_dir, project)
-    token = launch.settings_of(Project(Path(address.project), config)).server.auth_token
+    # A message must not reach another App than that of the folder.
+    is_chosen = len(words) == 2 or (project / config).exists()
+    address = instance_commands.find(name, runtime_dir, project, only_it=is_chosen)
+    try:
+        token, unset = Project(Path(address.project), config).read_token()
+    except ProjectError:  # the instance may run without its folder
+        token, unset = None, []
 
     async def print_answer() -> None:
-        secret = token.get_secret_value() if token is not None else None
-        async for part in invoke_client.invoke(address.url, session, text, secret):
+        async for part in invoke_client.invoke(address.url, session, text, token):
             click.echo(shown(part, sys.stdout), nl=False)
         click.echo()
 
     try:
         asyncio.run(print_answer())
     except invoke_client.InvokeError as error:
-        raise click.ClickException(str(error)) from None
+        hint = f"; server.auth_token needs the variable {', '.join(unset)}, which is not set" if unset else ""
+        raise click.ClickException(f"{error}{hint}") from None
     except aiohttp.ClientError as error:
         raise click.ClickException(f"the instance {address.name!r} does not answer: {error}") from None

@@ -5,6 +5,7 @@ are in `agentscope_protocol.config.settings`.
 """
 
 import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -74,14 +75,19 @@ class Project:
 
     def _text(self) -> str:
         path = self.folder / self.config
-        if not self.folder.is_dir():
-            raise ProjectError(f"{self.folder}: no such folder")
         try:
             return path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise ProjectError(f"{path}: no such file; an empty file is a valid configuration") from None
+        except (FileNotFoundError, NotADirectoryError):
+            raise ProjectError(_missing(self.folder, path)) from None
         except (OSError, UnicodeDecodeError) as error:
             raise ProjectError(f"{path}: cannot be read: {error}") from None
+
+    def read_token(self) -> tuple[str | None, list[str]]:
+        """Return the token of clients in the file, and the unset variables that it refers to.
+
+        No other key of the file is checked, and no other variable need be set. Raises: ProjectError.
+        """
+        return settings_module.load_auth_token(self._text(), env={**os.environ, **self.withheld})
 
     def _overridden(self, settings: Settings) -> Settings:
         overrides = self.overrides
@@ -104,3 +110,28 @@ class Project:
         if overrides.no_platform:
             changed["platform"] = None
         return settings.model_copy(update=changed)
+
+
+def is_archive(path: Path) -> bool:
+    """Return whether PROJECT is a file. Raises: ProjectError if it is a file of a project, no archive."""
+    if path.suffix in (".py", ".yaml", ".yml") and path.is_file():
+        raise ProjectError(f"{path} is a file; use its folder as PROJECT: {path.parent}")
+    return path.is_file()
+
+
+def _missing(folder: Path, path: Path) -> str:
+    """Why there is no configuration at `path`, and what to do."""
+    other = path.with_suffix(".yml")
+    if path.suffix == ".yaml" and other.is_file():
+        return f"{path}: no such file; rename {other.name} to {path.name}"
+    if not folder.is_dir():
+        what = f"{folder}: no such folder"
+    elif path.name != CONFIG_FILE:
+        return f"{path}: no such file"
+    elif (folder / "app.py").is_file():
+        return f"{path}: no such file; an empty file is a valid configuration: touch {shlex.quote(str(path))}"
+    else:
+        what = f"{folder}: not a project, because it has no {CONFIG_FILE}"
+    usable = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    target = folder if usable else folder / "my_app"
+    return f"{what}; make a project with: agentscope-supervisor new {shlex.quote(str(target))}"

@@ -22,6 +22,7 @@ from agentscope_protocol.config.settings import (
     dump,
     json_schema,
     load,
+    load_auth_token,
     load_slots,
     restore,
 )
@@ -370,6 +371,22 @@ def test_load_slots_reports_invalid_slots(text: str, report: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_slots(text, source="f", env={})
     assert str(caught.value).startswith(report)
+
+
+@pytest.mark.parametrize(
+    "text, token, unset",
+    [
+        ("server: {auth_token: 'a-${A}'}\nmodels: {m: {api_key: '${NO}'}}", "a-1", []),
+        ("server: {auth_token: '${NO}'}", None, ["NO"]),
+        ("server: {port: 1}\nnonsense: 1", None, []),
+        ("server: {auth_token: [1]}", None, []),
+        ("server: 8080", None, []),
+        ("", None, []),
+        ("server: {", None, []),
+    ],
+)
+def test_load_auth_token_needs_no_other_variable(text: str, token: str | None, unset: list[str]) -> None:
+    assert load_auth_token(text, env={"A": "1"}) == (token, unset)
 
 
 def test_repr_and_str_hide_secrets() -> None:

@@ -28,9 +28,21 @@ BAD = ": is not valid YAML"
     "text, message",
     [
         ("a: b: c", f"1: {BAD}: mapping values are not allowed here"),
+        ("a:\n\t- b", "2: : is indented with a tab; YAML allows only spaces"),
         (
-            "a:\n\t- b",
-            f"2: {BAD}: while scanning for the next token, found character '\\t' that cannot start any token",
+            "server:\n  port: 1\n   host: x",
+            f"3: {BAD}: mapping values are not allowed here; the line is indented by 3 spaces, and 'port'"
+            " above it by 2 spaces: keys of one section have the same indentation",
+        ),
+        (
+            "server:\n    port: 1\n # why\n host: x",
+            f"4: {BAD}: while parsing a block mapping, expected <block end>, but found '<block mapping"
+            " start>'; the line is indented by 1 space, and 'port' above it by 4 spaces: keys of one section"
+            " have the same indentation",
+        ),
+        (
+            "server:\n  port: 1\n  host: x: y",
+            f"3: {BAD}: mapping values are not allowed here",
         ),
         ("a: 1\nb: *x", f"2: {BAD}: found undefined alias 'x'"),
         ("a: &x 1\nb: &x 2", f"2: {BAD}: found duplicate anchor 'x'; first occurrence, second occurrence"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agentscope_protocol.config.settings import SettingsError, chosen_keys
-from agentscope_supervisor.project.config import Overrides, Project, ProjectError
+from agentscope_supervisor.project.config import Overrides, Project, ProjectError, is_archive
 
 FILE = """\
 server: {host: 10.0.0.1, port: 9000}
@@ -118,10 +118,39 @@ def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
         Project(folder).read_settings()
 
 
-def test_a_missing_file_is_reported(tmp_path: Path) -> None:
-    path = tmp_path / "agentapp.yaml"
-    with pytest.raises(ProjectError, match=re.escape(f"{path}: no such file")):
-        Project(tmp_path).read_settings()
+def missing(folder: Path) -> str:
+    with pytest.raises(ProjectError) as caught:
+        Project(folder).read_settings()
+    return str(caught.value)
+
+
+def test_a_folder_without_a_configuration_says_what_to_do(tmp_path: Path) -> None:
+    make = "make a project with: agentscope-supervisor new"
+    folder, file = tmp_path / "my app", tmp_path / "my app" / "agentapp.yaml"
+    assert missing(folder) == f"{folder}: no such folder; {make} '{folder}'"
+    folder.mkdir()
+    not_one = f"{folder}: not a project, because it has no agentapp.yaml"
+    assert missing(folder) == f"{not_one}; {make} '{folder}'"
+    (folder / "notes.txt").touch()
+    assert missing(folder) == f"{not_one}; {make} '{folder}/my_app'"
+    (folder / "app.py").touch()
+    assert missing(folder) == f"{file}: no such file; an empty file is a valid configuration: touch '{file}'"
+    (folder / "agentapp.yml").touch()
+    assert missing(folder) == f"{file}: no such file; rename agentapp.yml to agentapp.yaml"
+    with pytest.raises(ProjectError, match=r"other\.yaml: no such file$"):
+        Project(folder, Path("other.yaml")).read_settings()
+
+
+def test_a_file_of_a_project_is_not_taken_for_an_archive(tmp_path: Path) -> None:
+    for name in ("app.py", "agentapp.yaml", "my_app.tar.gz"):
+        (tmp_path / name).touch()
+    assert is_archive(tmp_path / "my_app.tar.gz")
+    assert not is_archive(tmp_path)
+    assert not is_archive(tmp_path / "none.py")
+    for name in ("app.py", "agentapp.yaml"):
+        with pytest.raises(ProjectError) as caught:
+            is_archive(tmp_path / name)
+        assert str(caught.value) == f"{tmp_path / name} is a file; use its folder as PROJECT: {tmp_path}"
 
 
 def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""The messages of commands that a newcomer meets: each says what is wrong and what to do next."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.harness.instance import COMMAND, Instance, run
+from tests.harness.projects import written
+
+
+def said(*arguments: str | Path) -> str:
+    """Run a command that fails; return what it prints."""
+    ended = run(COMMAND, *arguments)
+    assert ended.returncode != 0
+    return ended.stderr + ended.stdout
+
+
+# -- a running instance --------------------------------------------------------------------------------
+
+
+def test_invoke_reaches_no_other_app(shared: Instance, tmp_path: Path) -> None:
+    """A message to a project that does not run must not reach the only instance that does."""
+    other = written(tmp_path / "other", None)
+    reach = ("--runtime-dir", shared.runtime_dir)
+    wanted = (
+        f"Error: no instance of {other} is running; select one of the running instances with --name:"
+        f" test ({shared.project})\n"
+    )
+    assert said("invoke", other, *reach, "-s", "me", "hello") == wanted
+    ended = run(COMMAND, "invoke", *reach, "-s", "me", "hello", cwd=other)
+    assert (ended.returncode, ended.stderr) == (1, wanted), "the current folder is that project"
+
+
+def test_a_name_that_does_not_run_is_reported_with_those_that_do(shared: Instance) -> None:
+    assert said("status", "--runtime-dir", shared.runtime_dir, "--name", "x") == (
+        "Error: no instance named 'x' is running; select one of the running instances with --name:"
+        f" test ({shared.project})\n"
+    )
+
+
+def test_invoke_needs_no_variable_of_the_app(
+    make_project: Callable[..., Path], new_instance: Callable[..., Instance]
+) -> None:
+    project = make_project(session={"save_dir": "${SESSIONS}"}, server={"auth_token": "${OUR_TOKEN}"})
+    variables = {"SESSIONS": "sessions", "OUR_TOKEN": "t"}
+    instance = new_instance(project, workers=1, variables=variables).start()
+    refused = run(COMMAND, "invoke", *instance.found_by, "-s", "me", "hello")
+    assert refused.returncode == 1
+    assert re.fullmatch(
+        r"Error: UNAUTHORIZED: .+; server\.auth_token needs the variable OUR_TOKEN, which is not set\n",
+        refused.stderr,
+    )
+    answer = run(COMMAND, "invoke", *instance.found_by, "-s", "me", "hello", OUR_TOKEN="t")
+    assert (answer.returncode, answer.stdout) == (0, "hello\n")
