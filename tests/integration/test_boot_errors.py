@@ -237,6 +237,12 @@ def test_f23_on_startup_is_retried_until_it_succeeds(
     instance = start_instance(project, workers=1)
     assert len(tries.read_text("utf-8").splitlines()) == 3
     assert "database is away" in instance.log
+    assert instance.log.count("Traceback") == 1, "the traceback is logged once"
+    limit = "supervisor.start_deadline: 300 s after the start of the instance"
+    tries_again = re.findall(
+        rf"next try of the worker slot=0 seconds=\d+\.\d limit={limit}$", instance.log, re.M
+    )
+    assert len(tries_again) == 2
 
 
 @pytest.mark.timed
@@ -250,6 +256,9 @@ def test_f23_on_startup_that_always_raises_fails_at_the_start_deadline(
     assert ended.status == TRY_LATER
     assert "database is away" in ended.output
     assert len(tries.read_text("utf-8").splitlines()) >= 2, "on_startup was retried"
+    assert ended.output.count("Traceback") == 1, "the traceback is printed once"
+    _, _, last_words = ended.output.partition("agentscope-supervisor: the app cannot start\n\n")
+    assert last_words.endswith("App.on_startup() raised RuntimeError: database is away\n")
     assert ended.seconds < 30
 
 

@@ -102,6 +102,17 @@ async def test_stacks_name_the_line_that_blocks(steered: Instance) -> None:
         await stream.whole()
 
 
+async def test_stacks_show_where_a_turn_waits(steered: Instance) -> None:
+    session = await session_in(steered.port, 0)
+    async with Stream(steered.port, session, [{"say": "one"}, {"sleep": 60}]) as stream:
+        await stream.until(events=1)
+        shown = {process["worker"]: process["lines"] for process in await ask(steered, "stacks")}
+        (waiting,) = [lines for worker, lines in shown.items() if worker.startswith("0.")]
+        own = [line for line in waiting if "/app.py" in line]
+        assert re.search(r'app\.py", line \d+ in perform$', own[0])
+        assert re.search(r'app\.py", line \d+ in App\.generator$', own[-1])
+
+
 async def test_events_are_followed(steered: Instance) -> None:
     victim = steered.ready_workers()[0]
     follower = subprocess.Popen(  # noqa: ASYNC220 - once, at the start

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.harness.instance import COMMAND, Instance, run
-from tests.harness.projects import written
+from tests.harness.projects import hooks, written
+from tests.harness.waiting import wait_until
 
 
 def said(*arguments: str | Path) -> str:
@@ -36,6 +37,24 @@ def test_a_name_that_does_not_run_is_reported_with_those_that_do(shared: Instanc
         "Error: no instance named 'x' is running; select one of the running instances with --name:"
         f" test ({shared.project})\n"
     )
+
+
+def test_stacks_show_where_a_hanging_start_waits(
+    make_project: Callable[..., Path], new_instance: Callable[..., Instance]
+) -> None:
+    project = make_project()
+    hooks(project, startup=[{"sleep": 600}])
+    (project / "requirements.txt").write_text("no-such-package-here>=1\n")
+    instance = new_instance(project, workers=1).launch()
+    instance.wait_listening()
+    waits = re.compile(r'app\.py", line \d+ in App\.on_startup$', re.MULTILINE)
+    wait_until(lambda: waits.search(instance.command("stacks").stdout), 30, "the stack of on_startup")
+    assert re.search(
+        r"warning requirements\.txt:1: no-such-package-here is not installed; install it with:"
+        r" \S+ -m pip install 'no-such-package-here>=1' worker=0\.1",
+        instance.log,
+    )
+    assert instance.stop() == 0
 
 
 def test_invoke_needs_no_variable_of_the_app(

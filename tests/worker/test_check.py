@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentscope_worker.check import requirement_problems
+from agentscope_worker.installed_requirements import requirement_problems
 
 PYTEST = version("pytest")
 

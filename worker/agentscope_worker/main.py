@@ -81,6 +81,7 @@ async def _work(sock: socket.socket, page: LifePage, records_to: logging.Handler
     # Imported here because heavy imports must come after `die_with_supervisor`.
     from agentscope_protocol.config import settings as settings_module
     from agentscope_worker import host
+    from agentscope_worker.installed_requirements import requirement_problems
     from agentscope_worker.serve import Server
     from agentscope_worker.sessions import Sessions
 
@@ -93,6 +94,9 @@ async def _work(sock: socket.socket, page: LifePage, records_to: logging.Handler
     assert isinstance(snapshot, bytes)
     assert isinstance(project, (str, bytes))
     settings, folder = settings_module.restore(snapshot), Path(os.fsdecode(project))
+    if hello.items["slot"] == 0 and hello.items["generation"] == 1:  # once for each instance
+        for problem in requirement_problems(folder / "requirements.txt"):
+            log.warning("%s", problem)
     if record := os.environ.pop(WRITES, None):
         from agentscope_worker.write_watch import WriteWatch
 

@@ -17,6 +17,7 @@ import time
 from typing import Final
 
 from agentscope_protocol.wire.page import PAGE_SIZE, TICK_EVERY, LifePage
+from agentscope_worker import task_stacks
 
 PORTABLE: Final = (
     not sys.platform.startswith("linux") or os.environ.get("AGENTSCOPE_SUPERVISOR_PORTABLE") == "1"
@@ -48,9 +49,15 @@ def ignore_interrupts() -> None:
 
 
 def enable_stack_dumps() -> None:
-    """Make SIGQUIT print the stacks of all threads, and a crash in C code print its stack."""
+    """Make SIGQUIT print the stacks of all threads and tasks, and a crash in C code print its stack.
+
+    The stacks of threads are printed in C, also while the event loop is blocked. Those of tasks follow when
+    the main thread runs Python code.
+    """
     faulthandler.enable()
-    faulthandler.register(signal.SIGQUIT, all_threads=True)
+    faulthandler.unregister(signal.SIGQUIT)  # of the zygote; otherwise `register` would not install a handler
+    signal.signal(signal.SIGQUIT, lambda *_: task_stacks.write())
+    faulthandler.register(signal.SIGQUIT, all_threads=True, chain=True)
 
 
 class LifeSigns:

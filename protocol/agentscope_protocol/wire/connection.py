@@ -58,7 +58,7 @@ class _Connection(ABC):
     def __init__(self, greeting: Mapping[str, str | int | bytes]) -> None:
         self._reader = FrameReader()
         self._output: list[bytes] = []
-        self._greeted = False
+        self.greeted = False
         self._received = 0
         self.closed = False
         self._send(Hello(PROTOCOL_VERSION, greeting))
@@ -89,7 +89,7 @@ class _Connection(ABC):
             return
         self._received += len(data)
         for frame in self._reader.feed(data):
-            if self._greeted:
+            if self.greeted:
                 event = self._receive(frame)
                 if event is not None:
                     yield event
@@ -100,7 +100,7 @@ class _Connection(ABC):
                     f"the peer uses protocol version {frame.version}, expected {PROTOCOL_VERSION}"
                 )
             else:
-                self._greeted = True
+                self.greeted = True
                 yield frame
             if self.closed:
                 return

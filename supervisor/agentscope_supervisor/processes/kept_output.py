@@ -9,9 +9,11 @@ KEPT_LINES: Final = 50  # last lines of output: enough for a traceback and the l
 KEPT_STACK_LINES: Final = 200  # lines of a stack dump: main thread, a thread pool, threads of libraries
 KEPT_WIDTH: Final = 160  # characters of a kept line; the log contains the complete lines
 
-# Lines that faulthandler writes. A normal Python traceback differs: it has a comma before "in".
+# Lines that faulthandler writes, and the heading of a task. A normal Python traceback differs: it has a comma
+# before "in".
 _STACK_LINE: Final = re.compile(
     r"(Current thread|Thread) 0x\w+ .*\(most recent call first\):$|Stack \(most recent call first\):$"
+    r"|Task .* \(most recent call first\):$"
     r"|Fatal Python error: |  File \".*\", line (\d+|\?\?\?) in |  <no Python frame>$|  \.\.\.$"
 )
 
@@ -22,5 +24,5 @@ def kept(lines: Iterable[str], most: int) -> tuple[str, ...]:
 
 
 def is_stack_line(line: str) -> bool:
-    """Return whether this line of output belongs to a stack dump of faulthandler."""
+    """Return whether this line of output belongs to a stack dump."""
     return _STACK_LINE.match(line) is not None

@@ -77,6 +77,7 @@ class Controller:
         """Number of workers that exited unexpectedly."""
         self.failure = ""
         """Why the instance could not start, as reported by its worker; for the operator."""
+        self._reported = ""  # the last failure of a start
         self.finished: Final[asyncio.Future[int]] = self._loop.create_future()
         """Resolves to the exit status when no process is left and none will be started."""
         self._timer: asyncio.TimerHandle | None = None
@@ -172,6 +173,7 @@ class Controller:
     # -- PoolListener: events of processes and their turns -------------------------------------------
 
     def became_ready(self, process: Process) -> None:
+        self._reported = ""
         first = not self.fleet.ever_ready
         if StreamKind.IDLE in process.stream_kinds:
             self._turns.joined(process.number)
@@ -216,10 +218,29 @@ class Controller:
         elif not process.failure:
             log.error("worker died", extra=fields)
         elif any(isinstance(command, fleet_commands.Finished) for command in commands):
-            self.failure = process.failure
+            self.failure = self._unreported(process.failure)
         else:
-            log.error("worker did not start: %s", process.failure, extra=fields)
+            log.error("worker did not start: %s", self._unreported(process.failure), extra=fields)
+            self._report_next_try(process.slot)
         self._carry_out(_explained(commands, record))
+
+    def _unreported(self, failure: str) -> str:
+        """Return the part of a failed start that the log does not have yet: a traceback is reported once."""
+        before, self._reported = self._reported, failure
+        return failure if failure != before else failure.partition("\n")[0]
+
+    def _report_next_try(self, slot: int) -> None:
+        start_at = self.fleet.slots[slot].start_at
+        if start_at is None:
+            return
+        fields: dict[str, object] = {
+            "slot": slot,
+            "seconds": round(max(0.0, start_at - self._loop.time()), 1),
+        }
+        if not self.fleet.ever_ready:
+            limit = self.settings.supervisor.start_deadline
+            fields["limit"] = f"supervisor.start_deadline: {limit:g} s after the start of the instance"
+        log.info("next try of the worker", extra=fields)
 
     def recycle_requested(self, process: Process, reason: str) -> None:
         accepted = self.recycling.requested(process.number, reason, self._loop.time())

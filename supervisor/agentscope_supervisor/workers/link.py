@@ -99,6 +99,11 @@ class WorkerLink:
             self._link.flush_soon()
 
     @property
+    def greeted(self) -> bool:
+        """Whether the worker has sent its greeting. Its signal handlers are installed by then."""
+        return self._requester.greeted
+
+    @property
     def closed(self) -> bool:
         """Whether the link is closed, by either end."""
         return self._requester.closed

@@ -226,12 +226,9 @@ class Pool:
                 self._arm(process)
 
     def dump_stacks(self) -> None:
-        """Ask every worker to print its stacks.
-
-        Starting workers are left out: the signal kills an interpreter that has no handler yet.
-        """
+        """Ask every worker to print its stacks."""
         for process in self._processes.values():
-            if process.child is not None and process.state is not ProcessState.STARTING:
+            if process.can_dump_stacks and process.child is not None:
                 process.child.dump_stacks()
 
     # -- LinkListener: events of links --------------------------------------------------------

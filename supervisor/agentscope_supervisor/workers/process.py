@@ -45,6 +45,11 @@ class Process:
         return self.child.page if self.child is not None else None
 
     @property
+    def can_dump_stacks(self) -> bool:
+        """Whether it has a handler for the signal, which kills an interpreter that has none yet."""
+        return self.link is not None and self.link.greeted
+
+    @property
     def label(self) -> str:
         """Its label for operators and clients: "<slot>.<generation>"."""
         return f"{self.slot}.{self.generation}"

@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Iterable
 from typing import Any, Final
 
-from agentscope_supervisor.workers.lifecycle import ProcessState
 from agentscope_supervisor.workers.process import Process
 
 PRINTED_WITHIN: Final = 2.0  # seconds to wait for the output; a stopped process prints nothing
@@ -52,8 +51,7 @@ async def of_workers(processes: Iterable[Process]) -> list[dict[str, Any]]:
     """
     asked = []
     for process in processes:
-        # A starting interpreter has no handler yet: the signal would kill it.
-        if process.child is not None and process.state is not ProcessState.STARTING:
+        if process.can_dump_stacks and process.child is not None:
             process.child.dump_stacks()
             asked.append((process, process.child.output.stacks))
     deadline, before = asyncio.get_running_loop().time() + PRINTED_WITHIN, [-1] * len(asked)

@@ -96,6 +96,16 @@ class TestRead:
         with pytest.raises(BadMessage, match=said):
             native.read_message(message)
 
+    @pytest.mark.parametrize("kind", ["image_url", "input_image"])
+    def test_a_block_of_another_api_is_answered_with_ours(self, kind: str) -> None:
+        with pytest.raises(BadMessage) as refused:
+            native.read_message({"content": [{"type": kind, "image_url": {"url": "https://a/b.png"}}]})
+        _, _, example = str(refused.value).partition("not another string; send an image as ")
+        block = json.loads(example)
+        (source,) = (each["source"] for each in blocks_of(native.read_message({"content": [block]})))
+        assert block["source"]["type"] == "url"
+        assert str(source["url"]).startswith("https://")
+
     def test_the_message_and_the_metadata_of_a_body(self) -> None:
         body = b'{"message": {"content": "Hello", "name": "Ann"}, "metadata": {"a": [1]}, "session_id": "s"}'
         msg, metadata = native.read(body)

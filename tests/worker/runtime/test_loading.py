@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from agentscope_worker.runtime.application import AgentApp
 from agentscope_worker.runtime.boot_error import BootError
 from agentscope_worker.runtime.loading import load_app
+from tests.worker.agents import MAJOR
 
 pytestmark = pytest.mark.agentscope
 
@@ -86,6 +88,44 @@ def test_an_error_at_import_shows_the_authors_frames_only(write_project: Write) 
 def test_other_failures_of_an_import_are_reported(write_project: Write, line: str) -> None:
     project = write_project(f"\n{line}\n")
     assert failure(project).startswith(f"{project}/app.py, line 2: importing app.py raised")
+
+
+def advice(project: Path) -> str:
+    """The second line of the message: the line before the traceback."""
+    return failure(project).splitlines()[1]
+
+
+def test_a_missing_package_names_the_requirements(write_project: Write) -> None:
+    project = write_project("import no_such_package.of_ours\n")
+    assert advice(project) == (
+        "The project has no module no_such_package, and no package of this environment has it. To install a"
+        f" package, name it in requirements.txt, and run: {sys.executable} -m pip install -r"
+        f" {project}/requirements.txt"
+    )
+
+
+def test_a_missing_part_of_the_project_is_no_package(write_project: Write) -> None:
+    project = write_project("import beside_app_too.more\n")
+    (project / "beside_app_too.py").touch()
+    assert advice(project).startswith("Traceback")
+
+
+@pytest.mark.parametrize("line", ["from agentscope.agent import {}", "import agentscope.no_such_module"])
+def test_a_name_of_the_other_major_says_what_to_install(write_project: Write, line: str) -> None:
+    has, other, name, instead = (
+        ("1", "2", "Agent", "ReActAgent") if MAJOR == 1 else ("2", "1", "ReActAgent", "Agent")
+    )
+    found = version("agentscope")
+    what = f"agent.{name}; its class is agentscope.agent.{instead}" if "{}" in line else "no_such_module"
+    assert found.startswith(has)
+    assert advice(write_project(line.format(name) + "\n")) == (
+        f"AgentScope {found} has no agentscope.{what}. An App that is written for {other}.x needs:"
+        f' {sys.executable} -m pip install "agentscope-supervisor[v{other}]"'
+    )
+
+
+def test_an_app_that_raises_only_is_accepted(write_project: Write) -> None:
+    assert load_app(write_project(METHOD.format("def __call__(self, msg, ctx):", "raise RuntimeError")))
 
 
 def test_tracebacks_of_chained_errors_are_trimmed(write_project: Write) -> None:
@@ -196,6 +236,12 @@ METHOD = """
         ),
         ("async def __call__(self, msg, *, ctx):", "yield msg", "cannot be called with (msg, ctx)"),
         ("def __call__(self, msg, ctx):", "yield msg", "contains yield, and is not async"),
+        (
+            "def __call__(self, msg, ctx):",
+            "return Msg('a', 'b', 'assistant')",
+            "is not async, and returns no",
+        ),
+        ("def __call__(self, msg, ctx):", "print(msg)", "is not async, and returns no stream of messages"),
         ("async def on_startup(self, config):", "pass", "cannot be called with (): missing"),
         ("def on_startup(self):", "self.ready = True", "is not async, and returns nothing to await"),
         ("async def on_startup(self):", "yield", "contains yield"),
@@ -232,6 +278,7 @@ def test_every_form_that_a_worker_can_call_is_accepted(write_project: Write) -> 
                 yield msg
 
             def on_startup(self):
+                def log(): return None
                 return self.prepare()
 
             async def prepare(self):

@@ -8,7 +8,8 @@ once; the supervisor only copies them. No I/O.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -27,6 +28,12 @@ _CHUNK = {"chunk": True}
 _ONLY_JSON = (
     orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
+# The blocks of media in other APIs, without "input_" and "_url": what they hold, and an example of its type.
+_MEDIA: Final = {
+    "image": ("an image", "image/png"),
+    "audio": ("audio", "audio/wav"),
+    "video": ("a video", "video/mp4"),
+}
 # The field of a block that grows while it is streamed, by the block's type.
 _GROWING = {"text": "text", "thinking": "thinking"}
 
@@ -179,13 +186,28 @@ def _block(index: int, block: object) -> Any:
     checks = _block_checks()
     kind = block.get("type")
     if not isinstance(kind, str) or kind not in checks:
-        raise BadMessage(f"{where}.type must be one of {', '.join(checks)}, not {_shown(kind)}")
+        instead = _media_example(kind, checks) if isinstance(kind, str) else ""
+        raise BadMessage(f"{where}.type must be one of {', '.join(checks)}, not {_shown(kind)}{instead}")
     if kind in _GROWING and _GROWING[kind] not in block:  # 1.x declares it optional and reads it
         raise BadMessage(f"{where}.{_GROWING[kind]} is missing")
     try:
         return checks[kind].validate_python(block)
     except ValidationError as error:
         raise BadMessage(f"{where}: {_sentence(error)}") from None
+
+
+def _media_example(kind: str, known: Collection[str]) -> str:
+    """How a client sends the media for which other APIs use this type; "" if it is another one."""
+    medium = _MEDIA.get(kind.removeprefix("input_").removesuffix("_url"))
+    if medium is None:
+        return ""
+    word, media_type = medium
+    source = {"type": "url", "url": f"https://example.com/{media_type.replace('/', '.')}"}
+    if "data" in known:  # AgentScope 2.x has one block for all media
+        block = {"type": "data", "source": source | {"media_type": media_type}}
+    else:
+        block = {"type": media_type.partition("/")[0], "source": source}
+    return f"; send {word} as {json.dumps(block)}"
 
 
 @functools.cache

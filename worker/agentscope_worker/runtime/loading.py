@@ -13,10 +13,12 @@ import inspect
 import sys
 import textwrap
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from agentscope_worker.runtime import import_hints
 from agentscope_worker.runtime.application import AgentApp
 from agentscope_worker.runtime.boot_error import BootError
 
@@ -80,20 +82,46 @@ def _wrong_with(method: Any, arguments: tuple[str, ...], *, is_hook: bool) -> st
         return ""
     if inspect.isgeneratorfunction(method) or (is_hook and inspect.isasyncgenfunction(method)):
         return "contains yield" if is_hook else "contains yield, and is not async"
-    if is_hook and inspect.ismethod(method) and not inspect.iscoroutinefunction(method):
-        return "is not async, and returns nothing to await" if _returns_nothing(method) else ""
+    if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
+        return ""
+    # The source of a decorated function is that of the function that it wraps.
+    if not inspect.ismethod(method) or hasattr(method, "__wrapped__"):
+        return ""
+    if _returns_only(method, _is_nothing if is_hook else _is_no_stream):
+        return f"is not async, and returns {'nothing to await' if is_hook else 'no stream of messages'}"
     return ""
 
 
-def _returns_nothing(method: Any) -> bool:
+def _is_nothing(value: ast.expr | None) -> bool:
+    return value is None or (isinstance(value, ast.Constant) and value.value is None)
+
+
+def _is_no_stream(value: ast.expr | None) -> bool:
+    """Whether an expression is certainly neither an async iterator nor awaitable: a literal, or `Msg(…)`."""
+    is_msg = isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "Msg"
+    return is_msg or value is None or isinstance(value, (ast.Constant, ast.JoinedStr, ast.List, ast.Dict))
+
+
+def _returns_only(method: Any, kind: Callable[[ast.expr | None], bool]) -> bool:
+    """Whether every `return` of a method has a value of this kind. False if its source cannot be read, or if
+    it may be meant to raise only."""
     try:
         source = ast.parse(textwrap.dedent(inspect.getsource(method)))
     except (OSError, SyntaxError):
         return False
-    returned = [node.value for node in ast.walk(source) if isinstance(node, ast.Return)]
-    return all(
-        value is None or (isinstance(value, ast.Constant) and value.value is None) for value in returned
-    )
+    (function,) = source.body
+    nodes = list(_own_nodes(function))
+    if any(isinstance(node, ast.Raise) for node in nodes):
+        return False
+    return all(kind(node.value) for node in nodes if isinstance(node, ast.Return))
+
+
+def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a function, without those of functions inside it."""
+    for node in ast.iter_child_nodes(function):
+        yield node
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield from _own_nodes(node)
 
 
 def author_traceback(error: BaseException, project: Path) -> str:
@@ -134,9 +162,10 @@ def _import(file: Path) -> ModuleType:
         ) from error
     except (Exception, SystemExit) as error:
         del sys.modules["app"]
+        advice = import_hints.hint(error, file.parent)
         raise BootError(
             f"{author_line(error, file.parent) or file}: importing app.py raised {_named(error)}\n"
-            f"{author_traceback(error, file.parent)}",
+            f"{advice}{advice and chr(10)}{author_traceback(error, file.parent)}",
             permanent=True,
         ) from error
     return module
