@@ -44,7 +44,7 @@ def main() -> int:
             environment |= {"OPENAI_API_KEY": "not-a-secret", "OPENAI_BASE_URL": url}
         port = arguments.port if arguments.port is not None else free_port()
         runtime_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="agentscope-demo-"))
-        command = [program("agentscope-supervisor"), "start", str(arguments.project), "--workers", "2"]
+        command = [program("agentscope-supervisor"), "run", str(arguments.project), "--workers", "2"]
         command += ["--port", str(port), "--runtime-dir", runtime_dir]
         supervisor = subprocess.Popen(command, env=environment)
         stack.callback(end, supervisor)

@@ -8,6 +8,14 @@ from tests.harness.instance import COMMAND, Instance, run
 from tests.harness.projects import hooks, written
 from tests.harness.waiting import wait_until
 
+GOOD_APP = """
+    from agentscope.runtime import AgentApp
+
+    class App(AgentApp):
+        async def __call__(self, msg, ctx):
+            yield msg
+"""
+
 
 def said(*arguments: str | Path) -> str:
     """Run a command that fails; return what it prints."""
@@ -61,13 +69,39 @@ def test_invoke_needs_no_variable_of_the_app(
     make_project: Callable[..., Path], new_instance: Callable[..., Instance]
 ) -> None:
     project = make_project(session={"save_dir": "${SESSIONS}"}, server={"auth_token": "${OUR_TOKEN}"})
-    variables = {"SESSIONS": "sessions", "OUR_TOKEN": "t"}
-    instance = new_instance(project, workers=1, variables=variables).start()
+    (project / "ours.env").write_text("SESSIONS=sessions\nOUR_TOKEN=secret-token\n")
+    instance = new_instance(project, workers=1, arguments=["--env-file", "ours.env"]).start()
     refused = run(COMMAND, "invoke", *instance.found_by, "-s", "me", "hello")
     assert refused.returncode == 1
     assert re.fullmatch(
         r"Error: UNAUTHORIZED: .+; server\.auth_token needs the variable OUR_TOKEN, which is not set\n",
         refused.stderr,
     )
-    answer = run(COMMAND, "invoke", *instance.found_by, "-s", "me", "hello", OUR_TOKEN="t")
+    answer = run(COMMAND, "invoke", *instance.found_by, "-s", "me", "hello", OUR_TOKEN="secret-token")
     assert (answer.returncode, answer.stdout) == (0, "hello\n")
+    (project / "ours.env").rename(project / ".env")
+    answer = run(COMMAND, "invoke", *instance.found_by, "-s", "me", "again")
+    assert (answer.returncode, answer.stdout) == (0, "again\n"), "the token is in .env"
+    assert "secret-token" not in instance.log
+
+
+def test_check_names_the_variables_that_are_missing(tmp_path: Path) -> None:
+    project = written(tmp_path / "project", GOOD_APP, "session: {save_dir: '${ONE}/${TWO}'}")
+    unset = (
+        "agentscope-supervisor: invalid configuration\n"
+        "agentapp.yaml:1: session.save_dir: the environment variable ONE is not set\n"
+        "agentapp.yaml:1: session.save_dir: the environment variable TWO is not set\n"
+        "Set ONE, TWO in the environment, or as NAME=value lines in "
+    )
+    assert said("check", project) == f"{unset}{project}/.env\n"
+    (project / ".env.example").touch()
+    assert said("start", project) == (
+        f"{unset}a file that --env-file names; {project}/.env.example shows how\n"
+    )
+    (project / ".env").write_text("ONE=private\nTWO=\n")
+    checked = run(COMMAND, "check", project)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (
+        0,
+        "variables from .env, which `start` reads with --env-file only: ONE, TWO\nproject: OK\n",
+        "",
+    )

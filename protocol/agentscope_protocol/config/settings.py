@@ -278,6 +278,11 @@ def load_slots(text: str, *, source: str, env: Mapping[str, str]) -> dict[str, s
     raise SettingsError(source, problems)
 
 
+def unset_variables(text: str, *, env: Mapping[str, str]) -> list[str]:
+    """The variables to which the text of an agentapp.yaml refers and that `env` does not have, in order."""
+    return [name for name in read(text, env).references if name not in env]
+
+
 def load_auth_token(text: str, *, env: Mapping[str, str]) -> tuple[str | None, list[str]]:
     """The value of `server.auth_token` in the text of an agentapp.yaml, and the unset variables in it.
 

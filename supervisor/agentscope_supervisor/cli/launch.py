@@ -142,8 +142,22 @@ def settings_of(project: Project) -> Settings:
     """Return the settings in agentapp.yaml; exit with EX_CONFIG if they are invalid."""
     try:
         return project.read_settings()
-    except (ProjectError, SettingsError) as error:
+    except ProjectError as error:
         fail(EX_CONFIG, f"invalid configuration\n{error}")
+    except SettingsError as error:
+        fail(EX_CONFIG, f"invalid configuration\n{error}{_how_to_set(project)}")
+
+
+def _how_to_set(project: Project) -> str:
+    """How the user sets the variables that the configuration needs; "" if all are set."""
+    unset = project.unset_variables()
+    if not unset:
+        return ""
+    file = project.overrides.env_file
+    where = f"in {project.folder / file}" if file is not None else "in a file that --env-file names"
+    text = f"\nSet {', '.join(unset)} in the environment, or as NAME=value lines {where}"
+    example = project.folder / ".env.example"
+    return f"{text}; {example} shows how" if example.is_file() else text
 
 
 def fail(status: int, message: str) -> NoReturn:

@@ -2,86 +2,32 @@
 
 A command reads its arguments, calls other rooms for the work, and turns the outcome into an exit status: 0
 success, 1 unexpected error, 2 wrong usage, 75 temporary failure (port in use, runtime directory not usable),
-78 the configuration or the app cannot work. `launch` starts an instance; `instance_commands` has the commands
-for a running one.
+78 the configuration or the app cannot work. `start_commands` has the commands that start an instance,
+`instance_commands` those for a running one.
 """
 
 import asyncio
 import json
-import logging
 import platform
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from agentscope_protocol.config import settings as settings_module
-from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_protocol.config.settings import SettingsError
 from agentscope_supervisor import FORM, __version__
-from agentscope_supervisor.cli import instance_commands, launch
+from agentscope_supervisor.cli import instance_commands, launch, start_commands
 from agentscope_supervisor.cli.formatting import Commands, shown
 from agentscope_supervisor.domain.printable import printable
 from agentscope_supervisor.project import stubs
-from agentscope_supervisor.project.config import CONFIG_FILE, Overrides, Project, ProjectError
-from agentscope_supervisor.system import instance_dir, log_setup, standard_streams
+from agentscope_supervisor.project.config import CONFIG_FILE, ENV_FILE, Overrides, Project, ProjectError
+from agentscope_supervisor.system import instance_dir, standard_streams
 from agentscope_supervisor.workers.fleet import EX_CONFIG
-
-log = logging.getLogger(__name__)
-
-Command = Callable[..., Any]
-
-
-class WorkersType(click.ParamType[int | str]):
-    """A number of workers, or `auto`."""
-
-    name = "N|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if value == "auto":
-            return "auto"
-        return int(click.IntRange(1, MAX_WORKERS).convert(value, param, ctx))
-
-
-def _project_argument(command: Command) -> Command:
-    return click.argument("project", type=click.Path(path_type=Path), default=Path())(command)
-
-
-def _config_option(command: Command) -> Command:
-    text = f"Configuration file, relative to PROJECT.  [default: {CONFIG_FILE}]"
-    option = click.option("--config", type=click.Path(path_type=Path), default=Path(CONFIG_FILE), help=text)
-    return option(command)
-
-
-def _run_options(command: Command) -> Command:
-    """Add the options that `agentscope run` and `agentscope-supervisor start` share."""
-    for decorate in (
-        click.option(
-            "--log-level",
-            type=click.Choice(log_setup.LEVELS),
-            default="info",
-            show_default=True,
-            help="Minimum log level.",
-        ),
-        click.option("--no-platform", is_flag=True, help="Ignore the section `platform` of the file."),
-        click.option(
-            "--reload", is_flag=True, help="Watch PROJECT, and replace the workers when a file changes."
-        ),
-        _config_option,
-        click.option(
-            "--port",
-            type=click.IntRange(0, 65535),
-            help="Port to listen on; 0 selects a free port. Overrides the file.",
-        ),
-        _project_argument,
-    ):
-        command = decorate(command)
-    return command
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -91,58 +37,7 @@ def main() -> None:
     standard_streams.restore()
 
 
-@main.command()
-@_run_options
-@click.option("--host", help="Address to listen on. Overrides the file.")
-@click.option(
-    "--workers",
-    metavar="N|auto",
-    type=WorkersType(),
-    help="Number of worker processes; auto: one per CPU. Overrides the file.",
-)
-@click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Format of log lines.",
-)
-@click.option(
-    "--state-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for runs, idempotency keys and extracted archives.  [default: $STATE_DIRECTORY, else"
-    " $XDG_STATE_HOME, else /var/lib as root, else ~/.local/state]",
-)
-@instance_commands.instance_options("name of the project folder or of the archive's project")
-def start(
-    project: Path,
-    port: int | None,
-    config: Path,
-    no_platform: bool,
-    reload: bool,
-    log_level: str,
-    host: str | None,
-    workers: int | str | None,
-    log_format: log_setup.LogFormat,
-    name: str | None,
-    runtime_dir: Path | None,
-    state_dir: Path | None,
-) -> NoReturn:
-    """Host the app in PROJECT until it is stopped.
-
-    PROJECT is a project folder, by default the current one, or an archive that `pack` made.
-
-    SIGTERM lets running turns finish and stops the instance; a second SIGTERM stops it at once. SIGHUP does
-    what the command `reload` does. Exit status: 0 after a stop, 75 after a temporary failure such as a port
-    in use, 78 if the configuration or the app cannot work.
-    """
-    log_setup.set_up(log_format, log_level)
-    overrides = Overrides(host, port, workers, no_platform, reload=reload)
-    launch.start(Project(project.resolve(), config, overrides), name, runtime_dir, state_dir)
-
-
-main.add_command(start, "run")
-for each in instance_commands.COMMANDS:
+for each in [*start_commands.COMMANDS, *instance_commands.COMMANDS]:
     main.add_command(each)
 
 
@@ -156,26 +51,7 @@ def developer() -> None:
     standard_streams.restore()
 
 
-@developer.command("run")
-@_run_options
-def run(
-    project: Path, port: int | None, config: Path, no_platform: bool, reload: bool, log_level: str
-) -> NoReturn:
-    """Run the app in PROJECT with one worker and the console.
-
-    PROJECT is a project folder, by default the current one. Ctrl-C stops the instance, and so does closing
-    its terminal.
-    """
-    log_setup.set_up("text", log_level)
-    overrides = Overrides(
-        port=port,
-        workers=1,
-        no_platform=no_platform,
-        console=True,
-        reload=reload,
-        ends_with_terminal=True,
-    )
-    launch.start(Project(project.resolve(), config, overrides), None, None, None)
+developer.add_command(start_commands.developers_run)
 
 
 def agentscope() -> None:
@@ -196,26 +72,35 @@ def _is_ours(arguments: list[str]) -> bool:
 
 
 @main.command()
-@_project_argument
-@_config_option
-def check(project: Path, config: Path) -> NoReturn:
+@start_commands.project_argument
+@start_commands.config_option
+@start_commands.env_file_option(f"{ENV_FILE}, if it exists")
+def check(project: Path, config: Path, env_file: Path | None) -> NoReturn:
     """Check PROJECT without starting it.
 
-    Checks agentapp.yaml, the requirements and app.py. PROJECT is a project folder, by default the current
-    one, or an archive that `pack` made. Exit status: 0 if the project can start, 78 if it cannot.
+    Checks agentapp.yaml and its variables, the requirements and app.py. PROJECT is a project folder, by
+    default the current one, or an archive that `pack` made. Exit status: 0 if the project can start, 78 if it
+    cannot.
     """
     folder = project.resolve()
     with tempfile.TemporaryDirectory(prefix=f"{instance_dir.PROGRAM}-") as room:
         name = folder.name
         if launch.is_archive(folder):
             folder, name = launch.extracted(folder, Path(room))
-        launch.checked(Project(folder, config))
+        variables = Overrides(env_file=env_file or Path(ENV_FILE), needs_env_file=env_file is not None)
+        checked = Project(folder, config, variables)
+        launch.checked(checked)
+        if checked.from_file:
+            names = ", ".join(sorted(checked.from_file))
+            click.echo(
+                f"variables from {variables.env_file}, which `start` reads with --env-file only: {names}"
+            )
         click.echo(printable(f"{name}: OK"))
     sys.exit(0)
 
 
 @main.command()
-@_project_argument
+@start_commands.project_argument
 @click.option(
     "-o",
     "--output",
@@ -234,7 +119,7 @@ def pack(project: Path, output: Path | None) -> None:
     from agentscope_supervisor.project.archive_rules import literal_secrets
 
     folder = project.resolve()
-    settings = launch.checked(Project(folder))
+    settings = launch.checked(Project(folder, overrides=Overrides(env_file=Path(ENV_FILE))))
     secrets = literal_secrets((folder / CONFIG_FILE).read_text("utf-8"))
     if secrets:
         launch.fail(EX_CONFIG, f"no archive was made\n{SettingsError(CONFIG_FILE, secrets)}")
@@ -278,8 +163,8 @@ def schema() -> None:
 
 
 @main.command()
-@_project_argument
-@_config_option
+@start_commands.project_argument
+@start_commands.config_option
 def types(project: Path, config: Path) -> None:
     """Write type stubs for the model slots of PROJECT.
 
@@ -306,7 +191,7 @@ def types(project: Path, config: Path) -> None:
 @main.command(options_metavar="[PROJECT] -s SESSION TEXT")
 @click.argument("words", nargs=-1, required=True, metavar="")
 @click.option("-s", "--session", required=True, help="Session id. A known id continues that session.")
-@_config_option
+@start_commands.config_option
 @instance_commands.instance_options("the instance of PROJECT, or the only one")
 def invoke(
     words: tuple[str, ...], session: str, config: Path, name: str | None, runtime_dir: Path | None
@@ -327,7 +212,8 @@ def invoke(
     is_chosen = len(words) == 2 or (project / config).exists()
     address = instance_commands.find(name, runtime_dir, project, only_it=is_chosen)
     try:
-        token, unset = Project(Path(address.project), config).read_token()
+        variables = Overrides(env_file=Path(ENV_FILE))
+        token, unset = Project(Path(address.project), config, variables).read_token()
     except ProjectError:  # the instance may run without its folder
         token, unset = None, []
 

@@ -6,6 +6,7 @@ are in `agentscope_protocol.config.settings`.
 
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from agentscope_protocol.config import supervisor_secrets
 from agentscope_protocol.config.settings import Settings
 
 CONFIG_FILE: Final = "agentapp.yaml"
+ENV_FILE: Final = ".env"
 
 DEVELOPERS_SOAK: Final = 0.1
 """Seconds, with `--reload` if the file does not set `supervisor.soak`: a developer wants to try an edit at
@@ -35,6 +37,8 @@ class Overrides:
     no_platform: bool = False
     console: bool = False  # whether `server.console: auto` means on
     reload: bool = False  # replace the workers when a file changes
+    env_file: Path | None = None  # relative to the project; None: no variables from a file
+    needs_env_file: bool = False  # whether it is an error if that file does not exist
     ends_with_terminal: bool = False  # stop the instance when its terminal is closed
 
 
@@ -47,6 +51,8 @@ class Project:
     overrides: Overrides = Overrides()
     withheld: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
     """Variables with secrets of the supervisor: `read_settings` has taken them out of the environment."""
+    from_file: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Variables of the `.env` file, which `read_settings` has added to the environment."""
 
     @property
     def watched(self) -> bool:
@@ -56,15 +62,46 @@ class Project:
     def read_settings(self) -> Settings:
         """Return the settings in the file as it is now. Raises: ProjectError, SettingsError.
 
-        Variables that only the supervisor may know are removed from the environment, so that no process that
-        starts from now on inherits them.
+        The variables of the `.env` file, as it is now, are added to the environment. Variables that only the
+        supervisor may know are removed from it, so that no process that starts from now on inherits them.
         """
         text = self._text()
-        env = {**os.environ, **self.withheld}
+        self._load_env_file()
+        env = {**self.withheld, **os.environ}
         settings = self._overridden(settings_module.load(text, source=str(self.config), env=env))
         for name in supervisor_secrets.variables(text) & os.environ.keys():
             self.withheld[name] = os.environ.pop(name)
         return settings
+
+    def unset_variables(self) -> list[str]:
+        """Return the variables that the file refers to and that are not set. Raises: ProjectError."""
+        return settings_module.unset_variables(self._text(), env={**self.withheld, **os.environ})
+
+    def _load_env_file(self) -> None:
+        own = {**self.withheld, **os.environ}
+        for name in self.from_file:
+            own.pop(name, None)
+        found = self._env_file_variables(own)
+        for name in self.from_file.keys() - found.keys():
+            os.environ.pop(name, None)
+            self.withheld.pop(name, None)
+        self.from_file.clear()
+        self.from_file.update(found)
+        os.environ.update(found)
+
+    def _env_file_variables(self, env: Mapping[str, str]) -> dict[str, str]:
+        """The variables in the `.env` file that `env` does not have."""
+        name = self.overrides.env_file
+        if name is None or not (self.overrides.needs_env_file or (self.folder / name).exists()):
+            return {}
+        from agentscope_supervisor.project import env_file  # a library that production does not need
+
+        try:
+            return env_file.read(self.folder / name, env)
+        except env_file.EnvFileError as error:
+            raise ProjectError(str(error)) from None
+        except FileNotFoundError:
+            raise ProjectError(f"{self.folder / name}: no such file (--env-file)") from None
 
     def read_slots(self) -> dict[str, str]:
         """Return the model slots in the file, name -> provider. Variables need not be set.
@@ -87,7 +124,8 @@ class Project:
 
         No other key of the file is checked, and no other variable need be set. Raises: ProjectError.
         """
-        return settings_module.load_auth_token(self._text(), env={**os.environ, **self.withheld})
+        env = {**os.environ, **self.withheld}
+        return settings_module.load_auth_token(self._text(), env={**self._env_file_variables(env), **env})
 
     def _overridden(self, settings: Settings) -> Settings:
         overrides = self.overrides

@@ -130,9 +130,11 @@ class Controller:
         """
         if self.fleet.stopping:
             return STOPPING
+        variables = dict(self._project.from_file)
         settings = self._read_settings()
         if isinstance(settings, ReloadRefused):
             return settings
+        code_only &= variables == self._project.from_file  # a zygote has the variables of its start
         snapshot = settings_module.dump(settings)
         if snapshot == self.revisions.snapshot(self.fleet.revision) and not even_unchanged:
             return Rolling(self.fleet.revision, "") if self.fleet.rolling_out else Unchanged()
