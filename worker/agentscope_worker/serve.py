@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import orjson
 
-from agentscope_protocol.wire.connection import Event, Responder, Writable
+from agentscope_protocol.wire.connection import Responder
+from agentscope_protocol.wire.endpoint import Event, Writable
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import (
     MAX_ANSWER,

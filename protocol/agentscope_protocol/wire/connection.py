@@ -15,19 +15,17 @@ at the requester, whatever the peer does, and also when the peer dies. The shell
 Read next: `stream` for the legal moves, `flow` for credit, `codec` for the bytes.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Final
 
 from agentscope_protocol.wire import stream as st
-from agentscope_protocol.wire.codec import FrameReader, encode, header
+from agentscope_protocol.wire.codec import encode, header
+from agentscope_protocol.wire.endpoint import Endpoint, Event, Writable
 from agentscope_protocol.wire.errors import Code, LocalProtocolError, RemoteProtocolError
 from agentscope_protocol.wire.flow import ReceiveWindow, SendCredit
 from agentscope_protocol.wire.frames import (
     MAX_ANSWER,
     MAX_STREAM,
-    PROTOCOL_VERSION,
     Cancel,
     CancelReason,
     Credit,
@@ -35,88 +33,10 @@ from agentscope_protocol.wire.frames import (
     End,
     Fail,
     Frame,
-    Hello,
     Notice,
     Open,
     Tag,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Writable:
-    """A responder's stream that was out of credit may send again."""
-
-    stream: int
-
-
-Event = Hello | Open | Data | End | Fail | Cancel | Notice | Writable
-
-
-class _Connection(ABC):
-    """Common parts of both ends: greet first, read frames, collect output. Not thread-safe; one owner."""
-
-    def __init__(self, greeting: Mapping[str, str | int | bytes]) -> None:
-        self._reader = FrameReader()
-        self._output: list[bytes] = []
-        self.greeted = False
-        self._received = 0
-        self.closed = False
-        self._send(Hello(PROTOCOL_VERSION, greeting))
-
-    @property
-    def partial_frame(self) -> tuple[int, int] | None:
-        """(bytes of the incomplete frame that have arrived, total bytes received), or None if the last
-        received frame is complete."""
-        held = self._reader.buffered
-        return (held, self._received) if held else None
-
-    def take_output(self) -> list[bytes]:
-        """The bytes to write to the socket now, removed from the connection."""
-        output, self._output = self._output, []
-        return output
-
-    def notice(self, word: str, detail: str = "") -> None:
-        """Send a Notice about the life of the process. Raises: LocalProtocolError if it is too long."""
-        self._send(Notice(word, detail))
-
-    def receive(self, data: bytes) -> Iterator[Event]:
-        """The events that `data` completes, one at a time. Handle each before requesting the next.
-
-        If the iteration ends early, by `close` or by an error, the remaining frames have no effect.
-        Raises: RemoteProtocolError at the first illegal frame; then call `close` and drop the link.
-        """
-        if self.closed:
-            return
-        self._received += len(data)
-        for frame in self._reader.feed(data):
-            if self.greeted:
-                event = self._receive(frame)
-                if event is not None:
-                    yield event
-            elif not isinstance(frame, Hello):
-                raise RemoteProtocolError(f"{type(frame).__name__} before Hello")
-            elif frame.version != PROTOCOL_VERSION:
-                raise RemoteProtocolError(
-                    f"the peer uses protocol version {frame.version}, expected {PROTOCOL_VERSION}"
-                )
-            else:
-                self.greeted = True
-                yield frame
-            if self.closed:
-                return
-
-    def _send(self, frame: Frame) -> None:
-        if not self.closed:
-            self._output.append(encode(frame))
-
-    @abstractmethod
-    def _receive(self, frame: Frame) -> Event | None:
-        """Check one frame after the greeting; returns the event that it stands for, if any."""
-
-    @staticmethod
-    def _unexpected(frame: Frame) -> RemoteProtocolError:
-        return RemoteProtocolError(f"{type(frame).__name__} from the wrong end or at the wrong time")
-
 
 # Read once: see `agentscope_protocol.wire.values`.
 _OPEN: Final = st.StreamState.OPEN
@@ -137,7 +57,7 @@ class _RequesterStream:
         self.window: Final = ReceiveWindow()
 
 
-class Requester(_Connection):
+class Requester(Endpoint):
     """The supervisor's end."""
 
     def __init__(self, greeting: Mapping[str, str | int | bytes]) -> None:
@@ -250,7 +170,7 @@ class _ResponderStream:
         self.size = 0  # bytes in `events`
 
 
-class Responder(_Connection):
+class Responder(Endpoint):
     """The worker's end. Combines the events that a stream sends between two calls of `take_output` into one
     Data frame."""
 

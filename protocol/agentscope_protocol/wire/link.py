@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar, cast
 
-from agentscope_protocol.wire.connection import Event, Requester, Responder
+from agentscope_protocol.wire.connection import Requester, Responder
+from agentscope_protocol.wire.endpoint import Event
 from agentscope_protocol.wire.errors import RemoteProtocolError
 
 End = TypeVar("End", Requester, Responder)

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
 
-from agentscope_protocol.wire.connection import Event, Requester
+from agentscope_protocol.wire.connection import Requester
+from agentscope_protocol.wire.endpoint import Event
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import CancelReason, Data, End, Fail, Notice
 from agentscope_protocol.wire.link import PROTOCOL_ERROR, Link

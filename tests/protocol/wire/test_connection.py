@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from agentscope_protocol.wire import connection
 from agentscope_protocol.wire.codec import encode, header
-from agentscope_protocol.wire.connection import Event, Requester, Responder, Writable
+from agentscope_protocol.wire.connection import Requester, Responder
+from agentscope_protocol.wire.endpoint import Event, Writable
 from agentscope_protocol.wire.errors import Code, LocalProtocolError, RemoteProtocolError
 from agentscope_protocol.wire.frames import (
     INITIAL_CREDIT,

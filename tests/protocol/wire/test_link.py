@@ -9,7 +9,8 @@ import pytest
 import uvloop
 
 from agentscope_protocol.wire.codec import FrameReader, encode
-from agentscope_protocol.wire.connection import Event, Requester, Responder
+from agentscope_protocol.wire.connection import Requester, Responder
+from agentscope_protocol.wire.endpoint import Event
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import (
     PROTOCOL_VERSION,
