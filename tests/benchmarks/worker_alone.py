@@ -16,9 +16,9 @@ from typing import Final
 import psutil
 
 from agentscope_protocol.config import settings
-from agentscope_protocol.wire.connection import Requester
 from agentscope_protocol.wire.frames import Notice
 from agentscope_protocol.wire.page import PAGE_SIZE
+from agentscope_protocol.wire.requester import Requester
 from agentscope_supervisor.system import kernel
 from tests.benchmarks.load import Failed, build
 from tests.harness.instance import environment

@@ -20,10 +20,10 @@ from typing import Any, Final, cast
 import uvloop
 
 from agentscope_protocol.wire.codec import FrameReader, encode
-from agentscope_protocol.wire.connection import Responder
 from agentscope_protocol.wire.frames import Credit, Data, End, Fail, Hello, Open, StreamKind
 from agentscope_protocol.wire.link import Link
 from agentscope_protocol.wire.page import LifePage
+from agentscope_protocol.wire.responder import Responder
 from agentscope_worker import host
 from agentscope_worker.dialects import native
 from agentscope_worker.runtime import SessionContext

@@ -21,7 +21,6 @@ from aiohttp.http import HttpRequestParser
 from agentscope_protocol.config import settings
 from agentscope_protocol.config.problems import SettingsError
 from agentscope_protocol.wire import codec
-from agentscope_protocol.wire.connection import Requester, Responder
 from agentscope_protocol.wire.errors import Code, RemoteProtocolError
 from agentscope_protocol.wire.frames import (
     PROTOCOL_VERSION,
@@ -34,6 +33,8 @@ from agentscope_protocol.wire.frames import (
     Open,
     StreamKind,
 )
+from agentscope_protocol.wire.requester import Requester
+from agentscope_protocol.wire.responder import Responder
 from agentscope_supervisor.domain.errors import Refused
 from agentscope_supervisor.http1 import fast_head, strictness
 from agentscope_supervisor.project import archive_read, manifest

@@ -8,7 +8,6 @@ from typing import Any, cast
 import pytest
 
 from agentscope_protocol.wire.codec import FrameReader, encode
-from agentscope_protocol.wire.connection import Responder
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.flow import INITIAL_CREDIT
 from agentscope_protocol.wire.frames import (
@@ -24,6 +23,7 @@ from agentscope_protocol.wire.frames import (
     StreamKind,
 )
 from agentscope_protocol.wire.link import Link
+from agentscope_protocol.wire.responder import Responder
 from agentscope_worker.runtime import AgentApp, SessionContext
 from agentscope_worker.runtime.compat.majors import seam
 from agentscope_worker.serve import Server

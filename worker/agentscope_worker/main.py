@@ -21,11 +21,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from agentscope_protocol.wire.connection import Responder
 from agentscope_protocol.wire.endpoint import Event
 from agentscope_protocol.wire.frames import Hello
 from agentscope_protocol.wire.link import Link
 from agentscope_protocol.wire.page import NAME_BLOCKS, WRITES, LifePage
+from agentscope_protocol.wire.responder import Responder
 from agentscope_worker import forked_children, log_output, process_exit, watchdog
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import orjson
 
-from agentscope_protocol.wire.connection import Responder
 from agentscope_protocol.wire.endpoint import Event, Writable
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import (
@@ -27,6 +26,7 @@ from agentscope_protocol.wire.frames import (
     StreamKind,
 )
 from agentscope_protocol.wire.link import Link
+from agentscope_protocol.wire.responder import Responder
 from agentscope_worker import host, log_output
 from agentscope_worker.dialects import DIALECTS
 from agentscope_worker.dialects.dialect import BadMessage, Dialect

@@ -1,4 +1,4 @@
 """The link between supervisor and worker: frames, encoding, credit, streams, and the connection.
 
-Pure, except `link`. Must not import `config`. Read `frames` first, then `connection`.
+Pure, except `link`. Must not import `config`. Read `frames` first, then `endpoint`.
 """

@@ -6,7 +6,7 @@ A single struct call reads or writes the 21 bytes before a payload; any other ms
 array of four. The reader is bounded: it rejects a length above the tag's limit before it buffers a byte of
 the payload.
 
-Read next: `connection`, which knows the legal order of frames.
+Read next: `endpoint`, which knows the legal order of frames.
 """
 
 import struct

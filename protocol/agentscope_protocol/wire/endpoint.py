@@ -1,6 +1,20 @@
-"""What both ends of a link share: they greet first, read frames, and collect output. Pure.
+"""One end of a link: bytes in, events out; method calls in, bytes out. No I/O, no clock. Pure.
 
-Read next: `connection`, with the two ends.
+`Endpoint` has what both ends share: they greet first, read frames, and collect output. The supervisor's end
+is a `requester.Requester`, the worker's end a `responder.Responder`.
+
+The shell that owns the socket (`link`) only does this:
+
+    for event in connection.receive(data): handle(event)
+    transport.writelines(connection.take_output())
+
+Events are the received frames, after a check that they are legal, and `Writable`.
+
+The invariant that the product rests on: every opened stream yields exactly one terminal event, End or Fail,
+at the requester, whatever the peer does, and also when the peer dies. The shell reports that death with
+`close`. An error is either RemoteProtocolError (drop the link) or LocalProtocolError (a bug in our code).
+
+Read next: `stream` for the legal moves, `flow` for credit, `codec` for the bytes.
 """
 
 from abc import ABC, abstractmethod

@@ -1,6 +1,6 @@
 """The two families of protocol errors, and the numbered reasons for a failed turn. Pure.
 
-Must not refer to sockets or processes. `frames` carries the codes, `connection` raises the errors.
+Must not refer to sockets or processes. `frames` carries the codes; the two ends raise the errors.
 """
 
 from enum import IntEnum

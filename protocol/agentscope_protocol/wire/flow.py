@@ -4,7 +4,7 @@ The rule: a worker may send on a stream while its credit is above zero, so a sin
 The supervisor therefore buffers less than INITIAL_CREDIT plus one Data frame per stream. Credit belongs to a
 stream, and both ends always read the shared socket: a slow client slows down its own stream only.
 
-Read next: `connection`, which enforces the rule.
+Read next: `requester` and `responder`, which enforce the rule.
 """
 
 from agentscope_protocol.wire.errors import RemoteProtocolError

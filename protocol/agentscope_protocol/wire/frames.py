@@ -6,7 +6,7 @@ Payloads of Open, Hello and Notice are msgpack arrays to which fields may be app
 fields. The payloads of Data and End, and the body of Open, are opaque: the supervisor forwards them and never
 decodes them.
 
-Where to read next: `stream` and `connection` define which side may send which frame, and in which order.
+Where to read next: `stream` and `endpoint` define which side may send which frame, and in which order.
 """
 
 from collections.abc import Mapping

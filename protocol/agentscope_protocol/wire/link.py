@@ -1,18 +1,19 @@
-"""The I/O of a link: an asyncio protocol on top of a `connection`, used by both sides.
+"""The I/O of a link: an asyncio protocol on top of an `endpoint`, used by both sides.
 
 It reads, passes events to its owner, and writes; it makes no decisions. All output of one iteration of the
 event loop leaves in one write. It never pauses reading: credit throttles slow streams individually.
 
-Read next: `connection`.
+Read next: `endpoint`.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar, cast
 
-from agentscope_protocol.wire.connection import Requester, Responder
 from agentscope_protocol.wire.endpoint import Event
 from agentscope_protocol.wire.errors import RemoteProtocolError
+from agentscope_protocol.wire.requester import Requester
+from agentscope_protocol.wire.responder import Responder
 
 End = TypeVar("End", Requester, Responder)
 

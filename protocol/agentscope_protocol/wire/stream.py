@@ -9,7 +9,7 @@
 
 Frames can cross on the wire, so two unusual sequences are legal. A requester in CANCELLING still receives
 data that the worker sent before the Cancel arrived. A responder may receive Cancel or Credit for a stream
-that it has closed, because its terminal frame crossed them; closed streams are not kept, so `connection`
+that it has closed, because its terminal frame crossed them; closed streams are not kept, so `responder`
 detects this case from the stream id alone.
 """
 

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
 
-from agentscope_protocol.wire.connection import Requester
 from agentscope_protocol.wire.endpoint import Event
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import CancelReason, Data, End, Fail, Notice
 from agentscope_protocol.wire.link import PROTOCOL_ERROR, Link
 from agentscope_protocol.wire.page import LifePage
+from agentscope_protocol.wire.requester import Requester
 from agentscope_supervisor.domain.turn import Turn
 
 FRAME_CHECKS: Final = 20

@@ -9,9 +9,8 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agentscope_protocol.wire import connection
+from agentscope_protocol.wire import requester
 from agentscope_protocol.wire.codec import encode, header
-from agentscope_protocol.wire.connection import Requester, Responder
 from agentscope_protocol.wire.endpoint import Event, Writable
 from agentscope_protocol.wire.errors import Code, LocalProtocolError, RemoteProtocolError
 from agentscope_protocol.wire.frames import (
@@ -34,6 +33,8 @@ from agentscope_protocol.wire.frames import (
     StreamKind,
     Tag,
 )
+from agentscope_protocol.wire.requester import Requester
+from agentscope_protocol.wire.responder import Responder
 from tests.protocol.frame_strategies import cut, hostile_bytes
 
 ALL: Final = 2**40
@@ -672,7 +673,7 @@ def test_a_turn_that_cannot_be_encoded_uses_no_stream_id() -> None:
 
 @pytest.mark.as_python
 def test_open_fails_when_stream_ids_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "MAX_STREAM", 1)
+    monkeypatch.setattr(requester, "MAX_STREAM", 1)
     ends = Ends.greeted()
     ends.open()
     with pytest.raises(LocalProtocolError, match="exhausted"):

@@ -9,7 +9,6 @@ import pytest
 import uvloop
 
 from agentscope_protocol.wire.codec import FrameReader, encode
-from agentscope_protocol.wire.connection import Requester, Responder
 from agentscope_protocol.wire.endpoint import Event
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import (
@@ -25,6 +24,8 @@ from agentscope_protocol.wire.frames import (
     Open,
 )
 from agentscope_protocol.wire.link import Link
+from agentscope_protocol.wire.requester import Requester
+from agentscope_protocol.wire.responder import Responder
 
 DEADLINE: Final = 5  # seconds
 GREETING: Final = encode(Hello(PROTOCOL_VERSION, {}))
