@@ -16,14 +16,19 @@ from agentscope_protocol.wire.frames import (
     End,
     Fail,
     Frame,
+    Head,
     Hello,
+    Input,
+    MessageKind,
     Notice,
     Open,
     StreamKind,
+    Taken,
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 BYTES = st.binary(max_size=60)
+PAIRS = st.lists(st.tuples(BYTES, BYTES), max_size=3).map(tuple)
 NUMBER = st.integers(0, MAX_NUMBER)
 CODES = st.sampled_from(sorted(set(Code) - {Code.LINK_LOST, Code.UNSENT}))  # these two are never sent
 MAX_DIALECT = MAX_NUMBER >> 8  # the kind is the low byte of the number
@@ -39,6 +44,9 @@ def frames(streams: st.SearchStrategy[int]) -> st.SearchStrategy[Frame]:
         st.builds(Cancel, streams, NUMBER),
         st.builds(Credit, streams, NUMBER),
         st.builds(Notice, TEXT, TEXT),
+        st.builds(Head, streams, NUMBER, PAIRS, st.lists(TEXT, max_size=2).map(tuple)),
+        st.builds(Input, streams, st.sampled_from(MessageKind), BYTES),
+        st.builds(Taken, streams, NUMBER),
         st.builds(
             Open,
             streams,

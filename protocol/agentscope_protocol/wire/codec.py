@@ -27,11 +27,15 @@ from agentscope_protocol.wire.frames import (
     End,
     Fail,
     Frame,
+    Head,
     Hello,
+    Input,
+    MessageKind,
     Notice,
     Open,
     StreamKind,
     Tag,
+    Taken,
 )
 
 _HEADER: Final = struct.Struct(">BBBQBIBI")
@@ -94,6 +98,12 @@ def encode(frame: Frame) -> bytes:
             return header(Tag.FAIL, stream, code, len(text)) + text
         case Cancel(stream, reason):
             return header(Tag.CANCEL, stream, reason, 0)
+        case Input(stream, kind, payload):
+            return header(Tag.INPUT, stream, kind, len(payload)) + payload
+        case Taken(stream, amount):
+            return header(Tag.TAKEN, stream, amount, 0)
+        case Head(stream, status, headers, ids):
+            return _packed(Tag.HEAD, stream, status, [headers, ids])
         case Notice(word, detail):
             return _packed(Tag.NOTICE, 0, 0, [word, detail])
         case _:
@@ -130,7 +140,7 @@ def _fail(stream: int, number: int, payload: bytes) -> Frame:
 
 
 def _open(stream: int, number: int, payload: bytes) -> Frame:
-    session_id, run_id, body, headers = _fields(Tag.OPEN, payload, (str, str, bytes, dict))
+    session_id, run_id, body, headers = fields(Tag.OPEN, payload, (str, str, bytes, dict))
     kind, dialect = number & _KIND_MASK, number >> _KIND_BITS
     if kind not in _KINDS:
         raise RemoteProtocolError(f"OPEN with unknown stream kind {kind}")
@@ -139,13 +149,34 @@ def _open(stream: int, number: int, payload: bytes) -> Frame:
     return Open(stream, kind, session_id, run_id, body, headers, dialect)
 
 
+def _head(stream: int, number: int, payload: bytes) -> Frame:
+    headers, ids = fields(Tag.HEAD, payload, (list, list))
+    if not all(type(each) is str for each in ids):
+        raise RemoteProtocolError("HEAD with ids that are not text")
+    return Head(stream, number, header_pairs(Tag.HEAD, headers), tuple(ids))
+
+
+def header_pairs(tag: Tag, headers: list[Any]) -> tuple[tuple[bytes, bytes], ...]:
+    """The headers of an exchange, from their msgpack form. Raises: RemoteProtocolError."""
+    for pair in headers:
+        if type(pair) is not list or [type(item) for item in pair] != [bytes, bytes]:
+            raise RemoteProtocolError(f"{tag.name} with headers that are not pairs of bytes")
+    return tuple([(name, value) for name, value in headers])
+
+
+def _input(stream: int, number: int, payload: bytes) -> Frame:
+    if number not in _MESSAGE_KINDS:
+        raise RemoteProtocolError(f"INPUT with unknown message kind {number}")
+    return Input(stream, number, payload)
+
+
 def _notice(_stream: int, _number: int, payload: bytes) -> Frame:
-    word, detail = _fields(Tag.NOTICE, payload, (str, str))
+    word, detail = fields(Tag.NOTICE, payload, (str, str))
     return Notice(word, detail)
 
 
 def _hello(_stream: int, number: int, payload: bytes) -> Frame:
-    (items,) = _fields(Tag.HELLO, payload, (dict,))
+    (items,) = fields(Tag.HELLO, payload, (dict,))
     if not all(type(k) is str and type(v) in (str, int, bytes) for k, v in items.items()):
         raise RemoteProtocolError("HELLO with items that are not text, numbers or bytes")
     return Hello(number, items)
@@ -153,6 +184,7 @@ def _hello(_stream: int, number: int, payload: bytes) -> Frame:
 
 _CODES: Final = frozenset(int(code) for code in Code)
 _KINDS: Final = frozenset(int(kind) for kind in StreamKind)
+_MESSAGE_KINDS: Final = frozenset(int(kind) for kind in MessageKind)
 _DECODERS: Final[Mapping[int, Callable[[int, int, bytes], Frame]]] = {
     Tag.DATA: _data,
     Tag.END: lambda stream, _number, payload: End(stream, payload),
@@ -160,21 +192,27 @@ _DECODERS: Final[Mapping[int, Callable[[int, int, bytes], Frame]]] = {
     Tag.CANCEL: lambda stream, number, _payload: Cancel(stream, number),
     Tag.CREDIT: lambda stream, number, _payload: Credit(stream, number),
     Tag.OPEN: _open,
+    Tag.INPUT: _input,
+    Tag.TAKEN: lambda stream, number, _payload: Taken(stream, number),
+    Tag.HEAD: _head,
     Tag.NOTICE: _notice,
     Tag.HELLO: _hello,
 }
 
 
-def _fields(tag: Tag, payload: bytes, types: tuple[type, ...]) -> list[Any]:
-    """The first `len(types)` items of a packed payload; drops the fields that a newer peer appended."""
+def fields(tag: Tag, payload: bytes, types: tuple[type, ...]) -> list[Any]:
+    """The first `len(types)` items of a packed payload; drops the fields that a newer peer appended.
+
+    Raises: RemoteProtocolError if they have other types.
+    """
     try:
         items = msgpack.unpackb(payload)
     except Exception as error:  # msgpack raises ValueError and unrelated classes without a common base
         raise RemoteProtocolError(f"{tag.name} is not msgpack: {type(error).__name__}") from None
-    fields: list[Any] = items[: len(types)] if type(items) is list else []
-    if tuple(map(type, fields)) != types:
+    found: list[Any] = items[: len(types)] if type(items) is list else []
+    if tuple(map(type, found)) != types:
         raise RemoteProtocolError(f"{tag.name} has wrong fields")
-    return fields
+    return found
 
 
 class FrameReader:

@@ -30,7 +30,9 @@ from agentscope_protocol.wire.frames import (
     End,
     Fail,
     Frame,
+    Head,
     Hello,
+    Input,
     Notice,
     Open,
 )
@@ -38,12 +40,12 @@ from agentscope_protocol.wire.frames import (
 
 @dataclass(frozen=True, slots=True)
 class Writable:
-    """A responder's stream that was out of credit may send again."""
+    """A stream that was out of credit may send again: a responder its data, a requester its input."""
 
     stream: int
 
 
-Event = Hello | Open | Data | End | Fail | Cancel | Notice | Writable
+Event = Hello | Open | Data | End | Fail | Cancel | Notice | Head | Input | Writable
 
 
 class Endpoint(ABC):

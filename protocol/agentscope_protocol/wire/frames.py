@@ -2,9 +2,13 @@
 
 A frame is one msgpack array of four items, `[tag, stream, number, payload]`, in a fixed-width form that
 `codec` reads and writes with one struct call. The fields of each frame define its `number` and its `payload`.
-Payloads of Open, Hello and Notice are msgpack arrays to which fields may be appended; a peer skips unknown
-fields. The payloads of Data and End, and the body of Open, are opaque: the supervisor forwards them and never
-decodes them.
+Payloads of Open, Hello, Head and Notice are msgpack arrays to which fields may be appended; a peer skips
+unknown fields. The payloads of Data, Input and End, and the body of Open, are opaque: the supervisor forwards
+them and never decodes them.
+
+A stream is a turn, another request of the supervisor, or an exchange: one HTTP request with its response, or
+one WebSocket of a hosted app. An exchange begins with Open, whose body is an `exchange.RequestHead`. Input
+carries the client's body or messages to the worker, Head the start of the response to the supervisor.
 
 Where to read next: `stream` and `endpoint` define which side may send which frame, and in which order.
 """
@@ -58,6 +62,9 @@ class Tag(IntEnum):
     CREDIT = 7
     # 8 and 9 were Ping and Pong; their numbers stay unused.
     NOTICE = 10
+    HEAD = 11
+    INPUT = 12
+    TAKEN = 13
 
 
 MAX_PAYLOAD: Final[Mapping[int, int]] = {
@@ -67,6 +74,8 @@ MAX_PAYLOAD: Final[Mapping[int, int]] = {
     Tag.END: MAX_ANSWER,
     Tag.FAIL: MAX_FEW_WORDS,
     Tag.NOTICE: MAX_FEW_WORDS,
+    Tag.HEAD: MAX_FEW_WORDS,
+    Tag.INPUT: MAX_ANSWER,
 }
 """Bytes a payload may have, by tag; MAX_WORDS where the tag is not listed, or not known to us."""
 
@@ -74,8 +83,8 @@ MAX_PAYLOAD: Final[Mapping[int, int]] = {
 class StreamKind(IntEnum):
     """The purpose of a stream, and how the requester wants its answer. 0 to 255.
 
-    A turn has one of the first two. The others are for the session between its turns; a worker that supports
-    them says so with its word `ready`, and is not sent others.
+    A turn has one of the first two. A worker announces each of the others that it accepts in its notice
+    `ready`, and is sent no stream of another kind.
     """
 
     # Server-sent events, in Data frames as the App yields. End is empty, or a JSON object for the metadata of
@@ -84,10 +93,46 @@ class StreamKind(IntEnum):
     WHOLE = 1  # one JSON array of messages, in End
     IDLE = 2  # the session leaves this process: the App's on_session_idle; End is empty
     FORGET = 3  # delete its stored state; body {"user_id": …}, End true or false: whether there was one
+    HTTP = 4  # an exchange: one request and its response; End is empty
+    WEBSOCKET = 5  # an exchange: one WebSocket; End is empty
+
+
+class MessageKind(IntEnum):
+    """The content of an Input frame, or of a Data frame of an exchange. 1 to 255."""
+
+    BODY = 1  # a piece of a body; more may follow
+    LAST = 2  # Input only: the rest of the request's body, which may be empty
+    TEXT = 3  # one message of a WebSocket, in UTF-8
+    BINARY = 4  # one message of a WebSocket
+    CLOSE = 5  # the end of a WebSocket's messages in this direction; payload: see `exchange.close_payload`
+
+
+_MESSAGES: Final = frozenset({int(MessageKind.TEXT), int(MessageKind.BINARY), int(MessageKind.CLOSE)})
+
+INPUTS: Final[Mapping[int, frozenset[int]]] = {
+    StreamKind.HTTP: frozenset({int(MessageKind.BODY), int(MessageKind.LAST)}),
+    StreamKind.WEBSOCKET: _MESSAGES,
+}
+OUTPUTS: Final[Mapping[int, frozenset[int]]] = {
+    StreamKind.HTTP: frozenset({int(MessageKind.BODY)}),
+    StreamKind.WEBSOCKET: _MESSAGES | {int(MessageKind.BODY)},  # of the response that rejects it
+}
+"""The message kinds of Input and of Data, by the kind of the exchange."""
+
+LAST_INPUTS: Final = frozenset({int(MessageKind.LAST), int(MessageKind.CLOSE)})
+"""They end the input. They need no credit, so that the end never waits for an app that does not read it."""
+
+MESSAGE_COST: Final = 64
+"""Bytes of credit that each message of an exchange costs beside its payload. It limits the number of empty
+messages that one end has to hold for the other: 4096."""
 
 
 class CancelReason(IntEnum):
-    """Why a turn is asked to end; the App's author reads it in the log."""
+    """Why a stream is asked to end; the App's author reads it in the log.
+
+    A turn is cancelled in any case. The app of an exchange receives the disconnect of its client for
+    CLIENT_GONE, and may finish its work; for the other reasons it is cancelled.
+    """
 
     CLIENT_GONE = 1
     TIMEOUT = 2
@@ -135,7 +180,10 @@ class Open:
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class Data:
-    """Worker to supervisor: `count` whole events of the answer and their bytes."""
+    """Worker to supervisor: `count` whole events of the answer and their bytes.
+
+    In an exchange: one message; `count` is its MessageKind, and never LAST.
+    """
 
     stream: Final[int]
     count: Final[int]
@@ -185,13 +233,49 @@ class Credit:
 
 
 @value
+class Head:
+    """Worker to supervisor: status and headers of the response. Once in an exchange, before its first Data.
+
+    For a WebSocket, status 101 accepts it, and any other status rejects it; a response body may follow the
+    rejection. `ids`: identifiers in this response (of a task, of a conversation) that later requests may
+    name. The supervisor sends those requests to the same worker.
+    """
+
+    stream: int
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(init=False, slots=True, unsafe_hash=True)
+class Input:
+    """Supervisor to worker: one message of an exchange's client. `kind`: its MessageKind."""
+
+    stream: Final[int]
+    kind: Final[int]
+    payload: Final[bytes]
+
+    def __init__(self, stream: int, kind: int, payload: bytes) -> None:
+        self.stream, self.kind, self.payload = stream, kind, payload
+
+
+@value
+class Taken:
+    """Worker to supervisor: `amount` more bytes of Input may be sent on this stream."""
+
+    stream: int
+    amount: int
+
+
+@value
 class Notice:
     """A word about the life of the process: worker to supervisor `progress`, `ready`, `failed`;
     supervisor to worker `shutdown`. An unknown word is ignored. The detail of `ready` is empty or a JSON
-    object: `forms`, those that the worker takes beside the two of a turn."""
+    object: `forms`, the stream kinds that the worker accepts beside the two of a turn, and `hosted`, what it
+    hosts in place of an App: "asgi" or "agentapp"."""
 
     word: str
     detail: str
 
 
-Frame = Hello | Open | Data | End | Fail | Cancel | Credit | Notice
+Frame = Hello | Open | Data | End | Fail | Cancel | Credit | Notice | Head | Input | Taken

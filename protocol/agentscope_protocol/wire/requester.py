@@ -1,5 +1,7 @@
 """The supervisor's end of a link. Pure.
 
+`open` starts a turn. `open_exchange` starts an exchange, and `input` sends what its client sends.
+
 Read `endpoint` first; `responder` is the other end.
 """
 
@@ -7,11 +9,15 @@ from collections.abc import Mapping
 from typing import Final
 
 from agentscope_protocol.wire import stream as st
-from agentscope_protocol.wire.endpoint import Endpoint, Event
+from agentscope_protocol.wire.codec import header
+from agentscope_protocol.wire.endpoint import Endpoint, Event, Writable
 from agentscope_protocol.wire.errors import Code, LocalProtocolError, RemoteProtocolError
-from agentscope_protocol.wire.flow import ReceiveWindow
+from agentscope_protocol.wire.flow import MessageCredit, MessageWindow, ReceiveWindow
 from agentscope_protocol.wire.frames import (
+    INPUTS,
+    LAST_INPUTS,
     MAX_STREAM,
+    OUTPUTS,
     Cancel,
     CancelReason,
     Credit,
@@ -19,26 +25,42 @@ from agentscope_protocol.wire.frames import (
     End,
     Fail,
     Frame,
+    Head,
     Notice,
     Open,
     Tag,
+    Taken,
 )
 
 # Read once: see `agentscope_protocol.wire.values`.
 _OPEN: Final = st.StreamState.OPEN
-_RECV_TERMINAL: Final = st.Move.RECV_TERMINAL
+_REQUESTING: Final = st.StreamState.REQUESTING
+_RECV_END: Final = st.Move.RECV_END
 _DATA: Final = int(Tag.DATA)
+_INPUT: Final = int(Tag.INPUT)
 
-# Where Data is legal, it changes no state: the states are looked up once, not once per event.
-_RECEIVING: Final = st.unchanged(st.REQUESTER, st.Move.RECV_DATA)
+# The states of a turn where Data is legal and changes no state: looked up once, not once per event. Exchanges
+# take their own way.
+_RECEIVING: Final = st.unchanged(st.REQUESTER, st.Move.RECV_DATA) - st.EXCHANGE
+
+_CANCELLABLE: Final = st.EXCHANGE | {_OPEN}
 
 
 class _RequesterStream:
     __slots__ = ("state", "window")
 
-    def __init__(self) -> None:
-        self.state: st.StreamState = _OPEN
-        self.window: Final = ReceiveWindow()
+    def __init__(self, state: st.StreamState, window: ReceiveWindow) -> None:
+        self.state: st.StreamState = state
+        self.window: Final = window
+
+
+class _RequesterExchange(_RequesterStream):
+    __slots__ = ("credit", "kind")
+
+    def __init__(self, kind: int) -> None:
+        super().__init__(_REQUESTING, MessageWindow())
+        self.kind: Final = kind
+        self.credit: Final = MessageCredit()
 
 
 class Requester(Endpoint):
@@ -74,12 +96,35 @@ class Requester(Endpoint):
 
         Raises: LocalProtocolError after `close`, or if the turn cannot be encoded.
         """
+        entry = _RequesterStream(_OPEN, ReceiveWindow())
+        return self._open(entry, kind, session_id, run_id, body, headers or {}, dialect)
+
+    def open_exchange(
+        self, kind: int, session_id: str, request_id: str, head: bytes, headers: Mapping[str, str]
+    ) -> int:
+        """Start an exchange; returns its stream id. `kind`: HTTP or WEBSOCKET. `head`: of
+        `exchange.encode_head`. Its input must be ended, with LAST or CLOSE, or the exchange be cancelled.
+
+        Raises: LocalProtocolError after `close`, or if the exchange cannot be encoded.
+        """
+        return self._open(_RequesterExchange(kind), kind, session_id, request_id, head, headers, 0)
+
+    def _open(
+        self,
+        entry: _RequesterStream,
+        kind: int,
+        session_id: str,
+        run_id: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        dialect: int,
+    ) -> int:
         if self.closed or self._last_stream == MAX_STREAM:
             raise LocalProtocolError("open on a closed or exhausted connection")
         stream = self._last_stream + 1
-        self._send(Open(stream, kind, session_id, run_id, body, headers or {}, dialect))
+        self._send(Open(stream, kind, session_id, run_id, body, headers, dialect))
         self._last_stream = stream
-        self._streams[stream] = _RequesterStream()
+        self._streams[stream] = entry
         self._unwritten.add(stream)
         return stream
 
@@ -87,15 +132,45 @@ class Requester(Endpoint):
         self._unwritten.clear()
         return super().take_output()
 
+    def can_input(self, stream: int) -> bool:
+        """Whether `input` is legal now: the exchange takes input, and there is credit."""
+        entry = self._streams.get(stream)
+        if entry is None or entry.state not in st.TAKES_INPUT:
+            return False
+        assert isinstance(entry, _RequesterExchange), "turns have no such state"
+        return entry.credit.can_send
+
+    def input(self, stream: int, kind: int, payload: bytes) -> bool:
+        """Send one message of an exchange's client; returns whether there is credit for another.
+
+        `kind`: of `frames.MessageKind`. LAST and CLOSE end the input, and need no credit.
+        Raises: LocalProtocolError if the stream is no exchange that takes input, is out of credit, or if the
+        message exceeds MAX_ANSWER bytes; nothing is sent in these cases.
+        """
+        entry = self._streams.get(stream)
+        if not isinstance(entry, _RequesterExchange):
+            raise LocalProtocolError(f"stream {stream} is not an open exchange")
+        if kind not in INPUTS[entry.kind]:
+            raise LocalProtocolError(f"input of kind {kind} for stream kind {entry.kind}")
+        ends = kind in LAST_INPUTS
+        state = st.step(st.REQUESTER, entry.state, st.Move.SEND_LAST if ends else st.Move.SEND_INPUT)
+        if not (ends or entry.credit.can_send):
+            raise LocalProtocolError(f"stream {stream} is out of credit")
+        self._output.append(header(_INPUT, stream, kind, len(payload)))
+        self._output.append(payload)
+        entry.state = state
+        return not ends and entry.credit.spend(len(payload))
+
     def cancel(self, stream: int, reason: CancelReason) -> None:
         """Ask the responder to stop a stream. Does nothing if the stream is over or already cancelled."""
         entry = self._streams.get(stream)
-        if entry is not None and entry.state is _OPEN:
+        if entry is not None and entry.state in _CANCELLABLE:
             entry.state = st.step(st.REQUESTER, entry.state, st.Move.SEND_CANCEL)
             self._send(Cancel(stream, reason))
 
     def consumed(self, stream: int, size: int) -> None:
-        """Record that the client consumed `size` bytes; sends credit once it is worth a frame."""
+        """Record that the client consumed `size` bytes; sends credit once it is worth a frame. For an
+        exchange: call it once for each message."""
         entry = self._streams.get(stream)
         if entry is not None and (amount := entry.window.consumed(size)):
             self._send(Credit(stream, amount))
@@ -117,7 +192,7 @@ class Requester(Endpoint):
         if type(frame) is Data:  # the hot path; a class pattern costs twice as much
             entry = self._streams.get(frame.stream)
             if entry is None or entry.state not in _RECEIVING:
-                entry = self._move(frame.stream, st.Move.RECV_DATA)
+                return self._receive_message(frame)
             entry.window.received(len(frame.payload))
             if entry.state is _OPEN:
                 return frame
@@ -127,14 +202,41 @@ class Requester(Endpoint):
             case Fail(_, Code.LINK_LOST | Code.UNSENT):
                 # If UNSENT were accepted from a peer, a turn could run twice.
                 raise RemoteProtocolError(f"the peer sent {frame.code.name}, which only the requester sets")
-            case End(stream) | Fail(stream):
-                self._move(stream, _RECV_TERMINAL)
+            case End(stream):
+                self._move(stream, _RECV_END)
                 del self._streams[stream]
                 return frame
+            case Fail(stream):
+                self._move(stream, st.Move.RECV_FAIL)
+                del self._streams[stream]
+                return frame
+            case Head(stream):
+                state = self._move(stream, st.Move.RECV_HEAD).state
+                return frame if state in st.HAS_HEAD else None  # else it is cancelled
+            case Taken(stream, amount):
+                return self._receive_taken(stream, amount)
             case Notice():
                 return frame
             case _:
                 raise self._unexpected(frame)
+
+    def _receive_message(self, data: Data) -> Event:
+        """One message of an exchange, or Data where it is illegal."""
+        entry = self._move(data.stream, st.Move.RECV_DATA)
+        assert isinstance(entry, _RequesterExchange), "turns have no such state"
+        if data.count not in OUTPUTS[entry.kind]:
+            raise RemoteProtocolError(f"message of kind {data.count} on stream kind {entry.kind}")
+        entry.window.received(len(data.payload))
+        return data
+
+    def _receive_taken(self, stream: int, amount: int) -> Event | None:
+        entry = self._streams.get(stream)
+        if not isinstance(entry, _RequesterExchange):
+            raise RemoteProtocolError(f"Taken on stream {stream}, which is not an open exchange")
+        was_blocked = not entry.credit.can_send
+        entry.credit.granted(amount)
+        unblocked = was_blocked and entry.credit.can_send and entry.state in st.TAKES_INPUT
+        return Writable(stream) if unblocked else None
 
     def _move(self, stream: int, move: st.Move) -> _RequesterStream:
         entry = self._streams.get(stream)

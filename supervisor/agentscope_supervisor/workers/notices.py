@@ -12,6 +12,7 @@ from agentscope_protocol.wire.errors import RemoteProtocolError
 from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.printable import printable
 
+MAX_HOSTED = 64  # characters; it is shown in `status`
 MAX_KIND = 255  # the kind of a stream is one byte of its Open frame
 
 
@@ -27,6 +28,17 @@ def stream_kinds(detail: str) -> frozenset[int]:
     if type(more) is not list or not all(type(kind) is int and 0 <= kind <= MAX_KIND for kind in more):
         raise RemoteProtocolError("the notice `ready` has no valid list of stream kinds")
     return frozenset({StreamKind.EVENTS, StreamKind.WHOLE, *more})
+
+
+def hosted(detail: str) -> str:
+    """Return what a worker hosts in place of an App, from the detail of its `ready` notice; "" for an App.
+
+    Call `stream_kinds` first. Raises: RemoteProtocolError.
+    """
+    name = json.loads(detail or "{}").get("hosted", "")
+    if type(name) is not str or len(name) > MAX_HOSTED:
+        raise RemoteProtocolError("the notice `ready` does not name what the worker hosts")
+    return printable(name)
 
 
 def message(detail: str) -> str:

@@ -13,6 +13,7 @@ from agentscope_protocol.wire.errors import Code, LocalProtocolError, RemoteProt
 from agentscope_protocol.wire.frames import (
     MAX_ANSWER,
     MAX_BODY,
+    MAX_FEW_WORDS,
     MAX_NUMBER,
     MAX_PAYLOAD,
     MAX_STREAM,
@@ -23,11 +24,14 @@ from agentscope_protocol.wire.frames import (
     End,
     Fail,
     Frame,
+    Head,
     Hello,
+    Input,
     Notice,
     Open,
     StreamKind,
     Tag,
+    Taken,
 )
 from tests.protocol.frame_strategies import FRAMES, cut, hostile_bytes
 
@@ -48,6 +52,12 @@ GOLDEN: dict[str, tuple[Frame, str]] = {
     "cancel": (Cancel(6, 2), "9406cf0000000000000006ce00000002c600000000"),
     "credit": (Credit(7, 65536), "9407cf0000000000000007ce00010000c600000000"),
     "notice": (Notice("ready", ""), "940acf0000000000000000ce00000000c60000000892a57265616479a0"),
+    "head": (
+        Head(8, 200, ((b"a", b"\xff"),), ("t",)),
+        "940bcf0000000000000008ce000000c8c60000000c929192c40161c401ff91a174",
+    ),
+    "input": (Input(9, 2, b"ab"), "940ccf0000000000000009ce00000002c6000000026162"),
+    "taken": (Taken(10, 65536), "940dcf000000000000000ace00010000c600000000"),
 }
 
 
@@ -169,9 +179,9 @@ def test_a_tag_above_127_is_rejected() -> None:
     "tag,number,payload",
     [
         (Tag.DATA, 0, b"x"),
-        (Tag.OPEN, 4, ["s", "r", b"", {}]),
+        (Tag.OPEN, 6, ["s", "r", b"", {}]),
         (Tag.OPEN, 255, ["s", "r", b"", {}]),
-        (Tag.OPEN, 0x104, ["s", "r", b"", {}]),  # of another dialect
+        (Tag.OPEN, 0x106, ["s", "r", b"", {}]),  # of another dialect
         (Tag.OPEN, 0, ["s", "r", b""]),
         (Tag.OPEN, 0, ["s", b"r", b"", {}]),
         (Tag.OPEN, 0, ["s", "r", "", {}]),
@@ -179,6 +189,14 @@ def test_a_tag_above_127_is_rejected() -> None:
         (Tag.OPEN, 0, ["s", "r", b"", {"k": 1}]),
         (Tag.OPEN, 0, ["s", "r", b"", {b"k": "v"}]),
         (Tag.OPEN, 0, {"s": "r"}),
+        (Tag.HEAD, 200, []),
+        (Tag.HEAD, 200, [[], ["t", 1]]),
+        (Tag.HEAD, 200, [[[b"a"]], []]),
+        (Tag.HEAD, 200, [[[b"a", "b"]], []]),
+        (Tag.HEAD, 200, [[{b"a": b"b"}], []]),
+        (Tag.HEAD, 200, [{}, []]),
+        (Tag.INPUT, 0, b""),
+        (Tag.INPUT, 6, b""),
         (Tag.NOTICE, 0, ["ready"]),
         (Tag.NOTICE, 0, ["ready", 1]),
         (Tag.NOTICE, 0, ["ready", True]),
@@ -216,7 +234,7 @@ def test_unknown_tags_are_skipped() -> None:
             assert read(encode(Cancel(1, 1)) + unknown + encode(Cancel(1, 2))) == [Cancel(1, 1), Cancel(1, 2)]
 
 
-@pytest.mark.parametrize("name", ["hello", "open", "open in another dialect", "notice"])
+@pytest.mark.parametrize("name", ["hello", "open", "open in another dialect", "notice", "head"])
 @given(
     appended=st.lists(st.one_of(st.none(), st.integers(0, 9), st.text(max_size=3)), min_size=1, max_size=3)
 )
@@ -226,7 +244,7 @@ def test_appended_fields_are_skipped(name: str, appended: list[Any]) -> None:
     assert read(raw(tag, number, msgpack.unpackb(payload) + appended, stream=stream)) == [frame]
 
 
-@pytest.mark.parametrize("name", ["cancel", "credit"])
+@pytest.mark.parametrize("name", ["cancel", "credit", "taken"])
 def test_a_payload_on_a_frame_without_one_is_skipped(name: str) -> None:
     frame, wire = GOLDEN[name]
     tag, stream, number, _ = msgpack.unpackb(bytes.fromhex(wire))
@@ -254,6 +272,10 @@ def test_an_unknown_cancel_reason_is_kept() -> None:
         Cancel(1, 2**32),
         Open(1, StreamKind.EVENTS, "s", "r", b"", {}, 2**24),
         Open(1, StreamKind.EVENTS, "s", "r", b"", {}, -1),
+        Head(1, -1, ()),
+        Head(1, 200, ((b"a", "\ud800"),)),  # type: ignore[arg-type]  # rejected by mypy
+        Head(1, 200, ((b"a", bytes(MAX_FEW_WORDS)),)),
+        Input(1, 1, bytes(MAX_ANSWER + 1)),
         Hello(1, {"k": 2**64}),
         Hello(1, {"k": object()}),  # type: ignore[dict-item]  # rejected by mypy
         Notice("failed", "\ud800"),

@@ -5,8 +5,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentscope_protocol.wire.errors import RemoteProtocolError
-from agentscope_protocol.wire.flow import ReceiveWindow, SendCredit
-from agentscope_protocol.wire.frames import INITIAL_CREDIT
+from agentscope_protocol.wire.flow import MessageCredit, MessageWindow, ReceiveWindow, SendCredit
+from agentscope_protocol.wire.frames import INITIAL_CREDIT, MESSAGE_COST
 
 SIZES = st.one_of(
     st.sampled_from([0, 1, INITIAL_CREDIT // 2, INITIAL_CREDIT - 1, INITIAL_CREDIT, 3 * INITIAL_CREDIT]),
@@ -109,3 +109,26 @@ def test_grants_come_in_halves() -> None:
     assert window.consumed(1) == INITIAL_CREDIT // 2
     assert window.consumed(1) == 0, "credit must not be granted twice"
     window.received(1)
+
+
+@given(st.lists(SIZES, min_size=1, max_size=40))
+def test_an_exchange_whose_messages_are_consumed_never_blocks(sizes: list[int]) -> None:
+    sender, window = MessageCredit(), MessageWindow()
+    for size in sizes:
+        assert sender.can_send
+        sender.spend(size)
+        window.received(size)
+        if grant := window.consumed(size):
+            sender.granted(grant)
+
+
+def test_empty_messages_of_an_exchange_use_credit() -> None:
+    sender, window = MessageCredit(), MessageWindow()
+    sent = 0
+    while sender.spend(0):
+        window.received(0)
+        sent += 1
+    window.received(0)
+    assert sent + 1 == INITIAL_CREDIT // MESSAGE_COST
+    with pytest.raises(RemoteProtocolError, match="without credit"):
+        window.received(0)

@@ -3,7 +3,7 @@
 from typing import get_args
 
 from agentscope_protocol.wire import frames
-from agentscope_protocol.wire.frames import CancelReason, Frame, StreamKind, Tag
+from agentscope_protocol.wire.frames import CancelReason, Frame, MessageKind, StreamKind, Tag
 
 
 def test_tags_keep_their_numbers() -> None:
@@ -16,11 +16,28 @@ def test_tags_keep_their_numbers() -> None:
         "CANCEL": 6,
         "CREDIT": 7,
         "NOTICE": 10,
+        "HEAD": 11,
+        "INPUT": 12,
+        "TAKEN": 13,
     }
 
 
 def test_stream_kinds_and_cancel_reasons_keep_their_numbers() -> None:
-    assert {kind.name: int(kind) for kind in StreamKind} == {"EVENTS": 0, "WHOLE": 1, "IDLE": 2, "FORGET": 3}
+    assert {kind.name: int(kind) for kind in StreamKind} == {
+        "EVENTS": 0,
+        "WHOLE": 1,
+        "IDLE": 2,
+        "FORGET": 3,
+        "HTTP": 4,
+        "WEBSOCKET": 5,
+    }
+    assert {kind.name: int(kind) for kind in MessageKind} == {
+        "BODY": 1,
+        "LAST": 2,
+        "TEXT": 3,
+        "BINARY": 4,
+        "CLOSE": 5,
+    }
     assert {reason.name: int(reason) for reason in CancelReason} == {
         "CLIENT_GONE": 1,
         "TIMEOUT": 2,

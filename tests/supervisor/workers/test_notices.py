@@ -43,6 +43,20 @@ def test_a_ready_notice_that_is_no_object_breaks_the_protocol(detail: str) -> No
 
 
 @pytest.mark.parametrize(
+    "detail, name",
+    [("", ""), ("{}", ""), ('{"hosted": "asgi"}', "asgi"), ('{"hosted": "a\\u0007"}', "a\\x07")],
+)
+def test_a_ready_notice_names_what_the_worker_hosts(detail: str, name: str) -> None:
+    assert notices.hosted(detail) == name
+
+
+@pytest.mark.parametrize("value", [1, None, ["asgi"], "x" * 65])
+def test_a_hosted_app_without_a_short_name_breaks_the_protocol(value: object) -> None:
+    with pytest.raises(RemoteProtocolError, match="does not name what the worker hosts"):
+        notices.hosted(json.dumps({"hosted": value}))
+
+
+@pytest.mark.parametrize(
     "detail, text",
     [
         (json.dumps({"message": "no room"}), "no room"),
