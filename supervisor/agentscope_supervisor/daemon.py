@@ -172,6 +172,7 @@ class Daemon:
                 tracing,
                 self._metrics,
                 console,
+                settings.protocols,
             )
             await front_door.listen(sock)
             parts.push_async_callback(front_door.close)

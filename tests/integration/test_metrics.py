@@ -78,7 +78,7 @@ async def test_each_metric_moves(
     await asyncio.to_thread(instance.wait_ready)
     port, gate = instance.port, tmp_path / "gate"
     before = await samples(port)
-    assert before["agentscope_turns_total"] == {("OK",): 0}
+    assert before["agentscope_turns_total"] == {("native", "OK"): 0}
     assert before["agentscope_workers"][("ready",)] == 2
 
     async def turn(session: str, script: object) -> int:
@@ -110,7 +110,7 @@ async def test_each_metric_moves(
     await eventually(lambda: "platform exchange failed" in instance.log, 10, "nobody is there")
     after = await samples(port)
 
-    assert after["agentscope_turns_total"] == {("APP_ERROR",): 1, ("OK",): 3}
+    assert after["agentscope_turns_total"] == {("native", "APP_ERROR"): 1, ("native", "OK"): 3}
     requests = after["agentscope_http_requests_total"]
     assert requests[("/invoke", "200")] == 3
     assert requests[("/invoke", "500")] == requests[("/invoke", "401")] == 1

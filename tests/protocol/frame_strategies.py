@@ -24,6 +24,7 @@ from agentscope_protocol.wire.frames import (
     Open,
     StreamKind,
     Taken,
+    Will,
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -47,6 +48,7 @@ def frames(streams: st.SearchStrategy[int]) -> st.SearchStrategy[Frame]:
         st.builds(Head, streams, NUMBER, PAIRS, st.lists(TEXT, max_size=2).map(tuple)),
         st.builds(Input, streams, st.sampled_from(MessageKind), BYTES),
         st.builds(Taken, streams, NUMBER),
+        st.builds(Will, streams, BYTES, BYTES, BYTES),
         st.builds(
             Open,
             streams,

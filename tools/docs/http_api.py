@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from agentscope_supervisor.domain.errors import MEANING, RETRY_LATER, STATUS, ErrorCode
-from tools.docs.http_operations import JSON, OPERATIONS, SCHEMAS, Operation, Parameter, Schema
+from tools.docs.http_operations import OPERATIONS, SCHEMAS
+from tools.docs.http_shapes import JSON, Operation, Parameter, Schema
 from tools.docs.markdown import code, page, table
 from tools.docs.openapi import errors_of
 

@@ -5,69 +5,35 @@ really serves, and a test compares the two.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from agentscope_supervisor.domain.errors import ErrorCode
 from agentscope_supervisor.domain.idempotency import MAX_KEY
-from agentscope_supervisor.domain.request import MAX_SESSION_ID, ON_BUSY
+from agentscope_supervisor.domain.request import ON_BUSY
 from agentscope_supervisor.domain.run import RunState
 from agentscope_supervisor.web.page_query import AT_ONCE, MOST
 from agentscope_supervisor.web.runs import MOST_RUNS, RUNS_AT_ONCE
-
-Schema = Mapping[str, Any]
+from tools.docs import dialect_operations
+from tools.docs.http_shapes import (
+    EVENTS,
+    JSON,
+    NUMBER,
+    RUN_ID,
+    SECONDS,
+    SESSION_ID,
+    TEXT,
+    Answer,
+    Operation,
+    Parameter,
+    Schema,
+)
 
 C = ErrorCode
-JSON: Final = "application/json"
-EVENTS: Final = "text/event-stream"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One successful response. `schema`: name of a schema, empty for none."""
-
-    status: int
-    text: str
-    kind: str = JSON
-    schema: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A header, a query parameter or a part of the path."""
-
-    name: str
-    place: str  # header | query | path
-    text: str
-    schema: Schema
 
 
 def _limit(text: str, default: int, most: int) -> Parameter:
     schema = {"type": "integer", "minimum": 1, "maximum": most, "default": default}
     return Parameter("limit", "query", text, schema)
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One method of one path."""
-
-    method: str
-    path: str
-    summary: str
-    text: str
-    answers: Sequence[Answer]
-    errors: Sequence[ErrorCode] = ()
-    parameters: Sequence[Parameter] = ()
-    body: str = ""  # name of a schema
-    is_open: bool = False  # needs no token
-    also: Sequence[str] = ()  # other paths of the same operation
-
-
-SESSION_ID: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_SESSION_ID}
-RUN_ID: Final[Schema] = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
-TEXT: Final[Schema] = {"type": "string"}
-NUMBER: Final[Schema] = {"type": "integer", "minimum": 0}
-SECONDS: Final[Schema] = {"type": "number", "minimum": 0}
 
 
 def _object(text: str, properties: Mapping[str, Schema], required: Sequence[str] = ()) -> dict[str, Any]:
@@ -208,12 +174,18 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         "One run: the record of a turn and its output.",
         {
             **_ROW,
+            "dialect": _with(TEXT, "The protocol of its client, such as `native` or `chat`."),
             "events": _object(
                 "Numbers of the first kept event and of the next one.", {"first": NUMBER, "next": NUMBER}
             ),
             "messages": _MESSAGES,
+            "result": {
+                "type": ["object", "null"],
+                "description": "The answer in the form of the dialect, such as a `chat.completion`. Not sent "
+                "for the dialect `native`.",
+            },
         },
-        [*_ROW, "events", "messages"],
+        [*_ROW, "dialect", "events", "messages"],
     ),
     "RunPage": _object(
         "A page of runs, the newest first.",
@@ -293,9 +265,17 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "Status": _object("A short status.", {"status": TEXT}, ["status"]),
     "Welcome": _object(
         "Name, version and links.",
-        {"name": TEXT, "version": TEXT, "links": {"type": "object", "additionalProperties": TEXT}},
-        ["name", "version", "links"],
+        {
+            "name": TEXT,
+            "version": TEXT,
+            "links": {"type": "object", "additionalProperties": TEXT},
+            "protocols": _with(
+                {"type": "object", "additionalProperties": TEXT}, "The routes of the protocols that are on."
+            ),
+        },
+        ["name", "version", "links", "protocols"],
     ),
+    "Object": {"type": "object", "description": "As the protocol defines it."},
 }
 """The JSON of requests and answers."""
 
@@ -540,5 +520,6 @@ OPERATIONS: Final[Sequence[Operation]] = (
         "Name, version and links of the instance.",
         [Answer(200, "The instance.", JSON, "Welcome")],
     ),
+    *dialect_operations.OPERATIONS,
 )
 """The documented routes. Those of the console belong to its page and may change at any time."""

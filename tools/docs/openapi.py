@@ -5,7 +5,8 @@ from typing import Any
 
 from agentscope_supervisor import __version__
 from agentscope_supervisor.domain.errors import MEANING, RETRY_LATER, STATUS, ErrorCode
-from tools.docs.http_operations import JSON, OPERATIONS, SCHEMAS, Answer, Operation, Parameter
+from tools.docs.http_operations import OPERATIONS, SCHEMAS
+from tools.docs.http_shapes import JSON, Answer, Operation, Parameter
 
 
 def document() -> dict[str, Any]:

@@ -10,6 +10,7 @@ import errno
 import functools
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
@@ -30,11 +31,13 @@ from agentscope_protocol.wire.responder import Responder
 from agentscope_worker import host, log_output
 from agentscope_worker.dialects import DIALECTS
 from agentscope_worker.dialects.dialect import BadMessage, Dialect
+from agentscope_worker.dialects.encoder import Request, Translated
 from agentscope_worker.runtime import AgentApp, SessionContext, tracing
 from agentscope_worker.runtime.compat import finish_reasons
 from agentscope_worker.runtime.compat.finish_reasons import Outcome
 from agentscope_worker.runtime.sessions import claims as session_claims
 from agentscope_worker.sessions import Sessions
+from agentscope_worker.translator import Translator
 from agentscope_worker.watchdog import LifeSigns
 
 log = logging.getLogger(__name__)
@@ -171,11 +174,22 @@ class Server:
             dialect = DIALECTS.get(opened.dialect)
             if dialect is None:
                 raise BadMessage(f"this worker's package does not have dialect {opened.dialect}")
-            message, metadata = dialect.read(opened.body)
+            translator = None
+            if isinstance(dialect, Translated):
+                fields = orjson.loads(opened.body)
+                message, metadata = dialect.read(fields)
+                translator = self._translator(turn, dialect, fields)
+            else:
+                message, metadata = dialect.read(opened.body)
             context = SessionContext(opened.session_id, metadata, run_id=opened.run_id, trace=trace)
             self._sessions.begins(context)
+            if translator is not None:
+                await translator.begin()
             answers = await host.start_answer(self._app, message, context)
             try:
+                if translator is not None:
+                    return await translator.end(outcome) if await translator.run(answers) else b""
+                assert not isinstance(dialect, Translated), "it has a translator"
                 if opened.kind == StreamKind.WHOLE:
                     return await self._collect(turn, dialect, answers, outcome)
                 await self._stream(turn, dialect, answers)
@@ -187,6 +201,29 @@ class Server:
                 close = getattr(answers, "aclose", None)
                 if close is not None:  # its `finally` runs now, not when the collector finds it
                     await close()
+
+    def _translator(self, turn: _Turn, dialect: Translated, fields: dict[str, Any]) -> Translator:
+        opened = turn.opened
+        stream, number = opened.stream, 0
+
+        async def send(event: bytes) -> None:
+            nonlocal number
+            number += 1
+            has_credit = self._responder.send(stream, event)
+            self._link.flush_early()
+            if not has_credit:
+                turn.writable = self._loop.create_future()
+                await turn.writable
+            elif number % FAIR_SHARE == 0:
+                await asyncio.sleep(0)
+
+        request = Request(opened.run_id, opened.session_id, fields, int(time.time()))
+        return Translator(
+            dialect.encoder(request),
+            functools.partial(self._responder.will, stream),
+            send if opened.kind == StreamKind.EVENTS else None,
+            lambda: turn.cancelled,
+        )
 
     async def _stream(self, turn: _Turn, dialect: Dialect, answers: AsyncIterator[Any]) -> None:
         stream, run_id, number = turn.opened.stream, turn.opened.run_id.encode(), 0

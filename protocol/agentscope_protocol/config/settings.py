@@ -20,6 +20,7 @@ from agentscope_protocol.config.problems import (
     section_model,
     translate,
 )
+from agentscope_protocol.config.protocol_settings import ProtocolsSettings
 from agentscope_protocol.config.runtime_settings import (
     AgentscopeSettings,
     McpServerSettings,
@@ -56,6 +57,7 @@ __all__ = [
     "ModelSettings",
     "PlatformSettings",
     "Problem",
+    "ProtocolsSettings",
     "ReloadSettings",
     "ServerSettings",
     "SessionStoreSettings",
@@ -209,6 +211,9 @@ class Settings(Section):
     )
     tracing: TracingSettings | None = Field(None, description="The export of traces. `null`: no tracing.")
     server: ServerSettings = Field(default_factory=ServerSettings, description="The HTTP server.")
+    protocols: ProtocolsSettings = Field(
+        default_factory=ProtocolsSettings, description="The protocols of clients, beside `POST /invoke`."
+    )
     sessions: SessionsSettings = Field(
         default_factory=SessionsSettings, description="Turns of sessions, and their kept output."
     )

@@ -36,6 +36,7 @@ from agentscope_protocol.wire.frames import (
     StreamKind,
     Tag,
     Taken,
+    Will,
 )
 
 _HEADER: Final = struct.Struct(">BBBQBIBI")
@@ -96,6 +97,8 @@ def encode(frame: Frame) -> bytes:
         case Fail(stream, code, message):
             text = message[:MAX_MESSAGE].encode("utf-8", "backslashreplace")
             return header(Tag.FAIL, stream, code, len(text)) + text
+        case Will(stream, end, result, request):
+            return _packed(Tag.WILL, stream, 0, [end, result, request])
         case Cancel(stream, reason):
             return header(Tag.CANCEL, stream, reason, 0)
         case Input(stream, kind, payload):
@@ -175,6 +178,10 @@ def _notice(_stream: int, _number: int, payload: bytes) -> Frame:
     return Notice(word, detail)
 
 
+def _will(stream: int, _number: int, payload: bytes) -> Frame:
+    return Will(stream, *fields(Tag.WILL, payload, (bytes, bytes, bytes)))
+
+
 def _hello(_stream: int, number: int, payload: bytes) -> Frame:
     (items,) = fields(Tag.HELLO, payload, (dict,))
     if not all(type(k) is str and type(v) in (str, int, bytes) for k, v in items.items()):
@@ -196,6 +203,7 @@ _DECODERS: Final[Mapping[int, Callable[[int, int, bytes], Frame]]] = {
     Tag.TAKEN: lambda stream, number, _payload: Taken(stream, number),
     Tag.HEAD: _head,
     Tag.NOTICE: _notice,
+    Tag.WILL: _will,
     Tag.HELLO: _hello,
 }
 

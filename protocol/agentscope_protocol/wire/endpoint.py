@@ -35,6 +35,7 @@ from agentscope_protocol.wire.frames import (
     Input,
     Notice,
     Open,
+    Will,
 )
 
 
@@ -45,7 +46,7 @@ class Writable:
     stream: int
 
 
-Event = Hello | Open | Data | End | Fail | Cancel | Notice | Head | Input | Writable
+Event = Hello | Open | Data | End | Fail | Cancel | Notice | Head | Input | Will | Writable
 
 
 class Endpoint(ABC):

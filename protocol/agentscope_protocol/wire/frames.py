@@ -2,9 +2,9 @@
 
 A frame is one msgpack array of four items, `[tag, stream, number, payload]`, in a fixed-width form that
 `codec` reads and writes with one struct call. The fields of each frame define its `number` and its `payload`.
-Payloads of Open, Hello, Head and Notice are msgpack arrays to which fields may be appended; a peer skips
-unknown fields. The payloads of Data, Input and End, and the body of Open, are opaque: the supervisor forwards
-them and never decodes them.
+Payloads of Open, Hello, Head, Notice and Will are msgpack arrays to which fields may be appended; a peer
+skips unknown fields. The payloads of Data, Input and End, and the body of Open, are opaque: the supervisor
+forwards them and never decodes them.
 
 A stream is a turn, another request of the supervisor, or an exchange: one HTTP request with its response, or
 one WebSocket of a hosted app. An exchange begins with Open, whose body is an `exchange.RequestHead`. Input
@@ -65,6 +65,7 @@ class Tag(IntEnum):
     HEAD = 11
     INPUT = 12
     TAKEN = 13
+    WILL = 14
 
 
 MAX_PAYLOAD: Final[Mapping[int, int]] = {
@@ -78,6 +79,18 @@ MAX_PAYLOAD: Final[Mapping[int, int]] = {
     Tag.INPUT: MAX_ANSWER,
 }
 """Bytes a payload may have, by tag; MAX_WORDS where the tag is not listed, or not known to us."""
+
+
+class Place:
+    """The places in a Will: single control bytes, which JSON and server-sent events never contain. All but
+    NUMBER and RUN are filled with JSON."""
+
+    CODE: Final = b"\x01"  # of the error, a string
+    MESSAGE: Final = b"\x02"  # of the error, a string
+    NUMBER: Final = b"\x03"  # of the event that it is in
+    STATUS: Final = b"\x04"  # of the run, in the words of the dialect, a string
+    ERROR: Final = b"\x05"  # an object with code and message, or null
+    RUN: Final = b"\x06"  # the run id
 
 
 class StreamKind(IntEnum):
@@ -214,6 +227,22 @@ class Fail:
 
 
 @value
+class Will:
+    """Worker to supervisor: how the answer ends if the App does not complete it. Once for each stream, before
+    its first Data; only for dialects that the supervisor does not write itself.
+
+    `end`: the bytes of whole events. `result`: the JSON that is kept as the result of the run. Both have
+    places (see Place), which the supervisor fills in. `request`: JSON of what the client asked, for dialects
+    that return it; maybe empty.
+    """
+
+    stream: int
+    end: bytes
+    result: bytes
+    request: bytes
+
+
+@value
 class Cancel:
     """Supervisor to worker: stop. The worker still answers with End or Fail."""
 
@@ -278,4 +307,4 @@ class Notice:
     detail: str
 
 
-Frame = Hello | Open | Data | End | Fail | Cancel | Credit | Notice | Head | Input | Taken
+Frame = Hello | Open | Data | End | Fail | Cancel | Credit | Notice | Head | Input | Taken | Will

@@ -30,6 +30,7 @@ from agentscope_protocol.wire.frames import (
     Open,
     Tag,
     Taken,
+    Will,
 )
 
 # Read once: see `agentscope_protocol.wire.values`.
@@ -217,6 +218,9 @@ class Requester(Endpoint):
                 return self._receive_taken(stream, amount)
             case Notice():
                 return frame
+            case Will(stream):
+                entry = self._move(stream, st.Move.RECV_DATA)  # where Data is legal, a will is
+                return frame if entry.state is _OPEN else None
             case _:
                 raise self._unexpected(frame)
 

@@ -30,6 +30,7 @@ from agentscope_protocol.wire.frames import (
     Open,
     Tag,
     Taken,
+    Will,
 )
 
 # Read once: see `agentscope_protocol.wire.values`.
@@ -148,6 +149,13 @@ class Responder(Endpoint):
             amount = entry.window.consumed(size)
             if amount:
                 self._output.append(encode(Taken(stream, amount)))
+
+    def will(self, stream: int, end: bytes, result: bytes, request: bytes) -> None:
+        """Send a Will, before the first event. Raises: LocalProtocolError if the stream is not open or is
+        cancelled, or if the will is over the limit."""
+        entry = self._entry(stream)
+        st.step(st.RESPONDER, entry.state, st.Move.SEND_DATA)
+        self._send(Will(stream, end, result, request))
 
     def end(self, stream: int, payload: bytes = b"") -> None:
         """Complete the response. Raises: LocalProtocolError if the stream is not open, or over the limit."""

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -142,6 +142,15 @@ class Failure:
     def status(self) -> int:
         """The HTTP status, if no byte of the response has been sent yet."""
         return STATUS[self.code]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A failure as the error response of a dialect. `headers`: beside those of every error."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Refused(Exception):

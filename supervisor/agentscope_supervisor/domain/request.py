@@ -30,7 +30,8 @@ _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class TurnRequest:
-    """A turn that a client asks for. `principal`: the caller whose limits it counts towards.
+    """A turn that a client asks for. `principal`: the caller whose limits it counts towards. `detached`: the
+    turn goes on when its client leaves.
 
     `session_id` is empty if the client names no session. The route then makes one with `begin_session`,
     before anything else reads it.
@@ -45,6 +46,7 @@ class TurnRequest:
     headers: Final[Mapping[str, str]]  # W3C trace context and REQUEST_ID, passed on to the worker
     key: Final[Key | None]  # Idempotency-Key
     wire: Final[WireFormat]  # of the run
+    detached: Final[bool]
 
     def __init__(
         self,
@@ -56,10 +58,12 @@ class TurnRequest:
         headers: Mapping[str, str],
         wire: WireFormat,
         key: Key | None = None,
+        *,
+        detached: bool = False,
     ) -> None:
         self.session_id, self.kind, self.on_busy, self.body = session_id, kind, on_busy, body
         self.principal, self.headers, self.wire, self.key = principal, headers, wire, key
-        self.is_new_session = False
+        self.detached, self.is_new_session = detached, False
 
     def begin_session(self, session_id: str) -> None:
         """Run the turn in this new session."""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
-from agentscope_protocol.wire.frames import StreamKind
+from agentscope_protocol.wire.frames import StreamKind, Will
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import Key
 from agentscope_supervisor.domain.wire_format import WireFormat
@@ -120,6 +120,7 @@ class Run:
         "started_at",
         "stored",
         "taken_at",
+        "will",
         "wire",
         "worker",
     )
@@ -145,6 +146,7 @@ class Run:
         self.ended_at: float | None = None
         self.failure: Failure | None = None
         self.json_body = b"[]"  # what the worker sent with the end; see StreamKind
+        self.will: Will | None = None  # how the run ends if the worker does not end it
         self.events = 0  # that came from the worker
         self.bytes = 0  # of these
         self.first = 0  # number of the first event that is kept
@@ -184,7 +186,7 @@ class Run:
     @property
     def tail_length(self) -> int:
         """How many of the events are the supervisor's, at the end of a run that has ended."""
-        return self.wire.tail("", 0, self.failure)[1]
+        return self.wire.tail("", 0, self.failure, b"", self.will)[1]
 
     # -- the worker's side ------------------------------------------------------------------
 
@@ -213,12 +215,24 @@ class Run:
         self._unacked += len(payload)
         return False
 
+    def inherit(self, will: Will) -> None:
+        """The worker sent its will."""
+        if self.ended_at is None and self.will is None:
+            self.will = will
+            size = len(will.end) + len(will.result) + len(will.request)
+            self.size += size
+            if self.keeper is not None:
+                self.keeper.grew(self, size)
+
     def end(self, failure: Failure | None, now: float) -> None:
         """The turn is over. Called once, last."""
         assert self.ended_at is None, "a run ends once"
         self.failure, self.ended_at, self._grant = failure, now, None
+        result = self.wire.result
+        if failure is not None and result is not None:
+            self.json_body = result(self.run_id, failure, self.will)
         if self.kind is _EVENTS:
-            tail, count = self.wire.tail(self.run_id, self.next, failure, self.json_body)
+            tail, count = self.wire.tail(self.run_id, self.next, failure, self.json_body, self.will)
             self._feed(count, tail, now)
         for reader in self.readers:
             reader.ended()

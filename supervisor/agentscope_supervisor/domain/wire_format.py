@@ -8,7 +8,7 @@ the values. Nothing outside that package and the worker's `dialects` may know th
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from agentscope_protocol.wire.frames import StreamKind
+from agentscope_protocol.wire.frames import StreamKind, Will
 from agentscope_supervisor.domain.errors import Failure
 
 
@@ -16,22 +16,30 @@ class Tail(Protocol):
     """The events that end a stream: see `WireFormat`."""
 
     def __call__(
-        self, run_id: str, number: int, failure: Failure | None, metadata: bytes = b""
+        self,
+        run_id: str,
+        number: int,
+        failure: Failure | None,
+        metadata: bytes = b"",
+        will: Will | None = None,
     ) -> tuple[bytes, int]: ...
 
 
 class WireFormat:
     """A wire format, as the supervisor uses it.
 
-    `number`: of the dialect in the Open frame. `headers`: of a response that is a stream of events.
-    `comment`: text to bytes that a client ignores. `tail`: run id, number of the next event, the failure
-    (None: success) and what the worker sent with the end, to the events that end the stream and how many they
-    are. `end_of`: a piece of whole events and a count to the position after so many events. `messages`: a
-    piece of whole events and a count to the JSON array of what the first `count` events hold. `json_body`:
-    session id, run id and a JSON array of messages to the body of a response that is not streamed.
+    `number`: of the dialect in the Open frame. `name`: in metrics and in the state of a run. `headers`: of a
+    response that is a stream of events. `comment`: text to bytes that a client ignores. `tail`: run id,
+    number of the next event, the failure (None: success), what the worker sent with the end, and its will,
+    to the events that end the stream and how many they are. `end_of`: a piece of whole events and a count to
+    the position after so many events. `messages`: a piece of whole events and a count to the JSON array of
+    what the first `count` events hold. `json_body`: session id, run id and what the worker sent with the end
+    to the body of a response that is not streamed. `result`: run id, the failure (None: the run is in
+    progress) and the worker's will to the JSON that stands for the result of the run; None: the dialect has
+    no results, but messages.
     """
 
-    __slots__ = ("comment", "end_of", "headers", "json_body", "messages", "number", "tail")
+    __slots__ = ("comment", "end_of", "headers", "json_body", "messages", "name", "number", "result", "tail")
 
     def __init__(
         self,
@@ -42,8 +50,12 @@ class WireFormat:
         end_of: Callable[[bytes, int], int],
         messages: Callable[[bytes, int], bytes],
         json_body: Callable[[str, str, bytes], bytes],
+        name: str = "native",
+        result: Callable[[str, Failure | None, Will | None], bytes] | None = None,
     ) -> None:
         self.number: Final = number
+        self.name: Final = name
+        self.result: Final = result
         self.headers: Final = headers
         self.comment: Final = comment
         self.tail: Final = tail

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
-from agentscope_supervisor.domain.errors import Failure
+from agentscope_supervisor.domain.errors import Failure, Refusal
 from agentscope_supervisor.http1.chunked_writer import ChunkedWriter
 from agentscope_supervisor.http1.responses import closes, error_body, error_fields, head_bytes, header_lines
 
@@ -52,7 +52,8 @@ class Exchange:
 
 
 class Channel:
-    """The way to the client of one request. One call of `respond`, `fail` or `stream`, then one of `done`."""
+    """The way to the client of one request. One call of `respond`, `fail`, `refuse` or `stream`, then one of
+    `done`."""
 
     loop: asyncio.AbstractEventLoop
     is_closing: bool  # the connection ends with this response
@@ -78,14 +79,16 @@ class Channel:
         self, failure: Failure, fields: Mapping[str, str], more: Mapping[str, object] | None = None
     ) -> None:
         """Send a whole response with an error. `more`: fields beside the error in the body."""
+        self.refuse(failure, Refusal(failure.status, error_body(failure, more)), fields)
+
+    def refuse(self, failure: Failure, refusal: Refusal, fields: Mapping[str, str]) -> None:
+        """Send a whole response with an error, in the form of a dialect."""
         if closes(failure):
             self.close()
-        self.status = failure.status
-        body = error_body(failure, more)
-        lines = f"{_JSON}Content-Length: {len(body)}\r\n{self._connection_line()}"
-        self.send(
-            head_bytes(failure.status, {**fields, **error_fields(failure)}, lines, self.is_http_1_0) + body
-        )
+        self.status = refusal.status
+        lines = f"{_JSON}Content-Length: {len(refusal.body)}\r\n{self._connection_line()}"
+        sent = {**fields, **error_fields(failure), **refusal.headers}
+        self.send(head_bytes(refusal.status, sent, lines, self.is_http_1_0) + refusal.body)
 
     def stream(self, fields: Mapping[str, str], lines: str) -> ChunkedWriter:
         """Begin a response with status 200 in pieces. Its head leaves with the first of them."""

@@ -16,7 +16,7 @@ import orjson
 from aiohttp.helpers import rfc822_formatted_time
 
 from agentscope_protocol.wire.random_ids import new_id
-from agentscope_supervisor.domain.errors import RETRY_LATER, ErrorCode, Failure, error_object
+from agentscope_supervisor.domain.errors import RETRY_LATER, ErrorCode, Failure, Refusal, error_object
 from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.http1 import aiohttp_web as web
 
@@ -51,8 +51,17 @@ def error_response(
     failure: Failure, headers: Mapping[str, str], more: Mapping[str, object] | None = None
 ) -> web.Response:
     """An error response. `more`: further fields of the body."""
-    body = {"error": error_object(failure), **(more or {})}
-    response = json_response(body, failure.status, {**headers, **error_fields(failure)})
+    return refusal_response(failure, Refusal(failure.status, error_body(failure, more)), headers)
+
+
+def refusal_response(failure: Failure, refusal: Refusal, headers: Mapping[str, str]) -> web.Response:
+    """An error response in the form of a dialect."""
+    response = web.Response(
+        body=refusal.body,
+        status=refusal.status,
+        content_type="application/json",
+        headers={**headers, **error_fields(failure), **refusal.headers},
+    )
     if closes(failure):
         response.force_close()
     return response

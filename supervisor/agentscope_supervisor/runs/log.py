@@ -35,8 +35,10 @@ _JSON: Final = StreamKind.WHOLE  # read once: see `agentscope_protocol.wire.valu
 
 def messages(run: Run) -> bytes | None:
     """The JSON array of the App's messages: one for each event, or the joined ones of a run that is not
-    streamed. None: some events are no longer kept, or they are over MAX_RESULT and must be read as events;
-    or a run that is not streamed has not ended."""
+    streamed. None: some events are no longer kept, or they are over MAX_RESULT and must be read as events; or
+    a run that is not streamed has not ended; or its dialect has a result instead."""
+    if run.wire.result is not None:
+        return None
     if run.kind is _JSON:
         return run.json_body if run.ended_at is not None else None
     if run.first or run.size > MAX_RESULT:
@@ -224,6 +226,8 @@ def restored(
             run.restart(stored.next)
     else:
         run.failure = LOST
+        if wire.result is not None:
+            run.json_body = wire.result(run.run_id, LOST, None)
         if run.next <= after:
             run.restart(after + 1)
         tail, count = wire.tail(run.run_id, run.next, LOST)

@@ -85,7 +85,7 @@ class Metrics:
         self._states: Final = states
         self._requests: Final[Counter[tuple[str, int]]] = Counter()
         # Starts at 0: Prometheus computes a rate only for a series that it has seen before.
-        self._turns: Final = Counter[str]({"OK": 0})
+        self._turns: Final = Counter[tuple[str, str]]({("native", "OK"): 0})
         self._exits: Final = Counter[str](dict.fromkeys(causes, 0))
         self._rollouts: Final = Counter({"done": 0, "failed": 0})
         self._duration: Final = Histogram(_TURN)
@@ -114,7 +114,7 @@ class Metrics:
 
     def turn(self, run: Run, failure: Failure | None, now: float) -> None:
         """Count a turn that has ended, with its durations and its output."""
-        self._turns[failure.code if failure is not None else "OK"] += 1
+        self._turns[run.wire.name, failure.code if failure is not None else "OK"] += 1
         self._duration.observe(now - run.started_at)
         if run.taken_at is not None:
             self._wait.observe(run.taken_at - run.started_at)
@@ -146,7 +146,11 @@ class Metrics:
         requests = (((route, str(status)), count) for (route, status), count in self._requests.items())
         yield _counter("http_requests", "HTTP requests that were answered.", requests, "route", "status")
         yield _counter(
-            "turns", "Turns that have ended, by OK or their error code.", _by_label(self._turns), "outcome"
+            "turns",
+            "Turns that have ended, by the dialect of their client, and OK or their error code.",
+            self._turns.items(),
+            "dialect",
+            "outcome",
         )
         yield Distribution(
             "turn_duration_seconds", "Time from acceptance of a turn to its end.", self._duration

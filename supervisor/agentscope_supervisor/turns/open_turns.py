@@ -10,6 +10,7 @@ from typing import Final
 
 from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.domain.turn import Purpose, Turn, TurnState
+from agentscope_supervisor.domain.wire_format import WireFormat
 
 # Read once: see `agentscope_protocol.wire.values`.
 _CLIENT: Final = Purpose.CLIENT
@@ -50,6 +51,12 @@ class OpenTurns:
         """The turn of a run; None: it has ended."""
         turns = self._sessions.get(run.session_id, ())
         return next((turn for turn in turns if turn.run is run), None)
+
+    def newest(self, session_id: str, wire: WireFormat) -> Run | None:
+        """The open run of a session that was accepted last, among those of this wire format."""
+        turns = self._sessions.get(session_id, ())
+        runs = (turn.run for turn in reversed(turns) if turn.is_open and turn.run.wire is wire)
+        return next(runs, None)
 
     def ahead(self, turn: Turn) -> int:
         """The number of turns of the session before a waiting turn; 0 if it has just ended."""

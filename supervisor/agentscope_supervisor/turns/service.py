@@ -133,7 +133,7 @@ class TurnService:
 
     def leave(self, turn: Turn) -> None:
         """A client of this turn has left."""
-        if turn.is_open and not self._outlives_clients:
+        if turn.is_open and not self._outlives_clients and not turn.request.detached:
             if turn.request.key is None:
                 self._post(partial(self._left, turn))
             else:

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from agentscope_protocol.config.protocol_settings import ProtocolsSettings
 from agentscope_protocol.config.settings import ServerSettings
-from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refusal, Refused, invalid
 from agentscope_supervisor.domain.request import json_object, session_id
 from agentscope_supervisor.http1 import aiohttp_connection, request_errors
 from agentscope_supervisor.http1 import aiohttp_web as web
@@ -27,7 +28,7 @@ from agentscope_supervisor.http1.aiohttp_connection import is_reserved, let_in
 from agentscope_supervisor.http1.body import BodyReader
 from agentscope_supervisor.http1.fast_connection import FastServer
 from agentscope_supervisor.http1.listener import NO_PLACE, Listener
-from agentscope_supervisor.http1.responses import error_response, json_response, request_id
+from agentscope_supervisor.http1.responses import error_response, json_response, refusal_response, request_id
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.turns.service import TurnService
@@ -35,10 +36,11 @@ from agentscope_supervisor.turns.session_table import SessionTable
 from agentscope_supervisor.web.api_docs import ASSETS, ApiDocs
 from agentscope_supervisor.web.auth import Auth, WrongToken
 from agentscope_supervisor.web.console import Console
-from agentscope_supervisor.web.dialects import DIALECTS, INVOKE
+from agentscope_supervisor.web.dialects import DIALECTS, INVOKE, openai
 from agentscope_supervisor.web.dialects.dialect import Dialect
 from agentscope_supervisor.web.health import HealthRoutes
 from agentscope_supervisor.web.invoke import InvokeRoute, refuse_repeated, refuse_untyped
+from agentscope_supervisor.web.openai import models
 from agentscope_supervisor.web.request_record import RequestRecord
 from agentscope_supervisor.web.respond import OpenResponses
 from agentscope_supervisor.web.runs import RunRoutes
@@ -85,6 +87,7 @@ class Route:
     methods: tuple[str, ...] = ("GET", "HEAD")
     is_open: bool = False  # requires no token: the platform's probes have none
     takes_ticket: bool = False  # of the run in its path, instead of the token
+    refuse: Callable[[Failure, bytes], Refusal] | None = None  # the error response; None: the native one
 
 
 def plain(handler: PlainHandler) -> Handler:
@@ -105,7 +108,9 @@ class FrontDoor:
         tracing: Tracing | None = None,
         metrics: Metrics | None = None,
         console: Console | None = None,
+        protocols: ProtocolsSettings | None = None,
     ) -> None:
+        self._protocols: Final = protocols or ProtocolsSettings()
         self._turns: Final = turns
         self._tracing: Final = tracing
         self._metrics: Final = metrics
@@ -135,15 +140,19 @@ class FrontDoor:
         self._fast: Final = FastServer(self._invoke.fast, self._server, limits)
         self._max_connections: Final = settings.max_connections
         self._listener: Listener | None = None
+        self._dialects: Final = [
+            each for each in DIALECTS if not each.setting or getattr(self._protocols, each.setting)
+        ]
+        paths = {each.wire.name: each.path for each in self._dialects}
         self._methods: Final[dict[str, tuple[str, ...]]] = {}  # of each path, as the reference writes it
-        self.routes: Final = self._table_of_routes(HealthRoutes(condition), console)
+        self.routes: Final = self._table_of_routes(HealthRoutes(condition, paths), console)
         self._fixed: Final = {route.path: route for route in self.routes if "{" not in route.path}
         self._below: Final = [(_pattern(route.path), route) for route in self.routes if "{" in route.path]
 
     def _table_of_routes(self, health: HealthRoutes, console: Console | None) -> list[Route]:
         routes = [
             Route("/", plain(health.welcome)),
-            *(Route(each.path, partial(self._take_turn, each), ("POST",)) for each in DIALECTS),
+            *self._routes_of_dialects(),
             Route(f"{INVOKE.path}/", partial(self._take_turn, INVOKE), ("POST",)),
             Route("/stop", self._stop, ("POST",)),
             Route("/runs", self._list_runs),
@@ -176,6 +185,15 @@ class FrontDoor:
             paths = ("/docs", *(f"/docs/{name}" for name in ASSETS))
             routes += [Route(path, plain(api.page), is_open=True) for path in paths]
         self._methods.update((documented(route), route.methods) for route in routes)
+        return routes
+
+    def _routes_of_dialects(self) -> list[Route]:
+        routes = [
+            Route(each.path, partial(self._take_turn, each), ("POST",), refuse=each.refuse)
+            for each in self._dialects
+        ]
+        if self._protocols.chat:
+            routes.append(Route("/v1/models", plain(models), refuse=openai.refuse))
         return routes
 
     # -- life -------------------------------------------------------------------------------
@@ -227,8 +245,11 @@ class FrontDoor:
         except Refused as refused:
             if isinstance(refused, WrongToken):
                 await asyncio.sleep(refused.delay)
-            asked.record.failure = refused.failure
-            response = error_response(refused.failure, asked.headers)
+            failure = asked.record.failure = refused.failure
+            if route is not None and route.refuse is not None:
+                response = refusal_response(failure, route.refuse(failure, b""), asked.headers)
+            else:
+                response = error_response(failure, asked.headers)
             if request.content.exception() is not None:  # where the next request begins is not known
                 response.force_close()
         if is_reserved(request):

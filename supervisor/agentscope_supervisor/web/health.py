@@ -1,6 +1,7 @@
 """The health routes: how the instance is. They answer from the supervisor's own state and never wait for a
 worker."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from agentscope_supervisor import __version__
@@ -28,12 +29,14 @@ _WELCOME: Final = {
 class HealthRoutes:
     """The handlers of /, /health, /readiness and /liveness."""
 
-    def __init__(self, condition: Condition) -> None:
+    def __init__(self, condition: Condition, protocols: Mapping[str, str]) -> None:
+        """`protocols`: the paths of the protocols that are on, by name."""
         self._condition: Final = condition
+        self._welcome: Final = {**_WELCOME, "protocols": protocols}
 
     async def welcome(self, _: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         """GET /: name, version and links."""
-        return json_response(_WELCOME, 200, headers)
+        return json_response(self._welcome, 200, headers)
 
     async def health(self, _: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         """GET /health: 200 while turns are served, else 503."""

@@ -8,11 +8,12 @@ the turn.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from agentscope_protocol.wire.frames import REQUEST_ID
 from agentscope_protocol.wire.random_ids import new_id
-from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refusal, Refused, invalid
 from agentscope_supervisor.domain.json_outline import Outline
 from agentscope_supervisor.domain.request import MAX_PARSED, TurnRequest
 from agentscope_supervisor.domain.run import Run
@@ -32,7 +33,7 @@ from agentscope_supervisor.web.auth import Auth, WrongToken
 from agentscope_supervisor.web.dialects import INVOKE
 from agentscope_supervisor.web.dialects.dialect import Dialect
 from agentscope_supervisor.web.request_record import CLIENT_LEFT, RequestRecord
-from agentscope_supervisor.web.respond import OpenResponses, Response
+from agentscope_supervisor.web.respond import OpenResponses, Refuse, Response
 from agentscope_supervisor.web.runs import RunRoutes, event_id
 
 if TYPE_CHECKING:  # `daemon` imports it for instances with traces
@@ -70,15 +71,21 @@ class InvokeRoute:
         self, dialect: Dialect, request: web.BaseRequest, headers: dict[str, str], record: RequestRecord
     ) -> web.StreamResponse:
         """Answer a request for a turn. `headers`: of the response. Raises: Refused."""
-        traced = record.trace(request.headers)
-        body = await self._body.read(request)
-        refuse_repeated(request, "X-Session-Id", "Idempotency-Key", "Last-Event-ID")
-        outline = None
-        if len(body) > MAX_PARSED:
-            has_key = "Idempotency-Key" in request.headers
-            outline = dialect.outline(body, self._principal, digests=has_key)
-            await self._body.complete(outline, len(body))
-        asked = self._read(dialect, body, request.headers, headers["X-Request-Id"], traced, outline)
+        return await self.take(dialect, await self._body.read(request), request, headers, record)
+
+    async def take(
+        self,
+        dialect: Dialect,
+        body: bytes,
+        request: web.BaseRequest,
+        headers: dict[str, str],
+        record: RequestRecord,
+        session: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer a request for a turn, of which the body was read. `session`: instead of the one in the
+        headers of the request. Raises: Refused."""
+        asked = await self.asked(dialect, body, request, headers, record, session)
+        refuse = partial(_refused, dialect, body) if dialect.refuse is not None else None
         seen = event_id(request.headers.get("last-event-id", ""))
         if seen is not None:  # a client that reconnects by repeating its request
             return await self._runs.resume(*seen, asked, request, headers)
@@ -88,17 +95,39 @@ class InvokeRoute:
                 case Run() as run:
                     if asked.is_new_session:
                         headers["X-Session-Id"] = run.session_id
-                    return await self._runs.join(run, request, headers)
+                    return await self._runs.join(run, request, headers, refuse)
                 case Failure() as failure:
                     raise Refused(failure)
         channel = AiohttpChannel(request)
         try:
-            response = self._submit(asked, run_id, channel, headers, record)
+            response = self._submit(asked, run_id, channel, headers, record, refuse=refuse)
         except Refused:
             if asked.key is not None:
                 self._recorder.release(run_id, asked.key)
             raise
         return await channel.finish(response)
+
+    async def asked(
+        self,
+        dialect: Dialect,
+        body: bytes,
+        request: web.BaseRequest,
+        headers: dict[str, str],
+        record: RequestRecord,
+        session: str | None = None,
+    ) -> TurnRequest:
+        """The turn that a request asks for; the arguments are those of `take`. Raises: Refused."""
+        traced = record.trace(request.headers)
+        refuse_repeated(request, dialect.session_header, "Idempotency-Key", "Last-Event-ID")
+        outline = None
+        if len(body) > MAX_PARSED:
+            has_key = "Idempotency-Key" in request.headers
+            outline = dialect.outline(body, self._principal, digests=has_key)
+            await self._body.complete(outline, len(body))
+        asked = self._read(dialect, body, request.headers, headers["X-Request-Id"], traced, outline, session)
+        if asked.is_new_session:
+            headers["X-Session-Id"] = asked.session_id
+        return asked
 
     def fast(self, head: FastHead, body: bytes, connection: FastConnection) -> Exchange | None:
         """Begin the response to a usual turn. None: the turn was refused, and the response was sent."""
@@ -133,9 +162,10 @@ class InvokeRoute:
         record: RequestRecord,
         *,
         ends: bool = False,
+        refuse: Refuse | None = None,
     ) -> Response:
-        """Begin the turn and its response. `ends`: the end of the response is the end of its record. Raises:
-        Refused."""
+        """Begin the turn and its response. `ends`: the end of the response is the end of its record.
+        `refuse`: see `Response`. Raises: Refused."""
         now = self._loop.time()
         run = Run(run_id, asked.session_id, asked.kind, asked.wire, now, asked.key)
         stream = ClientStream(run, 0, now, paces=True)
@@ -156,7 +186,7 @@ class InvokeRoute:
                 record.status = CLIENT_LEFT if left else channel.status
                 record.over()
 
-        response = Response(channel, stream, turn, headers, over)
+        response = Response(channel, stream, turn, headers, over, refuse=refuse)
         self._responses.add(response)
         return response
 
@@ -168,13 +198,14 @@ class InvokeRoute:
         request_id: str,
         traced: dict[str, str],
         outline: Outline | None = None,
+        session: str | None = None,
     ) -> TurnRequest:
         """The turn that a request asks for, in a new session if it names none. `outline`: of a large body.
-        Raises: Refused."""
+        `session`: as in `take`. Raises: Refused."""
         asked = dialect.read(
             body,
             dialect.wire,
-            header_session=headers.get("x-session-id"),
+            header_session=session or headers.get(dialect.session_header),
             accepts_json="application/json" in headers.get("accept", ""),
             token=self._auth.caller,
             principal=self._principal,
@@ -214,6 +245,12 @@ class LateRefusal(Exchange):
 
     def probe(self) -> bool:
         return False
+
+
+def _refused(dialect: Dialect, body: bytes, failure: Failure, _result: bytes) -> Refusal:
+    """The error response of a dialect to a request whose run has failed."""
+    assert dialect.refuse is not None, "the native dialect has the usual one"
+    return dialect.refuse(failure, body)
 
 
 def refuse_untyped(request: web.BaseRequest) -> None:

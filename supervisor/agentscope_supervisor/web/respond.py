@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from agentscope_protocol.wire.frames import StreamKind
-from agentscope_supervisor.domain.errors import Failure
+from agentscope_supervisor.domain.errors import Failure, Refusal
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.domain.wire_format import WireFormat
 from agentscope_supervisor.http1.channel import Channel, Exchange
@@ -33,6 +33,9 @@ _JSON: Final = StreamKind.WHOLE
 
 _JSON_LINES: Final = header_lines({"Content-Type": "application/json"})
 
+Refuse = Callable[[Failure, bytes], Refusal]
+"""The error response to a failure, and to the result that the run ended with."""
+
 OnOver = Callable[["Response", bool], None]
 """Called once, last: the response was sent, or (true) the client has left."""
 
@@ -40,7 +43,7 @@ OnOver = Callable[["Response", bool], None]
 class Response(Exchange):
     """One response. `turn`: of the run; None: the run has ended. `headers`: of
     the response. `resumes`: the client asks for the events of a run, so that an error of the run is sent as
-    an event."""
+    an event. `refuse`: the error response of the dialect; None: the native one."""
 
     __slots__ = (
         "_channel",
@@ -50,6 +53,7 @@ class Response(Exchange):
         "_is_whole",
         "_loop",
         "_on_over",
+        "_refuse",
         "_resumes",
         "stream",
         "turn",
@@ -64,6 +68,7 @@ class Response(Exchange):
         on_over: OnOver,
         *,
         resumes: bool = False,
+        refuse: Refuse | None = None,
     ) -> None:
         self.stream: Final = stream
         self.turn: Final = turn
@@ -75,6 +80,7 @@ class Response(Exchange):
         self._is_whole = False  # all of it is sent, as one piece
         self._has_begun = False  # the head is out, or waits for the first event
         self._resumes: Final = resumes
+        self._refuse: Final = refuse
         stream.on_change = self._change_soon
         if resumes or stream.run.ended_at is not None or stream.number != stream.run.next:
             self._change_soon()
@@ -133,7 +139,10 @@ class Response(Exchange):
         gone = None if stream.paces or run.kind is _JSON else run.resume(stream.number - 1)
         if run.is_error and not self._resumes:
             assert run.failure is not None
-            channel.fail(run.failure, headers)
+            if self._refuse is None:
+                channel.fail(run.failure, headers)
+            else:
+                channel.refuse(run.failure, self._refuse(run.failure, run.json_body), headers)
         elif isinstance(gone, Failure):  # the events were dropped since the request came
             channel.fail(gone, headers, kept_events(run))
         elif run.kind is _JSON:

@@ -26,7 +26,7 @@ from agentscope_supervisor.runs.log import MAX_RESULT, messages
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.web import page_query
-from agentscope_supervisor.web.respond import OpenResponses, Response
+from agentscope_supervisor.web.respond import OpenResponses, Refuse, Response
 from agentscope_supervisor.web.tickets import TICKET_LASTS, Tickets
 
 RUNS_AT_ONCE: Final = 20  # default number of runs on a page of messages
@@ -53,9 +53,11 @@ class RunRoutes:
     async def state(self, run_id: str, headers: dict[str, str]) -> web.StreamResponse:
         """GET /runs/{run_id}. Raises: Refused."""
         run = await self._find(run_id, -1)
-        events = {"events": {"first": run.first, "next": run.next}}
-        row = self._row(run) | events
-        return _json(_with_messages(row, messages(run)), headers)
+        more = {"dialect": run.wire.name, "events": {"first": run.first, "next": run.next}}
+        body = _with_messages(self._row(run) | more, messages(run))
+        if run.wire.result is not None:
+            body = b'%b,"result":%b}' % (body[:-1], result_of(run))
+        return _json(body, headers)
 
     async def page(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         """GET /runs. Raises: Refused."""
@@ -152,13 +154,17 @@ class RunRoutes:
                     return web.StreamResponse(headers={**headers, **run.wire.headers, **_worker(run)})
                 return await self._read(run, number, request, headers, resumes=True)
 
-    async def join(self, run: Run, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
-        """Respond to a `POST /invoke` with the run that already has its Idempotency-Key."""
+    async def join(
+        self, run: Run, request: web.BaseRequest, headers: dict[str, str], refuse: Refuse | None = None
+    ) -> web.StreamResponse:
+        """Respond to a request for a turn with the run that already has its Idempotency-Key."""
         headers |= {"X-Run-Id": run.run_id, "Idempotent-Replayed": "true"}
+        if "X-Session-Id" in headers:  # made for this request, which names none
+            headers["X-Session-Id"] = run.session_id
         gone = run.resume(-1) if run.kind is StreamKind.EVENTS and not run.is_error else None
         if isinstance(gone, Failure):
             return gone_response(gone, run, headers | _worker(run))
-        return await self._read(run, 0, request, headers)
+        return await self._read(run, 0, request, headers, refuse=refuse)
 
     async def _read(
         self,
@@ -168,6 +174,7 @@ class RunRoutes:
         headers: dict[str, str],
         *,
         resumes: bool = False,
+        refuse: Refuse | None = None,
     ) -> web.StreamResponse:
         turn = self._turns.turn_of(run)
         stream = ClientStream(run, number, self._loop.time())
@@ -178,7 +185,7 @@ class RunRoutes:
                 self._turns.leave(turn)
 
         channel = AiohttpChannel(request)
-        response = Response(channel, stream, turn, headers, over, resumes=resumes)
+        response = Response(channel, stream, turn, headers, over, resumes=resumes, refuse=refuse)
         self._responses.add(response)
         return await channel.finish(response)
 
@@ -210,6 +217,14 @@ def _with_messages(row: dict[str, object], messages: bytes | None) -> bytes:
 
 def _json(body: bytes, headers: dict[str, str]) -> web.StreamResponse:
     return web.Response(body=body, content_type="application/json", headers=headers)
+
+
+def result_of(run: Run) -> bytes:
+    """The JSON of the result of a run, in a dialect that has results; of a run in progress, what is known."""
+    if run.ended_at is not None:
+        return run.json_body
+    assert run.wire.result is not None, "its dialect has results"
+    return run.wire.result(run.run_id, None, run.will)
 
 
 def event_id(value: str) -> tuple[str, int] | None:

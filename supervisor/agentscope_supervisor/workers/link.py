@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from agentscope_protocol.wire.endpoint import Event
 from agentscope_protocol.wire.errors import Code
-from agentscope_protocol.wire.frames import CancelReason, Data, End, Fail, Notice
+from agentscope_protocol.wire.frames import CancelReason, Data, End, Fail, Notice, Will
 from agentscope_protocol.wire.link import PROTOCOL_ERROR, Link
 from agentscope_protocol.wire.page import LifePage
 from agentscope_protocol.wire.requester import Requester
@@ -147,6 +147,8 @@ class WorkerLink:
                 self._listener.turn_ended(self._over(stream), payload)
             case Fail(stream, code, message):
                 self._listener.turn_failed(self._over(stream), code, message)
+            case Will(stream):
+                self._streams[stream].run.inherit(event)
             case Notice(word, detail):
                 self._listener.noticed(self._process, word, detail)
 

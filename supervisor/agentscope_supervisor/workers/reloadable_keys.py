@@ -9,7 +9,7 @@ from typing import Final
 
 from agentscope_protocol.config.settings import Settings
 
-READ_HERE: Final = ("server", "sessions", "supervisor", "platform", "tracing", "reload")
+READ_HERE: Final = ("server", "protocols", "sessions", "supervisor", "platform", "tracing", "reload")
 """Sections that the supervisor reads."""
 
 RELOADABLE: Final = frozenset(

@@ -32,6 +32,7 @@ from agentscope_protocol.wire.frames import (
     StreamKind,
     Tag,
     Taken,
+    Will,
 )
 from tests.protocol.frame_strategies import FRAMES, cut, hostile_bytes
 
@@ -58,6 +59,10 @@ GOLDEN: dict[str, tuple[Frame, str]] = {
     ),
     "input": (Input(9, 2, b"ab"), "940ccf0000000000000009ce00000002c6000000026162"),
     "taken": (Taken(10, 65536), "940dcf000000000000000ace00010000c600000000"),
+    "will": (
+        Will(8, b"e\x01", b"r", b""),
+        "940ecf0000000000000008ce00000000c60000000a93c4026501c40172c400",
+    ),
 }
 
 

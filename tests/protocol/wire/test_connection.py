@@ -33,6 +33,7 @@ from agentscope_protocol.wire.frames import (
     Open,
     StreamKind,
     Tag,
+    Will,
 )
 from agentscope_protocol.wire.requester import Requester
 from agentscope_protocol.wire.responder import Responder
@@ -409,7 +410,12 @@ def test_turns_can_be_sent_before_the_worker_has_greeted() -> None:
 # -- direction of frames -----------------------------------------------------------------------
 
 ONLY_REQUESTER: Final[list[Frame]] = [Open(2, 0, "s", "r", b""), Cancel(1, 1), Credit(1, 1)]
-ONLY_RESPONDER: Final[list[Frame]] = [Data(1, 1, b"x"), End(1), Fail(1, Code.APP_ERROR, "")]
+ONLY_RESPONDER: Final[list[Frame]] = [
+    Data(1, 1, b"x"),
+    End(1),
+    Fail(1, Code.APP_ERROR, ""),
+    Will(1, b"", b"", b""),
+]
 
 
 @pytest.mark.parametrize("frame", ONLY_REQUESTER, ids=lambda frame: type(frame).__name__)
@@ -525,6 +531,28 @@ def test_a_cancelled_stream_accepts_only_its_terminal_frame() -> None:
         ends.responder.send(stream, b"after")
     ends.responder.fail(stream, Code.CANCELLED, "stopped")
     assert ends.to_supervisor() == [Fail(stream, Code.CANCELLED, "stopped")]
+
+
+def test_a_will_arrives_before_the_events_that_were_sent_with_it() -> None:
+    ends = Ends.greeted()
+    stream = ends.open()
+    ends.responder.will(stream, b"end", b"result", b"")
+    ends.responder.send(stream, b"event")
+    assert ends.to_supervisor() == [Will(stream, b"end", b"result", b""), Data(stream, 1, b"event")]
+    ends.responder.end(stream)
+    with pytest.raises(LocalProtocolError, match="is not open"):
+        ends.responder.will(stream, b"", b"", b"")
+
+
+def test_a_will_that_crosses_a_cancel_is_ignored() -> None:
+    ends = Ends.greeted()
+    stream = ends.open()
+    ends.responder.will(stream, b"end", b"result", b"")
+    ends.requester.cancel(stream, CancelReason.CLIENT_GONE)
+    assert ends.to_supervisor() == []
+    ends.to_worker()
+    with pytest.raises(LocalProtocolError, match="SEND_DATA in CANCELLING"):
+        ends.responder.will(stream, b"", b"", b"")
 
 
 def test_data_that_crosses_a_cancel_returns_its_credit() -> None:

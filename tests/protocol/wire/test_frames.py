@@ -19,6 +19,7 @@ def test_tags_keep_their_numbers() -> None:
         "HEAD": 11,
         "INPUT": 12,
         "TAKEN": 13,
+        "WILL": 14,
     }
 
 

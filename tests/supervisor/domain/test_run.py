@@ -4,7 +4,7 @@ from typing import Final
 
 import pytest
 
-from agentscope_protocol.wire.frames import StreamKind
+from agentscope_protocol.wire.frames import Place, StreamKind, Will
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, refusal
 from agentscope_supervisor.domain.idempotency import Key
 from agentscope_supervisor.domain.run import (
@@ -19,6 +19,7 @@ from agentscope_supervisor.domain.run import (
 )
 from agentscope_supervisor.domain.wire_format import NO_EVENTS
 from agentscope_supervisor.web.dialects import native
+from agentscope_supervisor.web.dialects.chat import CHAT
 from agentscope_supervisor.web.dialects.native import NATIVE
 
 pytestmark = pytest.mark.as_python
@@ -372,3 +373,52 @@ def test_a_reader_and_a_keeper_have_no_default() -> None:
         Reader().ended()
     with pytest.raises(NotImplementedError):
         Keeper().grew(new(), 1)
+
+
+# -- a run that a worker may leave without an end ------------------------------------------------------
+
+
+def translated(kind: StreamKind = StreamKind.EVENTS) -> Run:
+    return Run("r", "s", kind, CHAT.wire, 0.0)
+
+
+WILL: Final = Will(1, b"the end %b\n\n" % Place.NUMBER, b"result %b" % Place.CODE, b"asked")
+
+
+def test_a_failed_run_ends_with_the_will_of_its_worker() -> None:
+    run, keeper, reader = translated(), Everything(), Recorder()
+    run.keeper = keeper
+    run.readers.append(reader)
+    run.inherit(WILL)
+    assert run.size == keeper.size == len(WILL.end + WILL.result + WILL.request)
+    run.data(2, b"one\n\ntwo\n\n", 0.0)
+    run.end(APP_ERROR, 1.0)
+    assert reader.fed_with[-1] == (2, 1, b"the end 2\n\n")
+    assert (run.json_body, run.next, run.tail_length) == (b'result "APP_ERROR"', 3, 1)
+    assert not run.is_error
+
+
+def test_only_the_first_will_counts_and_none_after_the_end() -> None:
+    run = translated(StreamKind.WHOLE)
+    run.inherit(WILL)
+    run.inherit(Will(1, b"", b"", b""))
+    assert run.will is WILL
+    run.end(APP_ERROR, 1.0)
+    assert run.is_error
+    late = translated()
+    late.end(None, 1.0)
+    late.inherit(WILL)
+    assert late.will is None
+
+
+def test_a_complete_run_keeps_the_result_that_its_worker_sent() -> None:
+    run = translated()
+    run.keeper = Everything()
+    run.inherit(WILL)
+    run.data(1, b"one\n\n", 0.0)
+    run.json_body = b"{}"
+    run.end(None, 1.0)
+    assert (run.json_body, run.next, run.tail_length) == (b"{}", 1, 0)
+    assert run.read(0) == (b"one\n\n", 1)
+    assert run.read(1) == (b"", 1)
+    assert run.resume(0) is None

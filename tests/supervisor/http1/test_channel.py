@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from agentscope_supervisor.domain.errors import ErrorCode, Failure, refusal
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refusal, refusal
 from agentscope_supervisor.http1.channel import LAST_CHUNK, Channel
 from agentscope_supervisor.http1.chunked_writer import ChunkedWriter
 from agentscope_supervisor.http1.responses import header_lines
@@ -73,6 +73,14 @@ async def test_the_status_is_that_of_the_last_response_of_a_connection() -> None
     channel.fail(APP_ERROR, {})
     channel.stream({}, JSON)
     assert channel.status == 200
+
+
+async def test_an_error_in_the_form_of_a_dialect() -> None:
+    channel = Sent()
+    channel.refuse(APP_ERROR, Refusal(418, b"tea", {"x-should-retry": "false"}), {"X-Request-Id": "r"})
+    line, headers, body = parsed(channel.data)
+    assert (line, channel.status, body) == ("HTTP/1.1 418 I'm a Teapot", 418, b"tea")
+    assert (headers["x-should-retry"], headers["x-request-id"]) == ("false", "r")
 
 
 async def test_an_error() -> None:

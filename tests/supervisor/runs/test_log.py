@@ -1,7 +1,7 @@
 """What is kept of runs: each reader sees each kept event once, in order, or is told that it is gone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agentscope_protocol.wire.frames import StreamKind
+from agentscope_protocol.wire.frames import Place, StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, refusal
 from agentscope_supervisor.domain.idempotency import Key
 from agentscope_supervisor.domain.run import LOST, READ_SIZE, Run, RunState
 from agentscope_supervisor.runs.log import MAX_RESULT, RUN_COST, RunLog, Stored, messages, restored
 from agentscope_supervisor.web.dialects import FORMATS, native
 from agentscope_supervisor.web.dialects.native import NATIVE
+from agentscope_supervisor.web.dialects.translated import format_of
 
 NOW = 0.0
 APP_ERROR = Failure(ErrorCode.APP_ERROR, "no")
@@ -312,6 +313,13 @@ def test_a_run_without_an_end_was_lost(after: int) -> None:
     expected = events("r", 0, 3) + native.error("r", 3, LOST) + native.done("r", 4)
     assert read_all(run) == expected
     assert run.resume(after) == after + 1
+
+
+def test_a_lost_run_of_a_dialect_with_results_has_the_result_of_a_failed_run() -> None:
+    wire = format_of(99, "other", b"end %b\n\n" % Place.NUMBER, result=Place.CODE)
+    run = restored(replace(stored((0, 2), end=None), dialect=99), {99: wire}, -1, 0.0)
+    assert (run.json_body, read_all(run)) == (b'"WORKER_LOST"', events("r", 0, 2) + b"end 2\n\n")
+    assert messages(run) is None, "it has a result instead"
 
 
 def test_a_reader_that_has_seen_more_than_the_store_is_told_the_end_next() -> None:

@@ -28,6 +28,7 @@ from agentscope_supervisor.domain.turn import (
     Turn,
     TurnState,
 )
+from agentscope_supervisor.domain.wire_format import NO_EVENTS
 from agentscope_supervisor.turns.ledger import (
     CRASH_RETRIES,
     MAX_HELD_BODIES,
@@ -1185,6 +1186,14 @@ def test_the_turn_of_a_run_is_found_until_its_process_has_ended_it() -> None:
     assert (len(book.ledger), book.ledger.turn_of(second.run)) == (1, second)
     book.ledger.ended(second)
     assert_nothing_is_kept(book.ledger)
+
+
+def test_the_newest_run_of_a_session_is_the_last_open_one_of_its_format() -> None:
+    book = Book()
+    (_, _), (second, _) = book.submit("s"), book.submit("s")
+    assert book.ledger.newest("s", NATIVE) is second.run
+    assert book.ledger.newest("s", NO_EVENTS) is None
+    assert book.ledger.newest("other", NATIVE) is None
 
 
 def test_only_sessions_with_a_turn_of_a_client_are_active() -> None:

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from agentscope_protocol.wire.frames import StreamKind
-from agentscope_supervisor.domain.errors import ErrorCode, Failure
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refusal
 from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.run import READ_SIZE, Run
 from agentscope_supervisor.domain.turn import Turn
@@ -62,6 +62,7 @@ class Sent(Channel):
         self.body: bytes | None = None  # of a whole response
         self.failure: Failure | None = None
         self.more: Mapping[str, object] | None = None  # beside the failure
+        self.refusal: Refusal | None = None
         self.fields: Mapping[str, str] = {}
         self.lines = ""
         self.written: ChunkedWriter | None = None
@@ -76,6 +77,9 @@ class Sent(Channel):
     ) -> None:
         assert self.body is self.failure is self.written is None, "one response"
         self.fields, self.failure, self.more = dict(fields), failure, more
+
+    def refuse(self, failure: Failure, refusal: Refusal, fields: Mapping[str, str]) -> None:
+        self.fields, self.failure, self.refusal = dict(fields), failure, refusal
 
     def stream(self, fields: Mapping[str, str], lines: str) -> ChunkedWriter:
         assert self.body is self.failure is self.written is None, "one response"
@@ -165,6 +169,20 @@ async def test_an_error_before_any_event_is_a_status() -> None:
     assert (channel.failure, channel.is_done, scene.over) == (APP_ERROR, 1, [(response, False)])
     assert channel.fields == {"X-Run-Id": RUN}, "no worker had the turn"
     assert scene.run.readers == []
+
+
+async def test_an_error_may_have_the_form_of_a_dialect() -> None:
+    scene, refused = Scene(), []
+    channel, stream = Sent(), ClientStream(scene.run, 0, scene.now, paces=True)
+
+    def refuse(failure: Failure, result: bytes) -> Refusal:
+        refused.append((failure, result))
+        return Refusal(418, b"tea")
+
+    Response(channel, stream, scene.turn, {}, scene._is_over, refuse=refuse)
+    scene.end(APP_ERROR)
+    await turns()
+    assert (refused, channel.refusal) == ([(APP_ERROR, b"[]")], Refusal(418, b"tea"))
 
 
 async def test_an_error_that_a_worker_caused_names_the_worker() -> None:

@@ -6,8 +6,10 @@ A new dialect is one module here, and one in the supervisor's `web.dialects`. Re
 from collections.abc import Mapping
 from typing import Final
 
+from agentscope_worker.dialects.chat import CHAT
 from agentscope_worker.dialects.dialect import Dialect
+from agentscope_worker.dialects.encoder import Translated
 from agentscope_worker.dialects.native import NATIVE
 
-DIALECTS: Final[Mapping[int, Dialect]] = {each.number: each for each in (NATIVE,)}
+DIALECTS: Final[Mapping[int, Dialect | Translated]] = {each.number: each for each in (NATIVE, CHAT)}
 """By the number of the dialect in the Open frame."""

@@ -10,11 +10,12 @@ from typing import Final
 from agentscope_supervisor.domain.wire_format import WireFormat
 from agentscope_supervisor.web import parse_invoke
 from agentscope_supervisor.web.dialects import native
+from agentscope_supervisor.web.dialects.chat import CHAT
 from agentscope_supervisor.web.dialects.dialect import Dialect
 
 INVOKE: Final = Dialect(native.PATH, native.NATIVE, parse_invoke.read, parse_invoke.outline)
 
-DIALECTS: Final = (INVOKE,)
+DIALECTS: Final = (INVOKE, CHAT)
 
 FORMATS: Final[Mapping[int, WireFormat]] = {each.wire.number: each.wire for each in DIALECTS}
 """By the number of the dialect in the Open frame."""

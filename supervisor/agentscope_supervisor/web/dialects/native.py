@@ -9,7 +9,7 @@ from typing import Final
 
 import orjson
 
-from agentscope_protocol.wire.frames import MAX_FEW_WORDS
+from agentscope_protocol.wire.frames import MAX_FEW_WORDS, Will
 from agentscope_supervisor.domain.errors import Failure, error_object
 from agentscope_supervisor.domain.wire_format import WireFormat
 
@@ -45,8 +45,11 @@ def comment(text: str) -> bytes:
     return f": {text}\n\n".encode()
 
 
-def tail(run_id: str, number: int, failure: Failure | None, metadata: bytes = b"") -> tuple[bytes, int]:
-    """The events that end a stream, from `number` on, and how many they are. `metadata`: see `done`."""
+def tail(
+    run_id: str, number: int, failure: Failure | None, metadata: bytes = b"", will: Will | None = None
+) -> tuple[bytes, int]:
+    """The events that end a stream, from `number` on, and how many they are. `metadata`: see `done`. `will`:
+    no worker sends one in this dialect."""
     if failure is None:
         return done(run_id, number, metadata), 1
     return error(run_id, number, failure) + done(run_id, number + 1), 2

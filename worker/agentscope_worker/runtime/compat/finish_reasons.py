@@ -1,4 +1,4 @@
-"""Finish reasons of model calls: whether the stream of a response was closed before its end.
+"""Outcomes of model calls: whether the stream of a response was closed before its end, and the tokens used.
 
 Every provider ends a stream with a finish reason. The client libraries treat a stream that closes without one
 as complete. Owns the detection in the streams of the client libraries, the mark in the last ChatResponse, and
@@ -24,12 +24,14 @@ Finishes = Callable[[Any], bool]
 
 
 class Outcome:
-    """The finish reason of the last model call; None if its response is complete."""
+    """The finish reason of the last model call, None if its response is complete; and the tokens of all model
+    calls, as the providers count them."""
 
-    __slots__ = ("reason",)
+    __slots__ = ("input_tokens", "output_tokens", "reason")
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.input_tokens = self.output_tokens = 0
 
     def mark(self, holder: Any) -> Any:
         """Add the reason to the metadata of a message or a response, and return it."""
@@ -74,6 +76,7 @@ def with_mark(call: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(response, AsyncGenerator):
             return _marked(response, outcome)
         _note(None)
+        _count(response)
         return response
 
     return __call__
@@ -86,6 +89,7 @@ async def _marked(responses: AsyncGenerator[Any, None], outcome: Outcome) -> Asy
             outcome.mark(last)  # on 2.x, the last response comes after the end of the provider's stream
             yield last
     outcome.mark(last)
+    _count(last)  # the last response has the tokens of the whole stream
 
 
 def with_watch(parse: Callable[..., Any], finishes: Finishes) -> Callable[..., Any]:
@@ -148,6 +152,14 @@ class _Watched:
 def _note(reason: str | None) -> None:
     for outcome in _observed.get():
         outcome.reason = reason
+
+
+def _count(response: Any) -> None:
+    usage = getattr(response, "usage", None)
+    if usage is not None:
+        for outcome in _observed.get():
+            outcome.input_tokens += usage.input_tokens or 0
+            outcome.output_tokens += usage.output_tokens or 0
 
 
 # -- the wire formats ---------------------------------------------------------------------------------

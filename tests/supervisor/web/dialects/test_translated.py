@@ -1,0 +1,197 @@
+"""The dialects whose events a worker writes: how their requests are read, and how their runs end."""
+
+import json
+from typing import Any, Final
+
+import pytest
+
+from agentscope_protocol.wire.frames import Place, StreamKind, Will
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, refusal
+from agentscope_supervisor.domain.json_outline import Outline
+from agentscope_supervisor.domain.request import MAX_PARSED, TurnRequest
+from agentscope_supervisor.domain.run import LOST
+from agentscope_supervisor.web.dialects import DIALECTS, openai
+from agentscope_supervisor.web.dialects.chat import CHAT
+from agentscope_supervisor.web.dialects.dialect import Dialect
+from agentscope_supervisor.web.dialects.translated import filled, format_of
+
+RUN: Final = "a" * 32
+FAILED: Final = Failure(ErrorCode.APP_ERROR, 'it said "no"\n\x01')
+TRANSLATED: Final = [each for each in DIALECTS if each.wire.result is not None]
+MESSAGES: Final = [{"role": "user", "content": "Hello"}]
+
+
+def read(
+    dialect: Dialect, fields: object, *, session: str | None = None, key: str | None = None, **options: Any
+) -> TurnRequest:
+    body = json.dumps(fields).encode()
+    outline: Outline | None = None
+    if len(body) > MAX_PARSED:
+        outline = dialect.outline(body, options.get("principal", "token"), digests=key is not None)
+        while not outline.step():
+            pass
+    return dialect.read(
+        body,
+        dialect.wire,
+        header_session=session,
+        accepts_json=True,
+        token="t0k3n",
+        principal=options.get("principal", "token"),
+        headers={},
+        idempotency_key=key,
+        outline=outline,
+    )
+
+
+def refused(dialect: Dialect, fields: object, **options: Any) -> str:
+    with pytest.raises(Refused) as caught:
+        read(dialect, fields, **options)
+    assert caught.value.failure.status == 400
+    return caught.value.failure.message
+
+
+# -- ends ----------------------------------------------------------------------------------------------
+
+
+def test_the_places_of_a_template_are_filled_with_json() -> None:
+    places = (Place.CODE, Place.MESSAGE, Place.NUMBER, Place.STATUS, Place.ERROR, Place.RUN)
+    filled_in = filled(b"[%b,%b,%b,%b,%b,'%b']" % places, RUN, 7, FAILED, "gone")
+    code, message, number, status, error, run = json.loads(filled_in.replace(b"'", b'"'))
+    assert (code, message, number, status, run) == ("APP_ERROR", FAILED.message, 7, "gone", RUN)
+    assert error == {"code": "APP_ERROR", "message": FAILED.message, "retryable": False}
+
+
+def test_a_run_in_progress_has_no_error() -> None:
+    template = b"[%b,%b,%b]" % (Place.CODE, Place.MESSAGE, Place.ERROR)
+    assert filled(template, RUN, 0, None, "x") == b"[null,null,null]"
+
+
+@pytest.mark.parametrize("dialect", TRANSLATED, ids=lambda each: each.path)
+def test_a_run_that_ends_before_its_will_has_the_default_end(dialect: Dialect) -> None:
+    wire = dialect.wire
+    tail, count = wire.tail(RUN, 4, FAILED)
+    assert count == tail.count(b"\n\n") >= 1
+    assert wire.end_of(tail, count) == len(tail)
+    assert json.dumps(FAILED.message).encode() in tail
+    assert not any(place in tail for place in (b"\x01", b"\x02", b"\x03", b"\x04", b"\x05", b"\x06"))
+    assert wire.result is not None
+    json.loads(wire.result(RUN, LOST, None))
+    json.loads(wire.result(RUN, None, None))
+
+
+@pytest.mark.parametrize("dialect", TRANSLATED, ids=lambda each: each.path)
+def test_the_worker_writes_the_end_of_a_complete_answer(dialect: Dialect) -> None:
+    assert dialect.wire.tail(RUN, 4, None, b'{"a":1}') == (b"", 0)
+    assert dialect.wire.json_body("s", RUN, b'{"a":1}') == b'{"a":1}'
+    assert dialect.wire.messages(b"data: 1\n\n", 1) == b"[]"
+
+
+@pytest.mark.parametrize("dialect", TRANSLATED, ids=lambda each: each.path)
+def test_a_comment_is_a_part_of_the_next_event(dialect: Dialect) -> None:
+    assert dialect.wire.comment("keep-alive") == b": keep-alive\n"
+
+
+def test_a_will_is_filled_for_each_of_its_events() -> None:
+    wire = format_of(99, "two", b"")
+    line = b"%b %b\n\n" % (Place.NUMBER, Place.STATUS)
+    tail, count = wire.tail(RUN, 4, FAILED, b"", Will(1, line * 2, b"%b" % Place.ERROR, b""))
+    assert (tail, count) == (b'4 "failed"\n\n5 "failed"\n\n', 2)
+    assert wire.result is not None
+    assert wire.result(RUN, None, Will(1, b"", Place.STATUS, b"")) == b'"in_progress"'
+
+
+# -- requests --------------------------------------------------------------------------------------------
+
+
+def test_a_request_without_a_session_gets_a_new_one() -> None:
+    asked = read(CHAT, {"messages": MESSAGES})
+    assert (asked.session_id, asked.kind) == ("", StreamKind.WHOLE)
+    assert (asked.principal, asked.key, asked.on_busy, asked.detached) == ("t0k3n", None, None, False)
+
+
+@pytest.mark.parametrize(
+    "fields, header, session",
+    [
+        ({"metadata": {"session_id": "m"}, "user": "u"}, None, "m"),
+        ({"metadata": {"session_id": "m"}}, "m", "m"),
+        ({"user": "u"}, "h", "h"),
+        ({"user": "u"}, None, "u"),
+    ],
+)
+def test_a_request_names_its_session(fields: dict[str, object], header: str | None, session: str) -> None:
+    asked = read(CHAT, {"messages": MESSAGES, "stream": True, **fields}, session=header)
+    assert (asked.session_id, asked.kind) == (session, StreamKind.EVENTS)
+
+
+def test_a_large_request_is_read_without_its_message() -> None:
+    large = [{"role": "user", "content": "x" * MAX_PARSED}]
+    fields = {"messages": large, "metadata": {"session_id": "m", "id": "ann"}, "stream": True}
+    asked = read(CHAT, fields, key="k", principal="metadata.id")
+    assert (asked.session_id, asked.principal, asked.kind) == ("m", "ann", StreamKind.EVENTS)
+
+
+@pytest.mark.parametrize(
+    "fields, session, said",
+    [
+        ({}, None, "messages is missing"),
+        ({"messages": "x"}, None, "messages has the wrong type"),
+        ({"messages": MESSAGES, "stream": "yes"}, None, "stream must not be a string"),
+        ({"messages": MESSAGES, "metadata": []}, None, "metadata must not be a list"),
+        ({"messages": MESSAGES, "metadata": {"session_id": 3}}, None, "session_id must be a string"),
+        ({"messages": MESSAGES, "metadata": {"session_id": "a"}}, "b", "differ"),
+        ({"messages": MESSAGES}, "", "1 to 256 characters"),
+        ({"messages": MESSAGES, "user": "\n"}, None, "user must not contain control characters"),
+    ],
+)
+def test_wrong_fields_are_refused(fields: object, session: str | None, said: str) -> None:
+    assert said in refused(CHAT, fields, session=session)
+
+
+def test_the_principal_may_be_a_member_of_the_metadata() -> None:
+    def principal(metadata: object) -> str:
+        return read(CHAT, {"messages": MESSAGES, "metadata": metadata}, principal="metadata.id").principal
+
+    assert [principal({"id": "ann"}), principal({"id": 7}), principal({}), principal(None)] == [
+        "ann",
+        "7",
+        "",
+        "",
+    ]
+    fields = {"messages": MESSAGES, "metadata": {"id": {}}}
+    assert "a string or a number, not an object" in refused(CHAT, fields, principal="metadata.id")
+
+
+def test_a_key_holds_for_the_same_request_in_the_same_dialect() -> None:
+    def key(**fields: object) -> Any:
+        return read(CHAT, {"messages": MESSAGES, **fields}, key="k").key
+
+    first = key()
+    assert first == key()
+    assert first.fingerprint == key().fingerprint, "a new session for each request makes no difference"
+    assert first.fingerprint != key(stream=True).fingerprint
+    assert first.fingerprint != key(user="u").fingerprint
+    assert "Idempotency-Key must be" in refused(CHAT, {"messages": MESSAGES}, key="")
+
+
+# -- errors ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "failure, kind, may_retry",
+    [
+        (FAILED, "server_error", False),
+        (refusal(ErrorCode.OVERLOADED, "full"), "server_error", True),
+        (refusal(ErrorCode.TOO_MANY_REQUESTS, "full"), "rate_limit_error", True),
+        (refusal(ErrorCode.SESSION_BUSY, "busy"), "invalid_request_error", False),
+        (Failure(ErrorCode.UNAUTHORIZED, "who?"), "authentication_error", False),
+        (Failure(ErrorCode.FORBIDDEN, "no"), "permission_error", False),
+    ],
+)
+def test_an_error_has_the_shape_that_openai_clients_read(
+    failure: Failure, kind: str, may_retry: bool
+) -> None:
+    sent = openai.refuse(failure, b"")
+    assert sent.status == failure.status
+    assert sent.headers == ({} if may_retry else {"x-should-retry": "false"})
+    error = {"message": failure.message, "type": kind, "param": None, "code": failure.code}
+    assert json.loads(sent.body) == {"error": error}
