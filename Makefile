@@ -22,8 +22,13 @@ INTO = uv pip install -q --python $(1)/bin/python
 TARGET = uv pip install -q --python $(PYTHON) --target
 endif
 INSTALL = $(call INTO,$(VENV))
-READIED = $(1)/bin/python -c 'import agentscope_supervisor.cli.launch, agentscope_supervisor.daemon; \
-  from agentscope_worker import host; host.seam()'
+READIED = $(1)/bin/python -c 'import agentscope_supervisor.cli.main, agentscope_supervisor.daemon; \
+  from agentscope_worker import zygote; from agentscope_protocol.config.settings import ModelSettings as Model; \
+  providers = Model.model_fields["provider"].annotation.__args__; \
+  zygote.preload(["mcp", "redis", "tracing", *(f"provider:{each}" for each in providers)])'
+
+# Each test starts processes. Without bytecode, a supervisor and its workers compile their modules in every start.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Number of parallel tests: they wait more than they compute. ARGS="-n 0" runs them one by one.
 JOBS   ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 1) + 1 )))

@@ -4,11 +4,13 @@ An instance is dear (seconds), so most tests use `shared`, one for the whole run
 instance starts its own with `start_instance`. Both are ended, and looked at, when the test is over.
 """
 
+import compileall
 import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,18 @@ def chromium() -> Iterator[Chromium]:
     """A browser for all tests; each opens pages of its own."""
     with Chromium() as browser:
         yield browser
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile the modules of a supervisor and its workers, which write no bytecode: see `environment`."""
+    if hasattr(session.config, "workerinput"):  # a process of pytest-xdist: its parent has done it
+        return
+    for package in ("agentscope_protocol", "agentscope_supervisor", "agentscope_worker"):
+        spec = find_spec(package)
+        assert spec is not None
+        for folder in spec.submodule_search_locations or ():
+            compileall.compile_dir(folder, quiet=2)
+    compileall.compile_dir(standin.STANDIN, quiet=2)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -72,11 +72,15 @@ class Worker:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return the environment for a command: that of the tests, without variables that would redirect it."""
+    """Return the environment for a command: that of the tests, without variables that would redirect it.
+
+    No bytecode of an App is written: one that a test changes twice within a second would be loaded stale.
+    """
     ours = {"RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "STATE_DIRECTORY", "XDG_STATE_HOME"}
     ours |= {"NOTIFY_SOCKET", "PYTHONPATH", "COLUMNS", "LINES"}
     kept = {key: value for key, value in os.environ.items() if key not in ours}
-    return {**kept, "XDG_STATE_HOME": STATE, **standin.variables(more)}
+    ours_too = {"XDG_STATE_HOME": STATE, "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**kept, **ours_too, **standin.variables(more)}
 
 
 def run(

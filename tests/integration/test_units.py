@@ -209,7 +209,7 @@ def test_the_image_serves_as_pid_1_without_root_on_a_read_only_root(tmp_path: Pa
             stdout=output,
             stderr=output,
             cwd=project,
-            env=environment(**variables, TMPDIR=str(scratch)),
+            env=environment(**{"PYTHONDONTWRITEBYTECODE": ""} | variables, TMPDIR=str(scratch)),
         )
     health = words(the("HEALTHCHECK").partition(" CMD ")[2])
     assert health[0] == "python"
