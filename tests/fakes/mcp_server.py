@@ -22,6 +22,7 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
@@ -177,6 +178,7 @@ def main() -> None:
     parser.add_argument("--name", default="fake", help="what tools of other names answer")
     parser.add_argument("--tools", default=",".join(TOOLS), help="names, with commas")
     parser.add_argument("--token", help="wanted as Authorization: Bearer")
+    parser.add_argument("--held", action="store_true", help="listen only when stdin has ended")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer to a call")
     options = parser.parse_args()
     server = McpServer(options.name, tuple(filter(None, options.tools.split(","))), options.delay)
@@ -188,6 +190,9 @@ def main() -> None:
         app, options.host, options.port, log_level="critical", timeout_graceful_shutdown=GRACE
     )
     address = f"http://{options.host}:%d{PATHS[options.transport]}"
+    if options.held:
+        print("held", flush=True)
+        sys.stdin.read()
     _Announced(config, lambda port: print(address % port, flush=True)).run()
 
 

@@ -38,6 +38,9 @@ STATE: Final = str(Path(tempfile.gettempdir(), f"agentscope-supervisor-tests-{os
 """The state directory of commands that get no other, so that no test writes to the user's."""
 
 READY_WITHIN: Final = 40.0  # seconds; 3 to 4 s on an idle machine, mostly AgentScope's import
+START_WITHIN: Final = 100.0
+"""Seconds; below the time limit of a whole test. How fast an instance starts is no subject of the tests that
+only need one, and one that ends in place of starting fails its test at once."""
 STOP_WITHIN: Final = 20.0  # seconds; above the drain_timeout that the tests configure
 GONE_WITHIN: Final = 2.0  # seconds from the exit of the supervisor to that of its last worker
 SHOWN_LINES: Final = 150  # last lines of the log in the report of a failed test
@@ -181,7 +184,7 @@ class Instance:
         self.launch().wait_ready()
         return self
 
-    def wait_listening(self, within: float = 15.0) -> None:
+    def wait_listening(self, within: float = START_WITHIN) -> None:
         """Wait until the instance has published its address. Raises: AssertionError if it exits earlier."""
 
         def listening() -> bool:
@@ -193,7 +196,7 @@ class Instance:
 
         wait_until(listening, within, "the instance listens")
 
-    def wait_ready(self, within: float = READY_WITHIN) -> None:
+    def wait_ready(self, within: float = START_WITHIN) -> None:
         """Wait until /readiness answers 200 and all workers are ready."""
 
         def ready() -> bool:
@@ -203,7 +206,7 @@ class Instance:
                 return len(self.ready_workers()) == self.workers_asked
             return False
 
-        self.wait_listening()
+        self.wait_listening(within)
         wait_until(ready, within, f"{self.workers_asked} workers are ready")
 
     def signal(self, number: signal.Signals) -> None:

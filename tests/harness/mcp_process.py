@@ -24,12 +24,16 @@ class McpProcess:
         self._token: Final = token
         self._delay: Final = delay
         self._process: subprocess.Popen[str] | None = None
+        self._held: Final[list[subprocess.Popen[str]]] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+        for process in self._held:
+            process.kill()
+            process.communicate()
 
     @property
     def url(self) -> str:
@@ -48,14 +52,16 @@ class McpProcess:
     def launch(self) -> Self:
         """Start the process and return at once."""
         assert self._process is None, "the server is already running"
+        self._process = self._spawn()
+        return self
+
+    def _spawn(self, *more: str) -> subprocess.Popen[str]:
         options = {"transport": self.transport, "port": self.port, "name": self.name, "token": self._token}
         options |= {"delay": self._delay, "tools": ",".join(self.tools)}
         command = [sys.executable, "-m", "tests.fakes.mcp_server"]
         command += [f"--{key}={value}" for key, value in options.items()]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        return self
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*command, *more], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
     def start(self) -> Self:
         """Start the process, and wait until it listens."""
@@ -64,6 +70,22 @@ class McpProcess:
         assert self._process.stdout is not None
         assert self._process.stdout.readline().strip() == self.url
         return self
+
+    def hold(self) -> None:
+        """Start a process that `replace` needs; it loads its modules, and waits."""
+        self._held.append(self._spawn("--held"))
+
+    def replace(self) -> None:
+        """Kill the process, and let the next one that is held take its place. The server is away briefly."""
+        successor = self._held[0]
+        assert successor.stdin is not None
+        assert successor.stdout is not None
+        assert successor.stdout.readline().strip() == "held"
+        self.kill()
+        self._process = self._held.pop(0)
+        successor.stdin.close()
+        successor.stdin = None  # for `communicate`
+        assert successor.stdout.readline().strip() == self.url
 
     def kill(self) -> None:
         """Send SIGKILL if the process runs."""

@@ -331,8 +331,8 @@ def test_sigterm_while_the_first_worker_waits(
     zygote_does: Callable[[str], dict[str, str]],
 ) -> None:
     instance = new_instance(make_project(), variables=zygote_does(HANGS)).launch()
-    wait_until(instance.processes, 15, "the zygote is there")
     instance.wait_listening()
+    wait_until(instance.zygotes, BACK_WITHIN, "the zygote is there")
     assert instance.stop(within=15) == 0
     wait_until(lambda: not instance.processes(), 1.0, "nothing is left")
 

@@ -16,7 +16,9 @@ from agentscope_worker import zygote
 
 pytestmark = pytest.mark.agentscope
 
-ANSWER_WITHIN: Final = 30.0  # seconds; about 2 s on an idle machine
+ANSWER_WITHIN: Final = 100.0
+"""Seconds; below the time limit of a whole test: an import takes 2 s on an idle machine, and any time on a busy
+one. A zygote that ends in place of an answer ends the wait."""
 ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1"}  # set by the supervisor
 
 
