@@ -17,8 +17,8 @@ from agentscope_worker import zygote
 pytestmark = pytest.mark.agentscope
 
 ANSWER_WITHIN: Final = 100.0
-"""Seconds; below the time limit of a whole test: an import takes 2 s on an idle machine, and any time on a busy
-one. A zygote that ends in place of an answer ends the wait."""
+"""Seconds; below the time limit of a whole test. An import takes 2 s on an idle machine, and far longer on a
+busy one. A zygote that ends in place of an answer ends the wait."""
 ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1"}  # set by the supervisor
 
 
