@@ -20,7 +20,7 @@ Command = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What a command that starts an instance does without options."""
+    """The defaults of a command that starts an instance."""
 
     console: bool = False  # whether `server.console: auto` means on
     env_file: bool = False  # whether the variables in `.env` are set
