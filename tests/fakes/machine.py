@@ -182,6 +182,7 @@ class Link:
         self.listener: Final = listener
         self.worker: Final = page
         self.closed = self.violated = False
+        self.greeted = True  # each worker says hello as soon as it starts
         page.link = self
         page._machine.by_number[process] = page
 
@@ -379,7 +380,7 @@ class Machine:
     def boot(self) -> None:
         def run() -> None:
             project = SimpleNamespace(
-                folder=Path("/nowhere"), watched=False, read_settings=self._read_settings
+                from_file={}, folder=Path("/nowhere"), watched=False, read_settings=self._read_settings
             )
             assert self.settings is not None
             self.daemon = Daemon(project, self.settings, Path())  # type: ignore[arg-type]
