@@ -48,7 +48,7 @@ endef
 PURE_TESTS := tests/protocol tests/supervisor tests/repository tests/fuzz
 HTTP_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,bad_input conformance direct health invoke))
 
-.PHONY: help demo demo-llm platform setup programs test test-v1 compiled test-compiled test-costs compiler faults soak siege fuzz bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store bench-tokens docs docs-reference prose requirements dist clean
+.PHONY: help vendor demo demo-llm platform setup programs test test-v1 compiled test-compiled test-costs compiler faults soak siege fuzz bench-restarts provider-table check format mutants redis systemd chromium bench bench-quick bench-memory profiles balancers screenshots bench-store bench-tokens docs docs-reference prose requirements dist clean
 
 help:             ## print this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -163,6 +163,9 @@ docs: $(VENV)/.lint       ## the documentation as a site, in site/; it reads wit
 
 docs-reference: $(VENV)/.lint  ## write the pages and pictures in docs/ that are made from the code
 	$(BIN)/python -m tools.docs
+
+vendor: $(VENV)/.ready    ## copy the console's two libraries from npm's registry, at fixed versions
+	$(BIN)/python -m tools.vendor
 
 prose: $(VENV)/.lint      ## check the prose of all sources; prints the number of violations for each folder
 	$(BIN)/python -m tools.prose --all $(ARGS)

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI as COLOURS
 from rich.text import Text
 
+from tests.harness import projects
 from tests.harness.browser import Chromium, Page
 from tests.harness.client import JSON, call, turn_body
 from tests.harness.console import link
@@ -63,26 +64,81 @@ async def invoke(instance: Instance, session: str, text: str) -> None:
     await call(instance.port, "POST", "/invoke", body=turn_body(session, text), headers=JSON, within=120)
 
 
-async def talk(page: Page, text: str) -> None:
+async def talk(page: Page, text: str, answer: str) -> None:
     await page.type("#text", text)
     await page.press("Enter")
-    await page.reads(text, ANSWER)
+    await page.reads(answer, ANSWER)
     await page.sees("!document.querySelector('#send').hidden")
 
 
+ORDERS: Final = """
+import asyncio
+from agentscope.message import Msg, TextBlock, ToolCallBlock, ToolResultBlock
+from agentscope.runtime import AgentApp
+
+ANSWER = '''Two of your orders have **not been sent** yet:
+
+| Order | Article | Ordered on |
+|---|---|---|
+| 4712 | Desk lamp | 27 November |
+| 4715 | Paper, 500 sheets | 30 November |
+
+To follow a parcel, ask the API:
+
+```bash
+curl https://shop.example/orders/4712/parcel
+```
+'''
+
+class App(AgentApp):
+    async def __call__(self, msg, ctx):
+        def said(*blocks):
+            return Msg(name="orders", content=list(blocks), role="assistant")
+
+        if "address" in msg.get_text_content():
+            yield said(TextBlock(text="Which address should I use?"))
+            return
+        yield said(ToolCallBlock(id="1", name="find_orders", input='{"state": "open"}'))
+        await asyncio.sleep(0.2)
+        yield said(ToolResultBlock(id="1", name="find_orders", output="4712, 4715", state="success"))
+        for word in ANSWER.split(" "):
+            yield said(TextBlock(text=f"{word} "))
+"""
+
+
+@contextlib.contextmanager
+def agent(folder: Path) -> Iterator[Instance]:
+    """An agent with a tool, without a model, on two workers."""
+    project = projects.written(folder / "order-agent", ORDERS)
+    configure(project, server={"console": "on"}, supervisor={"soak": 0.2})
+    with Instance(project, folder / "run", name="order-agent") as instance:
+        yield instance.start()
+
+
 async def console(chromium: Chromium, folder: Path) -> bytes:
+    """An answer with a tool call, a table and code."""
+    with agent(folder) as instance:
+        async with Page(chromium, width=1200, height=760) as page:
+            await page.goto(link(instance))
+            await page.reads("healthy", "#status")
+            await talk(page, "Please send it to my new address.", "Which address")
+            await page.click("#new")
+            await talk(page, "Which of my orders have not been sent yet?", "curl")
+            return await page.screenshot()
+
+
+async def console_instance(chromium: Chromium, folder: Path) -> bytes:
     """A worker was killed, its replacement is there, and somebody else has a turn open."""
     with hosted(folder) as instance:
         async with Page(chromium, width=1200, height=700) as page:
-            await page.goto(link(instance))
+            await page.goto(f"{link(instance)}")
             await page.reads("healthy", "#status")
-            await talk(page, "Which of my orders has not been sent yet?")
+            await page.run("location.hash = '#instance'")
             victim = instance.worker_in(0)
             os.kill(victim.pid, signal.SIGKILL)
             await page.sees(
                 f"document.querySelector('[data-worker=\"0.{victim.generation + 1}\"][data-state=ready]')"
             )
-            await talk(page, "Then please send it to my new address.")
             other = asyncio.create_task(invoke(instance, "customer-4711", "and so on " * 100))
             await page.reads("customer-4711", "#sessions")
             shot = await page.screenshot()
@@ -91,15 +147,12 @@ async def console(chromium: Chromium, folder: Path) -> bytes:
 
 
 async def console_narrow(chromium: Chromium, folder: Path) -> bytes:
-    """On a phone, in the dark, while an answer comes in."""
-    with hosted(folder) as instance:
-        async with Page(chromium, width=390, height=700, dark=True) as page:
+    """On a phone, in the dark."""
+    with agent(folder) as instance:
+        async with Page(chromium, width=390, height=760, dark=True) as page:
             await page.goto(link(instance))
             await page.reads("healthy", "#status")
-            await talk(page, "Which of my orders has not been sent yet?")
-            await page.type("#text", "Then please send it to my new address, " + "and so on " * 20)
-            await page.press("Enter")
-            await page.reads("new address", ANSWER)
+            await talk(page, "Which of my orders have not been sent yet?", "curl")
             return await page.screenshot()
 
 
@@ -188,6 +241,7 @@ async def drawn(chromium: Chromium, command: str, printed: str) -> bytes:
 
 SHOTS: Final[dict[str, Shot]] = {
     "console": console,
+    "console-instance": console_instance,
     "console-narrow": console_narrow,
     "reference-platform": reference_platform,
     "status": status,

@@ -70,7 +70,8 @@ def url(instance: Instance, path: str = "/console") -> str:
 
 
 async def say(page: Page, script: object) -> None:
-    """Type a message and send it."""
+    """Type a message into the chat and send it."""
+    await page.run("location.hash = '#chat'")
     await page.sees(IDLE)
     await page.type("#text", script if isinstance(script, str) else json.dumps(script))
     await page.press("Enter")
@@ -116,7 +117,7 @@ async def test_an_error_of_the_app_is_explained(page: Page) -> None:
 
 async def test_the_session_can_be_switched(page: Page) -> None:
     async def session() -> Any:
-        return await page.run("document.querySelector('#session').value")
+        return await page.run("document.querySelector('#session').innerText")
 
     await say(page, "in the first")
     await page.reads("in the first", LAST)
@@ -129,10 +130,10 @@ async def test_the_session_can_be_switched(page: Page) -> None:
     await page.reads(f'"session_id": "{second}"', LAST)
     assert not await page.run("document.querySelector('#talk').innerText.includes('in the first')")
 
-    await choose(page, "#session", first)
+    await page.click(f'[data-session="{first}"]')
     await page.reads("in the first", "#talk")
-    await choose(page, "#session", "")
-    await page.type("#other-id", "user 7/ü")
+    await page.type("#search", "user 7/ü")
+    await page.reads("Open “user 7/ü”", "#threads")
     await page.press("Enter")
     await say(page, [{"context": 1}])
     await page.reads('"session_id": "user 7/\\u00fc"', LAST)
@@ -166,6 +167,114 @@ async def test_markup_from_any_source_stays_text(page: Page, console: Instance) 
     await eventually(lambda: len(console.ready_workers()) == 2, READY_WITHIN, "the worker is back")
 
 
+MARKDOWN: Final = """**Three** orders:
+
+| order | state |
+|---|---|
+| 4711 | sent |
+
+```python
+total = sum(orders)
+```
+
+[docs](https://example.com/) [bad](javascript:window.pwned=1) ![seen](https://example.com/spy.png) <b>raw</b>
+"""
+
+TOOL_TURN: Final = [
+    {"say": [{"type": "thinking", "thinking": "I look *them* up."}]},
+    {"say": [{"type": "tool_call", "id": "1", "name": "find_orders", "input": '{"customer": 7}'}]},
+    {
+        "say": [
+            {"type": "tool_result", "id": "1", "name": "find_orders", "output": "4711", "state": "success"}
+        ]
+    },
+    {"say": [{"type": "tool_call", "id": "2", "name": "send_mail", "input": "{}"}]},
+    {
+        "say": [
+            {"type": "tool_result", "id": "2", "name": "send_mail", "output": "no server", "state": "error"}
+        ]
+    },
+    {"say": [{"type": "text", "text": MARKDOWN[:20]}]},
+    {"say": [{"type": "text", "text": MARKDOWN[20:]}]},
+]
+
+
+async def test_markdown_tool_calls_and_thinking_are_shown(page: Page) -> None:
+    await say(page, TOOL_TURN)
+    await page.reads("<b>raw</b>", LAST)
+    await page.sees(IDLE)
+
+    async def count(selector: str) -> Any:
+        return await page.run(f"document.querySelectorAll({json.dumps(f'{LAST} {selector}')}).length")
+
+    assert await count(".markdown strong") == 1
+    assert await count(".markdown td") == 2
+    await page.reads("total = sum(orders)", f"{LAST} .code pre")
+    await page.reads("python", f"{LAST} .code figcaption")
+    assert await count(".tool") == 2
+    assert await count(".tool[data-state=done]") == 1
+    assert await count(".tool[data-state=failed]") == 1
+    await page.click(f"{LAST} .tool[data-state=failed] summary")
+    await page.reads("no server", f"{LAST} .tool[data-state=failed] .result")
+    assert await count(".thinking[open]") == 0
+    await page.click(f"{LAST} .thinking summary")
+    assert await count(".thinking em") == 1
+    # Neither a link nor a picture of a model can act or load anything.
+    assert await count("img") == 0
+    assert await page.run(f"[...document.querySelectorAll('{LAST} a')].map(each => each.href)") == [
+        "https://example.com/",
+        "",
+        "https://example.com/spy.png",
+    ]
+
+
+async def test_a_message_can_be_sent_again_and_edited(page: Page) -> None:
+    await say(page, "the first")
+    await page.reads("the first", LAST)
+    await page.sees(IDLE)
+    answers = "document.querySelectorAll('#talk .said:not(.mine)').length"
+    before = await page.run(answers)
+    await press_button(page, "Retry")
+    await page.sees(f"{answers} === {before + 1} && {IDLE}")
+    await page.reads("the first", LAST)
+    await press_button(page, "Edit")
+    assert await page.run("document.querySelector('#text').value") == "the first"
+
+
+async def test_what_a_session_of_another_client_was_answered_is_shown(page: Page, console: Instance) -> None:
+    session = new_session("theirs")
+    await invoke(console.port, session, [{"say": "an *old* answer"}])
+    await page.type("#search", session)
+    await page.press("Enter")
+    await page.reads("an old answer", LAST)
+    await say(page, "and now?")
+    await page.reads("and now?", LAST)
+
+
+async def press_button(page: Page, name: str) -> None:
+    """Click the last button of the conversation that has this name."""
+    buttons = "[...document.querySelectorAll('#said button')]"
+    await page.run(f"{buttons}.findLast(each => each.innerText === {json.dumps(name)}).click()")
+
+
+async def test_a_reload_of_the_page_in_the_middle_of_an_answer_loses_nothing(
+    page: Page, console: Instance, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    await say(page, "before it")
+    await page.reads("before it", LAST)
+    await say(page, [{"say": "one "}, {"wait_for": str(gate)}, {"say": "two"}])
+    await page.reads("one", LAST)
+    session = await page.run("document.querySelector('#session').innerText")
+    await page.goto(url(console))
+    await page.reads("one", LAST)
+    assert await page.run("document.querySelector('#session').innerText") == session
+    await page.reads("before it", "#talk")
+    gate.touch()
+    await page.reads("one two", LAST)
+    await page.sees(IDLE)
+
+
 # -- the instance --------------------------------------------------------------------------------------
 
 
@@ -180,6 +289,7 @@ async def test_a_killed_worker_and_its_replacement_are_shown(page: Page, console
     await page.sees(f"!document.querySelector('[data-worker=\"{slot}.{generation}\"]')")
     dump = f"#deaths details[data-key^='{slot}.{generation} ']"
     await page.reads("signal: SIGKILL", dump)
+    await page.run("location.hash = '#instance'")
     await page.click(f"{dump} summary")
     await page.reads("my last words", f"{dump} pre")
     await say(page, "are you back?")
@@ -192,8 +302,9 @@ async def test_open_turns_are_shown_and_lead_to_their_session(
 ) -> None:
     session, gate = new_session("theirs"), tmp_path / "gate"
     asked = asyncio.create_task(invoke(console.port, session, [{"wait_for": str(gate)}]))
+    await page.run("location.hash = '#instance'")
     await page.click("#sessions button")
-    assert await page.run("document.querySelector('#session').value") == session
+    assert await page.run("document.querySelector('#session').innerText") == session
     gate.touch()
     await asked
     await page.reads("No open turns.", "#sessions")
@@ -201,6 +312,7 @@ async def test_open_turns_are_shown_and_lead_to_their_session(
 
 async def test_restart_replaces_the_workers(page: Page, console: Instance) -> None:
     before = console.generations()
+    await page.run("location.hash = '#instance'")
     await page.click("#restart")
     await page.reads("All workers have been replaced.", "#notice")
     assert all(new > old for new, old in zip(console.generations(), before, strict=True))
@@ -213,6 +325,7 @@ async def test_a_refused_restart_is_shown_with_its_reason(
     before, good = console.ready_workers(), console.project / "agentapp.yaml"
     kept = good.read_text()
     good.write_text("server: {port: high}")
+    await page.run("location.hash = '#instance'")
     try:
         await page.click("#restart")
         await page.reads("the previous workers stay", "#notice")
@@ -229,6 +342,7 @@ async def test_a_rollout_to_broken_code_shows_its_error(page: Page, console: Ins
     app = console.project / "app.py"
     kept = app.read_text()
     app.write_text("def broken(:\n")
+    await page.run("location.hash = '#instance'")
     try:
         await page.click("#restart")
         await page.reads("the previous workers stay", "#notice")
@@ -261,10 +375,12 @@ async def test_an_error_in_an_edit_is_shown_until_it_is_fixed(
 
 
 async def test_drain_refuses_turns_until_it_ends(page: Page) -> None:
+    await page.run("location.hash = '#instance'")
     await page.click("#drain")
     await page.reads("draining", "#status")
     await say(page, "hello?")
     await page.reads("The instance is draining and refuses new turns.", LAST)
+    await page.run("location.hash = '#instance'")
     await page.reads("Accept turns again", "#drain")
     await page.click("#drain")
     await page.reads("healthy", "#status")
@@ -275,6 +391,7 @@ async def test_drain_refuses_turns_until_it_ends(page: Page) -> None:
 async def test_the_log_can_be_filtered(page: Page) -> None:
     await say(page, [{"print": "printed by a worker"}])
     await page.reads("printed by a worker", "#log")
+    await page.run("location.hash = '#instance'")
     await choose(page, "#filter", "events")
     shown = await page.run("document.querySelector('#log').innerText")
     assert "worker is ready" in shown
@@ -316,13 +433,20 @@ async def test_the_page_fits_any_screen_in_dark_and_light_mode(
 
 async def test_every_control_can_be_reached_by_keyboard(page: Page) -> None:
     reached: set[str] = set()
-    async with asyncio.timeout(60):
-        while "text" not in reached:  # the element that has the focus at first
-            await page.press("Tab")
-            reached.add(await page.run("document.activeElement.id"))
-            focus = "getComputedStyle(document.activeElement).outlineStyle"
-            assert await page.run(f"document.activeElement === document.body || {focus} !== 'none'")
-    assert reached >= {"session", "new", "talk", "text", "send", "restart", "drain", "filter", "log"}
+
+    async def reach(last: str) -> None:
+        async with asyncio.timeout(60):
+            while last not in reached:
+                await page.press("Tab")
+                reached.add(await page.run("document.activeElement.id"))
+                focus = "getComputedStyle(document.activeElement).outlineStyle"
+                assert await page.run(f"document.activeElement === document.body || {focus} !== 'none'")
+
+    await reach("text")  # the element that has the focus at first
+    await page.run("location.hash = '#instance'")
+    await reach("log")
+    assert reached >= {"to-chat", "to-instance", "leave", "search", "new", "talk", "text", "send"}
+    assert reached >= {"restart", "drain", "all-exits", "filter", "log"}
 
 
 # -- the token -----------------------------------------------------------------------------------------
@@ -507,7 +631,9 @@ async def test_the_page_uses_no_external_or_inline_resources(console: Instance) 
     text = page.body.decode()
     assert "//" not in text.replace("<!doctype", "")
     assert "style=" not in text
-    for asset in ("main.js", "chat.js", "instance.js", "server.js", "elements.js", "style.css", "icon.svg"):
+    scripts = ("main", "chat", "sessions", "answer", "markdown", "instance", "server", "elements")
+    libraries = ("marked.js", "dompurify.js")
+    for asset in (*(f"{each}.js" for each in scripts), *libraries, "licenses.txt", "style.css", "icon.svg"):
         answer = await call(console.port, "GET", f"/console/{asset}")
         assert answer.status == 200, asset
         assert answer.headers["x-content-type-options"] == "nosniff"

@@ -38,13 +38,21 @@ SHOWN_DEATHS: Final = 20
 SHOWN_SESSIONS: Final = 100
 
 PAGE: Final = "page.html"
-TYPES: Final = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+TYPES: Final = {
+    "html": "text/html",
+    "css": "text/css",
+    "js": "text/javascript",
+    "svg": "image/svg+xml",
+    "txt": "text/plain",
+}
 
-# No foreign content, no inline scripts or styles, no embedding in a frame. Referrer-Policy is `same-origin`
-# because a GET has no Origin: `console_auth` reads its Referer.
+# No foreign content, no inline scripts or styles, no embedding in a frame. `data:` is for pictures and sounds
+# inside a message. Referrer-Policy is `same-origin` because a GET has no Origin: `console_auth` reads its
+# Referer.
 HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
-    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
+    " img-src 'self' data:; media-src data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",

@@ -13,13 +13,14 @@ const WHY = {asked: "stopped as requested", memory_limit: "memory limit", turn_l
 const WANTED = ["asked", "memory_limit", "turn_limit"];
 
 const badge = byId("status"), notice = byId("notice"), log = byId("log"), drain = byId("drain");
-let talkIn, isDraining = false, trouble = null, edition = null;
+let talkIn, isDraining = false, trouble = null, edition = null, exits = [];
 
 /** Follows the instance while the page is open. `unauthorized`: as for the chat; `open`: shows a session in the chat. */
 export async function follow(unauthorized, open) {
   talkIn = open;
   byId("restart").addEventListener("click", () => act(unauthorized, restart));
   drain.addEventListener("click", () => act(unauthorized, () => post("console/maintenance", {on: !isDraining})));
+  byId("all-exits").addEventListener("change", () => deaths(exits));
   byId("filter").addEventListener("change", event => {
     log.dataset.show = event.target.value;
     log.scrollTop = log.scrollHeight;
@@ -134,7 +135,8 @@ function row(worker, note) {
   const cells = [worker.worker, made("span", {class: STATES[worker.state] ?? ""}, worker.state),
     worker.seconds === null ? "–" : span(worker.seconds), worker.turns,
     worker.memory_mb === null ? "–" : Math.round(worker.memory_mb), worker.pid ?? "–", note];
-  return made("tr", {"data-worker": worker.worker, "data-state": worker.state}, ...cells.map(cell => made("td", {}, cell)));
+  const isNumber = at => at > 2 && at < 6;
+  return made("tr", {"data-worker": worker.worker, "data-state": worker.state}, ...cells.map((cell, at) => made("td", {class: isNumber(at) ? "number" : null}, cell)));
 }
 
 function sessionLine(session) {
@@ -143,9 +145,11 @@ function sessionLine(session) {
   return made("p", {}, made("button", {type: "button", class: "link", title: "Open in the chat", onclick: () => talkIn(session.session_id)}, session.session_id), ` ${more.join(" · ")}`);
 }
 
-function deaths(exits) {
+function deaths(all) {
+  exits = all;
   const list = byId("deaths"), open = new Set([...list.querySelectorAll("details[open]")].map(each => each.dataset.key));
-  list.replaceChildren(...(exits.length ? exits.reverse().map(each => death(each, open)) : [made("p", {class: "soft"}, "No worker has exited yet.")]));
+  const shown = exits.filter(each => byId("all-exits").checked || !WANTED.includes(each.cause)).reverse();
+  list.replaceChildren(...(shown.length ? shown.map(each => death(each, open)) : [made("p", {class: "soft"}, exits.length ? "No worker has failed." : "No worker has exited yet.")]));
 }
 
 function death(it, open) {

@@ -41,7 +41,25 @@ async function useLink() {
 
 byId("leave").addEventListener("click", () => ask("console", {method: "DELETE"}).catch(() => {}).then(() => location.reload()));
 
+// -- the two views: the chat, and the instance for its operator ----------------------------------
+
+const views = ["chat", "instance"];
+
+/** Shows one view. The address names it, so that a link and a reload lead to it. */
+function view(name) {
+  document.body.dataset.view = name;
+  for (const each of views) {
+    byId(each).hidden = each !== name;
+    byId(`to-${each}`).toggleAttribute("aria-current", each === name);
+  }
+  if (name === "chat") byId("text").focus({preventScroll: true});
+}
+
+const chosen = () => views.find(each => location.hash === `#${each}`) ?? "chat";
+
+addEventListener("hashchange", () => view(chosen()));
+
 await useLink();
 chat.begin(unauthorized);
-instance.follow(unauthorized, id => { chat.show(id); byId("text").focus(); });
-byId("text").focus({preventScroll: true});
+instance.follow(unauthorized, id => { chat.show(id); location.hash = "#chat"; view("chat"); });
+view(chosen());
