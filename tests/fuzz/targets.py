@@ -40,6 +40,7 @@ from agentscope_supervisor.http1 import fast_head, strictness
 from agentscope_supervisor.project import archive_read, manifest
 from agentscope_supervisor.web import parse_invoke
 from agentscope_supervisor.web.dialects.native import NATIVE
+from tests.fuzz import request_ways
 
 MAX_BODY: Final = 1000  # bytes of a request's body, for the heads
 
@@ -96,6 +97,13 @@ def head(data: bytes) -> None:
     assert (message.should_close, message.upgrade, message.chunked, upgraded, rest) == (False,) * 4 + (b"",)
     assert strictness.violation(message) is None
     assert body.read_nowait() == data[found.start : found.end]
+
+
+def ways(data: bytes) -> None:
+    """Bytes mean the same on every way into the front door. says where the others are cut."""
+    if len(data) < 2:
+        return
+    request_ways.check(data[1:], data[0] * len(data) // 256)
 
 
 def body(data: bytes) -> None:
@@ -172,6 +180,19 @@ def _targets() -> Iterable[tuple[str, Target]]:
         Target(
             head,
             [_HEAD + b"Content-Length: 5\r\n\r\nhello", _HEAD + b"X-A: \t b\r\nContent-Length: 0\r\n\r\n"],
+        ),
+    )
+    usual, later = request_ways.USUAL, b"0\r\n\r\n" + request_ways.USUAL
+    start, chunk = b"POST /invoke HTTP/1.1\r\n" + request_ways.FIELDS, request_ways.BODY
+    yield (
+        "ways",
+        Target(
+            ways,
+            [
+                b"\x80" + usual * 2,
+                b"\x20%bTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n%b" % (start, len(chunk), chunk, later),
+                b"\xe0%bContent-Length: %d\r\n\r\n%b" % (start, len(later), later),
+            ],
         ),
     )
     yield (

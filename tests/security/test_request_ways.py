@@ -1,10 +1,11 @@
 """One request means the same on every way: in one write, in pieces, after another request, behind a balancer.
 
-Heads are generated: a usual turn, with fields in any order, spellings of their values, and odd lines. A
-request that one reader ends elsewhere than another could carry a second request past the checks of the first
-(request smuggling). So a way must run a turn exactly if it answers 200, also when the body looks like a
-second request, and the ways to the instance itself must agree. A balancer may correct a request, and then
-forwards another one.
+Heads are generated: see `tests.harness.request_heads`. A request that one reader ends elsewhere than another
+could carry a second request past the checks of the first (request smuggling). So a way must run a turn
+exactly if it answers 200, also when the body looks like a second request, and the ways to the instance itself
+must agree. A balancer may correct a request, and then forwards another one.
+
+tests/fuzz/test_request_ways.py compares more ways without an instance, in `make check`.
 """
 
 import asyncio
@@ -21,52 +22,13 @@ from tests.conftest import StartInstance
 from tests.harness.balancers import KINDS, Balancer
 from tests.harness.client import JSON, Connection, call, new_session, request, turn_body
 from tests.harness.instance import Instance
+from tests.harness.request_heads import head
 
 HEADS: Final = 80
 TOKEN: Final = "a-token-for-the-ways"
 ANSWER_WITHIN: Final = 20.0  # seconds; a request that waits for more gets 408 after BODY_TIMEOUT
 BODY_TIMEOUT: Final = 0.5
 DIRECT: Final = ("one write", "pieces", "after another")
-
-_ODD: Final = (
-    *("X-A: a", "X-A:", "X_A: a", "X-A: \t a \t", "x-a: \xe9", "X-A : a", "X-A\t: a", " folded", "nonsense"),
-    *("X-\x00: a", "X-A: \x00", "X-A: \x0b", ": a", "X-A: a\rX-B: b", "X-A: a\nX-B: b", "X-A: a\n folded"),
-    *("Connection: close", "Connection: keep-alive", "Connection: upgrade", "Connection: content-length"),
-    *("Upgrade: h2c", "Upgrade: websocket", "TE: trailers", "Trailer: X-A", "Keep-Alive: timeout=5"),
-    *(
-        "Transfer-Encoding: chunked",
-        "Transfer-Encoding: identity",
-        "Transfer-Encoding:",
-        "Transfer-Encoding: x",
-    ),
-    *("Transfer-Encoding: \x0bchunked", "Transfer-Encoding: chunked, chunked", "transfer-encoding: CHUNKED"),
-    *(
-        "Content-Length: 0",
-        "Content-Length: 5",
-        "Content-Length:",
-        "Content-Length: 5, 5",
-        "content_length: 5",
-    ),
-    *("Content-Encoding: gzip", "Host: other", "Content-Type: text/plain", "X-Session-Id: another"),
-)
-_LENGTHS: Final = ("{0}",) * 24 + ("0{0}", "+{0}", "{0} ", "{0},{0}", "0x{0}", "{1}", "")
-_LINES: Final = ("POST /invoke HTTP/1.1",) * 9 + (
-    "POST http://t/invoke HTTP/1.1",
-    "POST /invoke?x=1 HTTP/1.1",
-)
-_TYPES: Final = ("application/json",) * 9 + ("application/json; charset=utf-8", "text/plain")
-_ENDS: Final = ("\r\n",) * 150 + ("\n", "\r\n\r\n")
-
-
-def head(rng: random.Random, body: bytes) -> bytes:
-    """A head for this body, more or less."""
-    length = rng.choice(_LENGTHS).format(len(body), len(body) - 1)
-    fields = ["Host: t", f"Content-Type: {rng.choice(_TYPES)}", f"Content-Length: {length}"]
-    fields += rng.sample(_ODD, rng.choice((0, 1, 1, 1, 1, 2)))
-    fields.append(f"Authorization: Bearer {TOKEN}")
-    rng.shuffle(fields)
-    lines = [rng.choice(_LINES), *fields]
-    return "".join(line + rng.choice(_ENDS) for line in lines).encode("latin-1") + b"\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +94,7 @@ async def test_a_request_means_the_same_on_every_way(
         body = turn_body(new_session(), "hello", stream=False)
         if rng.random() < 0.3:  # for a reader of chunks: an empty body, and then a turn without the token
             body = b"0\r\n\r\n" + request("POST", "/invoke", body, JSON)
-        data = head(rng, body) + body
+        data = head(rng, body, TOKEN) + body
         cut = rng.randrange(1, len(data))
         seen = {}
         for way, port in ports.items():
