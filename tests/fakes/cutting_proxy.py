@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Self
 
 READ: Final = 4096  # bytes per read
@@ -17,11 +17,13 @@ READ: Final = 4096  # bytes per read
 class CuttingProxy:
     """Forwards connections to a local port. Use as an async context manager."""
 
-    def __init__(self, target: int, prefix: str, budgets: Iterable[int]) -> None:
-        """Cut the responses to the first requests for paths that begin with `prefix`: one response for each
-        of `budgets`, after that number of bytes."""
+    def __init__(
+        self, target: int, prefix: str, budgets: Iterable[int], methods: Sequence[str] = ("GET",)
+    ) -> None:
+        """Cut the responses to the first requests with one of `methods` for paths that begin with `prefix`:
+        one response for each of `budgets`, after that number of bytes."""
         self._target: Final = target
-        self._wanted: Final = f"GET {prefix}".encode()
+        self._wanted: Final = tuple(f"{method} {prefix}".encode() for method in methods)
         self._budgets: Final = list(budgets)
         self._connections: Final[set[asyncio.Task[None]]] = set()
         self.cuts = 0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agentscope_supervisor.cli import invoke_client
-from agentscope_supervisor.cli.invoke_client import InvokeError
+from agentscope_supervisor.cli import instance_commands
+from agentscope_supervisor.client import NotReady
 from tests.conftest import StartInstance
 from tests.harness.instance import COMMAND, Instance, run
 
@@ -59,9 +59,9 @@ async def test_the_command_invoke_reaches_an_instance_on_any_address() -> None:
     listening = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     for token in (None, "t0ken"):
-        with pytest.raises(InvokeError, match="NOT_READY"):
-            async for _ in invoke_client.invoke(f"http://127.0.0.1:{port}", "s", "x", token):
-                pass
+        client = instance_commands.client(f"http://127.0.0.1:{port}", token)
+        with pytest.raises(NotReady):
+            await asyncio.to_thread(client.invoke, "x", session_id="s")
     listening.close()
     assert b"\r\nHost: localhost\r\n" in heads[0]
     assert b"\r\nContent-Type: application/json\r\n" in heads[0]

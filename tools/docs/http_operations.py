@@ -133,7 +133,8 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         "type": "string",
         "description": "Server-sent events. Each event has an `id`, `<run_id>-<n>` with n from 0 without "
         "gaps, and one line of `data`: a Msg, or an Error after a failure. The last event is always a Msg "
-        "with `metadata.done`. Lines that begin with `:` are comments.",
+        "with `metadata.done`. Lines that begin with `:` are comments. An Error has no `role`; a Msg "
+        "always has one, and may have a member `error` as well.",
     },
     "Error": _object(
         "A failure. In a stream, the event before the last one has the same form.",

@@ -5,6 +5,8 @@ failed or no instance running, 2 wrong usage. Output for people comes from `rend
 imported only when needed; programs use `--json`.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
@@ -12,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -25,6 +27,9 @@ from agentscope_supervisor.system import instance_dir
 from agentscope_supervisor.system.instance_dir import Address
 from agentscope_supervisor.system.log_buffer import KEPT
 from agentscope_supervisor.system.log_setup import LEVELS
+
+if TYPE_CHECKING:
+    from agentscope_supervisor.client import Client
 
 Command = Callable[..., Any]
 
@@ -79,6 +84,14 @@ def find(name: str | None, runtime_dir: Path | None, project: Path, *, only_it: 
     raise click.ClickException(
         f"no instance {what} is running; select one of the running instances with --name: {names}"
     )
+
+
+def client(url: str, token: str | None) -> Client:
+    """A client of the instance at `url`, for commands that act as a client does."""
+    from agentscope_supervisor.client import Client
+
+    # Without a token, the instance serves no other name, such as the address of a network that it listens on.
+    return Client(url, token=token, retries=2, headers={"Host": "localhost"} if token is None else None)
 
 
 def _root(runtime_dir: Path | None) -> Path:

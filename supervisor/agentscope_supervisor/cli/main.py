@@ -6,7 +6,6 @@ success, 1 unexpected error, 2 wrong usage, 75 temporary failure (port in use, r
 `instance_commands` those for a running one.
 """
 
-import asyncio
 import json
 import platform
 import shlex
@@ -204,9 +203,7 @@ def invoke(
     if len(words) > 2:
         raise click.UsageError("too many arguments; put TEXT in quotes")
     project, text = Path(words[0] if len(words) == 2 else "."), words[-1]
-    import aiohttp
-
-    from agentscope_supervisor.cli import invoke_client
+    from agentscope_supervisor.client import ClientError, ConnectionLost
 
     # A message must not reach another App than that of the folder.
     is_chosen = len(words) == 2 or (project / config).exists()
@@ -216,16 +213,15 @@ def invoke(
         token, unset = Project(Path(address.project), config, variables).read_token()
     except ProjectError:  # the instance may run without its folder
         token, unset = None, []
-
-    async def print_answer() -> None:
-        async for part in invoke_client.invoke(address.url, session, text, token):
-            click.echo(shown(part, sys.stdout), nl=False)
-        click.echo()
-
+    client = instance_commands.client(address.url, token)
     try:
-        asyncio.run(print_answer())
-    except invoke_client.InvokeError as error:
+        # Without a key, the turn is cancelled as soon as this command is.
+        with client.stream(text, session_id=session, idempotency_key=False) as answer:
+            for message in answer:
+                click.echo(shown(message.text, sys.stdout), nl=False)
+        click.echo()
+    except ConnectionLost as error:
+        raise click.ClickException(f"the instance {address.name!r} does not answer: {error}") from None
+    except ClientError as error:
         hint = f"; server.auth_token needs the variable {', '.join(unset)}, which is not set" if unset else ""
         raise click.ClickException(f"{error}{hint}") from None
-    except aiohttp.ClientError as error:
-        raise click.ClickException(f"the instance {address.name!r} does not answer: {error}") from None
