@@ -92,7 +92,7 @@ def test_wrong_usage_exits_with_status_2(tmp_path: Path, arguments: list[str]) -
     assert "Traceback" not in ended.stderr
 
 
-# -- check, new, schema ---------------------------------------------------------------------------------
+# -- check, schema ---------------------------------------------------------------------------------
 
 
 def test_check_accepts_a_valid_project(make_project: Callable[..., Path]) -> None:
@@ -126,31 +126,6 @@ def test_check_starts_nothing(tmp_path: Path) -> None:
     project = written(tmp_path / "project", app)
     assert run(COMMAND, "check", project).returncode == 0
     assert not (project / "started").exists()
-
-
-def test_a_new_project_runs_and_answers_offline(
-    tmp_path: Path, new_instance: Callable[..., Instance]
-) -> None:
-    created = run(COMMAND, "new", tmp_path / "fresh")
-    assert created.returncode == 0, created.stderr
-    assert {path.name for path in (tmp_path / "fresh").iterdir()} == {
-        "agentapp.yaml",
-        "app.py",
-        "requirements.txt",
-    }
-    instance = new_instance(tmp_path / "fresh", workers=1).start()
-    answer = run(
-        COMMAND, "invoke", "--runtime-dir", instance.runtime_dir, "--name", "test", "-s", "me", "hello there"
-    )
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.strip()
-
-
-def test_new_does_not_overwrite_a_folder(tmp_path: Path) -> None:
-    project = written(tmp_path / "project", "mine")
-    ended = run(COMMAND, "new", project)
-    assert ended.returncode != 0
-    assert (project / "app.py").read_text() == "mine"
 
 
 def test_schema_is_json() -> None:

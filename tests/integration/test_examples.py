@@ -1,7 +1,6 @@
 """The commands at the start of README: the demos answer, stay up, and end on SIGTERM."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -68,24 +67,3 @@ def test_a_demo_answers_and_stays_up(demo: tuple[subprocess.Popen[str], str], ex
     process.send_signal(signal.SIGTERM)
     process.wait(30)
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
-
-
-def test_a_new_project_passes_its_check(tmp_path: Path) -> None:
-    program = str(Path(sys.executable).with_name("agentscope-supervisor"))
-    created = subprocess.run(
-        [program, "new", str(tmp_path / "mine")], capture_output=True, text=True, check=True
-    )
-    assert "agentscope-supervisor run" in created.stdout
-    checked = subprocess.run(
-        [program, "check", str(tmp_path / "mine")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=dict(os.environ),
-    )
-    assert checked.returncode == 0, checked.stderr
-    again = subprocess.run(
-        [program, "new", str(tmp_path / "mine")], capture_output=True, text=True, check=False
-    )
-    assert again.returncode == 2
-    assert "not an empty folder" in again.stderr

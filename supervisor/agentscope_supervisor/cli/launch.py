@@ -5,6 +5,7 @@ is a daemon made. Nothing here runs while the instance serves: see `daemon`.
 """
 
 import asyncio
+import contextlib
 import errno
 import gc
 import logging
@@ -55,6 +56,9 @@ def start(project: Project, name: str | None, runtime_dir: Path | None, state_di
         # Python compares bytecode with its source by size and mtime in seconds: two edits within one second
         # would load stale bytecode.
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    parts = contextlib.ExitStack()
+    if project.is_offline():
+        _answer_offline(parts)
     settings = settings_of(project)
     user = _examine(settings, project.folder)
     if user is not None:
@@ -87,6 +91,7 @@ def start(project: Project, name: str | None, runtime_dir: Path | None, state_di
         project, settings, sock, state / "runs.db", passed_on is not None, control, address, terminal
     )
     claim.close()
+    parts.close()
     sys.exit(status)
 
 
@@ -165,6 +170,16 @@ def fail(status: int, message: str) -> NoReturn:
     log_setup.drain()
     standard_streams.print_error(printable(f"agentscope-supervisor: {message}"))
     sys.exit(status)
+
+
+def _answer_offline(parts: contextlib.ExitStack) -> None:
+    """Answer requests to models in this process, until `parts` ends."""
+    from agentscope_supervisor.project import offline_model
+
+    url = parts.enter_context(offline_model.running(offline_model.PAUSE))
+    os.environ.setdefault("OPENAI_API_KEY", "offline")
+    os.environ["OPENAI_BASE_URL"] = url
+    log.warning("the offline model answers instead of a provider", extra={"OPENAI_BASE_URL": url})
 
 
 # -- internals ------------------------------------------------------------------------------

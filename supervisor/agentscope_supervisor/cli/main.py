@@ -7,11 +7,12 @@ success, 1 unexpected error, 2 wrong usage, 75 temporary failure (port in use, r
 """
 
 import json
+import os
 import platform
 import shlex
 import sys
 import tempfile
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,7 +24,7 @@ from agentscope_supervisor import FORM, __version__
 from agentscope_supervisor.cli import instance_commands, launch, start_commands
 from agentscope_supervisor.cli.formatting import Commands, shown
 from agentscope_supervisor.domain.printable import printable
-from agentscope_supervisor.project import stubs
+from agentscope_supervisor.project import new_project, stubs
 from agentscope_supervisor.project.config import CONFIG_FILE, ENV_FILE, Overrides, Project, ProjectError
 from agentscope_supervisor.system import instance_dir, standard_streams
 from agentscope_supervisor.workers.fleet import EX_CONFIG
@@ -142,17 +143,47 @@ def pack(project: Path, output: Path | None) -> None:
 
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path))
-def new(path: Path) -> None:
-    """Create a project in PATH that runs offline.
+@click.option(
+    "--template",
+    type=click.Choice(list(new_project.TEMPLATES)),
+    help=f"Kind of project. Without this option, a terminal asks.  [default: {new_project.DEFAULT}]",
+)
+@click.option(
+    "--offline/--online",
+    default=None,
+    help="Answer with the bundled model server instead of a model.  [default: offline if OPENAI_API_KEY is"
+    " not set]",
+)
+def new(path: Path, template: str | None, offline: bool | None) -> None:
+    """Create a project in PATH, with tests.
 
-    The project answers without a model. PATH must be a new or an empty folder.
+    PATH must be a new or an empty folder. The code is for the major of AgentScope that is installed. An
+    offline project answers without a network and without a key; its .env has the switch.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise click.UsageError(f"{path} exists and is not an empty folder")
-    path.mkdir(parents=True, exist_ok=True)
-    for source in (resources.files("agentscope_supervisor.project") / "template").iterdir():
-        (path / source.name.removesuffix(".template")).write_text(source.read_text("utf-8"), "utf-8")
-    click.echo(f"created {path}; run it with\n\n    agentscope-supervisor run {shlex.quote(str(path))}\n")
+    if template is None and sys.stdin.isatty() and sys.stdout.isatty():
+        for name, each in new_project.TEMPLATES.items():
+            click.echo(f"  {name:10}{each.purpose}")
+        choice = click.Choice(list(new_project.TEMPLATES))
+        template = click.prompt("Template", default=new_project.DEFAULT, type=choice, show_choices=False)
+    template = template or new_project.DEFAULT
+    if offline is None:
+        offline = not os.environ.get("OPENAI_API_KEY")
+    major = metadata.version("agentscope").partition(".")[0]
+    files = new_project.write(path, template, major, offline=offline)
+    quoted = shlex.quote(str(path))
+    model = (
+        f"It answers without a model; {path / '.env'} changes that."
+        if offline
+        else f"It needs the variables in {path / '.env.example'}."
+    )
+    click.echo(
+        f"created {path} from the template {template}: {', '.join(files)}\n{model} Next:\n\n"
+        f"    agentscope-supervisor dev {quoted}      # reloads at each change, and opens the console\n"
+        f"    agentscope-supervisor invoke {quoted} -s me"
+        f" {shlex.quote(new_project.TEMPLATES[template].question)}\n"
+    )
 
 
 @main.command()

@@ -17,6 +17,8 @@ from agentscope_protocol.config.settings import Settings
 
 CONFIG_FILE: Final = "agentapp.yaml"
 ENV_FILE: Final = ".env"
+OFFLINE: Final = "AGENTSCOPE_OFFLINE"
+"""Variable: `1` starts the offline model with the instance; see `offline_model`."""
 
 DEVELOPERS_SOAK: Final = 0.1
 """Seconds, with `--reload` if the file does not set `supervisor.soak`: a developer wants to try an edit at
@@ -76,6 +78,10 @@ class Project:
     def unset_variables(self) -> list[str]:
         """Return the variables that the file refers to and that are not set. Raises: ProjectError."""
         return settings_module.unset_variables(self._text(), env={**self.withheld, **os.environ})
+
+    def is_offline(self) -> bool:
+        """Return whether the offline model answers instead of a provider, by the environment or `.env`."""
+        return {**self._env_file_variables(os.environ), **os.environ}.get(OFFLINE) == "1"
 
     def _load_env_file(self) -> None:
         own = {**self.withheld, **os.environ}
