@@ -68,7 +68,7 @@ _PLATFORM_STATUS: Final = {"healthy": "running", "unhealthy": "degraded"}
 class Daemon:
     """One running instance, from the start to the end of `run`. Must be created on the event loop that runs
     it. `store`: path of the file for runs that must survive a restart. `terminal`: the instance stops when it
-    is closed."""
+    is closed. `on_ready` is called when the first worker is ready."""
 
     def __init__(
         self,
@@ -76,11 +76,14 @@ class Daemon:
         settings: Settings,
         store: Path,
         terminal: signals.Terminal | None = None,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._loop: Final = asyncio.get_running_loop()
         self._project: Final = project
         self._settings: Final = settings
         self._terminal: Final = terminal
+        self._on_ready: Final = on_ready
+        self._console: Console | None = None
         self._post: Final = EventQueue().post
         self._memory: Final = ProcessMemory(lambda: [os.getpid(), *self._pool.marks()])
         states = [state.name.lower() for state in ProcessState if state < ProcessState.GONE]
@@ -114,6 +117,11 @@ class Daemon:
     def failure(self) -> str:
         """Why the instance could not start, as reported by its worker. For the operator."""
         return self._controller.failure
+
+    @property
+    def console_link(self) -> str | None:
+        """Address of the console; without a token it signs in one browser. None: the console is off."""
+        return self._console.link if self._console is not None else None
 
     async def run(
         self, sock: socket.socket, control_sock: socket.socket, address: Address, *, passed_on: bool = False
@@ -161,7 +169,7 @@ class Daemon:
             )
             console = None
             if settings.server.console == "on":
-                console = Console(settings.server, handlers, log_buffer, address.url)
+                self._console = console = Console(settings.server, handlers, log_buffer, address.url)
                 console.announce()
             front_door = FrontDoor(
                 settings.server,
@@ -241,6 +249,14 @@ class Daemon:
             self._notifier.reloaded()
         return outcome
 
+    def reload_soon(self) -> None:
+        """Load the code and the configuration of the project again. No package was installed meanwhile."""
+
+        def reload() -> None:
+            self.reload(even_unchanged=True, code_only=True)
+
+        self._post(reload)
+
     def roll(self) -> Rolling | ReloadRefused:
         if not self._fleet.stopping:
             self._notifier.reloading()
@@ -271,14 +287,11 @@ class Daemon:
     def _edited(self, files: str) -> None:
         """Files of the project have changed: replace the workers."""
         log.info("files changed; reload.exclude excludes files", extra={"files": files})
-
-        def roll() -> None:
-            self.reload(even_unchanged=True, code_only=True)
-
-        self._post(roll)
+        self.reload_soon()
 
     def _ready(self) -> None:
         self._notifier.ready()
+        self._on_ready()
 
     def _rollout_ended(self, revision: int, failure: str) -> None:
         if self._heartbeat is not None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -141,3 +142,40 @@ def test_a_failed_start_cannot_control_the_terminal(tmp_path: Path) -> None:
         said = terminal.said
     assert "ValueError: a\\x1b]0;title\\x07" in said
     assert "\x1b" not in said
+
+
+BROKEN: Final = "def broken(:\n"
+
+
+def test_dev_waits_for_an_edit_and_reacts_to_keys(tmp_path: Path) -> None:
+    project, opened = scripted(tmp_path / "project"), tmp_path / "opened"
+    app = project / "app.py"
+    works = app.read_text()
+    app.write_text(BROKEN)
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" >> {opened}\n')
+    browser.chmod(0o755)
+    command = [COMMAND, "dev", project, "--port", "0", "--runtime-dir", tmp_path / "run"]
+    with Terminal(command, rows=50, columns=240, BROWSER=f"{browser} %s") as terminal:
+
+        def shows(words: str, times: int = 1) -> None:
+            wait_until(lambda: terminal.text.count(words) >= times, 40, f"{words!r} is printed")
+
+        shows("the app cannot start; it waits for a change of the project")
+        assert terminal.text.count("SyntaxError: invalid syntax") == 1, "the reason is printed once"
+        app.write_text(works)
+        shows("o open the console   r replace the worker   c clear   q quit")
+        (ready,) = re.findall(
+            r"  Ready in [\d.]+ s · (\S+)/console#token=(\S+) · API (\S+)/invoke", terminal.text
+        )
+        assert ready[0] == ready[2]
+        wait_until(opened.exists, 20, "the console is opened")
+        assert opened.read_text() == f"{ready[0]}/console#token={ready[1]}\n"
+        terminal.press("r")
+        shows("rollout done edition=3")
+        terminal.press("c")
+        shows("  Ready in ", 2)
+        assert "\x1b[2J" in terminal.said
+        terminal.press("q")
+        assert terminal.wait_exit() == 0
+        terminal.check_restored()

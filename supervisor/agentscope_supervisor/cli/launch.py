@@ -13,17 +13,21 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
+import psutil
 
 from agentscope_protocol.config import settings as settings_module
 from agentscope_protocol.config import supervisor_secrets
 from agentscope_protocol.config.settings import Settings, SettingsError
 from agentscope_protocol.wire.page import NAME_BLOCKS
 from agentscope_supervisor import __version__
+from agentscope_supervisor.cli.interactive import Interactive
 from agentscope_supervisor.domain.printable import printable
 from agentscope_supervisor.processes import interpreter, worker_user
 from agentscope_supervisor.project import config
@@ -44,6 +48,7 @@ log = logging.getLogger(__name__)
 
 def start(project: Project, name: str | None, runtime_dir: Path | None, state_dir: Path | None) -> NoReturn:
     """Run one instance until it stops, and exit with its status."""
+    began = time.monotonic()
     terminal = signals.Terminal() if project.overrides.ends_with_terminal else None
     signals.prepare(terminal)
     kernel.forbid_inspection()
@@ -85,10 +90,20 @@ def start(project: Project, name: str | None, runtime_dir: Path | None, state_di
         fail(EX_TEMPFAIL, str(error))
     except socket_activation.ActivationError as error:
         fail(EX_CONFIG, str(error))
-    log.info("listening", extra={"url": address.url, "instance": instance, "pid": os.getpid()})
+    others = {"network": urls} if (urls := ", ".join(network_urls(host, port, psutil.net_if_addrs()))) else {}
+    log.info("listening", extra={"url": address.url, **others, "instance": instance, "pid": os.getpid()})
     state = instance_dir.state_dir(state_dir, os.environ, os.getuid()) / instance_dir.PROGRAM / instance
+    interactive = Interactive(address.url, began) if project.overrides.interactive else None
     status = _serve(
-        project, settings, sock, state / "runs.db", passed_on is not None, control, address, terminal
+        project,
+        settings,
+        sock,
+        state / "runs.db",
+        passed_on is not None,
+        control,
+        address,
+        terminal,
+        interactive,
     )
     claim.close()
     parts.close()
@@ -246,14 +261,19 @@ def _serve(
     control: socket.socket,
     address: instance_dir.Address,
     terminal: signals.Terminal | None,
+    interactive: Interactive | None,
 ) -> int:
     import uvloop
 
     from agentscope_supervisor.daemon import Daemon
 
     async def run() -> tuple[int, str]:
-        daemon = Daemon(project, settings, store, terminal)
-        return await daemon.run(sock, control, address, passed_on=passed_on), daemon.failure
+        if interactive is None:
+            daemon = Daemon(project, settings, store, terminal)
+            return await daemon.run(sock, control, address, passed_on=passed_on), daemon.failure
+        daemon = Daemon(project, settings, store, terminal, interactive.ready)
+        with interactive.keys(daemon, opens=project.overrides.opens_browser):
+            return await daemon.run(sock, control, address, passed_on=passed_on), daemon.failure
 
     # Objects that exist now live as long as the process: the collector need not look at them again.
     gc.collect()
@@ -265,6 +285,18 @@ def _serve(
     if status and failure:
         standard_streams.print_error(f"\nagentscope-supervisor: the app cannot start\n\n{failure}")
     return status
+
+
+def network_urls(host: str, port: int, interfaces: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Return the URLs by which other machines reach an instance that listens on every address.
+
+    `interfaces`: those of psutil, with their addresses.
+    """
+    family = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}.get(host)
+    found = [each.address for addresses in interfaces.values() for each in addresses if each.family == family]
+    # An IPv6 address with a zone, such as fe80::1%eth0, is of one link only, and no URL in a browser.
+    far = [address for address in found if not (is_local(address) or "%" in address)]
+    return [f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}" for address in far]
 
 
 def _name_of(sock: socket.socket) -> tuple[str, int]:

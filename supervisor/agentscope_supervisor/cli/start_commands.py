@@ -4,7 +4,7 @@ They take the same options and differ in their defaults only: see `Form`. `launc
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -32,6 +32,7 @@ class Form:
 PRODUCTION: Final = Form()
 TRIAL: Final = Form(console=True, env_file=True)
 DEVELOPMENT: Final = Form(console=True, env_file=True, workers=1, ends_with_terminal=True)
+DEV: Final = replace(DEVELOPMENT, reload=True)
 
 
 class WorkersType(click.ParamType[int | str]):
@@ -63,6 +64,9 @@ def env_file_option(default: str) -> Callable[[Command], Command]:
     return click.option("--env-file", type=click.Path(path_type=Path), help=text)
 
 
+_NO_OPEN: Final = "Do not open the console in a browser. It is opened when a terminal reloads the project."
+
+
 def _options(form: Form) -> list[Callable[[Command], Command]]:
     directory = click.Path(path_type=Path, file_okay=False)
     reload = click.option(
@@ -77,6 +81,7 @@ def _options(form: Form) -> list[Callable[[Command], Command]]:
         ),
         config_option,
         *([] if form.reload else [reload]),
+        *([click.option("--no-open", is_flag=True, help=_NO_OPEN)] if form.console else []),
         env_file_option(f"{ENV_FILE}, if it exists" if form.env_file else "none"),
         click.option("--no-platform", is_flag=True, help="Ignore the section `platform` of the file."),
         click.option(
@@ -126,7 +131,8 @@ def _command(name: str, form: Form, help_text: str) -> click.Command:
         name: str | None,
         runtime_dir: Path | None,
         state_dir: Path | None,
-        reload: bool = False,
+        reload: bool = form.reload,
+        no_open: bool = False,
     ) -> NoReturn:
         log_setup.set_up(log_format, log_level)
         overrides = Overrides(
@@ -135,7 +141,9 @@ def _command(name: str, form: Form, help_text: str) -> click.Command:
             workers,
             no_platform,
             console=form.console,
-            reload=form.reload or reload,
+            reload=reload,
+            interactive=form.console and reload,
+            opens_browser=not no_open,
             env_file=env_file or (Path(ENV_FILE) if form.env_file else None),
             needs_env_file=env_file is not None,
             ends_with_terminal=form.ends_with_terminal,
@@ -181,4 +189,15 @@ Ctrl-C stops the instance, and so does closing its terminal.
 """,
 )
 
-COMMANDS: Final = (start, run)
+dev: Final = _command(
+    "dev",
+    DEV,
+    f"""Run the app in PROJECT, and replace the worker whenever a file changes.
+{_PROJECT}
+The same as `agentscope run --reload`. On a terminal, the console opens in the browser when the app is ready,
+and keys work: o opens the console, r replaces the worker, c clears the screen, q quits. A first start that
+fails waits for the next change.
+""",
+)
+
+COMMANDS: Final = (dev, start, run)

@@ -6,6 +6,7 @@ handlers over HTTP; the console in `web` uses some of them too.
 """
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -126,7 +127,9 @@ class Handlers:
             "slot": index,
             "restarts": self._pool.exit_records.failures(index),
             "breaker_open": slot.history.breaker_open,
-            "starts_in": round(max(0.0, slot.start_at - now), 1) if slot.start_at is not None else None,
+            "starts_in": round(max(0.0, slot.start_at - now), 1)
+            if slot.start_at is not None and slot.start_at != math.inf
+            else None,
             "last_death": {"at": _clock(last.at), "cause": last.reason.cause, "detail": last.reason.detail}
             if last is not None
             else None,

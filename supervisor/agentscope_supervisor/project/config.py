@@ -41,6 +41,8 @@ class Overrides:
     reload: bool = False  # replace the workers when a file changes
     env_file: Path | None = None  # relative to the project; None: no variables from a file
     needs_env_file: bool = False  # whether it is an error if that file does not exist
+    interactive: bool = False  # a developer watches the terminal
+    opens_browser: bool = False  # whether the console is opened when the instance is ready
     ends_with_terminal: bool = False  # stop the instance when its terminal is closed
 
 

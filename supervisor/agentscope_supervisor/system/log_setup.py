@@ -117,6 +117,11 @@ class QueuedHandler(logging.Handler):
         else:
             self._dropped = 0
 
+    def write(self, text: str) -> None:
+        """Write a text between two records. It is dropped if too many lines wait."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(text.encode("utf-8", "backslashreplace"))
+
     def drain(self, within: float) -> None:
         """Wait until all lines are written, for at most `within` seconds."""
         until = time.monotonic() + within
@@ -131,6 +136,13 @@ class QueuedHandler(logging.Handler):
                 while line:
                     line = line[os.write(self._descriptor, line) :]
             self._lines.task_done()
+
+
+def say(text: str) -> None:
+    """Write a text to the log as it is, after the lines that wait to be written."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, QueuedHandler):
+            handler.write(text)
 
 
 def drain(within: float = 1.0) -> None:

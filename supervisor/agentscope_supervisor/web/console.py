@@ -101,11 +101,15 @@ class Console:
         self._closing: Final = asyncio.Event()
         self._loop: Final = asyncio.get_running_loop()
 
-    def announce(self) -> None:
-        """Log the address of the console; without a token, a link that signs in one browser."""
+    @property
+    def link(self) -> str:
+        """The address of the console; without a token, a link that signs in one browser."""
         # A browser does not send the part after `#`, so that no proxy logs it.
-        secret = "" if self._has_token else f"#token={self._sign_ins.link}"
-        log.info("console enabled", extra={"url": self._url + secret})
+        return self._url + ("" if self._has_token else f"#token={self._sign_ins.link}")
+
+    def announce(self) -> None:
+        """Log the link."""
+        log.info("console enabled", extra={"url": self.link})
 
     @property
     def assets(self) -> list[str]:

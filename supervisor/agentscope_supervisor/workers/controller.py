@@ -7,6 +7,7 @@ rolled out. Receives the events of processes from `pool`, and forwards their eff
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -67,7 +68,7 @@ class Controller:
         self._loop: Final = asyncio.get_running_loop()
         supervisor = settings.supervisor
         self._chosen_slots = slots = worker_count(settings)  # `scale` changes the number until a reload
-        self.fleet: Final = Fleet(slots, supervisor.start_deadline, supervisor.soak)
+        self.fleet: Final = Fleet(slots, supervisor.start_deadline, supervisor.soak, waits=project.watched)
         fits = sizing.zygote_fits(slots, control_group.memory_limit())
         self.pool: Final = Pool(settings, project.folder, self, post, fits)
         self.revisions: Final = Revisions(settings_module.dump(settings))
@@ -222,6 +223,7 @@ class Controller:
         elif any(isinstance(command, fleet_commands.Finished) for command in commands):
             self.failure = self._unreported(process.failure)
         else:
+            fields["cause"] = record.reason.cause  # its detail is the failure
             log.error("worker did not start: %s", self._unreported(process.failure), extra=fields)
             self._report_next_try(process.slot)
         self._carry_out(_explained(commands, record))
@@ -234,6 +236,9 @@ class Controller:
     def _report_next_try(self, slot: int) -> None:
         start_at = self.fleet.slots[slot].start_at
         if start_at is None:
+            return
+        if start_at == math.inf:
+            log.warning("the app cannot start; it waits for a change of the project", extra={"slot": slot})
             return
         fields: dict[str, object] = {
             "slot": slot,
@@ -330,9 +335,8 @@ class Controller:
             self._metrics.rollout_ended(succeeded=not failure)
         self.revisions.ended(revision, failure, self.fleet.revision)
         if failure:
-            log.error(
-                "rollout failed, the old workers keep running", extra={"edition": revision, "reason": failure}
-            )
+            stays = "the old workers keep running" if self.fleet.ever_ready else "no worker runs yet"
+            log.error("rollout failed, %s", stays, extra={"edition": revision, "reason": failure})
         else:
             log.info("rollout done", extra={"edition": revision})
             self._take_over(settings_module.restore(self.revisions.snapshot(revision)))

@@ -29,6 +29,7 @@ process has been ready for the first time, the fleet gives up if the App cannot 
 does.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
@@ -62,7 +63,7 @@ class Slot:
     generation: int = 0
     current: int | None = None
     incoming: int | None = None
-    start_at: float | None = None  # when to start `current`; None: it exists, or is not due yet
+    start_at: float | None = None  # when to start `current`; None: it exists; inf: after an edit
     swap_at: float | None = None  # when `incoming` has soaked and replaces `current`
 
 
@@ -76,6 +77,7 @@ class Fleet:
     size: int  # requested number of slots
     start_deadline: float
     soak: float
+    waits: bool = False  # a first start that fails waits for `roll` or `reset`, instead of giving up
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     revision: int = 1
     slots: list[Slot] = field(init=False)  # never shrinks, so that no generation is used twice
@@ -184,6 +186,8 @@ class Fleet:
                     slot.swap_at = now if slot.incoming in self.ready_since else None
                 elif not self._gives_up(status, now + delay, revision):
                     slot.start_at = now + delay
+                elif self.waits:
+                    slot.start_at = math.inf
                 if self._tries(revision) and not blamed:
                     self._roll_back(_ended_with(index, status), now, commands)
                 else:
@@ -276,7 +280,7 @@ class Fleet:
     def next_due(self) -> float | None:
         """Time at which `tick` has something to do, or None."""
         times = [at for slot in self.slots for at in (slot.start_at, slot.swap_at)]
-        return min((at for at in [*times, self._advance_at] if at is not None), default=None)
+        return min((at for at in [*times, self._advance_at] if at not in (None, math.inf)), default=None)
 
     @property
     def rolling(self) -> bool:

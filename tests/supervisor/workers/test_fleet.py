@@ -407,6 +407,24 @@ def test_a_retry_at_the_deadline_is_too_late() -> None:
     assert fleet.exited(1, 1, 9.74, 0.0) == [Assign(0, None)]
 
 
+def test_a_first_start_that_fails_waits_for_an_edit_if_the_project_is_watched() -> None:
+    fleet = Fleet(2, DEADLINE, SOAK, waits=True)
+    assert fleet.start(0.0) == [Spawn(1, 0, 1, 1)]
+    assert fleet.exited(1, EX_CONFIG, 1.0, 0.0) == [Assign(0, None)]
+    assert fleet.next_due is None
+    assert fleet.tick(100_000.0) == []
+    assert fleet.roll(2, 100_000.0) == [Spawn(2, 0, 2, 2)], "an edit starts the process at once"
+    failed = "the new process of slot 0 ended with status 78"
+    assert fleet.exited(2, EX_CONFIG, 100_001.0, 0.0) == [Assign(0, None), RolloutEnded(2, failed, True)]
+    assert fleet.next_due is None
+    assert fleet.reset(0, 100_002.0) == [Spawn(3, 0, 3, 1)]
+    assert fleet.ready(3, 100_003.0) == [Assign(0, 3), Spawn(4, 1, 1, 1)]
+    fleet = Fleet(1, DEADLINE, SOAK, waits=True)
+    fleet.start(0.0)
+    fleet.exited(1, EX_CONFIG, 1.0, 0.0)
+    assert fleet.stop("asked") == [Finished(0)], "a slot that waits does not hold up the end"
+
+
 def test_after_the_first_success_the_fleet_never_gives_up() -> None:
     fleet = serving(2)
     now, lives = 2.0, {0: 1, 1: 2}
