@@ -210,13 +210,13 @@ screenshots: $(VENV)/.ready chromium  ## retake README's screenshots, or those n
 mutants: $(VENV)/.ready   ## plant a fixed list of bugs, one at a time, and check that the tests find each
 	$(BIN)/python tests/mutants.py $(ARGS)
 
-$(VENV)/.ready: pyproject.toml worker/shim/agentscope/runtime.py
+$(VENV)/.ready: pyproject.toml worker/shim/agentscope/runtime.py worker/shim/agentscope_supervisor.pth
 	$(PYTHON) -m venv --without-pip $(VENV)
 	$(INSTALL) -e '.[$(EXTRAS)]'
 	@$(call READIED,$(VENV))
 	@touch $@
 
-$(V1)/.ready: pyproject.toml worker/shim/agentscope/runtime.py
+$(V1)/.ready: pyproject.toml worker/shim/agentscope/runtime.py worker/shim/agentscope_supervisor.pth
 	$(PYTHON) -m venv --without-pip $(V1)
 	$(call INTO,$(V1)) -e '.[test,v1]'
 	@$(call READIED,$(V1))

@@ -1,8 +1,8 @@
 """Hosts the App in a worker: from settings to a running App, and from a message to its response.
 
 Owns the order in which a worker touches AgentScope (check the versions, publish the module
-`agentscope.runtime`, run the author's code) and the return types that an App may use. It must not know the
-link to the supervisor; `main` and `serve` call it.
+`agentscope.runtime` and the names of agentscope-runtime, run the author's code) and the return types that an
+App may use. It must not know the link to the supervisor; `main` and `serve` call it.
 
 Read next: `runtime.singleton` for the startup, `runtime.loading` for app.py.
 """
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentscope_protocol.config.settings import Settings
 from agentscope_worker import runtime as public
+from agentscope_worker.agentapp import finder
 from agentscope_worker.runtime import AgentApp, Runtime, SessionContext, runtime
 from agentscope_worker.runtime.boot_error import BootError
 from agentscope_worker.runtime.compat.majors import check_installation, seam
@@ -48,6 +49,7 @@ async def boot(
     check_installation(frozenset(each.provider for each in settings.models.values()))
     seam()
     _publish()
+    finder.install()
     await runtime.start(settings, project, hooks=hooks, worker=worker, member=member)
     return runtime
 
