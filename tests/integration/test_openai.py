@@ -1,5 +1,7 @@
 """OpenAI's own client against an instance: completions, errors, and one run seen from two sides."""
 
+import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -132,3 +134,98 @@ async def test_a_lost_worker_ends_its_streams_and_a_busy_session_is_not_retried(
         assert lost.value.code == "WORKER_LOST"
     metrics = (await call(instance.port, "GET", "/metrics")).body
     assert b'agentscope_turns_total{dialect="chat",outcome="WORKER_LOST"} 1' in metrics
+
+
+# -- responses -----------------------------------------------------------------------------------------
+
+
+async def events_of(stream: Any) -> list[Any]:
+    return [event async for event in stream]
+
+
+async def test_a_response_is_whole_or_streamed(client: AsyncOpenAI) -> None:
+    call = {"type": "tool_call", "id": "c1", "name": "look", "input": '{"at":1}'}
+    result = {"type": "tool_result", "id": "c1", "name": "look", "output": "42"}
+    script = json.dumps([*HELLO, {"yield": call}, {"yield": result}, {"say": "done"}])
+    whole = await client.responses.create(model="m", input=script)
+    assert (whole.status, whole.output_text) == ("completed", "Hello, worlddone")
+    assert [item.type for item in whole.output] == ["message", "mcp_call", "message"]
+    async with client.responses.stream(model="m", input=script) as stream:
+        events = await events_of(stream)
+        final = await stream.get_final_response()
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert [item.type for item in final.output] == [item.type for item in whole.output]
+    assert final.output_text == whole.output_text
+    kept = await client.responses.retrieve(final.id)
+    assert kept.output_text == final.output_text
+
+
+async def test_a_stream_of_a_response_is_resumed_after_a_cut(client: AsyncOpenAI) -> None:
+    script = json.dumps([{"say": "tick ", "times": 40, "every": 0.02}])
+    stream = await client.responses.create(model="m", input=script, stream=True, background=True)
+    seen = [await anext(stream) for _ in range(7)]
+    await stream.close()  # the turn goes on, because it runs in the background
+    response_id = seen[0].response.id
+    rest = await events_of(
+        await client.responses.retrieve(response_id, stream=True, starting_after=seen[-1].sequence_number)
+    )
+    numbers = [event.sequence_number for event in [*seen, *rest]]
+    assert numbers == list(range(len(numbers)))
+    assert rest[-1].response.output_text == "tick " * 40
+    again = await events_of(await client.responses.retrieve(response_id, stream=True))
+    assert again == [*seen, *rest]
+
+
+async def test_a_response_runs_in_the_background_and_is_cancelled_and_deleted(client: AsyncOpenAI) -> None:
+    created = await client.responses.create(model="m", input=json.dumps(SLOW), background=True)
+    assert (created.status, created.output) == ("queued", [])
+    assert abs(created.created_at - time.time()) < 600, "the time of the request"
+    assert (await client.responses.retrieve(created.id)).status in ("queued", "in_progress")
+    with pytest.raises(openai.ConflictError):
+        await client.responses.delete(created.id)
+    assert (await client.responses.cancel(created.id)).status == "cancelled"
+    assert (await client.responses.cancel(created.id)).status == "cancelled"
+    kept = await client.responses.retrieve(created.id)
+    assert (kept.status, kept.error is not None) == ("cancelled", True)
+    items = await client.responses.input_items.list(created.id)
+    assert [item.content[0].text for item in items.data] == [json.dumps(SLOW)]
+    await client.responses.delete(created.id)
+    with pytest.raises(openai.APIStatusError) as gone:
+        await client.responses.retrieve(created.id)
+    assert gone.value.status_code == 410
+
+
+async def test_responses_follow_each_other_in_a_session(client: AsyncOpenAI, shared: Instance) -> None:
+    count = json.dumps([{"count": 1}])
+    first = await client.responses.create(model="m", input=count)
+    second = await client.responses.create(model="m", input=count, previous_response_id=first.id)
+    assert first.conversation is not None
+    third = await client.responses.create(model="m", input=count, conversation=first.conversation.id)
+    assert [each.output_text for each in (first, second, third)] == ["1", "2", "3"]
+    for wrong in ("resp_" + "0" * 32, "other"):
+        with pytest.raises(openai.BadRequestError, match="not kept"):
+            await client.responses.create(model="m", input="x", previous_response_id=wrong)
+    with pytest.raises(openai.BadRequestError, match="together"):
+        await client.responses.create(model="m", input="x", previous_response_id=first.id, conversation="c")
+
+
+async def test_errors_of_responses(client: AsyncOpenAI, shared: Instance) -> None:
+    failing = json.dumps([{"say": "a"}, {"raise": "it broke"}])
+    with pytest.raises(openai.InternalServerError, match="it broke"):
+        await client.responses.create(model="m", input=failing)
+    events = await events_of(await client.responses.create(model="m", input=failing, stream=True))
+    last = events[-1]
+    assert (last.type, last.sequence_number) == ("response.failed", len(events) - 1)
+    assert (last.response.status, last.response.error.code) == ("failed", "APP_ERROR")
+    assert (await client.responses.retrieve(last.response.id)).error.message == "it broke"
+    chat = await client.chat.completions.create(model="m", messages=user(HELLO))
+    for unknown in ("resp_other", chat.id.removeprefix("chatcmpl-")):
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.retrieve(unknown)
+    wrong = await call(shared.port, "GET", f"/v1/responses/{last.response.id}?stream=true&starting_after=x")
+    assert (wrong.status, wrong.json["error"]["type"]) == (400, "invalid_request_error")
+    whole = await client.responses.create(model="m", input="x")
+    with pytest.raises(openai.NotFoundError, match="has no events"):
+        await client.responses.retrieve(whole.id, stream=True)
+    also = await call(shared.port, "GET", f"/compatible-mode/v1/responses/{whole.id}")
+    assert also.json["id"] == whole.id

@@ -83,7 +83,7 @@ MAX_PAYLOAD: Final[Mapping[int, int]] = {
 
 class Place:
     """The places in a Will: single control bytes, which JSON and server-sent events never contain. All but
-    NUMBER and RUN are filled with JSON."""
+    NUMBER, RUN and CREATED are filled with JSON."""
 
     CODE: Final = b"\x01"  # of the error, a string
     MESSAGE: Final = b"\x02"  # of the error, a string
@@ -91,6 +91,7 @@ class Place:
     STATUS: Final = b"\x04"  # of the run, in the words of the dialect, a string
     ERROR: Final = b"\x05"  # an object with code and message, or null
     RUN: Final = b"\x06"  # the run id
+    CREATED: Final = b"\x07"  # when the run was accepted: whole seconds since 1970
 
 
 class StreamKind(IntEnum):

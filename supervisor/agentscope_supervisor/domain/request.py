@@ -31,7 +31,8 @@ _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 @dataclass(init=False, slots=True, unsafe_hash=True)
 class TurnRequest:
     """A turn that a client asks for. `principal`: the caller whose limits it counts towards. `detached`: the
-    turn goes on when its client leaves.
+    turn goes on when its client leaves. `at_once`: the client does not wait for the end of the turn, and gets
+    its state.
 
     `session_id` is empty if the client names no session. The route then makes one with `begin_session`,
     before anything else reads it.
@@ -47,6 +48,7 @@ class TurnRequest:
     key: Final[Key | None]  # Idempotency-Key
     wire: Final[WireFormat]  # of the run
     detached: Final[bool]
+    at_once: Final[bool]
 
     def __init__(
         self,
@@ -60,10 +62,11 @@ class TurnRequest:
         key: Key | None = None,
         *,
         detached: bool = False,
+        at_once: bool = False,
     ) -> None:
         self.session_id, self.kind, self.on_busy, self.body = session_id, kind, on_busy, body
         self.principal, self.headers, self.wire, self.key = principal, headers, wire, key
-        self.detached, self.is_new_session = detached, False
+        self.detached, self.at_once, self.is_new_session = detached, at_once, False
 
     def begin_session(self, session_id: str) -> None:
         """Run the turn in this new session."""

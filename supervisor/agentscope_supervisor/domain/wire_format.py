@@ -25,6 +25,14 @@ class Tail(Protocol):
     ) -> tuple[bytes, int]: ...
 
 
+class Result(Protocol):
+    """The result of a run that its worker has not completed: see `WireFormat`."""
+
+    def __call__(
+        self, run_id: str, failure: Failure | None, will: Will | None, created: int = 0
+    ) -> bytes: ...
+
+
 class WireFormat:
     """A wire format, as the supervisor uses it.
 
@@ -35,8 +43,8 @@ class WireFormat:
     the position after so many events. `messages`: a piece of whole events and a count to the JSON array of
     what the first `count` events hold. `json_body`: session id, run id and what the worker sent with the end
     to the body of a response that is not streamed. `result`: run id, the failure (None: the run is in
-    progress) and the worker's will to the JSON that stands for the result of the run; None: the dialect has
-    no results, but messages.
+    progress), the worker's will and the time of acceptance (seconds since 1970; 0: unknown) to the JSON that
+    stands for the result of the run; None: the dialect has no results, but messages.
     """
 
     __slots__ = ("comment", "end_of", "headers", "json_body", "messages", "name", "number", "result", "tail")
@@ -51,7 +59,7 @@ class WireFormat:
         messages: Callable[[bytes, int], bytes],
         json_body: Callable[[str, str, bytes], bytes],
         name: str = "native",
-        result: Callable[[str, Failure | None, Will | None], bytes] | None = None,
+        result: Result | None = None,
     ) -> None:
         self.number: Final = number
         self.name: Final = name

@@ -142,6 +142,12 @@ class RunLog(Keeper):
                 self._drop_ended(run)
         return len(gone)
 
+    def forget_run(self, run: Run) -> None:
+        """Drop a run that has ended, if it is kept."""
+        if self._runs.get(run.run_id) is run:
+            self._ended.remove(run)
+            self._drop_ended(run)
+
     def expire(self, now: float) -> None:
         """Drop the expired runs. The caller must call this periodically; `end` does it too."""
         self._expire(now)

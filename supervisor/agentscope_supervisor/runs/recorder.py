@@ -177,6 +177,13 @@ class Recorder:
             self._store.put(step, owed=True)
         return bool(in_memory or in_store)
 
+    async def forget_run(self, run: Run) -> None:
+        """Delete a run that has ended, with its events and its key."""
+        self._runs.forget_run(run)
+        step = partial(Database.forget, run_id=run.run_id)
+        if run.key is not None or self._continues:
+            self._store.put(step, owed=True)
+
     # -- internal ---------------------------------------------------------------------------
 
     def _decided(self, key: Key) -> None:

@@ -11,8 +11,8 @@ from importlib import resources
 from typing import Any, Final
 
 import orjson
-from aiohttp import web
 
+from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.web.console import HEADERS, PAGE, TYPES
 
 ASSETS: Final = ("docs.css", "docs.js")

@@ -13,14 +13,12 @@ import asyncio
 import os
 import re
 import socket
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from agentscope_protocol.config.protocol_settings import ProtocolsSettings
 from agentscope_protocol.config.settings import ServerSettings
-from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refusal, Refused, invalid
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid
 from agentscope_supervisor.domain.request import json_object, session_id
 from agentscope_supervisor.http1 import aiohttp_connection, request_errors
 from agentscope_supervisor.http1 import aiohttp_web as web
@@ -36,13 +34,12 @@ from agentscope_supervisor.turns.session_table import SessionTable
 from agentscope_supervisor.web.api_docs import ASSETS, ApiDocs
 from agentscope_supervisor.web.auth import Auth, WrongToken
 from agentscope_supervisor.web.console import Console
-from agentscope_supervisor.web.dialects import DIALECTS, INVOKE, openai
-from agentscope_supervisor.web.dialects.dialect import Dialect
+from agentscope_supervisor.web.front_ends import chosen, routes_of
 from agentscope_supervisor.web.health import HealthRoutes
 from agentscope_supervisor.web.invoke import InvokeRoute, refuse_repeated, refuse_untyped
-from agentscope_supervisor.web.openai import models
 from agentscope_supervisor.web.request_record import RequestRecord
 from agentscope_supervisor.web.respond import OpenResponses
+from agentscope_supervisor.web.routes import Asked, Route, plain
 from agentscope_supervisor.web.runs import RunRoutes
 from agentscope_supervisor.web.sessions import SessionRoutes, session_in_path
 from agentscope_supervisor.web.tickets import Tickets
@@ -58,41 +55,7 @@ LAST_REQUESTS: Final = 0.1
 connected sees a connection that ends without a response, and may not send the request to another instance."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One request, as a handler gets it. `headers`: of the response. `at`: the variable parts of the path."""
-
-    request: web.BaseRequest
-    headers: dict[str, str]
-    record: RequestRecord
-    at: tuple[str, ...] = ()
-
-
 _READING: Final = ("GET", "HEAD")  # methods that change nothing
-
-Handler = Callable[[Asked], Awaitable[web.StreamResponse]]
-"""Answers a request. Raises: Refused."""
-
-PlainHandler = Callable[[web.BaseRequest, dict[str, str]], Awaitable[web.StreamResponse]]
-"""A handler that needs the request and the headers of its response only."""
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One path and its handler. A part of the path in braces matches any text without a slash; with `*` after
-    its name, it matches slashes too."""
-
-    path: str
-    handler: Handler
-    methods: tuple[str, ...] = ("GET", "HEAD")
-    is_open: bool = False  # requires no token: the platform's probes have none
-    takes_ticket: bool = False  # of the run in its path, instead of the token
-    refuse: Callable[[Failure, bytes], Refusal] | None = None  # the error response; None: the native one
-
-
-def plain(handler: PlainHandler) -> Handler:
-    """A handler that needs the request and the headers of its response only."""
-    return lambda asked: handler(asked.request, asked.headers)
 
 
 class FrontDoor:
@@ -110,7 +73,6 @@ class FrontDoor:
         console: Console | None = None,
         protocols: ProtocolsSettings | None = None,
     ) -> None:
-        self._protocols: Final = protocols or ProtocolsSettings()
         self._turns: Final = turns
         self._tracing: Final = tracing
         self._metrics: Final = metrics
@@ -140,20 +102,19 @@ class FrontDoor:
         self._fast: Final = FastServer(self._invoke.fast, self._server, limits)
         self._max_connections: Final = settings.max_connections
         self._listener: Listener | None = None
-        self._dialects: Final = [
-            each for each in DIALECTS if not each.setting or getattr(self._protocols, each.setting)
-        ]
+        self._dialects: Final = chosen(protocols or ProtocolsSettings())
         paths = {each.wire.name: each.path for each in self._dialects}
         self._methods: Final[dict[str, tuple[str, ...]]] = {}  # of each path, as the reference writes it
-        self.routes: Final = self._table_of_routes(HealthRoutes(condition, paths), console)
+        self.routes: Final = self._table_of_routes(HealthRoutes(condition, paths), recorder, console)
         self._fixed: Final = {route.path: route for route in self.routes if "{" not in route.path}
         self._below: Final = [(_pattern(route.path), route) for route in self.routes if "{" in route.path]
 
-    def _table_of_routes(self, health: HealthRoutes, console: Console | None) -> list[Route]:
+    def _table_of_routes(
+        self, health: HealthRoutes, recorder: Recorder, console: Console | None
+    ) -> list[Route]:
         routes = [
             Route("/", plain(health.welcome)),
-            *self._routes_of_dialects(),
-            Route(f"{INVOKE.path}/", partial(self._take_turn, INVOKE), ("POST",)),
+            *routes_of(self._dialects, self._invoke, self._runs, recorder, self._turns),
             Route("/stop", self._stop, ("POST",)),
             Route("/runs", self._list_runs),
             Route("/runs/{run_id}", self._run),
@@ -185,15 +146,6 @@ class FrontDoor:
             paths = ("/docs", *(f"/docs/{name}" for name in ASSETS))
             routes += [Route(path, plain(api.page), is_open=True) for path in paths]
         self._methods.update((documented(route), route.methods) for route in routes)
-        return routes
-
-    def _routes_of_dialects(self) -> list[Route]:
-        routes = [
-            Route(each.path, partial(self._take_turn, each), ("POST",), refuse=each.refuse)
-            for each in self._dialects
-        ]
-        if self._protocols.chat:
-            routes.append(Route("/v1/models", plain(models), refuse=openai.refuse))
         return routes
 
     # -- life -------------------------------------------------------------------------------
@@ -308,9 +260,6 @@ class FrontDoor:
         return None, ()
 
     # -- handlers that need more than the request ---------------------------------------------
-
-    async def _take_turn(self, dialect: Dialect, asked: Asked) -> web.StreamResponse:
-        return await self._invoke.plain(dialect, asked.request, asked.headers, asked.record)
 
     async def _run(self, asked: Asked) -> web.StreamResponse:
         return await self._runs.state(asked.at[0], asked.headers)

@@ -8,14 +8,13 @@ the turn.
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from agentscope_protocol.wire.frames import REQUEST_ID
 from agentscope_protocol.wire.random_ids import new_id
-from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refusal, Refused, invalid
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid
 from agentscope_supervisor.domain.json_outline import Outline
-from agentscope_supervisor.domain.request import MAX_PARSED, TurnRequest
+from agentscope_supervisor.domain.request import MAX_PARSED, TurnRequest, json_object
 from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1 import request_errors
@@ -31,9 +30,9 @@ from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.web.auth import Auth, WrongToken
 from agentscope_supervisor.web.dialects import INVOKE
-from agentscope_supervisor.web.dialects.dialect import Dialect
+from agentscope_supervisor.web.dialects.dialect import Dialect, Shape
 from agentscope_supervisor.web.request_record import CLIENT_LEFT, RequestRecord
-from agentscope_supervisor.web.respond import OpenResponses, Refuse, Response
+from agentscope_supervisor.web.respond import OpenResponses, Response
 from agentscope_supervisor.web.runs import RunRoutes, event_id
 
 if TYPE_CHECKING:  # `daemon` imports it for instances with traces
@@ -85,22 +84,29 @@ class InvokeRoute:
         """Answer a request for a turn, of which the body was read. `session`: instead of the one in the
         headers of the request. Raises: Refused."""
         asked = await self.asked(dialect, body, request, headers, record, session)
-        refuse = partial(_refused, dialect, body) if dialect.refuse is not None else None
+        shape = Shape(dialect, body) if dialect.refuse is not None else None
         seen = event_id(request.headers.get("last-event-id", ""))
         if seen is not None:  # a client that reconnects by repeating its request
             return await self._runs.resume(*seen, asked, request, headers)
         run_id = new_id()
         if asked.key is not None:
             match await self._recorder.claim(run_id, asked):
+                case Run() as run if asked.at_once:
+                    headers |= {"X-Run-Id": run.run_id, "Idempotent-Replayed": "true"}
+                    return self._runs.state_of(run, shape, headers)
                 case Run() as run:
                     if asked.is_new_session:
                         headers["X-Session-Id"] = run.session_id
-                    return await self._runs.join(run, request, headers, refuse)
+                    return await self._runs.join(run, request, headers, shape)
                 case Failure() as failure:
                     raise Refused(failure)
         channel = AiohttpChannel(request)
         try:
-            response = self._submit(asked, run_id, channel, headers, record, refuse=refuse)
+            if asked.at_once:
+                run = self._start(asked, run_id, record)
+                headers["X-Run-Id"] = run_id
+                return self._runs.state_of(run, shape, headers)
+            response = self._submit(asked, run_id, channel, headers, record, shape=shape)
         except Refused:
             if asked.key is not None:
                 self._recorder.release(run_id, asked.key)
@@ -124,6 +130,9 @@ class InvokeRoute:
             has_key = "Idempotency-Key" in request.headers
             outline = dialect.outline(body, self._principal, digests=has_key)
             await self._body.complete(outline, len(body))
+        if session is None and dialect.follows is not None:
+            followed = dialect.follows(json_object(body) if outline is None else outline.fields)
+            session = None if followed is None else await self._runs.session_of(followed)
         asked = self._read(dialect, body, request.headers, headers["X-Request-Id"], traced, outline, session)
         if asked.is_new_session:
             headers["X-Session-Id"] = asked.session_id
@@ -153,6 +162,15 @@ class InvokeRoute:
             record.over()
             raise
 
+    def _start(self, asked: TurnRequest, run_id: str, record: RequestRecord) -> Run:
+        """Begin a turn for which no client waits. Raises: Refused."""
+        run = Run(run_id, asked.session_id, asked.kind, asked.wire, self._loop.time(), asked.key)
+        turn = self._turns.submit(asked, run)
+        if isinstance(turn, Failure):
+            raise Refused(turn)
+        record.run = run
+        return run
+
     def _submit(
         self,
         asked: TurnRequest,
@@ -162,10 +180,10 @@ class InvokeRoute:
         record: RequestRecord,
         *,
         ends: bool = False,
-        refuse: Refuse | None = None,
+        shape: Shape | None = None,
     ) -> Response:
         """Begin the turn and its response. `ends`: the end of the response is the end of its record.
-        `refuse`: see `Response`. Raises: Refused."""
+        `shape`: see `Response`. Raises: Refused."""
         now = self._loop.time()
         run = Run(run_id, asked.session_id, asked.kind, asked.wire, now, asked.key)
         stream = ClientStream(run, 0, now, paces=True)
@@ -186,7 +204,7 @@ class InvokeRoute:
                 record.status = CLIENT_LEFT if left else channel.status
                 record.over()
 
-        response = Response(channel, stream, turn, headers, over, refuse=refuse)
+        response = Response(channel, stream, turn, headers, over, shape=shape)
         self._responses.add(response)
         return response
 
@@ -245,12 +263,6 @@ class LateRefusal(Exchange):
 
     def probe(self) -> bool:
         return False
-
-
-def _refused(dialect: Dialect, body: bytes, failure: Failure, _result: bytes) -> Refusal:
-    """The error response of a dialect to a request whose run has failed."""
-    assert dialect.refuse is not None, "the native dialect has the usual one"
-    return dialect.refuse(failure, body)
 
 
 def refuse_untyped(request: web.BaseRequest) -> None:

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from typing import Final
 
 from agentscope_protocol.wire.frames import StreamKind
-from agentscope_supervisor.domain.errors import Failure, Refusal
+from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.domain.wire_format import WireFormat
 from agentscope_supervisor.http1.channel import Channel, Exchange
 from agentscope_supervisor.http1.responses import header_lines, kept_events
 from agentscope_supervisor.runs.client_stream import ClientStream
 from agentscope_supervisor.system.sweeper import Sweeper
+from agentscope_supervisor.web.dialects.dialect import Shape
 
 QUEUED_AFTER: Final = 1.0  # seconds of waiting after which a client gets a comment that its turn waits
 SWEEP_EVERY: Final = 0.25  # seconds between two looks at the open responses
@@ -33,9 +34,6 @@ _JSON: Final = StreamKind.WHOLE
 
 _JSON_LINES: Final = header_lines({"Content-Type": "application/json"})
 
-Refuse = Callable[[Failure, bytes], Refusal]
-"""The error response to a failure, and to the result that the run ended with."""
-
 OnOver = Callable[["Response", bool], None]
 """Called once, last: the response was sent, or (true) the client has left."""
 
@@ -43,7 +41,7 @@ OnOver = Callable[["Response", bool], None]
 class Response(Exchange):
     """One response. `turn`: of the run; None: the run has ended. `headers`: of
     the response. `resumes`: the client asks for the events of a run, so that an error of the run is sent as
-    an event. `refuse`: the error response of the dialect; None: the native one."""
+    an event. `shape`: of the dialect; None: the native one."""
 
     __slots__ = (
         "_channel",
@@ -53,8 +51,8 @@ class Response(Exchange):
         "_is_whole",
         "_loop",
         "_on_over",
-        "_refuse",
         "_resumes",
+        "_shape",
         "stream",
         "turn",
     )
@@ -68,7 +66,7 @@ class Response(Exchange):
         on_over: OnOver,
         *,
         resumes: bool = False,
-        refuse: Refuse | None = None,
+        shape: Shape | None = None,
     ) -> None:
         self.stream: Final = stream
         self.turn: Final = turn
@@ -80,7 +78,7 @@ class Response(Exchange):
         self._is_whole = False  # all of it is sent, as one piece
         self._has_begun = False  # the head is out, or waits for the first event
         self._resumes: Final = resumes
-        self._refuse: Final = refuse
+        self._shape: Final = shape
         stream.on_change = self._change_soon
         if resumes or stream.run.ended_at is not None or stream.number != stream.run.next:
             self._change_soon()
@@ -139,16 +137,15 @@ class Response(Exchange):
         gone = None if stream.paces or run.kind is _JSON else run.resume(stream.number - 1)
         if run.is_error and not self._resumes:
             assert run.failure is not None
-            if self._refuse is None:
+            if self._shape is None:
                 channel.fail(run.failure, headers)
             else:
-                channel.refuse(run.failure, self._refuse(run.failure, run.json_body), headers)
+                channel.refuse(run.failure, self._shape.refuse(run.failure, run.json_body), headers)
         elif isinstance(gone, Failure):  # the events were dropped since the request came
             channel.fail(gone, headers, kept_events(run))
         elif run.kind is _JSON:
-            channel.respond(
-                headers, _JSON_LINES, run.wire.json_body(run.session_id, run.run_id, run.json_body)
-            )
+            body = run.wire.json_body(run.session_id, run.run_id, run.json_body)
+            channel.respond(headers, _JSON_LINES, body if self._shape is None else self._shape.answer(body))
         else:
             lines = stream_lines(run.wire)
             # A short run: all of it is available, and its length is known.

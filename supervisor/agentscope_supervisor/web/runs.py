@@ -7,6 +7,7 @@ headers of the first response, and cannot be guessed.
 
 import asyncio
 import re
+import time
 from typing import Final
 
 import orjson
@@ -26,7 +27,8 @@ from agentscope_supervisor.runs.log import MAX_RESULT, messages
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.web import page_query
-from agentscope_supervisor.web.respond import OpenResponses, Refuse, Response
+from agentscope_supervisor.web.dialects.dialect import Shape
+from agentscope_supervisor.web.respond import OpenResponses, Response
 from agentscope_supervisor.web.tickets import TICKET_LASTS, Tickets
 
 RUNS_AT_ONCE: Final = 20  # default number of runs on a page of messages
@@ -52,11 +54,11 @@ class RunRoutes:
 
     async def state(self, run_id: str, headers: dict[str, str]) -> web.StreamResponse:
         """GET /runs/{run_id}. Raises: Refused."""
-        run = await self._find(run_id, -1)
+        run = await self.find(run_id, -1)
         more = {"dialect": run.wire.name, "events": {"first": run.first, "next": run.next}}
         body = _with_messages(self._row(run) | more, messages(run))
         if run.wire.result is not None:
-            body = b'%b,"result":%b}' % (body[:-1], result_of(run))
+            body = b'%b,"result":%b}' % (body[:-1], self._result(run))
         return _json(body, headers)
 
     async def page(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
@@ -99,12 +101,25 @@ class RunRoutes:
     def _row(self, run: Run) -> dict[str, object]:
         return _row(listed(run, self._recorder.place(run)))
 
+    def state_of(self, run: Run, shape: Shape | None, headers: dict[str, str]) -> web.StreamResponse:
+        """The state of a run for a client that does not wait for its end, in a dialect that has results."""
+        result = self._result(run)
+        body = result if shape is None else shape.answer(result)
+        return web.Response(body=body, content_type="application/json", headers=headers)
+
+    async def session_of(self, run_id: str) -> str:
+        """The session of an earlier run that a request continues. Raises: Refused."""
+        run = await self._recorder.find(run_id, -1) if _RUN_ID.fullmatch(run_id) else None
+        if run is None:
+            raise invalid("the response that this request continues is not kept, or does not exist")
+        return run.session_id
+
     async def events(
         self, run_id: str, request: web.BaseRequest, headers: dict[str, str]
     ) -> web.StreamResponse:
         """GET /runs/{run_id}/events. Raises: Refused."""
         after = _cursor(request, run_id)
-        return await self._continue(await self._find(run_id, after), after, request, headers)
+        return await self.follow(await self.find(run_id, after), after, request, headers)
 
     async def resume(
         self,
@@ -115,7 +130,7 @@ class RunRoutes:
         headers: dict[str, str],
     ) -> web.StreamResponse:
         """Respond to a `POST /invoke` with the run that its Last-Event-ID names. Raises: Refused."""
-        run = await self._find(run_id, after)
+        run = await self.find(run_id, after)
         if asked.is_new_session:  # the client repeats a request that names no session
             headers["X-Session-Id"] = run.session_id
         elif run.session_id != asked.session_id:
@@ -124,17 +139,17 @@ class RunRoutes:
             is_same = asked.key == run.key and asked.key.fingerprint == run.key.fingerprint
             if not is_same:
                 raise Refused(MISMATCH)
-        return await self._continue(run, after, request, headers)
+        return await self.follow(run, after, request, headers)
 
     async def ticket(self, run_id: str, headers: dict[str, str]) -> web.StreamResponse:
         """POST /runs/{run_id}/ticket. Raises: Refused."""
-        await self._find(run_id, -1)
+        await self.find(run_id, -1)
         ticket = self._tickets.issue(run_id, self._loop.time())
         url = f"/runs/{run_id}/events?ticket={ticket}"
         fields = {"ticket": ticket, "url": url, "expires_in": TICKET_LASTS}
         return json_response(fields, 200, headers | {"Cache-Control": "no-store"})
 
-    async def _continue(
+    async def follow(
         self, run: Run, after: int, request: web.BaseRequest, headers: dict[str, str]
     ) -> web.StreamResponse:
         """Respond with the events after `after`. Raises: Refused."""
@@ -155,7 +170,7 @@ class RunRoutes:
                 return await self._read(run, number, request, headers, resumes=True)
 
     async def join(
-        self, run: Run, request: web.BaseRequest, headers: dict[str, str], refuse: Refuse | None = None
+        self, run: Run, request: web.BaseRequest, headers: dict[str, str], shape: Shape | None = None
     ) -> web.StreamResponse:
         """Respond to a request for a turn with the run that already has its Idempotency-Key."""
         headers |= {"X-Run-Id": run.run_id, "Idempotent-Replayed": "true"}
@@ -164,7 +179,7 @@ class RunRoutes:
         gone = run.resume(-1) if run.kind is StreamKind.EVENTS and not run.is_error else None
         if isinstance(gone, Failure):
             return gone_response(gone, run, headers | _worker(run))
-        return await self._read(run, 0, request, headers, refuse=refuse)
+        return await self._read(run, 0, request, headers, shape=shape)
 
     async def _read(
         self,
@@ -174,7 +189,7 @@ class RunRoutes:
         headers: dict[str, str],
         *,
         resumes: bool = False,
-        refuse: Refuse | None = None,
+        shape: Shape | None = None,
     ) -> web.StreamResponse:
         turn = self._turns.turn_of(run)
         stream = ClientStream(run, number, self._loop.time())
@@ -185,11 +200,20 @@ class RunRoutes:
                 self._turns.leave(turn)
 
         channel = AiohttpChannel(request)
-        response = Response(channel, stream, turn, headers, over, resumes=resumes, refuse=refuse)
+        response = Response(channel, stream, turn, headers, over, resumes=resumes, shape=shape)
         self._responses.add(response)
         return await channel.finish(response)
 
-    async def _find(self, run_id: str, after: int) -> Run:
+    def _result(self, run: Run) -> bytes:
+        """The JSON of the result of a run, in a dialect that has results; in progress, as far as known."""
+        if run.ended_at is not None:
+            return run.json_body
+        assert run.wire.result is not None, "its dialect has results"
+        created = time.time() - (self._loop.time() - run.started_at)
+        return run.wire.result(run.run_id, None, run.will, int(created))
+
+    async def find(self, run_id: str, after: int) -> Run:
+        """A run, for a reader that has seen event `after`; -1: none. Raises: Refused."""
         run = await self._recorder.find(run_id, after) if _RUN_ID.fullmatch(run_id) else None
         if run is not None:
             return run
@@ -219,14 +243,6 @@ def _json(body: bytes, headers: dict[str, str]) -> web.StreamResponse:
     return web.Response(body=body, content_type="application/json", headers=headers)
 
 
-def result_of(run: Run) -> bytes:
-    """The JSON of the result of a run, in a dialect that has results; of a run in progress, what is known."""
-    if run.ended_at is not None:
-        return run.json_body
-    assert run.wire.result is not None, "its dialect has results"
-    return run.wire.result(run.run_id, None, run.will)
-
-
 def event_id(value: str) -> tuple[str, int] | None:
     """The run and the number in the id of an event; None: it is no id of this server."""
     found = _EVENT_ID.fullmatch(value)
@@ -245,12 +261,16 @@ def _cursor(request: web.BaseRequest, run_id: str) -> int:
         if of_run != run_id or not _CURSOR.fullmatch(number):
             raise invalid("Last-Event-ID must be the id of an event of this run")
         return int(number)
-    after = request.query.get("after")
-    if after is None:
+    return cursor_of(request.query.get("after"), "after")
+
+
+def cursor_of(value: str | None, name: str) -> int:
+    """The number in a parameter of a URL; -1: it was not sent. Raises: Refused."""
+    if value is None:
         return -1
-    if not _CURSOR.fullmatch(after):
-        raise invalid("after must be the number of an event")
-    return int(after)
+    if not _CURSOR.fullmatch(value):
+        raise invalid(f"{name} must be the number of an event")
+    return int(value)
 
 
 def _worker(run: Run) -> dict[str, str]:

@@ -269,6 +269,17 @@ def test_nothing_is_kept_where_nothing_may_be() -> None:
     assert runs.get("o", NOW) is other
 
 
+def test_one_run_can_be_forgotten() -> None:
+    runs = keeper()
+    run, other = opened(runs), opened(runs, "o")
+    finish(runs, run)
+    finish(runs, other)
+    runs.forget_run(run)
+    assert (runs.get("r", NOW), runs.get("o", NOW), runs.size) == (None, other, other.size)
+    runs.forget_run(run)
+    assert len(runs) == 1
+
+
 # -- from the store -------------------------------------------------------------------------------
 
 

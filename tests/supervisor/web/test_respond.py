@@ -17,7 +17,8 @@ from agentscope_supervisor.http1.responses import header_lines
 from agentscope_supervisor.runs.client_stream import ClientStream
 from agentscope_supervisor.runs.log import RunLog
 from agentscope_supervisor.web import respond
-from agentscope_supervisor.web.dialects import native
+from agentscope_supervisor.web.dialects import INVOKE, native
+from agentscope_supervisor.web.dialects.dialect import Dialect, Shape
 from agentscope_supervisor.web.dialects.native import NATIVE
 from agentscope_supervisor.web.respond import QUEUED_AFTER, STALLED_AFTER, OpenResponses, Response
 from tests.harness.waiting import eventually
@@ -173,16 +174,30 @@ async def test_an_error_before_any_event_is_a_status() -> None:
 
 async def test_an_error_may_have_the_form_of_a_dialect() -> None:
     scene, refused = Scene(), []
-    channel, stream = Sent(), ClientStream(scene.run, 0, scene.now, paces=True)
 
-    def refuse(failure: Failure, result: bytes) -> Refusal:
-        refused.append((failure, result))
+    def refuse(failure: Failure, body: bytes, result: bytes = b"") -> Refusal:
+        refused.append((failure, body, result))
         return Refusal(418, b"tea")
 
-    Response(channel, stream, scene.turn, {}, scene._is_over, refuse=refuse)
+    channel, stream = Sent(), ClientStream(scene.run, 0, scene.now, paces=True)
+    shape = Shape(Dialect("/", NATIVE, INVOKE.read, INVOKE.outline, refuse=refuse), b"asked")
+    Response(channel, stream, scene.turn, {}, scene._is_over, shape=shape)
     scene.end(APP_ERROR)
     await turns()
-    assert (refused, channel.refusal) == ([(APP_ERROR, b"[]")], Refusal(418, b"tea"))
+    assert (refused, channel.refusal) == ([(APP_ERROR, b"asked", b"[]")], Refusal(418, b"tea"))
+
+
+@pytest.mark.parametrize("wraps", [True, False])
+async def test_a_whole_answer_may_have_the_form_of_a_dialect(wraps: bool) -> None:
+    scene = Scene(StreamKind.WHOLE)
+    channel, stream = Sent(), ClientStream(scene.run, 0, scene.now, paces=True)
+    answer = (lambda result, body: body + result[:1]) if wraps else None
+    shape = Shape(Dialect("/", NATIVE, INVOKE.read, INVOKE.outline, answer=answer), b"asked ")
+    Response(channel, stream, scene.turn, {}, scene._is_over, shape=shape)
+    scene.end()
+    await turns()
+    assert channel.body is not None
+    assert channel.body.startswith(b"asked {" if wraps else b'{"session_id":')
 
 
 async def test_an_error_that_a_worker_caused_names_the_worker() -> None:

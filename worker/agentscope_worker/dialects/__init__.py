@@ -10,6 +10,9 @@ from agentscope_worker.dialects.chat import CHAT
 from agentscope_worker.dialects.dialect import Dialect
 from agentscope_worker.dialects.encoder import Translated
 from agentscope_worker.dialects.native import NATIVE
+from agentscope_worker.dialects.responses import RESPONSES
 
-DIALECTS: Final[Mapping[int, Dialect | Translated]] = {each.number: each for each in (NATIVE, CHAT)}
+DIALECTS: Final[Mapping[int, Dialect | Translated]] = {
+    each.number: each for each in (NATIVE, CHAT, RESPONSES)
+}
 """By the number of the dialect in the Open frame."""

@@ -12,10 +12,11 @@ from agentscope_supervisor.web import parse_invoke
 from agentscope_supervisor.web.dialects import native
 from agentscope_supervisor.web.dialects.chat import CHAT
 from agentscope_supervisor.web.dialects.dialect import Dialect
+from agentscope_supervisor.web.dialects.responses import RESPONSES
 
 INVOKE: Final = Dialect(native.PATH, native.NATIVE, parse_invoke.read, parse_invoke.outline)
 
-DIALECTS: Final = (INVOKE, CHAT)
+DIALECTS: Final = (INVOKE, CHAT, RESPONSES)
 
 FORMATS: Final[Mapping[int, WireFormat]] = {each.wire.number: each.wire for each in DIALECTS}
 """By the number of the dialect in the Open frame."""

@@ -22,7 +22,7 @@ def error_type(status: int) -> str:
     return _TYPES.get(status, "server_error" if status >= _SERVER_ERRORS else "invalid_request_error")
 
 
-def refuse(failure: Failure, _body: bytes = b"") -> Refusal:
+def refuse(failure: Failure, body: bytes, result: bytes = b"") -> Refusal:
     """The error response. OpenAI's clients retry some statuses on their own, unless the response says
     otherwise; a turn that the App may have seen must not be retried, nor one of a busy session."""
     error = {

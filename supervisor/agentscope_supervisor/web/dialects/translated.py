@@ -14,13 +14,13 @@ from typing import Any, Final
 from agentscope_protocol.wire.frames import Place, StreamKind, Will
 from agentscope_protocol.wire.values import value
 from agentscope_supervisor.domain import idempotency
-from agentscope_supervisor.domain.errors import Failure, Refusal, error_object, invalid
+from agentscope_supervisor.domain.errors import Failure, error_object, invalid
 from agentscope_supervisor.domain.idempotency import Key
 from agentscope_supervisor.domain.json_outline import Outline, Path
 from agentscope_supervisor.domain.request import TurnRequest, json_object, kind_of, session_id
 from agentscope_supervisor.domain.wire_format import WireFormat, form_of
 from agentscope_supervisor.web.dialects import native
-from agentscope_supervisor.web.dialects.dialect import Dialect, ReadOutline, ReadRequest
+from agentscope_supervisor.web.dialects.dialect import Dialect, ReadOutline, ReadRequest, Refuse
 
 _END_OF_EVENT: Final = b"\n\n"
 _EVENTS: Final = StreamKind.EVENTS
@@ -31,7 +31,7 @@ _WHOLE: Final = StreamKind.WHOLE
 class Found:
     """The fields of a request that the supervisor needs. `session`: that it names; `hint`: that it names if
     nothing else does. `metadata`: of the caller, for `server.principal`. `detached`: the turn goes on without
-    its client.
+    its client. `at_once`: the client does not wait for the end of the turn.
     """
 
     session: object = None
@@ -39,6 +39,7 @@ class Found:
     stream: bool = True
     metadata: object = None
     detached: bool = False
+    at_once: bool = False
 
 
 Find = Callable[[dict[str, Any]], Found]
@@ -48,7 +49,9 @@ Status = Callable[[Failure | None], str]
 """The state of a run that failed, or (None) is in progress, in the words of a dialect."""
 
 
-def filled(template: bytes, run_id: str, number: int, failure: Failure | None, status: str) -> bytes:
+def filled(
+    template: bytes, run_id: str, number: int, failure: Failure | None, status: str, created: int = 0
+) -> bytes:
     """A template with its places filled. `failure`: None: the run is in progress."""
     error = None if failure is None else error_object(failure)
     fields = {
@@ -58,6 +61,7 @@ def filled(template: bytes, run_id: str, number: int, failure: Failure | None, s
         Place.STATUS: _json(status),
         Place.ERROR: _json(error),
         Place.RUN: run_id.encode(),
+        Place.CREATED: b"%d" % created,
     }
     for place, text in fields.items():
         template = template.replace(place, text)
@@ -71,10 +75,12 @@ def format_of(
     *,
     result: bytes = b"null",
     status: Status = lambda failure: "in_progress" if failure is None else "failed",
+    waiting: str = "queued",
     headers: Mapping[str, str] | None = None,
 ) -> WireFormat:
     """The wire format of a dialect. `end`: the events of a failed end; `result`: the result of a failed run,
-    both before the worker has sent its will, with places as in a will. A will must have as many events."""
+    both before the worker has sent its will, with places as in a will. A will must have as many events as
+    `end`. `waiting`: the status of a run that no worker has begun."""
 
     def tail(
         run_id: str, number: int, failure: Failure | None, metadata: bytes = b"", will: Will | None = None
@@ -88,9 +94,12 @@ def format_of(
         ]
         return b"".join(written), len(written)
 
-    def result_of(run_id: str, failure: Failure | None, will: Will | None) -> bytes:
-        template = will.result if will is not None else result
-        return filled(template, run_id, 0, failure, status(failure))
+    def result_of(run_id: str, failure: Failure | None, will: Will | None, created: int = 0) -> bytes:
+        if will is None and failure is None:
+            return filled(result, run_id, 0, None, waiting, created)
+        return filled(
+            will.result if will is not None else result, run_id, 0, failure, status(failure), created
+        )
 
     return WireFormat(
         number=number,
@@ -118,14 +127,16 @@ def dialect(
     find: Find,
     paths: frozenset[Path],
     kinds: frozenset[Path],
-    refuse: Callable[[Failure, bytes], Refusal],
+    refuse: Refuse,
     *,
     metadata: Path = ("metadata",),
     session_header: str = "x-session-id",
+    follows: Callable[[dict[str, Any]], str | None] | None = None,
+    answer: Callable[[bytes, bytes], bytes] | None = None,
 ) -> Dialect:
-    """A dialect. `setting`: its key in `protocols`. `find`: reads a request; of a large one, the members in
-    `paths`, of which only the type matters for `kinds`. `refuse`: a failure and the body of the request, if
-    it was read, to the error response. `metadata`: the member that `server.principal` refers to."""
+    """A dialect. `find`: reads a request; of a large one, the members in `paths`, of which only the type
+    matters for `kinds`. `metadata`: the member that `server.principal` refers to. The other arguments are
+    those of `Dialect`."""
     return Dialect(
         path,
         wire,
@@ -134,6 +145,8 @@ def dialect(
         setting=setting,
         refuse=refuse,
         session_header=session_header,
+        follows=follows,
+        answer=answer,
     )
 
 
@@ -183,6 +196,7 @@ def _reader(find: Find) -> ReadRequest:
             wire,
             key,
             detached=found.detached,
+            at_once=found.at_once,
         )
 
     return read

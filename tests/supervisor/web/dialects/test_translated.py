@@ -10,9 +10,10 @@ from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, ref
 from agentscope_supervisor.domain.json_outline import Outline
 from agentscope_supervisor.domain.request import MAX_PARSED, TurnRequest
 from agentscope_supervisor.domain.run import LOST
-from agentscope_supervisor.web.dialects import DIALECTS, openai
+from agentscope_supervisor.web.dialects import DIALECTS, openai, responses
 from agentscope_supervisor.web.dialects.chat import CHAT
-from agentscope_supervisor.web.dialects.dialect import Dialect
+from agentscope_supervisor.web.dialects.dialect import Dialect, Shape
+from agentscope_supervisor.web.dialects.responses import RESPONSES
 from agentscope_supervisor.web.dialects.translated import filled, format_of
 
 RUN: Final = "a" * 32
@@ -98,6 +99,48 @@ def test_a_will_is_filled_for_each_of_its_events() -> None:
     assert (tail, count) == (b'4 "failed"\n\n5 "failed"\n\n', 2)
     assert wire.result is not None
     assert wire.result(RUN, None, Will(1, b"", Place.STATUS, b"")) == b'"in_progress"'
+
+
+def test_a_run_that_no_worker_has_begun_waits() -> None:
+    result = RESPONSES.wire.result
+    assert result is not None
+    state = json.loads(result(RUN, None, None, 7))
+    assert (state["id"], state["status"], state["created_at"]) == (f"resp_{RUN}", "queued", 7)
+    assert json.loads(result(RUN, FAILED, None))["status"] == "failed"
+    assert json.loads(result(RUN, Failure(ErrorCode.INTERRUPTED, "x"), None))["status"] == "cancelled"
+    assert responses.status(None) == "in_progress"
+
+
+@pytest.mark.parametrize(
+    "fields, session, kind, detached, at_once",
+    [
+        ({"input": "x"}, None, StreamKind.WHOLE, False, False),
+        ({"input": [], "stream": True, "conversation": "c"}, "c", StreamKind.EVENTS, False, False),
+        ({"input": "x", "conversation": {"id": "c"}}, "c", StreamKind.WHOLE, False, False),
+        ({"input": "x", "background": True}, None, StreamKind.EVENTS, True, True),
+        ({"input": "x", "background": True, "stream": True}, None, StreamKind.EVENTS, True, False),
+    ],
+)
+def test_requests_of_responses(
+    fields: dict[str, object], session: str | None, kind: StreamKind, detached: bool, at_once: bool
+) -> None:
+    asked = read(RESPONSES, fields)
+    assert (asked.session_id, asked.is_new) == (session or "new", session is None)
+    assert (asked.kind, asked.detached, asked.at_once) == (kind, detached, at_once)
+
+
+def test_a_response_follows_another_or_a_conversation() -> None:
+    assert RESPONSES.follows is not None
+    assert RESPONSES.follows({"previous_response_id": f"resp_{RUN}"}) == RUN
+    assert RESPONSES.follows({}) is None
+    both = {"input": "x", "conversation": "c", "previous_response_id": "resp_1"}
+    assert "must not be given together" in refused(RESPONSES, both)
+
+
+def test_the_shape_of_a_request_refuses_and_answers_for_its_dialect() -> None:
+    shape = Shape(CHAT, b"{}")
+    assert shape.answer(b"result") == b"result"
+    assert shape.refuse(FAILED, b"null").status == 500
 
 
 # -- requests --------------------------------------------------------------------------------------------

@@ -1,0 +1,73 @@
+"""The routes of all dialects that are on: those that begin a turn, and those that a protocol has beside them.
+
+Where to read next: `invoke` begins the turns, `openai` has the other routes of OpenAI's API.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from agentscope_protocol.config.protocol_settings import ProtocolsSettings
+from agentscope_supervisor.http1 import aiohttp_web as web
+from agentscope_supervisor.runs.recorder import Recorder
+from agentscope_supervisor.turns.service import TurnService
+from agentscope_supervisor.web.dialects import DIALECTS, INVOKE
+from agentscope_supervisor.web.dialects.chat import CHAT
+from agentscope_supervisor.web.dialects.dialect import Dialect
+from agentscope_supervisor.web.dialects.responses import RESPONSES
+from agentscope_supervisor.web.invoke import InvokeRoute
+from agentscope_supervisor.web.openai import ResponseRoutes, models
+from agentscope_supervisor.web.routes import Asked, Handler, Route, plain
+from agentscope_supervisor.web.runs import RunRoutes
+
+DASHSCOPE: Final = "/compatible-mode"
+"""The prefix of OpenAI's API in the URLs that clients of DashScope have."""
+
+
+def chosen(protocols: ProtocolsSettings) -> Sequence[Dialect]:
+    """The dialects that are on."""
+    return [each for each in DIALECTS if not each.setting or getattr(protocols, each.setting)]
+
+
+def routes_of(
+    dialects: Sequence[Dialect], invoke: InvokeRoute, runs: RunRoutes, recorder: Recorder, turns: TurnService
+) -> list[Route]:
+    """The routes of these dialects."""
+    routes = [_turn(each.path, each, invoke) for each in dialects]
+    routes.append(_turn(f"{INVOKE.path}/", INVOKE, invoke))
+    if CHAT in dialects:
+        routes.append(Route("/v1/models", plain(models), refuse=CHAT.refuse))
+    if RESPONSES in dialects:
+        routes.append(_turn(DASHSCOPE + RESPONSES.path, RESPONSES, invoke))
+        routes += _responses(ResponseRoutes(recorder, turns, runs))
+    return routes
+
+
+def _turn(path: str, dialect: Dialect, invoke: InvokeRoute) -> Route:
+    return Route(path, partial(_take_turn, dialect, invoke), ("POST",), refuse=dialect.refuse)
+
+
+async def _take_turn(dialect: Dialect, invoke: InvokeRoute, asked: Asked) -> web.StreamResponse:
+    return await invoke.plain(dialect, asked.request, asked.headers, asked.record)
+
+
+def _responses(given: ResponseRoutes) -> list[Route]:
+    below = RESPONSES.path + "/{response_id}"
+    handlers: list[tuple[str, Handler, tuple[str, ...]]] = [
+        (
+            below,
+            lambda asked: given.one(asked.at[0], asked.request, asked.headers),
+            ("GET", "HEAD", "DELETE"),
+        ),
+        (f"{below}/cancel", lambda asked: given.cancel(asked.at[0], asked.headers), ("POST",)),
+        (
+            f"{below}/input_items",
+            lambda asked: given.input_items(asked.at[0], asked.headers),
+            ("GET", "HEAD"),
+        ),
+    ]
+    return [
+        Route(prefix + path, handler, methods, refuse=RESPONSES.refuse)
+        for prefix in ("", DASHSCOPE)
+        for path, handler, methods in handlers
+    ]
