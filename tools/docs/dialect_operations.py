@@ -6,6 +6,7 @@ named in the text of each route.
 
 from typing import Final
 
+from agentscope_supervisor.domain.errors import ErrorCode as C
 from tools.docs.http_shapes import EVENTS, NUMBER, TEXT, Answer, Operation, Parameter
 
 _SESSION: Final = Parameter("X-Session-Id", "header", "The session, if the body does not name it.", TEXT)
@@ -14,6 +15,12 @@ _OPENAI: Final = "Errors have the shape of OpenAI's API."
 
 _RESPONSE: Final = Parameter("response_id", "path", "The id of a response: `resp_` and a run id.", TEXT)
 _DASHSCOPE: Final = "/compatible-mode"
+
+_OF_TURN: Final = (
+    *(C.INVALID_REQUEST, C.SESSION_BUSY, C.SUPERSEDED, C.IDEMPOTENCY_MISMATCH, C.TOO_MANY_REQUESTS),
+    *(C.PAYLOAD_TOO_LARGE, C.UNSUPPORTED_MEDIA_TYPE, C.REQUEST_TIMEOUT, C.POISONED, C.APP_ERROR),
+    *(C.INTERNAL_ERROR, C.WORKER_LOST, C.NOT_READY, C.OVERLOADED, C.DRAINING, C.TIMEOUT),
+)
 
 OPERATIONS: Final = (
     Operation(
@@ -87,6 +94,49 @@ OPERATIONS: Final = (
         [Answer(200, "The list.", schema="Object")],
         parameters=(_RESPONSE,),
         also=(f"{_DASHSCOPE}/v1/responses/{{response_id}}/input_items",),
+    ),
+    Operation(
+        "POST",
+        "/api/chat",
+        "Chat (AI SDK)",
+        "A turn in the form of the AI SDK's UI message stream, version 1. `id` is the session. Served if "
+        "`protocols.ai_sdk` is true.",
+        [Answer(200, "Parts of the message, then `[DONE]`.", EVENTS)],
+        _OF_TURN,
+        (_SESSION, _KEY),
+        body="Object",
+    ),
+    Operation(
+        "GET",
+        "/api/chat/{chat_id}/stream",
+        "Resume a chat (AI SDK)",
+        "The stream of the newest open turn of a chat, from its beginning.",
+        [Answer(200, "Parts of the message.", EVENTS), Answer(204, "No turn of the chat is open.")],
+        (C.INVALID_REQUEST, C.GONE),
+        (Parameter("chat_id", "path", "The `id` of the chat, percent-encoded.", TEXT),),
+    ),
+    Operation(
+        "POST",
+        "/ag-ui",
+        "Run (AG-UI)",
+        "A turn in the form of AG-UI. `threadId` is the session. Served if `protocols.ag_ui` is true.",
+        [Answer(200, "Events, from `RUN_STARTED` to `RUN_FINISHED` or `RUN_ERROR`.", EVENTS)],
+        _OF_TURN,
+        (_SESSION, _KEY),
+        body="Object",
+    ),
+    Operation(
+        "POST",
+        "/process",
+        "Process (agentscope-runtime)",
+        "A turn in the form of agentscope-runtime 1.1. Served if `protocols.process` is true.",
+        [
+            Answer(200, "Objects that are responses, messages and contents.", EVENTS),
+            Answer(200, "`stream` is false: the last response.", schema="Object"),
+        ],
+        _OF_TURN,
+        (_SESSION, _KEY),
+        body="Object",
     ),
     Operation(
         "GET",

@@ -11,7 +11,13 @@ from agentscope_protocol.config.setting_types import Section
 class ProtocolsSettings(Section):
     """`protocols`: the protocols of clients, beside `POST /invoke`."""
 
+    process: bool = Field(True, description="The API of agentscope-runtime: `POST /process`.")
     responses: bool = Field(True, description="OpenAI's Responses: `POST /v1/responses`.")
     chat: bool = Field(
         True, description="OpenAI's Chat Completions: `POST /v1/chat/completions` and `GET /v1/models`."
+    )
+    ag_ui: bool = Field(True, description="AG-UI: `POST /ag-ui`.")
+    ai_sdk: bool = Field(True, description="The UI message stream of the AI SDK: `POST /api/chat`.")
+    agentcore: bool = Field(
+        False, description="Amazon Bedrock AgentCore: `POST /invocations` and `GET /ping`."
     )

@@ -3,15 +3,21 @@
 Where to read next: `invoke` begins the turns, `openai` has the other routes of OpenAI's API.
 """
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
+from urllib.parse import unquote
 
 from agentscope_protocol.config.protocol_settings import ProtocolsSettings
+from agentscope_supervisor.domain.request import session_id
 from agentscope_supervisor.http1 import aiohttp_web as web
+from agentscope_supervisor.http1.responses import json_response
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.web.dialects import DIALECTS, INVOKE
+from agentscope_supervisor.web.dialects.agentcore import AGENTCORE
+from agentscope_supervisor.web.dialects.ai_sdk import AI_SDK
 from agentscope_supervisor.web.dialects.chat import CHAT
 from agentscope_supervisor.web.dialects.dialect import Dialect
 from agentscope_supervisor.web.dialects.responses import RESPONSES
@@ -40,6 +46,11 @@ def routes_of(
     if RESPONSES in dialects:
         routes.append(_turn(DASHSCOPE + RESPONSES.path, RESPONSES, invoke))
         routes += _responses(ResponseRoutes(recorder, turns, runs))
+    if AI_SDK in dialects:
+        reconnect = partial(_reconnect, runs, turns)
+        routes.append(Route(f"{AI_SDK.path}/{{chat_id}}/stream", reconnect, refuse=AI_SDK.refuse))
+    if AGENTCORE in dialects:
+        routes.append(Route("/ping", plain(Ping(turns).answer), refuse=AGENTCORE.refuse, is_open=True))
     return routes
 
 
@@ -49,6 +60,31 @@ def _turn(path: str, dialect: Dialect, invoke: InvokeRoute) -> Route:
 
 async def _take_turn(dialect: Dialect, invoke: InvokeRoute, asked: Asked) -> web.StreamResponse:
     return await invoke.plain(dialect, asked.request, asked.headers, asked.record)
+
+
+async def _reconnect(runs: RunRoutes, turns: TurnService, asked: Asked) -> web.StreamResponse:
+    """The stream of a chat's turn from its beginning, for a page that was loaded again; 204: it has none."""
+    chat = session_id(unquote(asked.at[0]), "the id of the chat")
+    run = turns.ledger.newest(chat, AI_SDK.wire)
+    if run is None:
+        return web.Response(status=204, headers=asked.headers)
+    return await runs.follow(run, -1, asked.request, asked.headers)
+
+
+class Ping:
+    """GET /ping: the state of the instance for AgentCore, which ends an instance that has been `Healthy`,
+    without a turn, for some time. The time in the answer is that of the last change."""
+
+    def __init__(self, turns: TurnService) -> None:
+        self._turns: Final = turns
+        self._status = "Healthy"
+        self._since = int(time.time())
+
+    async def answer(self, _: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
+        status = "HealthyBusy" if self._turns.ledger.open else "Healthy"
+        if status != self._status:
+            self._status, self._since = status, int(time.time())
+        return json_response({"status": status, "time_of_last_update": self._since}, 200, headers)
 
 
 def _responses(given: ResponseRoutes) -> list[Route]:

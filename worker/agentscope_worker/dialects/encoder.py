@@ -81,6 +81,7 @@ class Encoder:
         self.input_tokens = self.output_tokens = 0
         self.error: str | None = None  # that the agent has reported
         self.texts: Final[list[str]] = []  # complete ones
+        self.tools: Final[dict[str, str]] = {}  # the names of called tools, by the id of the call
         self._open: Final[dict[str, tuple[bool, list[str]]]] = {}  # is thinking, and pieces, by key
         self._run_id: Final = request.run_id.encode()
 
@@ -99,7 +100,8 @@ class Encoder:
                 return self._grow(key, text, thinking=True)
             case parts.Ended(key):
                 return self._stop(key)
-            case parts.Call():
+            case parts.Call(call, name):
+                self.tools[call] = name
                 return self.call(part)
             case parts.Arguments():
                 return self.arguments(part)

@@ -10,13 +10,17 @@ from typing import Final
 from agentscope_supervisor.domain.wire_format import WireFormat
 from agentscope_supervisor.web import parse_invoke
 from agentscope_supervisor.web.dialects import native
+from agentscope_supervisor.web.dialects.ag_ui import AG_UI
+from agentscope_supervisor.web.dialects.agentcore import AGENTCORE
+from agentscope_supervisor.web.dialects.ai_sdk import AI_SDK
 from agentscope_supervisor.web.dialects.chat import CHAT
 from agentscope_supervisor.web.dialects.dialect import Dialect
+from agentscope_supervisor.web.dialects.process import PROCESS
 from agentscope_supervisor.web.dialects.responses import RESPONSES
 
 INVOKE: Final = Dialect(native.PATH, native.NATIVE, parse_invoke.read, parse_invoke.outline)
 
-DIALECTS: Final = (INVOKE, CHAT, RESPONSES)
+DIALECTS: Final = (INVOKE, PROCESS, CHAT, RESPONSES, AG_UI, AI_SDK, AGENTCORE)
 
 FORMATS: Final[Mapping[int, WireFormat]] = {each.wire.number: each.wire for each in DIALECTS}
 """By the number of the dialect in the Open frame."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 from agentscope_protocol.wire.frames import Place, StreamKind, Will
 from agentscope_protocol.wire.values import value
 from agentscope_supervisor.domain import idempotency
-from agentscope_supervisor.domain.errors import Failure, error_object, invalid
+from agentscope_supervisor.domain.errors import Failure, Refusal, error_object, invalid
 from agentscope_supervisor.domain.idempotency import Key
 from agentscope_supervisor.domain.json_outline import Outline, Path
 from agentscope_supervisor.domain.request import TurnRequest, json_object, kind_of, session_id
@@ -154,7 +154,7 @@ def _outliner(paths: frozenset[Path], kinds: frozenset[Path], metadata: Path) ->
     def outline(body: bytes, principal: str, *, digests: bool) -> Outline:
         wanted = paths | kinds
         if principal != "token":
-            wanted |= {metadata, (*metadata, principal.removeprefix("metadata."))}
+            wanted |= {metadata, (*metadata, principal.removeprefix("metadata."))} - {()}
         return Outline(body, wanted, kinds, digests=digests)
 
     return outline
@@ -220,6 +220,11 @@ def _caller(metadata: object, principal: str) -> str:
     if isinstance(value, dict | list):
         raise invalid(f"{principal} must be a string or a number, not {kind_of(value)}")
     return str(value)
+
+
+def refuse(failure: Failure, body: bytes, result: bytes = b"") -> Refusal:
+    """The error response of dialects that define none: the native one."""
+    return Refusal(failure.status, _json({"error": error_object(failure)}))
 
 
 def typed(fields: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:

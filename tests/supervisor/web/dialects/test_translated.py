@@ -10,9 +10,13 @@ from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, ref
 from agentscope_supervisor.domain.json_outline import Outline
 from agentscope_supervisor.domain.request import MAX_PARSED, TurnRequest
 from agentscope_supervisor.domain.run import LOST
-from agentscope_supervisor.web.dialects import DIALECTS, openai, responses
+from agentscope_supervisor.web.dialects import DIALECTS, openai, responses, translated
+from agentscope_supervisor.web.dialects.ag_ui import AG_UI
+from agentscope_supervisor.web.dialects.agentcore import AGENTCORE
+from agentscope_supervisor.web.dialects.ai_sdk import AI_SDK
 from agentscope_supervisor.web.dialects.chat import CHAT
 from agentscope_supervisor.web.dialects.dialect import Dialect, Shape
+from agentscope_supervisor.web.dialects.process import PROCESS
 from agentscope_supervisor.web.dialects.responses import RESPONSES
 from agentscope_supervisor.web.dialects.translated import filled, format_of
 
@@ -171,6 +175,7 @@ def test_a_large_request_is_read_without_its_message() -> None:
     fields = {"messages": large, "metadata": {"session_id": "m", "id": "ann"}, "stream": True}
     asked = read(CHAT, fields, key="k", principal="metadata.id")
     assert (asked.session_id, asked.principal, asked.kind) == ("m", "ann", StreamKind.EVENTS)
+    assert read(CHAT, fields).principal == "t0k3n"
 
 
 @pytest.mark.parametrize(
@@ -216,6 +221,42 @@ def test_a_key_holds_for_the_same_request_in_the_same_dialect() -> None:
     assert "Idempotency-Key must be" in refused(CHAT, {"messages": MESSAGES}, key="")
 
 
+@pytest.mark.parametrize(
+    "dialect, fields, session, kind",
+    [
+        (PROCESS, {"input": [], "session_id": "s"}, "s", StreamKind.EVENTS),
+        (PROCESS, {"input": [], "stream": False}, None, StreamKind.WHOLE),
+        (AG_UI, {"messages": [], "threadId": "s"}, "s", StreamKind.EVENTS),
+        (AI_SDK, {"messages": [], "id": "s"}, "s", StreamKind.EVENTS),
+        (AGENTCORE, {"prompt": "x"}, None, StreamKind.WHOLE),
+        (AGENTCORE, {"prompt": "x", "stream": True}, None, StreamKind.EVENTS),
+    ],
+)
+def test_requests_of_user_interfaces(
+    dialect: Dialect, fields: dict[str, object], session: str | None, kind: StreamKind
+) -> None:
+    asked = read(dialect, fields)
+    assert (asked.session_id, asked.is_new, asked.kind) == (session or "new", session is None, kind)
+
+
+@pytest.mark.parametrize(
+    "dialect, fields",
+    [
+        (PROCESS, {"input": [], "user_id": "ann"}),
+        (PROCESS, {"input": [], "metadata": {"user_id": "ann"}}),
+        (AG_UI, {"messages": [], "forwardedProps": {"user_id": "ann"}}),
+        (AI_SDK, {"messages": [], "metadata": {"user_id": "ann"}}),
+        (AGENTCORE, {"prompt": "x", "user_id": "ann"}),
+    ],
+)
+@pytest.mark.parametrize("padding", [1, MAX_PARSED])
+def test_the_principal_is_found_where_the_dialect_has_its_metadata(
+    dialect: Dialect, fields: dict[str, object], padding: int
+) -> None:
+    asked = read(dialect, {**fields, "more": ["x" * padding]}, principal="metadata.user_id")
+    assert asked.principal == "ann"
+
+
 # -- errors ------------------------------------------------------------------------------------------------
 
 
@@ -238,3 +279,9 @@ def test_an_error_has_the_shape_that_openai_clients_read(
     assert sent.headers == ({} if may_retry else {"x-should-retry": "false"})
     error = {"message": failure.message, "type": kind, "param": None, "code": failure.code}
     assert json.loads(sent.body) == {"error": error}
+
+
+def test_a_dialect_without_its_own_errors_has_the_native_ones() -> None:
+    sent = translated.refuse(FAILED, b"")
+    error = {"code": "APP_ERROR", "message": FAILED.message, "retryable": False}
+    assert (sent.status, sent.headers, json.loads(sent.body)) == (500, {}, {"error": error})
