@@ -32,7 +32,7 @@ def test_a_request_means_the_same_on_every_way(seed: str) -> None:
 
 
 def test_turns_one_after_the_other_all_begin() -> None:
-    assert all(seen == Seen([422] * 3, [BODY] * 3) for seen in by_way(USUAL * 3, 100).values())
+    assert all(seen == Seen([422] * 3, [BODY] * 3, True) for seen in by_way(USUAL * 3, 100).values())
 
 
 def test_a_way_that_ends_a_request_too_early_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

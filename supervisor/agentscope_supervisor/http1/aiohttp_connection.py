@@ -143,8 +143,9 @@ class AiohttpConnection(web.RequestHandler):
         super().data_received(data)
         if self._request_count != seen:
             self._heads_arrived(self._request_count - seen, self._head_size + len(data))
-        elif data and self._body.is_eof():  # these bytes belong to a head
-            self._head_size += 0 if was_in_body else len(data)
+        elif data and self._body.is_eof() and not was_in_body:  # these bytes belong to a head
+            # One that begins in the same read as the end of a body gets its time limit with its next byte.
+            self._head_size += len(data)
             if not self._deadline.is_set:
                 self._await_head()
             if self._head_size > self._max_head:
