@@ -190,6 +190,7 @@ def _targets() -> Iterable[tuple[str, Target]]:
             ways,
             [
                 b"\x80" + usual * 2,
+                b"\x80" + usual.replace(b"Host", b"Connection: upgrade\r\nUpgrade: x\r\nHost") + usual,
                 b"\x20%bTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n%b" % (start, len(chunk), chunk, later),
                 b"\xe0%bContent-Length: %d\r\n\r\n%b" % (start, len(later), later),
             ],

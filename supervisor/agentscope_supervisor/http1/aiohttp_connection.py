@@ -142,7 +142,7 @@ class AiohttpConnection(web.RequestHandler):
         seen, was_in_body = self._request_count, not self._body.is_eof()
         super().data_received(data)
         if self._request_count != seen:
-            self._heads_arrived(self._request_count - seen, self._head_size + len(data))
+            self._heads_arrived(self._request_count - seen, data)
         elif data and self._body.is_eof() and not was_in_body:  # these bytes belong to a head
             # One that begins in the same read as the end of a body gets its time limit with its next byte.
             self._head_size += len(data)
@@ -166,8 +166,14 @@ class AiohttpConnection(web.RequestHandler):
         error = BrokenRule(f"the request headers are over server.max_head_kb: {self._max_head // 1024}")
         return _ErrInfo(HTTPStatus.BAD_REQUEST, error, str(error))
 
-    def _heads_arrived(self, count: int, size: int) -> None:
-        """`size`: bytes in which these heads arrived."""
+    def _is_alone_in(self, data: bytes) -> bool:
+        """Whether a read has the newest request from its head to its end, and nothing else."""
+        body = self._body
+        return body.is_eof() and len(data) == data.find(b"\r\n\r\n") + 4 + body.total_bytes
+
+    def _heads_arrived(self, count: int, data: bytes) -> None:
+        """`data`: the read in which these heads were completed."""
+        size = self._head_size + len(data)
         self._deadline.clear()
         self._head_size = 0
         self._entry.hold(0)
@@ -189,6 +195,11 @@ class AiohttpConnection(web.RequestHandler):
             elif (problem := strictness.violation(message)) is not None:
                 error = BrokenRule(problem)
                 self._messages[at] = _ErrInfo(HTTPStatus.BAD_REQUEST, error, problem), EMPTY_PAYLOAD
+            elif message.upgrade and not (count == 1 and self._is_alone_in(data)):
+                # The parser drops what follows such a request in the same read, so that a part of the next
+                # request would be missing. Remove when aiohttp's parser reads on after an upgrade to a
+                # protocol that it does not know.
+                self._messages[at] = message._replace(should_close=True), self._body
 
     def _is_idle(self) -> bool:
         """Whether every complete request has its response."""
