@@ -1,4 +1,4 @@
-"""The apps of the user guide, verbatim, and the examples of this repository."""
+"""The projects in examples/: the apps of the user guide, verbatim, and those of this repository."""
 
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentscope_protocol.config.settings import Settings
+from agentscope_protocol.config.settings import Settings, load
 from agentscope_worker import host
 from agentscope_worker.dialects import native
 from agentscope_worker.runtime import SessionContext, runtime
@@ -18,206 +18,13 @@ from tests.worker.conftest import openai
 pytestmark = pytest.mark.agentscope
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+GUIDE = EXAMPLES / "guide"
 only_1x = pytest.mark.skipif(MAJOR != 1, reason="names ReActAgent, which 2.x does not have")
 
-SIMPLE = """
-from agentscope.runtime import runtime, AgentApp, SessionContext
-from agentscope.message import Msg
-from typing import AsyncIterator
 
-
-class App(AgentApp):
-    async def __call__(
-        self,
-        msg: Msg,
-        ctx: SessionContext,
-    ) -> AsyncIterator[Msg]:
-        model = runtime.models.main
-        async for chunk in model.stream([msg]):
-            yield Msg(
-                name="assistant",
-                content=chunk.text,
-                role="assistant",
-            )
-"""
-
-WITH_TOOLS = """
-from agentscope.runtime import runtime, AgentApp, SessionContext
-from agentscope.message import Msg
-from agentscope.agent import ReActAgent
-from agentscope.memory import InMemoryMemory
-from typing import AsyncIterator
-
-
-class App(AgentApp):
-    def __init__(self):
-        self._agents: dict[str, ReActAgent] = {}
-
-    def _get_agent(self, session_id: str) -> ReActAgent:
-        if session_id not in self._agents:
-            self._agents[session_id] = ReActAgent(
-                name="Assistant",
-                sys_prompt="You are a helpful assistant with search capability.",
-                model=runtime.models.main,
-                toolkit=runtime.tools,
-                memory=InMemoryMemory(),
-            )
-        return self._agents[session_id]
-
-    async def __call__(
-        self,
-        msg: Msg,
-        ctx: SessionContext,
-    ) -> AsyncIterator[Msg]:
-        agent = self._get_agent(ctx.session_id)
-
-        await runtime.session.load_session_state(
-            ctx.session_id,
-            memory=agent.memory,
-        )
-
-        async for chunk in agent.stream(msg):
-            yield chunk
-
-        await runtime.session.save_session_state(
-            ctx.session_id,
-            memory=agent.memory,
-        )
-"""
-
-SEVERAL = """
-from agentscope.runtime import runtime, AgentApp, SessionContext
-from agentscope.message import Msg
-from agentscope.agent import ReActAgent
-from typing import AsyncIterator
-
-
-class App(AgentApp):
-    async def on_startup(self) -> None:
-        self.planner = ReActAgent(
-            name="Planner",
-            sys_prompt="You are a planning agent.",
-            model=runtime.models.main,
-        )
-        self.executor = ReActAgent(
-            name="Executor",
-            sys_prompt="You are an execution agent.",
-            model=runtime.models.assistant,
-            toolkit=runtime.tools,
-        )
-
-    async def __call__(
-        self,
-        msg: Msg,
-        ctx: SessionContext,
-    ) -> AsyncIterator[Msg]:
-        plan = await self.planner(msg)
-        yield Msg(
-            name="system",
-            content=f"Plan: {plan.get_text_content()}",
-            role="assistant",
-        )
-
-        async for chunk in self.executor.stream(plan):
-            yield chunk
-"""
-
-# The guide omits the imports and `self.agent`.
-STATE = """
-from agentscope.runtime import runtime, AgentApp, SessionContext
-from agentscope.message import Msg
-from agentscope.agent import ReActAgent
-from typing import AsyncIterator
-
-
-class App(AgentApp):
-    async def on_startup(self) -> None:
-        self.agent = ReActAgent(name="a", sys_prompt="", model=runtime.models.main)
-
-    async def __call__(self, msg: Msg, ctx: SessionContext) -> AsyncIterator[Msg]:
-        await runtime.session.load_session_state(
-            ctx.session_id,
-            memory=self.agent.memory,
-            toolkit=self.agent.toolkit,
-        )
-
-        async for chunk in self.agent.stream(msg):
-            yield chunk
-
-        await runtime.session.save_session_state(
-            ctx.session_id,
-            memory=self.agent.memory,
-            toolkit=self.agent.toolkit,
-        )
-"""
-
-NEW_SESSION = """
-from agentscope.runtime import runtime, AgentApp, SessionContext
-from agentscope.message import Msg
-from typing import AsyncIterator
-
-
-class App(AgentApp):
-    begun: list = []
-
-    def init_new_session(self, session_id):
-        self.begun.append(session_id)
-
-    async def __call__(self, msg: Msg, ctx: SessionContext) -> AsyncIterator[Msg]:
-        state = await runtime.session.load_session_state(
-            ctx.session_id,
-            allow_not_exist=True,
-        )
-
-        if state is None:
-            self.init_new_session(ctx.session_id)
-
-        await runtime.session.save_session_state(ctx.session_id)
-        yield msg
-"""
-
-ERRORS = """
-from agentscope.runtime import runtime, AgentApp, SessionContext
-from agentscope.message import Msg
-from typing import AsyncIterator
-
-
-class App(AgentApp):
-    async def __call__(self, msg: Msg, ctx: SessionContext) -> AsyncIterator[Msg]:
-        try:
-            async for chunk in runtime.models.main.stream([msg]):
-                yield chunk
-        except Exception as e:
-            yield Msg(
-                name="system",
-                content=f"Error: {str(e)}",
-                role="assistant",
-                metadata={"error": True},
-            )
-"""
-
-HOOKS = """
-from agentscope.runtime import runtime, AgentApp, SessionContext
-from agentscope.message import Msg
-from typing import AsyncIterator
-
-
-class App(AgentApp):
-    async def on_startup(self) -> None:
-        await runtime.models.main([
-            Msg(name="system", content="warmup", role="system")
-        ])
-
-    async def on_shutdown(self) -> None:
-        pass
-
-    async def __call__(self, msg: Msg, ctx: SessionContext) -> AsyncIterator[Msg]:
-        user_id = ctx.metadata.get("user_id")
-        tenant_id = ctx.metadata.get("tenant_id")
-
-        if tenant_id == "enterprise":
-            yield Msg(name="a", content=f"{user_id} of {tenant_id}", role="assistant")
-"""
+def app(name: str) -> str:
+    """The app.py of an example of the guide."""
+    return (GUIDE / name / "app.py").read_text("utf-8")
 
 
 @pytest.fixture
@@ -239,8 +46,17 @@ async def ask_text(text: str, session: str = "s") -> str:
     return "".join([text_of(msg) for msg in await ask(text, session)])
 
 
+def test_the_configuration_of_each_example_is_valid() -> None:
+    projects = sorted(path.parent for path in EXAMPLES.glob("**/agentapp.yaml"))
+    assert {GUIDE / name for name in ("simple", "react_agent", "several_agents")} < set(projects)
+    for project in projects:
+        env = {"OPENAI_API_KEY": "sk-1", "OPENAI_BASE_URL": "http://localhost/v1"}
+        load((project / "agentapp.yaml").read_text("utf-8"), source=str(project), env=env)
+        assert (project / "requirements.txt").exists()
+
+
 async def test_the_simple_app_works(start: Any, models: Any) -> None:
-    await start(SIMPLE, models=models)
+    await start(app("simple"), models=models)
     assert [text_of(msg) for msg in await ask("one two")] == ["Echo:", " one", " two"]
 
 
@@ -249,7 +65,7 @@ async def test_the_react_agent_with_tools_works(start: Any, models: Any, server:
     async def look(word: str) -> str:
         return f"found {word}"
 
-    project = await start(WITH_TOOLS, models=models)
+    project = await start(app("react_agent"), models=models)
     await add_tool(look)
     assert await ask_text('call look {"word": "it"}') == "Echo: found it"
     assert await ask_text("hello", "other") == "Echo: hello"
@@ -263,7 +79,7 @@ async def test_the_react_agent_with_tools_works(start: Any, models: Any, server:
 
 @only_1x
 async def test_the_app_with_several_agents_works(start: Any, models: Any, server: ModelServer) -> None:
-    await start(SEVERAL, models=models)
+    await start(app("several_agents"), models=models)
     first, *rest = await ask("work")
     assert text_of(first) == "Plan: Echo: work"
     assert {msg.name for msg in rest} == {"Executor"}
@@ -272,28 +88,28 @@ async def test_the_app_with_several_agents_works(start: Any, models: Any, server
 
 @only_1x
 async def test_memory_and_toolkit_states_are_restored(start: Any, models: Any, server: ModelServer) -> None:
-    await start(STATE, models=models)
+    await start(app("saved_state"), models=models)
     assert await ask_text("one") == "Echo: one"
     assert await ask_text("two") == "Echo: two"
     assert "one" in str(server.requests[-1].body["messages"])
 
 
 async def test_a_new_session_has_no_state(start: Any) -> None:
-    await start(NEW_SESSION)
+    await start(app("new_session"))
     for session in ("a", "b", "a", "b"):
         await ask("x", session)
     assert runtime.app.begun == ["a", "b"]  # type: ignore[attr-defined]
 
 
 async def test_the_app_with_error_handling_works(start: Any, models: Any) -> None:
-    await start(ERRORS, models=models)
+    await start(app("errors"), models=models)
     (msg,) = await ask("fail 401")
     assert text_of(msg).startswith("Error: ")
     assert msg.metadata == {"error": True}
 
 
 async def test_hooks_run_and_metadata_is_available(start: Any, models: Any, server: ModelServer) -> None:
-    await start(HOOKS, models=models)
+    await start(app("hooks_and_metadata"), models=models)
     assert server.requests[0].body["messages"][0]["role"] == "system"
     (msg,) = await ask("x", user_id="ann", tenant_id="enterprise")
     assert text_of(msg) == "ann of enterprise"

@@ -192,7 +192,7 @@ Ctrl-C stops the instance, and so does closing its terminal.
 dev: Final = _command(
     "dev",
     DEV,
-    f"""Run the app in PROJECT, and replace the worker whenever a file changes.
+    f"""Run the app in PROJECT, with a new worker after each edit.
 {_PROJECT}
 The same as `agentscope run --reload`. On a terminal, the console opens in the browser when the app is ready,
 and keys work: o opens the console, r replaces the worker, c clears the screen, q quits. A first start that
