@@ -251,13 +251,31 @@ async def test_any_other_form_is_told_to_the_author(shared: Instance, form: str,
     assert "expected" in message
 
 
-@pytest.mark.parametrize("value", ["text", None, 7, {"content": "x"}])
+@pytest.mark.parametrize("value", [None, 7, {"content": "x"}])
 async def test_yielding_what_is_no_msg_is_told_to_the_author(shared: Instance, value: object) -> None:
     async with Stream(shared.port, new_session(), [{"say": "one"}, {"yield": value}]) as stream:
         assert [event.text for event in await stream.whole(error="APP_ERROR")] == ["one"]
         error = stream.events[-2].error
     assert error is not None
     assert type(value).__name__ in error["message"]
+
+
+async def test_text_blocks_and_messages_may_be_yielded_together(shared: Instance) -> None:
+    call = {"type": "tool_call", "id": "c", "name": "look", "input": '{"at":1}'}
+    script = [
+        {"say": "one"},
+        {"yield": "two"},
+        {"yield": call},
+        {"yield": {"text": "three"}},
+        {"say": "four"},
+    ]
+    async with Stream(shared.port, new_session(), script) as stream:
+        events = await stream.whole()
+    assert [event.text for event in events] == ["one", "two", "", "three", "four"]
+    assert events[2].data["content"][0]["name"] == "look"
+    whole = await invoke(shared.port, new_session(), script)
+    blocks = [block for message in whole.json["messages"] for block in message["content"]]
+    assert [block.get("text", block.get("name")) for block in blocks] == ["onetwo", "look", "threefour"]
 
 
 # -- the App raises ------------------------------------------------------------------------------

@@ -29,9 +29,10 @@ from agentscope_protocol.wire.frames import (
 from agentscope_protocol.wire.link import Link
 from agentscope_protocol.wire.responder import Responder
 from agentscope_worker import host, log_output
-from agentscope_worker.dialects import DIALECTS
+from agentscope_worker.dialects import DIALECTS, native_items
 from agentscope_worker.dialects.dialect import BadMessage, Dialect
 from agentscope_worker.dialects.encoder import Request, Translated
+from agentscope_worker.dialects.native import NotMsg
 from agentscope_worker.runtime import AgentApp, SessionContext, tracing
 from agentscope_worker.runtime.compat import finish_reasons
 from agentscope_worker.runtime.compat.finish_reasons import Outcome
@@ -225,11 +226,20 @@ class Server:
             lambda: turn.cancelled,
         )
 
-    async def _stream(self, turn: _Turn, dialect: Dialect, answers: AsyncIterator[Any]) -> None:
-        stream, run_id, number = turn.opened.stream, turn.opened.run_id.encode(), 0
+    async def _stream(
+        self, turn: _Turn, dialect: Dialect, answers: AsyncIterator[Any], number: int = 0
+    ) -> None:
+        """Send what the App yields, from event `number` on."""
+        stream, run_id = turn.opened.stream, turn.opened.run_id.encode()
         send, write = self._responder.send, dialect.event
         async for answer in answers:
-            event = write(run_id, number, answer)
+            try:
+                event = write(run_id, number, answer)
+            except NotMsg:
+                async with contextlib.aclosing(
+                    native_items.messages(answer, answers, turn.opened.run_id)
+                ) as messages:
+                    return await self._stream(turn, dialect, messages, number)
             if turn.cancelled:  # the App went on although its turn was cancelled
                 return
             if len(event) > MAX_ANSWER:
@@ -245,13 +255,26 @@ class Server:
                 await asyncio.sleep(0)
 
     async def _collect(
-        self, turn: _Turn, dialect: Dialect, answers: AsyncIterator[Any], outcome: Outcome
+        self,
+        turn: _Turn,
+        dialect: Dialect,
+        answers: AsyncIterator[Any],
+        outcome: Outcome,
+        collected: list[Any] | None = None,
+        size: int = 0,
     ) -> bytes:
-        collected, size = [], 0
+        """The messages that the App yields, joined; `collected` are the first of them, `size` their bytes."""
+        collected = [] if collected is None else collected
         async for answer in answers:
             if turn.cancelled:
                 return b""
-            size += dialect.size(answer)
+            try:
+                size += dialect.size(answer)
+            except NotMsg:
+                async with contextlib.aclosing(
+                    native_items.messages(answer, answers, turn.opened.run_id)
+                ) as messages:
+                    return await self._collect(turn, dialect, messages, outcome, collected, size)
             if size > MAX_ANSWER:
                 raise Explained(f'an answer of over {MAX_ANSWER} bytes needs "stream": true')
             collected.append(answer)

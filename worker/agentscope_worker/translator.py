@@ -11,16 +11,13 @@ from typing import Any, Final
 
 from agentscope_protocol.wire.frames import MAX_ANSWER, MAX_WORDS
 from agentscope_worker.dialects.encoder import Encoder
+from agentscope_worker.dialects.native_items import AgentFailed
 from agentscope_worker.dialects.sources import Source
 from agentscope_worker.runtime.compat.finish_reasons import Outcome
 
 MAX_REQUEST: Final = 64 * 1024
 """Maximum bytes of a request that goes into a will: it stays in the supervisor's memory as long as the run. A
 request with an inline image is longer, and is not kept."""
-
-
-class AgentFailed(Exception):
-    """The agent reports the failure of its answer. The message is for the client."""
 
 
 class TooLarge(Exception):

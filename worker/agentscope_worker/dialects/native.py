@@ -38,6 +38,10 @@ _MEDIA: Final = {
 _GROWING = {"text": "text", "thinking": "thinking"}
 
 
+class NotMsg(TypeError):
+    """The App has yielded something else than a Msg."""
+
+
 def read(body: bytes) -> tuple[Msg, dict[str, Any]]:
     """The Msg and the metadata in the body of a request. The supervisor has checked that it is a JSON object,
     and the types of its other fields.
@@ -86,11 +90,11 @@ def read_message(message: Mapping[str, object]) -> Msg:
 def write(msg: Msg) -> bytes:
     """The JSON object of a chunk: the whole Msg, `metadata.chunk` true unless the App has set it.
 
-    Raises: TypeError when the App has yielded something else.
+    Raises: NotMsg when the App has yielded something else.
     """
     compat = seam()
     if not isinstance(msg, compat.message_class()):
-        raise TypeError(
+        raise NotMsg(
             f"the App yielded a {type(msg).__name__}; expected agentscope.message.Msg, such as "
             'Msg(name="assistant", content=text, role="assistant")'
         )
@@ -108,7 +112,7 @@ def write(msg: Msg) -> bytes:
 
 
 def event(run_id: bytes, number: int, msg: Msg) -> bytes:
-    """One event. Raises: TypeError when the App has yielded something else."""
+    """One event. Raises: NotMsg when the App has yielded something else."""
     return b"id: %b-%d\ndata: %b\n\n" % (run_id, number, write(msg))
 
 

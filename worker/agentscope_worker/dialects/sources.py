@@ -58,6 +58,10 @@ class Source:
                     "or text"
                 )
 
+    def tool(self, call: str) -> str:
+        """The name of the tool of a call."""
+        return self._called.get(call, "")
+
     # -- chunks: each holds what is new -------------------------------------------------------------
 
     def _chunk(self, msg: Any) -> Iterator[Part]:
@@ -181,7 +185,7 @@ class Source:
         call = event.tool_call_id
         output = "".join(self._pieces.pop(f"result {call}", ()))
         state = str(_field(event, "state"))
-        yield parts.Result(call, self._called.get(call, ""), output, state in _FAILED)
+        yield parts.Result(call, self.tool(call), output, state in _FAILED)
 
     def _model_ended(self, event: Any) -> Iterator[Part]:
         yield parts.Usage(event.input_tokens, event.output_tokens)

@@ -53,7 +53,9 @@ class AgentApp(ABC):
             ctx: The context of the turn.
 
         Yields:
-            The messages of the answer. A chunk of a longer message contains only the new text.
+            The messages of the answer. A chunk of a longer message contains only the new text. The events of
+            `agent.reply_stream` (AgentScope 2.x), the pairs of `stream_printing_messages` (1.x), content
+            blocks and strings are accepted as well.
 
         Raises:
             Exception: Any exception ends the turn with APP_ERROR; the client receives its text.
