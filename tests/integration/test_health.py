@@ -249,3 +249,13 @@ def test_a_supervisor_imports_only_what_it_needs() -> None:
     assert {"agentscope_supervisor.daemon", "aiohttp.web_protocol"} <= modules
     assert not modules & (FOREIGN | UNUSED.keys())
     assert len(modules) < MOST_MODULES
+
+
+def test_a_worker_imports_no_part_of_the_supervisor() -> None:
+    code = "import sys; from agentscope_worker import zygote; zygote.preload([]); print(*sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, env=environment()
+    )
+    modules = set(ran.stdout.split())
+    assert {"agentscope", "agentscope_worker.serve"} <= modules
+    assert not modules & {"agentscope_supervisor", "aiohttp", "psutil", "yaml"}

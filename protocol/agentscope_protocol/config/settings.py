@@ -49,7 +49,6 @@ from agentscope_protocol.config.setting_types import (
     User,
     Workers,
 )
-from agentscope_protocol.config.yaml_reader import read
 
 __all__ = [
     "AgentscopeSettings",
@@ -236,6 +235,8 @@ def load(text: str, *, source: str, env: Mapping[str, str]) -> Settings:
     Raises:
         SettingsError: lists every problem of the file.
     """
+    from agentscope_protocol.config.yaml_reader import read  # PyYAML, which workers do not need
+
     document = read(text, env)
     problems = document.problems
     try:
@@ -268,6 +269,8 @@ def load_slots(text: str, *, source: str, env: Mapping[str, str]) -> dict[str, s
     Raises:
         SettingsError: lists every problem of the slots' names and providers, or of the text itself.
     """
+    from agentscope_protocol.config.yaml_reader import read
+
     document = read(text, _Blanks(env))
     slots = document.data.get("models", {})
     if isinstance(slots, dict):
