@@ -107,7 +107,7 @@ def start(project: Project, name: str | None, runtime_dir: Path | None, state_di
     )
     claim.close()
     parts.close()
-    sys.exit(status)
+    standard_streams.leave(status)
 
 
 def checked(project: Project) -> Settings:

@@ -5,9 +5,10 @@ into a socket or the database then, and Python sets `sys.stderr` to None, with w
 work.
 """
 
+import contextlib
 import os
 import sys
-from typing import Final
+from typing import Final, NoReturn
 
 _STREAMS: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
@@ -33,3 +34,14 @@ def print_error(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
     except OSError:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # open until the exit
+
+
+def leave(status: int) -> NoReturn:
+    """Exit with this status, with what was printed, and at once.
+
+    Python would first destroy each of its objects, which takes a supervisor 0.1 s of CPU.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # it takes no more text, or is closed
+            stream.flush()
+    os._exit(status)
