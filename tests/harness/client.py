@@ -68,9 +68,11 @@ class Response:
 class Connection:
     """One TCP connection to an instance. Use as an async context manager."""
 
-    def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
-        """`receive_buffer`: approximate bytes that the kernel and this side buffer; None: the defaults."""
+    def __init__(self, port: int, *, receive_buffer: int | None = None, source: str = "127.0.0.1") -> None:
+        """`receive_buffer`: approximate bytes that the kernel and this side buffer; None: the defaults.
+        `source`: the address of the client, a loopback address."""
         self._port = port
+        self._source = source
         self._receive_buffer = receive_buffer
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
@@ -78,6 +80,8 @@ class Connection:
     async def __aenter__(self) -> Self:
         sock = socket.socket()
         sock.setblocking(False)
+        if self._source != "127.0.0.1":
+            sock.bind((self._source, 0))
         if self._receive_buffer is not None:  # before connect, which negotiates the window
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         try:

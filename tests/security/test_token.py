@@ -2,14 +2,26 @@
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from typing import Final
 
 import pytest
 
-from agentscope_supervisor.web.auth import FREE_GUESSES, GUESSES_PER_SECOND
+from agentscope_supervisor.web.guesses import FREE_GUESSES, GUESSES_PER_SECOND, MAX_DELAY
 from tests.conftest import StartInstance
 from tests.harness import console
-from tests.harness.client import JSON, Response, Stream, Watch, call, invoke, new_session, turn_body
+from tests.harness.client import (
+    JSON,
+    Connection,
+    Response,
+    Stream,
+    Watch,
+    call,
+    invoke,
+    new_session,
+    request,
+    turn_body,
+)
 from tests.harness.instance import Instance
 
 TOKEN: Final = "s3cret"
@@ -99,8 +111,11 @@ async def test_a_browser_reads_a_run_with_a_ticket_instead_of_the_token(instance
 
 
 async def test_wrong_tokens_are_slowed_down_and_logged(instance: Instance) -> None:
-    """And the right token is not, meanwhile."""
-    body, began = turn_body(new_session(), "x", stream=False), time.monotonic()
+    """And the right token is not, meanwhile: it has come from this address before."""
+    body = turn_body(new_session(), "x", stream=False)
+    first = await call(instance.port, "POST", "/invoke", body=body, headers=JSON | AUTHORIZED)
+    assert first.status == 200
+    began = time.monotonic()
     wrong = JSON | {"Authorization": "Bearer guess"}
     guesses = int(FREE_GUESSES) + 6
     for number in range(guesses):
@@ -123,3 +138,34 @@ async def test_wrong_tokens_are_slowed_down_and_logged(instance: Instance) -> No
     assert_refused(await slow, 401, "UNAUTHORIZED")
     assert "requests with a wrong token" in instance.log
     assert "guess" not in instance.log
+
+
+async def test_the_tokens_of_an_address_that_guesses_are_checked_late(instance: Instance) -> None:
+    """Else a client takes a late answer for a wrong token, and does not wait for it.
+
+    So even its right guess waits. Other clients do not.
+    """
+    stranger, body = "127.0.0.77", turn_body(new_session(), "x", stream=False)
+    wrong = request("POST", "/invoke", body, JSON | {"Authorization": "Bearer guess"})
+    right = request("POST", "/invoke", body, JSON | AUTHORIZED)
+    assert (await call(instance.port, "POST", "/invoke", body=body, headers=JSON | AUTHORIZED)).status == 200
+    async with AsyncExitStack() as stack:
+        guessing = [
+            await stack.enter_async_context(Connection(instance.port, source=stranger))
+            for _ in range(int(FREE_GUESSES + MAX_DELAY * GUESSES_PER_SECOND) + 2)
+        ]
+        for connection in guessing:
+            await connection.send(wrong)
+        assert (await call(instance.port, "GET", "/livez")).status == 200  # after the guesses
+        late = await stack.enter_async_context(Connection(instance.port, source=stranger))
+        await late.send(right)
+        answer = asyncio.create_task(late.answer())
+        for _ in range(3):
+            served = await call(instance.port, "POST", "/invoke", body=body, headers=JSON | AUTHORIZED)
+            assert served.status == 200
+        assert not answer.done()
+        assert (await answer).status == 200
+    async with Connection(instance.port, source=stranger) as known, Connection(instance.port) as other:
+        await known.send(right)
+        await other.send(right)
+        assert (await known.answer()).status == (await other.answer()).status == 200

@@ -218,6 +218,10 @@ class AiohttpConnection(web.RequestHandler):
     # -- its place ----------------------------------------------------------------------------
 
     @property
+    def address(self) -> str:
+        return self._entry.address
+
+    @property
     def is_let_in(self) -> bool:
         """Whether a request on this connection was let in."""
         return self._entry.is_let_in
@@ -414,6 +418,11 @@ def is_reserved(request: web.BaseRequest) -> bool:
 def let_in(request: web.BaseRequest) -> None:
     """This request is let in: its client is no stranger any more."""
     cast(AiohttpConnection, request.protocol).let_in()
+
+
+def address_of(request: web.BaseRequest) -> str:
+    """The address of the client, as `listener` counts it."""
+    return cast(AiohttpConnection, request.protocol).address
 
 
 def is_let_in(request: web.BaseRequest) -> bool:

@@ -37,7 +37,8 @@ class FastServer:
 
     `take`: begins the response to a request, which has its whole body; returns None if the response is
     already complete. `plain`: aiohttp's server, for connections that are passed on, and from the start for
-    those in a reserved place. `body_within`: as BODY_FOLLOWS_WITHIN.
+    those in a reserved place. `body_within`: as BODY_FOLLOWS_WITHIN. `delays`: seconds that requests of an
+    address must wait; `take` does not wait, so that such an address gets a connection of `plain`.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class FastServer:
         plain: aiohttp_connection.Server,
         limits: HttpLimits,
         body_within: float = BODY_FOLLOWS_WITHIN,
+        delays: Callable[[str], float] = lambda _: 0.0,
     ) -> None:
         self.loop: Final = asyncio.get_running_loop()
         self.take: Final = take
@@ -53,13 +55,14 @@ class FastServer:
         self.limits: Final = limits
         self.max_body: Final = min(MAX_BODY, limits.max_body)
         self.body_within: Final = body_within
+        self._delays: Final = delays
         self.connections: Final[set[FastConnection]] = set()
         self._emptied: asyncio.Future[None] | None = None
 
     def connect(self, is_reserved: bool, on_lost: OnLost, entry: Entry | None = None) -> asyncio.BaseProtocol:
         """The protocol of a new connection. `on_lost`: called once, when the connection is lost. `entry`: its
         place; None: nothing limits it."""
-        if is_reserved:
+        if is_reserved or (entry is not None and self._delays(entry.address)):
             return self.plain.connect(is_reserved, on_lost, entry)
         # It has a protocol's methods, and a loop asks for no more; deriving from one would cost each a dict.
         return cast(asyncio.BaseProtocol, FastConnection(self, on_lost, entry or Entry()))
@@ -162,6 +165,11 @@ class FastConnection(Channel):
             self._transport.abort()
 
     # -- its place ------------------------------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """The address of the client, as `listener` counts it."""
+        return self._entry.address
 
     def let_in(self) -> None:
         """The request in progress is let in."""

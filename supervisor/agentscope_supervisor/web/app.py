@@ -22,7 +22,7 @@ from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, inv
 from agentscope_supervisor.domain.request import json_object, session_id
 from agentscope_supervisor.http1 import aiohttp_connection, request_errors
 from agentscope_supervisor.http1 import aiohttp_web as web
-from agentscope_supervisor.http1.aiohttp_connection import is_reserved, let_in
+from agentscope_supervisor.http1.aiohttp_connection import address_of, is_reserved, let_in
 from agentscope_supervisor.http1.body import BodyReader
 from agentscope_supervisor.http1.fast_connection import FastServer
 from agentscope_supervisor.http1.listener import NO_PLACE, Listener
@@ -99,7 +99,9 @@ class FrontDoor:
             settings.header_timeout, self._body.max_size, settings.max_head_kb * 1024
         )
         self._server: Final = aiohttp_connection.Server(self.handle, limits)
-        self._fast: Final = FastServer(self._invoke.fast, self._server, limits)
+        self._fast: Final = FastServer(
+            self._invoke.fast, self._server, limits, delays=self._auth.guesses.check_after
+        )
         self._max_connections: Final = settings.max_connections
         self._listener: Listener | None = None
         self._dialects: Final = chosen(protocols or ProtocolsSettings())
@@ -192,6 +194,10 @@ class FrontDoor:
 
     async def _answer(self, asked: Asked, route: Route | None) -> web.StreamResponse:
         request = asked.request
+        if route is None or not route.is_open or request.method not in _READING:
+            delay = self._auth.guesses.check_after(address_of(request))
+            if delay:
+                await asyncio.sleep(delay)
         try:
             response = self._preflight(asked, route) or await self._admit(asked, route).handler(asked)
         except Refused as refused:
@@ -223,7 +229,7 @@ class FrontDoor:
                 raise Refused(NO_PLACE)
             refuse_repeated(request, "Authorization")
             if not (route is not None and route.takes_ticket and self._has_ticket(asked)):
-                self._auth.admit(request.headers)
+                self._auth.admit(request.headers, address_of(request))
             let_in(request)
         elif request.method not in _READING:
             self._auth.check_origin(request.headers)
@@ -244,9 +250,8 @@ class FrontDoor:
             return False
         self._auth.check_origin(asked.request.headers)
         if not self._tickets.is_valid(ticket, asked.at[0], asyncio.get_running_loop().time()):
-            raise self._auth.guesses.wrong(
-                "the ticket has expired, or is not for this run: request a new one"
-            )
+            reason = "the ticket has expired, or is not for this run: request a new one"
+            raise self._auth.guesses.wrong(reason, address_of(asked.request))
         return True
 
     def _find(self, path: str) -> tuple[Route | None, tuple[str, ...]]:
@@ -303,7 +308,9 @@ class FrontDoor:
             return await console.sign_out(request, headers)
         response = await console.sign_in(request, headers)
         if response is None:
-            raise self._auth.guesses.wrong("this is not the instance's token, or the link was used before")
+            reason = "this is not the instance's token, or the link was used before"
+            raise self._auth.guesses.wrong(reason, address_of(request))
+        self._auth.guesses.right(address_of(request))
         return response
 
     async def _session(self, asked: Asked) -> web.StreamResponse:

@@ -145,7 +145,7 @@ class InvokeRoute:
             headers |= self._auth.origins.headers(head.fields)
         record = RequestRecord(self._metrics, self._tracing, INVOKE.path)
         try:
-            self._auth.admit(head.fields)
+            self._auth.admit(head.fields, connection.address)
             connection.let_in()
             asked = self._read(INVOKE, body, head.fields, headers["X-Request-Id"], record.trace(head.fields))
             return self._submit(asked, new_id(), connection, headers, record, ends=True)
@@ -269,7 +269,7 @@ def refuse_untyped(request: web.BaseRequest) -> None:
     """Refuse a body that does not say that it is JSON. Browsers let any web page send a body without a type,
     or of a few others, to any server without asking it first. Raises: Refused."""
     if request.can_read_body and request.content_type != "application/json":
-        given = request.content_type[:100] if "Content-Type" in request.headers else "without a Content-Type"
+        given = request.content_type[:100] if "Content-Type" in request.headers else "of no type"
         message = f"the body must be application/json, not {given}"
         raise Refused(Failure(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message))
 
