@@ -378,6 +378,15 @@ async def test_expect_100_continue(connect: Connect) -> None:
         await assert_in_step(connection)
 
 
+async def test_http_1_0_gets_no_interim_response(connect: Connect) -> None:
+    body = turn_body(new_session(), "go on", stream=False)
+    async with connect() as connection:
+        await connection.send(
+            request("POST", "/invoke", body, {**JSON, "Expect": "100-continue"}, "HTTP/1.0")
+        )
+        assert (await connection.answer()).status == 200
+
+
 async def test_expect_100_continue_for_what_will_be_refused(connect: Connect) -> None:
     headers = {"Content-Type": "text/plain", "Expect": "100-continue", "Content-Length": "100"}
     async with connect() as connection:

@@ -9,6 +9,7 @@ Where to read next: `domain.request` parses small bodies, `domain.json_outline` 
 import asyncio
 from typing import Final
 
+from aiohttp.http_writer import HttpVersion11
 from aiohttp.streams import StreamReader
 
 from agentscope_protocol.config.settings import ServerSettings
@@ -16,6 +17,7 @@ from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, inv
 from agentscope_supervisor.domain.json_outline import Outline
 from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.aiohttp_connection import is_let_in
+from agentscope_supervisor.http1.channel import CONTINUE
 from agentscope_supervisor.http1.strictness import PLAIN_TYPES
 
 MIN_RATE: Final = 1024  # bytes per second, on average over each RATE_WINDOW
@@ -25,6 +27,8 @@ MAX_UNREAD: Final = 256 * 1024 * 1024
 are. Without it, 10,000 clients could each send a body of the maximum size without its last byte."""
 
 MAX_OF_STRANGER: Final = 64 * 1024  # bytes of a body on a route that needs no credentials
+
+_CONTINUE: Final = "100-continue"
 
 _TOO_LARGE: Final = Failure(
     ErrorCode.PAYLOAD_TOO_LARGE, f"the body is over {MAX_OF_STRANGER} bytes, the limit without credentials"
@@ -56,8 +60,10 @@ class BodyReader:
             raise Refused(Failure(ErrorCode.UNSUPPORTED_MEDIA_TYPE, message))
         if (request.content_length or 0) > max_size:
             raise Refused(too_large)
-        if request.headers.get("Expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        transport = request.transport
+        is_asked = request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == _CONTINUE
+        if is_asked and transport is not None:  # past aiohttp's writer, which takes it for the response
+            transport.write(CONTINUE)
         content = request.content
         try:
             # Almost all bodies arrive together with their head.
