@@ -13,6 +13,8 @@ from agentscope_supervisor.http1.fast_head import FastHead
 from tests.fuzz.request_ways import BODY, FIELDS, TOKEN, USUAL, Seen, by_way, check
 from tests.harness import request_heads
 
+pytestmark = pytest.mark.as_python  # compiled modules refuse the stand-ins
+
 REQUESTS = 40  # of each seed
 
 
