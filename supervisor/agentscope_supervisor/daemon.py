@@ -26,6 +26,7 @@ from agentscope_protocol.config.settings import Settings
 from agentscope_protocol.wire.page import WRITES
 from agentscope_supervisor.control.handlers import Handlers
 from agentscope_supervisor.control.server import ControlServer
+from agentscope_supervisor.exchanges.service import ExchangeService
 from agentscope_supervisor.processes.reaper import Reaper
 from agentscope_supervisor.project.config import Project
 from agentscope_supervisor.project.watch_filter import WatchFilter
@@ -99,10 +100,18 @@ class Daemon:
         )
         self._ledger: Final = self._turns.ledger
         self._table: Final = SessionTable(self._ledger)
+        self._exchanges: Final = ExchangeService(settings, self._turns, self._post)
         self._controller: Final = Controller(
-            project, settings, self._turns, self._post, self._metrics, self._ready, self._rollout_ended
+            project,
+            settings,
+            self._turns,
+            self._exchanges,
+            self._post,
+            self._metrics,
+            self._ready,
+            self._rollout_ended,
         )
-        self._turns.processes = self._controller
+        self._turns.processes = self._exchanges.processes = self._controller
         self._fleet: Final = self._controller.fleet
         self._pool: Final = self._controller.pool
         self._reaper: Final = Reaper(self._pool.marks)
@@ -174,6 +183,7 @@ class Daemon:
             front_door = FrontDoor(
                 settings.server,
                 self._turns,
+                self._exchanges,
                 self._table,
                 self._condition,
                 self._recorder,

@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from agentscope_protocol.config.settings import Settings
+from agentscope_supervisor.exchanges.service import ExchangeService
 from agentscope_supervisor.http1 import aiohttp_connection, fast_connection
 from agentscope_supervisor.http1.channel import Exchange
 from agentscope_supervisor.http1.fast_connection import FastConnection, FastServer
@@ -312,7 +313,10 @@ async def test_a_bug_of_ours_counts_as_500_whichever_way_it_came() -> None:
     recorder = Recorder(settings.sessions, broken, {})
     turns = TurnService(settings, 1, broken, recorder, None)
     metrics = Metrics(broken, broken, [], [])
-    door = FrontDoor(settings.server, turns, broken, broken, recorder, tracing=broken, metrics=metrics)
+    exchanges = ExchangeService(settings, turns, broken)
+    door = FrontDoor(
+        settings.server, turns, exchanges, broken, broken, recorder, tracing=broken, metrics=metrics
+    )
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         await door.listen(sock)

@@ -30,7 +30,11 @@ HEADERS: Final = (
     ),
     ("X-Run-Id", "turns and runs", "The id of the run: 32 hexadecimal digits."),
     ("X-Session-Id", "turns", "The id of the new session, if the request names none."),
-    ("X-Agentscope-Worker", "turns", "`<slot>.<generation>` of the worker, if one has the turn by then."),
+    (
+        "X-Agentscope-Worker",
+        "turns, hosted app",
+        "`<slot>.<generation>` of the worker, if one has the turn by then.",
+    ),
     (
         "Idempotent-Replayed",
         "turns",
@@ -40,6 +44,32 @@ HEADERS: Final = (
     ("WWW-Authenticate", "401", "`Bearer`."),
     ("Allow", "405", "The methods of the route."),
 )
+
+HOSTED: Final = """
+If the project has an ASGI app or an AgentApp of agentscope-runtime instead of a class `App`, all paths are
+the app's, except these: the health routes, `/metrics`, `/console` and `/runs/…`. With `server.prefix`, every
+route of this page is below that prefix instead, and all other paths are the app's.
+[Exchanges](../concepts/exchange.md) describes how requests reach the app.
+
+- `server.auth_token` is required on the app's routes too, unless `server.auth_hosted` is `false`. The app
+  does not see a header `Authorization` that has this token. Preflights need none. The app decides which pages
+  of other origins it serves; `server.cors_origins` is for this server's own routes.
+- Responses have `X-Request-Id`, `X-Agentscope-Worker`, `Date` and `Server`, unless the app sets them.
+- `/shutdown` and `/admin/…` of an AgentApp of agentscope-runtime are 403 `FORBIDDEN`.
+- Errors of the supervisor are the JSON below. Once a response has begun, a failure ends its connection: a
+  chunked response then has no last chunk.
+
+| error | when |
+| --- | --- |
+| 413 `PAYLOAD_TOO_LARGE` | The body is over `server.max_upload_mb`. |
+| 408 `REQUEST_TIMEOUT` | The body is slower than 1 KB/s. |
+| 500 `APP_ERROR` | The app raised before its response began, or its headers cannot be sent. |
+| 502 `WORKER_LOST` | The worker died before the response began. |
+| 503 `NOT_READY` | No worker became ready within `supervisor.start_timeout`. |
+| 503 `OVERLOADED` | `server.max_turns` or `supervisor.max_inflight` requests are open. |
+| 503 `DRAINING` | The instance is stopping or in maintenance. |
+| 504 `TIMEOUT` | The response did not begin within `server.request_timeout` of the last byte that was read. |
+"""
 
 ERRORS: Final = """
 A failure before the first byte of the response is an HTTP status with the body
@@ -163,6 +193,7 @@ def text() -> str:
         "## Response headers",
         table(("header", "sent with", "value"), [[code(a), b, c] for a, b, c in HEADERS]),
     ]
+    parts += ["## Routes of a hosted app", HOSTED]
     parts += ["## Error codes", ERRORS, error_table()]
     parts += ["## Shapes", f"The JSON of requests and responses; content type `{JSON}`."]
     for name, schema in SCHEMAS.items():

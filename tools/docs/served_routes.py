@@ -8,8 +8,8 @@ import inspect
 
 from agentscope_protocol.config.settings import ServerSettings
 from agentscope_supervisor.telemetry.metrics import Metrics
-from agentscope_supervisor.web.app import FrontDoor, documented
-from agentscope_supervisor.web.routes import Route
+from agentscope_supervisor.web.app import FrontDoor
+from agentscope_supervisor.web.routes import Route, documented
 from tools.docs.nothing import NOTHING
 
 

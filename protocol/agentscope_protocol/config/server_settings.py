@@ -10,8 +10,10 @@ from agentscope_protocol.config.setting_types import (
     HeadKilobytes,
     HostNames,
     Megabytes,
+    Networks,
     OnOffAuto,
     Origins,
+    PathPrefix,
     Port,
     PositiveSeconds,
     Principal,
@@ -48,6 +50,9 @@ class ServerSettings(Section):
         "browser. Pages of other origins get 403.",
     )
     max_body_mb: Megabytes = Field(16, description="Largest request body, in MB. Larger ones get 413.")
+    max_upload_mb: Megabytes = Field(
+        4096, description="Largest request body for a hosted app, in MB. Larger ones get 413."
+    )
     max_head_kb: HeadKilobytes = Field(
         32, description="Largest request line and headers together, in KB. Larger ones get 400."
     )
@@ -73,6 +78,27 @@ class ServerSettings(Section):
     principal: Principal = Field(
         "token",
         description="The identity of a caller: its `token`, or `metadata.<key>`, a field of the request.",
+    )
+    auth_hosted: bool = Field(
+        True,
+        description="Whether `auth_token` is required on the routes of a hosted app too. `false`: the app "
+        "authenticates its clients itself.",
+    )
+    prefix: PathPrefix = Field(
+        "",
+        description="Prefix of this server's own routes beside a hosted app, such as `/_supervisor`. The "
+        "paths without it then belong to the app. Without a hosted app it has no effect.",
+    )
+    trusted_proxies: Networks = Field(
+        [],
+        description="Addresses or networks of proxies whose X-Forwarded-For, -Proto and -Host headers tell "
+        "a hosted app its client, scheme and host.",
+    )
+    session_cookie: Text | None = Field(
+        None, description="Name of a cookie with the session id, which pins requests for a hosted app."
+    )
+    session_query: Text | None = Field(
+        None, description="Name of a query parameter with the session id, as `session_cookie`."
     )
     metrics: bool = Field(True, description="Whether to serve `GET /metrics`.")
     console: OnOffAuto = Field(

@@ -40,6 +40,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.
 _PRINCIPAL = re.compile(r"token|metadata\..+")
 _UMASK = re.compile(r"0?[0-7]{3}")
 _HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
+_PATH_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[!-~]+")
 _MAPPING_METHODS = frozenset({"get", "items", "keys", "values"})
 
@@ -207,6 +208,23 @@ def _origin(value: str) -> str:
 
 
 HostNames = Annotated[list[Annotated[Text, AfterValidator(_host_name)]], BeforeValidator(_null_is_no_item)]
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise ValueError("must be an IP address or a network such as 10.0.0.0/8") from None
+
+
+def _path_prefix(value: str) -> str:
+    if value and not _PATH_PREFIX.fullmatch(value):
+        raise ValueError("must be a path such as /_supervisor, without a slash at its end")
+    return value
+
+
+Networks = Annotated[list[Annotated[Text, AfterValidator(_network)]], BeforeValidator(_null_is_no_item)]
+PathPrefix = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_path_prefix)]
 Origins = Annotated[list[Annotated[Text, AfterValidator(_origin)]], BeforeValidator(_null_is_no_item)]
 
 

@@ -288,6 +288,8 @@ def load_slots(text: str, *, source: str, env: Mapping[str, str]) -> dict[str, s
 
 def unset_variables(text: str, *, env: Mapping[str, str]) -> list[str]:
     """The variables to which the text of an agentapp.yaml refers and that `env` does not have, in order."""
+    from agentscope_protocol.config.yaml_reader import read
+
     return [name for name in read(text, env).references if name not in env]
 
 
@@ -296,6 +298,8 @@ def load_auth_token(text: str, *, env: Mapping[str, str]) -> tuple[str | None, l
 
     Nothing else in the text is validated. The token is None if it is absent or cannot be read.
     """
+    from agentscope_protocol.config.yaml_reader import read
+
     document, path = read(text, env), ("server", "auth_token")
     unset = [name for name, paths in document.references.items() if path in paths and name not in env]
     server = document.data.get("server")

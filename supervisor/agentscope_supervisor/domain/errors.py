@@ -74,7 +74,8 @@ MEANING: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.FORBIDDEN: (
         "The request comes from a web page whose origin is not in `server.cors_origins`, or without a token "
         "its `Host` is neither local nor in `server.hosts`. Also sent for `GET /sessions`, and for "
-        "`GET /runs` without `session_id`, unless the console sends it."
+        "`GET /runs` without `session_id`, unless the console sends it. Also sent for routes of a hosted app "
+        "that would end its worker."
     ),
     ErrorCode.NOT_FOUND: "The route, run or session does not exist.",
     ErrorCode.METHOD_NOT_ALLOWED: "The route does not accept this method. Sent with `Allow`.",
@@ -90,7 +91,9 @@ MEANING: Final[Mapping[ErrorCode, str]] = {
     ErrorCode.GONE: (
         "The run, or the requested event of it, is no longer kept. The body names the events that are `kept`."
     ),
-    ErrorCode.PAYLOAD_TOO_LARGE: "The body is larger than `server.max_body_mb`.",
+    ErrorCode.PAYLOAD_TOO_LARGE: (
+        "The body is larger than `server.max_body_mb`; for a hosted app, than `server.max_upload_mb`."
+    ),
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: (
         "The request has a body and not `Content-Type: application/json`, or the body is not in UTF-8 or "
         "compressed."
@@ -106,7 +109,8 @@ MEANING: Final[Mapping[ErrorCode, str]] = {
     ),
     ErrorCode.INTERNAL_ERROR: "The supervisor or the worker failed.",
     ErrorCode.WORKER_LOST: (
-        "The worker died during the turn. `retryable` is true only if the turn had not begun."
+        "The worker died during the turn, or before the response of a hosted app began. `retryable` is true "
+        "only if the turn had not begun."
     ),
     ErrorCode.NOT_READY: (
         "No worker is ready, or none became ready for the session within `supervisor.start_timeout`."
@@ -119,7 +123,10 @@ MEANING: Final[Mapping[ErrorCode, str]] = {
         "This message or session repeatedly killed its worker. It is refused for 10 minutes. No balancer "
         "retries this status on another instance."
     ),
-    ErrorCode.TIMEOUT: "The turn took longer than `server.request_timeout`.",
+    ErrorCode.TIMEOUT: (
+        "The turn took longer than `server.request_timeout`, or a hosted app did not begin its response in "
+        "that time."
+    ),
 }
 """The cause of each code, in Markdown, for the reference of the HTTP API."""
 

@@ -7,6 +7,8 @@ Where to read next: `channel` has the interface, `aiohttp_connection` the connec
 """
 
 import asyncio
+import socket
+import struct
 from typing import Final, cast
 
 from aiohttp.http import HttpVersion11
@@ -58,6 +60,14 @@ class AiohttpChannel(Channel):
     def done(self) -> None:
         if not self._over.done():
             self._over.set_result(None)
+
+    def reset(self) -> None:
+        """Drop the connection with a TCP reset, which no client takes for the end of a response."""
+        transport = self._connection.transport
+        if transport is not None:
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            transport.abort()
 
     def abort(self) -> None:
         transport = self._connection.transport

@@ -139,6 +139,9 @@ class AiohttpConnection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._ignores_input:
             return
+        if self._payload_parser is not None:  # of a WebSocket: there are no more heads
+            super().data_received(data)
+            return
         seen, was_in_body = self._request_count, not self._body.is_eof()
         super().data_received(data)
         if self._request_count != seen:
@@ -272,7 +275,7 @@ class AiohttpConnection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp keeps asyncio's default, which is None
         """The client sends no more. Returns whether the connection stays open for the responses."""
-        if self._is_idle() or not self._body.is_eof():
+        if self._is_idle() or not self._body.is_eof() or self._payload_parser is not None:
             return False
         assert self.transport is not None, "it has just reported"
         if self._half_close is None:

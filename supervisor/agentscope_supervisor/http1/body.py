@@ -122,6 +122,38 @@ class BodyReader:
             self._collected -= len(body)
 
 
+class PieceReader:
+    """Reads a body of any size in pieces, and wants MIN_RATE of its client. The time between two calls does
+    not count, because the client may be waiting for the reader then."""
+
+    def __init__(self, content: StreamReader) -> None:
+        self._content: Final = content
+        self._loop: Final = asyncio.get_running_loop()
+        self._received = 0  # bytes in the present window
+        self._left = RATE_WINDOW  # seconds of it
+
+    async def read(self) -> bytes:
+        """The next piece; empty at the end. Raises: Refused."""
+        content = self._content
+        if content.is_eof():  # it has arrived whole
+            return content.read_nowait()
+        began = self._loop.time()
+        try:
+            async with asyncio.timeout(self._left):
+                piece = await content.readany()
+        except TimeoutError:
+            message = f"the body was slower than {MIN_RATE} bytes/s"
+            raise Refused(Failure(ErrorCode.REQUEST_TIMEOUT, message)) from None
+        except web.RequestPayloadError as error:
+            content.feed_eof()  # so that aiohttp does not wait for the rest
+            raise invalid(f"the body could not be read: {error}") from None
+        self._received += len(piece)
+        self._left -= self._loop.time() - began
+        if self._received >= MIN_RATE * RATE_WINDOW:
+            self._received, self._left = 0, RATE_WINDOW
+        return piece
+
+
 def _check_type(request: web.BaseRequest) -> None:
     """Raises: Refused."""
     if request.content_type != "application/json":

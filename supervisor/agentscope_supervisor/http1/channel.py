@@ -99,6 +99,11 @@ class Channel:
         lines = f"{lines}{_CHUNKED}{self._connection_line()}"
         return self.writer(head_bytes(200, fields, lines), LAST_CHUNK)
 
+    def head(self, status: int, lines: bytes) -> bytes:
+        """The head of a response of a hosted app. `lines`: the status line and the headers."""
+        self.status = status
+        return b"%b%b\r\n" % (lines, self._connection_line().encode("ascii"))
+
     def _connection_line(self) -> str:
         if self.is_http_1_0:
             return "" if self.is_closing else _KEEP_ALIVE

@@ -53,7 +53,7 @@ class FastServer:
         self.take: Final = take
         self.plain: Final = plain
         self.limits: Final = limits
-        self.max_body: Final = min(MAX_BODY, limits.max_body)
+        self.max_body = min(MAX_BODY, limits.max_body)
         self.body_within: Final = body_within
         self._delays: Final = delays
         self.connections: Final[set[FastConnection]] = set()
@@ -66,6 +66,14 @@ class FastServer:
             return self.plain.connect(is_reserved, on_lost, entry)
         # It has a protocol's methods, and a loop asks for no more; deriving from one would cost each a dict.
         return cast(asyncio.BaseProtocol, FastConnection(self, on_lost, entry or Entry()))
+
+    def leave_all(self) -> None:
+        """Pass every further request to aiohttp."""
+        self.max_body = -1
+
+    def take_all(self) -> None:
+        """Take usual turns again."""
+        self.max_body = min(MAX_BODY, self.limits.max_body)
 
     def forget(self, connection: "FastConnection") -> None:
         """A connection is lost, or was passed to aiohttp."""

@@ -58,10 +58,6 @@ _RULES: Final[tuple[tuple[Callable[[Head], bool], str], ...]] = (
         "chunked is the only supported Transfer-Encoding",
     ),
     (lambda head: head.method == "CONNECT", "CONNECT is not supported: this server opens no tunnels"),
-    (
-        lambda head: head.upgrade and head.headers.get("Upgrade", "").lower() == "websocket",
-        "websockets are not supported",
-    ),
     (_no_target, "the request target must be a path, or an http or https URL without user information"),
     (lambda head: "#" in head.path, "the request target must not have a fragment"),
 )

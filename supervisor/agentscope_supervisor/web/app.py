@@ -1,25 +1,30 @@
 """The HTTP server: the table of routes, and the steps that every request takes. Decides nothing about turns.
 
 A route is one line in the table; its handler is in the file of its family. Errors before the first byte are a
-status with a JSON body, after it events; no error reaches a client as a traceback.
+status with a JSON body, after it events; no error reaches a client as a traceback. If the project has a
+hosted app, all other paths belong to it.
 
-Where to read next: `invoke` for turns, `health`, `runs`, `sessions` and `console` for the other families,
-`auth` for tokens, `http1.aiohttp_connection` for what comes before a request.
+Where to read next: `routes` for the table, `invoke` for turns, `hosted` for a hosted app, `health`, `runs`,
+`sessions` and `console` for the other families, `auth` for tokens, `http1.aiohttp_connection` for what comes
+before a request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 import socket
+from collections.abc import Coroutine
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agentscope_protocol.config.protocol_settings import ProtocolsSettings
 from agentscope_protocol.config.settings import ServerSettings
-from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, invalid, refusal
 from agentscope_supervisor.domain.request import json_object, session_id
+from agentscope_supervisor.exchanges.heads import is_blocked
+from agentscope_supervisor.exchanges.service import ExchangeService
 from agentscope_supervisor.http1 import aiohttp_connection, request_errors
 from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.aiohttp_connection import address_of, is_reserved, let_in
@@ -36,10 +41,12 @@ from agentscope_supervisor.web.auth import Auth, WrongToken
 from agentscope_supervisor.web.console import Console
 from agentscope_supervisor.web.front_ends import chosen, routes_of
 from agentscope_supervisor.web.health import HealthRoutes
+from agentscope_supervisor.web.hosted import HostedRoute, Opening
+from agentscope_supervisor.web.hosted_websocket import WebSocketRoute, is_handshake
 from agentscope_supervisor.web.invoke import InvokeRoute, refuse_repeated, refuse_untyped
 from agentscope_supervisor.web.request_record import RequestRecord
 from agentscope_supervisor.web.respond import OpenResponses
-from agentscope_supervisor.web.routes import Asked, Route, plain
+from agentscope_supervisor.web.routes import READING, Asked, Route, RouteTable, documented, label, plain
 from agentscope_supervisor.web.runs import RunRoutes
 from agentscope_supervisor.web.sessions import SessionRoutes, session_in_path
 from agentscope_supervisor.web.tickets import Tickets
@@ -50,12 +57,12 @@ if TYPE_CHECKING:  # `daemon` imports it for instances with traces
 
 CLOSES_WITHIN: Final = 5.0  # seconds that responses may take to leave when the instance ends
 
+HOSTED: Final = "hosted"  # the name of all routes of a hosted app in the metrics
+_NOT_READY: Final = refusal(ErrorCode.NOT_READY, "no worker has been ready yet")
+
 LAST_REQUESTS: Final = 0.1
 """Seconds for the requests on the connections that were accepted last. Without them, a balancer that has just
 connected sees a connection that ends without a response, and may not send the request to another instance."""
-
-
-_READING: Final = ("GET", "HEAD")  # methods that change nothing
 
 
 class FrontDoor:
@@ -65,6 +72,7 @@ class FrontDoor:
         self,
         settings: ServerSettings,
         turns: TurnService,
+        exchanges: ExchangeService,
         table: SessionTable,
         condition: Condition,
         recorder: Recorder,
@@ -74,6 +82,9 @@ class FrontDoor:
         protocols: ProtocolsSettings | None = None,
     ) -> None:
         self._turns: Final = turns
+        self._exchanges: Final = exchanges
+        self._hosted: Final = HostedRoute(settings, exchanges)
+        self._websockets: Final = WebSocketRoute(self._hosted)
         self._tracing: Final = tracing
         self._metrics: Final = metrics
         self._principal: Final = settings.principal
@@ -102,14 +113,14 @@ class FrontDoor:
         self._fast: Final = FastServer(
             self._invoke.fast, self._server, limits, delays=self._auth.guesses.check_after
         )
+        exchanges.on_hosted = self._app_found
         self._max_connections: Final = settings.max_connections
         self._listener: Listener | None = None
         self._dialects: Final = chosen(protocols or ProtocolsSettings())
         paths = {each.wire.name: each.path for each in self._dialects}
         self._methods: Final[dict[str, tuple[str, ...]]] = {}  # of each path, as the reference writes it
         self.routes: Final = self._table_of_routes(HealthRoutes(condition, paths), recorder, console)
-        self._fixed: Final = {route.path: route for route in self.routes if "{" not in route.path}
-        self._below: Final = [(_pattern(route.path), route) for route in self.routes if "{" in route.path]
+        self._table: Final = RouteTable(self.routes, settings.prefix)
 
     def _table_of_routes(
         self, health: HealthRoutes, recorder: Recorder, console: Console | None
@@ -118,37 +129,48 @@ class FrontDoor:
             Route("/", plain(health.welcome)),
             *routes_of(self._dialects, self._invoke, self._runs, recorder, self._turns),
             Route("/stop", self._stop, ("POST",)),
-            Route("/runs", self._list_runs),
-            Route("/runs/{run_id}", self._run),
-            Route("/runs/{run_id}/events", self._events, takes_ticket=True),
-            Route("/runs/{run_id}/ticket", self._ticket, ("POST",)),
+            Route("/runs", self._list_runs, stays=True),
+            Route("/runs/{run_id}", self._run, stays=True),
+            Route("/runs/{run_id}/events", self._events, takes_ticket=True, stays=True),
+            Route("/runs/{run_id}/ticket", self._ticket, ("POST",), stays=True),
             Route("/sessions", plain(self._list_sessions)),
             Route("/sessions/{session_id*}/messages", self._messages),
             Route("/sessions/{session_id*}", self._session, ("GET", "HEAD", "DELETE")),
-            Route("/health", plain(health.health), is_open=True),
-            *(Route(path, plain(health.readiness), is_open=True) for path in ("/readiness", "/readyz")),
+            Route("/health", plain(health.health), is_open=True, stays=True),
             *(
-                Route(path, plain(health.liveness), is_open=True)
+                Route(path, plain(health.readiness), is_open=True, stays=True)
+                for path in ("/readiness", "/readyz")
+            ),
+            *(
+                Route(path, plain(health.liveness), is_open=True, stays=True)
                 for path in ("/liveness", "/livez", "/healthz")
             ),
         ]
         api = ApiDocs(self._methods)
         routes.append(Route("/openapi.json", plain(api.document)))
         if self._metrics is not None:
-            routes.append(Route("/metrics", plain(self._show_metrics), is_open=True))
+            routes.append(Route("/metrics", plain(self._show_metrics), is_open=True, stays=True))
         if console is not None:
             show = partial(self._show_console, console)
-            routes.append(Route("/console", plain(show), ("GET", "HEAD", "POST", "DELETE"), is_open=True))
-            routes += [
-                Route(f"/console/{name}", plain(console.asset), is_open=True) for name in console.assets
+            of_console = [
+                Route("/console", plain(show), ("GET", "HEAD", "POST", "DELETE"), is_open=True),
+                *(Route(f"/console/{name}", plain(console.asset), is_open=True) for name in console.assets),
+                Route("/console/live", plain(console.live), ("GET",)),
+                Route("/console/restart", plain(console.restart), ("POST",)),
+                Route("/console/maintenance", plain(console.maintain), ("POST",)),
             ]
-            routes.append(Route("/console/live", plain(console.live), ("GET",)))
-            routes.append(Route("/console/restart", plain(console.restart), ("POST",)))
-            routes.append(Route("/console/maintenance", plain(console.maintain), ("POST",)))
+            routes += [replace(route, stays=True) for route in of_console]
             paths = ("/docs", *(f"/docs/{name}" for name in ASSETS))
             routes += [Route(path, plain(api.page), is_open=True) for path in paths]
         self._methods.update((documented(route), route.methods) for route in routes)
         return routes
+
+    def _app_found(self) -> None:
+        """A worker has reported what it hosts."""
+        if self._exchanges.hosted:
+            self._fast.leave_all()  # POST /invoke belongs to the app
+        else:
+            self._fast.take_all()
 
     # -- life -------------------------------------------------------------------------------
 
@@ -176,12 +198,15 @@ class FrontDoor:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request, whatever it is."""
         # The path as it was sent: a proxy's rules see it so, and must not be evaded by another spelling.
-        route, at = self._find(request.rel_url.raw_path)
-        record = RequestRecord(self._metrics, self._tracing, _label(route))
+        path = request.rel_url.raw_path
+        route, at = self._table.find(path, beside_app=bool(self._exchanges.hosted))
+        is_hosted = route is None and self._exchanges.hosted != ""
+        record = RequestRecord(self._metrics, self._tracing, HOSTED if is_hosted else label(route))
         headers = {"X-Request-Id": request_id(request.headers), **self._auth.origins.headers(request.headers)}
         asked = Asked(request, headers, record, at)
         try:
-            response = await self._answer(asked, route)
+            answering = self._serve_hosted(asked, path) if is_hosted else self._serve_own(asked, route)
+            response = await self._answer(asked, route, answering)
             record.status = response.status
             return response
         except ConnectionError:  # the client's
@@ -192,14 +217,41 @@ class FrontDoor:
         finally:
             record.over()
 
-    async def _answer(self, asked: Asked, route: Route | None) -> web.StreamResponse:
+    async def _serve_own(self, asked: Asked, route: Route | None) -> web.StreamResponse:
+        """The response of this server's own route. Raises: Refused."""
+        if is_handshake(asked.request):
+            raise invalid("websockets are not supported")
+        return self._preflight(asked, route) or await self._admit(asked, route).handler(asked)
+
+    async def _serve_hosted(self, asked: Asked, path: str) -> web.StreamResponse:
+        """The response of the hosted app. Raises: Refused."""
+        request, hosted = asked.request, self._exchanges.hosted
+        if is_reserved(request):
+            raise Refused(NO_PLACE)
+        refuse_repeated(request, "Authorization")
+        drops_token = self._auth.admit_hosted(request.method, request.headers, address_of(request))
+        let_in(request)
+        if hosted is None:
+            raise Refused(_NOT_READY)
+        if is_blocked(hosted, path):
+            message = "this route is not served: use `agentscope-supervisor stop`, or the console"
+            raise Refused(Failure(ErrorCode.FORBIDDEN, message))
+        fields = {"X-Request-Id": asked.headers["X-Request-Id"]}  # the app has its own CORS
+        opening = Opening(request, fields, asked.record, drops_token)
+        if is_handshake(request):
+            return await self._websockets.serve(opening)
+        return await self._hosted.serve(opening)
+
+    async def _answer(
+        self, asked: Asked, route: Route | None, answering: Coroutine[Any, Any, web.StreamResponse]
+    ) -> web.StreamResponse:
         request = asked.request
-        if route is None or not route.is_open or request.method not in _READING:
+        if route is None or not route.is_open or request.method not in READING:
             delay = self._auth.guesses.check_after(address_of(request))
             if delay:
                 await asyncio.sleep(delay)
         try:
-            response = self._preflight(asked, route) or await self._admit(asked, route).handler(asked)
+            response = await answering
         except Refused as refused:
             if isinstance(refused, WrongToken):
                 await asyncio.sleep(refused.delay)
@@ -208,7 +260,8 @@ class FrontDoor:
                 response = refusal_response(failure, route.refuse(failure, b""), asked.headers)
             else:
                 response = error_response(failure, asked.headers)
-            if request.content.exception() is not None:  # where the next request begins is not known
+            # In these cases, where the next request begins is not known.
+            if request.content.exception() is not None or is_handshake(request):
                 response.force_close()
         if is_reserved(request):
             response.force_close()
@@ -231,7 +284,7 @@ class FrontDoor:
             if not (route is not None and route.takes_ticket and self._has_ticket(asked)):
                 self._auth.admit(request.headers, address_of(request))
             let_in(request)
-        elif request.method not in _READING:
+        elif request.method not in READING:
             self._auth.check_origin(request.headers)
         if route is None:
             raise Refused(Failure(ErrorCode.NOT_FOUND, f"there is nothing at {request.path[:200]}"))
@@ -253,16 +306,6 @@ class FrontDoor:
             reason = "the ticket has expired, or is not for this run: request a new one"
             raise self._auth.guesses.wrong(reason, address_of(asked.request))
         return True
-
-    def _find(self, path: str) -> tuple[Route | None, tuple[str, ...]]:
-        route = self._fixed.get(path)
-        if route is not None:
-            return route, ()
-        for pattern, below in self._below:
-            found = pattern.fullmatch(path)
-            if found is not None:
-                return below, found.groups()
-        return None, ()
 
     # -- handlers that need more than the request ---------------------------------------------
 
@@ -302,7 +345,7 @@ class FrontDoor:
     async def _show_console(
         self, console: Console, request: web.BaseRequest, headers: dict[str, str]
     ) -> web.StreamResponse:
-        if request.method in _READING:
+        if request.method in READING:
             return await console.page(request, headers)
         if request.method == "DELETE":
             return await console.sign_out(request, headers)
@@ -339,20 +382,3 @@ class FrontDoor:
 
         body = prometheus.text(await self._metrics.collect())
         return web.Response(body=body, headers={**headers, "Content-Type": prometheus.CONTENT_TYPE})
-
-
-def _pattern(path: str) -> re.Pattern[str]:
-    """The paths that a route with variable parts takes."""
-    return re.compile(
-        re.sub(r"\\\{\w+(\\\*)?\\\}", lambda part: "((?s:.*))" if part[1] else "([^/]*)", re.escape(path))
-    )
-
-
-def documented(route: Route) -> str:
-    """The path of a route as the reference writes it."""
-    return route.path.replace("*", "")
-
-
-def _label(route: Route | None) -> str:
-    """The name of a request's route in the metrics: one of a fixed set, whatever paths clients request."""
-    return "other" if route is None else documented(route).rstrip("/") or "/"

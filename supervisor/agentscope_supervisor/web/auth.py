@@ -71,6 +71,7 @@ class Auth:
         self.origins: Final = Origins(settings)
         self.guesses: Final = Guesses()
         self._console: Final = console
+        self._guards_hosted: Final = settings.auth_hosted
         self._header: Final = f"Bearer {token.get_secret_value()}" if token is not None else ""
         self.caller: Final = hashlib.sha256(self._header.encode()).hexdigest()[:16]
         """The identity of the caller, for limits and idempotency keys: a hash of the token. All callers of an
@@ -79,6 +80,25 @@ class Auth:
     def admit(self, headers: Headers, address: str) -> None:
         """Check the origin and the credentials of a request. Raises: Refused."""
         self.check_origin(headers)
+        self._check_token(headers, address)
+
+    def admit_hosted(self, method: str, headers: Headers, address: str) -> bool:
+        """Check a request for a hosted app. Returns whether its Authorization header is the instance's token,
+        which the app must not see. Raises: Refused.
+
+        The pages of other origins are the app's concern: it has its own rules for them, which browsers ask
+        for without a token.
+        """
+        failure = self.origins.host_refusal(headers)
+        if failure is not None:
+            raise Refused(failure)
+        is_preflight = method == "OPTIONS" and "access-control-request-method" in headers
+        if not self._guards_hosted or is_preflight:
+            return False
+        self._check_token(headers, address)
+        return bool(self._header)
+
+    def _check_token(self, headers: Headers, address: str) -> None:
         given = headers.get("authorization", "")
         if not self._header:
             return

@@ -37,15 +37,23 @@ class Origins:
         self._cors: Final = frozenset(settings.cors_origins)
         self._hosts: Final = frozenset(settings.hosts) if settings.auth_token is None else None
 
+    def host_refusal(self, headers: Mapping[str, str]) -> Failure | None:
+        """The reason to refuse a request for its Host header; None: there is none."""
+        if self._hosts is None:
+            return None
+        host = headers.get("host")
+        if host is None or is_local(name := host_name(host)) or name in self._hosts:
+            return None
+        return _forbidden(
+            "without server.auth_token the instance is served as localhost and under the names in "
+            "server.hosts only"
+        )
+
     def refusal(self, headers: Mapping[str, str]) -> Failure | None:
         """The reason to refuse a request with these headers; None: it is allowed."""
-        if self._hosts is not None:
-            host = headers.get("host")
-            if host is not None and not is_local(name := host_name(host)) and name not in self._hosts:
-                return _forbidden(
-                    "without server.auth_token the instance is served as localhost and under the names in "
-                    "server.hosts only"
-                )
+        failure = self.host_refusal(headers)
+        if failure is not None:
+            return failure
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if (site is None and origin is None) or site in _OWN or origin in self._cors:
             return None

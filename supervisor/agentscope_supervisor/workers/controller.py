@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -19,6 +19,8 @@ from agentscope_protocol.config.settings import Settings, SettingsError
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.frames import CancelReason, StreamKind
 from agentscope_supervisor.domain.turn import Purpose, Turn
+from agentscope_supervisor.exchanges.open_exchange import ExchangeListener, OpenExchange
+from agentscope_supervisor.exchanges.service import ExchangeService
 from agentscope_supervisor.project.config import Project, ProjectError
 from agentscope_supervisor.system import control_group, kernel
 from agentscope_supervisor.system.event_queue import Post
@@ -46,6 +48,7 @@ class Controller:
         project: Project,
         settings: Settings,
         turns: TurnService,
+        exchanges: ExchangeService,
         post: Post,
         metrics: Metrics | None,
         became_ready: Callable[[], None],
@@ -61,6 +64,7 @@ class Controller:
         self.settings = settings
         """The settings in service: those of the last revision whose rollout succeeded."""
         self._turns: Final = turns
+        self._exchanges: Final = exchanges
         self._post: Final = post
         self._metrics: Final = metrics
         self._became_ready: Final = became_ready
@@ -94,12 +98,13 @@ class Controller:
         self.pool.stop()
         self.revisions.stopped()
         self._turns.drain()
+        self._exchanges.drain()
         self._carry_out(self.fleet.stop("the instance stops"))
 
     def stop_at_once(self) -> None:
         """Kill all processes, and fail their turns."""
         for process in list(self.pool):
-            self._turns.cut(process.number)
+            self.drain_timed_out(process)
             self.pool.kill(process, ExitReason(Cause.ASKED, "the instance stops at once"))
 
     def scale(self, slots: int) -> None:
@@ -155,8 +160,25 @@ class Controller:
 
     def dispatch(self, number: int, turn: Turn) -> None:
         self.pool.dispatch(number, turn)
-        if turn.purpose is Purpose.NOTIFY_IDLE:  # not a turn of a client: not counted
-            return
+        if turn.purpose is not Purpose.NOTIFY_IDLE:  # which is not a turn of a client
+            self._count(number)
+
+    def open_exchange(
+        self,
+        number: int,
+        kind: StreamKind,
+        session: str,
+        request_id: str,
+        head: bytes,
+        headers: Mapping[str, str],
+        listener: ExchangeListener,
+    ) -> OpenExchange:
+        exchange = self.pool.open_exchange(number, kind, session, request_id, head, headers, listener)
+        self._count(number)
+        return exchange
+
+    def _count(self, number: int) -> None:
+        """Count a turn or an exchange of a process, which may be replaced after `supervisor.max_turns`."""
         reason = self.recycling.dispatched(number, self._loop.time())
         if reason is not None:
             self._post(partial(self._replace, number, ExitReason(Cause.TURN_LIMIT, reason)))
@@ -165,7 +187,8 @@ class Controller:
         self.pool.cancel(number, turn, reason)
 
     def drained(self, number: int) -> None:
-        self.pool.step_number(number, lifecycle.Drained())
+        if self._is_idle(number):
+            self.pool.step_number(number, lifecycle.Drained())
 
     def replace(self, number: int) -> None:
         self._carry_out(self.fleet.replace(number, self._loop.time()))
@@ -180,6 +203,7 @@ class Controller:
         first = not self.fleet.ever_ready
         if StreamKind.IDLE in process.stream_kinds:
             self._turns.joined(process.number)
+        self._exchanges.reports(process.hosted)
         self._carry_out(self.fleet.ready(process.number, self._loop.time()))
         if first and self.fleet.ever_ready:
             log.info("instance is ready", extra={"slots": self.fleet.size})
@@ -192,12 +216,18 @@ class Controller:
             self._turns.departs(process.number)
         else:
             self._turns.gone(process.number)
+        if process.state is lifecycle.ProcessState.DRAINING:
+            self._exchanges.departs(process.number)
 
     def drain_timed_out(self, process: Process) -> None:
         self._turns.cut(process.number)
+        self._exchanges.cut(process.number)
 
     def is_idle(self, process: Process) -> bool:
-        return self._turns.is_done(process.number)
+        return self._is_idle(process.number)
+
+    def _is_idle(self, number: int) -> bool:
+        return self._turns.is_done(number) and not self._exchanges.on_process(number)
 
     def exited(self, process: Process, record: ExitRecord) -> None:
         assert process.status is not None, "the process has exited"
@@ -300,6 +330,7 @@ class Controller:
                     self.pool.retire(process, ExitReason(Cause.ASKED, reason))
                 case fleet_commands.Assign(slot, assigned):
                     self._turns.assign(slot, assigned)
+                    self._exchanges.assigned()
                 case fleet_commands.Resize(slots):
                     log.info("sessions are redistributed", extra={"slots": slots})
                     self._turns.resize(slots)
@@ -352,6 +383,7 @@ class Controller:
         self._limit_memory(self.fleet.size)
         self.pool.settings = settings
         self._turns.take_over(settings)
+        self._exchanges.take_over(settings)
         if self._chosen_slots != before:
             self._post(partial(self.scale, self._chosen_slots))
 

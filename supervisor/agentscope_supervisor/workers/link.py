@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
 
-from agentscope_protocol.wire.endpoint import Event
+from agentscope_protocol.wire.endpoint import Event, Writable
 from agentscope_protocol.wire.errors import Code
-from agentscope_protocol.wire.frames import CancelReason, Data, End, Fail, Notice, Will
+from agentscope_protocol.wire.frames import CancelReason, Data, End, Fail, Head, Notice, Will
 from agentscope_protocol.wire.link import PROTOCOL_ERROR, Link
 from agentscope_protocol.wire.page import LifePage
 from agentscope_protocol.wire.requester import Requester
 from agentscope_supervisor.domain.turn import Turn
+from agentscope_supervisor.exchanges.open_exchange import ExchangeListener, OpenExchange
 
 FRAME_CHECKS: Final = 20
 """Checks, 0.5 s apart, within which the rest of an incomplete frame must arrive while the worker's loop runs.
@@ -71,6 +72,7 @@ class WorkerLink:
         self._link: Final[Link[Requester]] = Link(self._requester, self._on_event, self._on_lost)
         self._loop: Final = asyncio.get_running_loop()
         self._streams: dict[int, Turn] = {}
+        self._exchanges: dict[int, OpenExchange] = {}
         # The incomplete frame of the last check, and the worker's loop counter at its first check.
         self._part: tuple[tuple[int, int] | None, int] = (None, 0)
         self._part_checks = 0
@@ -92,6 +94,23 @@ class WorkerLink:
             self._link.flush_soon()
         else:
             self._link.flush()
+
+    def open_exchange(
+        self,
+        kind: int,
+        session: str,
+        request_id: str,
+        head: bytes,
+        headers: Mapping[str, str],
+        listener: ExchangeListener,
+    ) -> OpenExchange:
+        """Send the head of an exchange to the worker. Raises: LocalProtocolError if the link is closed."""
+        exchange = OpenExchange(self._process, int(self._label.partition(".")[0]), self._label, listener)
+        stream = self._requester.open_exchange(kind, session, request_id, head, headers)
+        self._exchanges[stream] = exchange
+        exchange.opened(self._requester, stream, self._link.flush_soon)
+        self._link.flush_soon()
+        return exchange
 
     def cancel(self, turn: Turn, reason: CancelReason) -> None:
         """Request the cancellation of a turn. Does nothing if the turn has ended."""
@@ -139,16 +158,29 @@ class WorkerLink:
     def _on_event(self, event: Event) -> None:
         if type(event) is Data:
             payload = event.payload
-            if self._streams[event.stream].run.data(event.count, payload, self._loop.time()):
+            turn = self._streams.get(event.stream)
+            if turn is None:
+                self._exchanges[event.stream].message(event.count, payload)
+            elif turn.run.data(event.count, payload, self._loop.time()):
                 self._requester.consumed(event.stream, len(payload))
             return
         match event:
             case End(stream, payload):
-                self._listener.turn_ended(self._over(stream), payload)
+                if stream in self._streams:
+                    self._listener.turn_ended(self._streams.pop(stream), payload)
+                else:
+                    self._exchanges.pop(stream).over(None, "")
             case Fail(stream, code, message):
-                self._listener.turn_failed(self._over(stream), code, message)
+                if stream in self._streams:
+                    self._listener.turn_failed(self._streams.pop(stream), code, message)
+                else:
+                    self._exchanges.pop(stream).over(code, message)
             case Will(stream):
                 self._streams[stream].run.inherit(event)
+            case Head(stream):
+                self._exchanges[stream].head(event)
+            case Writable(stream):
+                self._exchanges[stream].writable()
             case Notice(word, detail):
                 self._listener.noticed(self._process, word, detail)
 
@@ -168,6 +200,3 @@ class WorkerLink:
         if isinstance(event, Fail) and self._link.peer_gone and event.stream > self._page.begun:
             return Fail(event.stream, Code.UNSENT, event.message)
         return event
-
-    def _over(self, stream: int) -> Turn:
-        return self._streams.pop(stream)

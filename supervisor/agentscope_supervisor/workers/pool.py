@@ -16,9 +16,10 @@ from typing import Final, Protocol
 from agentscope_protocol.config import supervisor_secrets
 from agentscope_protocol.config.settings import Settings
 from agentscope_protocol.wire.errors import Code, LocalProtocolError
-from agentscope_protocol.wire.frames import CancelReason
+from agentscope_protocol.wire.frames import CancelReason, StreamKind
 from agentscope_protocol.wire.link import PROTOCOL_ERROR
 from agentscope_supervisor.domain.turn import Turn
+from agentscope_supervisor.exchanges.open_exchange import ExchangeListener, OpenExchange
 from agentscope_supervisor.processes import interpreter, spawn
 from agentscope_supervisor.processes.launcher import Launcher, LaunchRequest
 from agentscope_supervisor.system import control_group
@@ -120,6 +121,22 @@ class Pool:
         if turn.request.kind not in process.stream_kinds:
             raise LocalProtocolError(f"this worker's package is too old for {turn.request.kind.name}")
         process.link.dispatch(turn)
+
+    def open_exchange(
+        self,
+        number: int,
+        kind: StreamKind,
+        session: str,
+        request_id: str,
+        head: bytes,
+        headers: Mapping[str, str],
+        listener: ExchangeListener,
+    ) -> OpenExchange:
+        """Send the head of an exchange to a process. Raises: LocalProtocolError if it cannot be sent."""
+        process = self._processes.get(number)
+        if process is None or process.link is None or kind not in process.stream_kinds:
+            raise LocalProtocolError(f"no worker that serves {kind.name}")
+        return process.link.open_exchange(kind, session, request_id, head, headers, listener)
 
     def cancel(self, number: int, turn: Turn, reason: CancelReason) -> None:
         """Ask a process to cancel a turn. Does nothing if the process has exited."""
@@ -236,8 +253,9 @@ class Pool:
     def noticed(self, number: int, word: str, detail: str) -> None:
         match word:
             case "ready":
-                kinds = notices.stream_kinds(detail)  # here, where the link handles the error
-                self._post(lambda: self._became_ready(number, kinds))
+                # Read here, where the link handles the error.
+                kinds, hosted = notices.stream_kinds(detail), notices.hosted(detail)
+                self._post(lambda: self._became_ready(number, kinds, hosted))
             case "failed":
                 self._processes[number].failure = notices.message(detail)
             case "worn":
@@ -277,13 +295,13 @@ class Pool:
             log.warning("worker is not ready yet; its stacks follow", extra={"worker": process.label})
             process.child.dump_stacks()
 
-    def _became_ready(self, number: int, stream_kinds: frozenset[int]) -> None:
+    def _became_ready(self, number: int, stream_kinds: frozenset[int], hosted: str) -> None:
         process = self._processes.get(number)
         if process is not None and process.state is ProcessState.STARTING:
             seconds = round(self._loop.time() - process.since, 2)
             log.info("worker is ready", extra={"worker": process.label, "seconds": seconds})
             process.ready_at = self._loop.time()
-            process.stream_kinds = stream_kinds
+            process.stream_kinds, process.hosted = stream_kinds, hosted
             self.step(process, lifecycle.Ready())
             self._listener.became_ready(process)
 

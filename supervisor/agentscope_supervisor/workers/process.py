@@ -33,6 +33,7 @@ class Process:
     timer: asyncio.TimerHandle | None = None  # the deadline of its state
     ready_at: float | None = None  # monotonic; None: never ready
     stream_kinds: frozenset[int] = frozenset()  # kinds of streams that it accepts; known when it is ready
+    hosted: str = ""  # what it hosts in place of an App; known when it is ready
     failure: str = ""  # the message, or the last output, of a failed start
     retire_reason: ExitReason | None = None  # why it was retired, if it was
     kill_reason: ExitReason | None = None  # why the supervisor kills it, if it does

@@ -33,6 +33,7 @@ TAKEN = {
     "URL with an at in its query": Message(path="http://other?a@b"),
     "OPTIONS *": Message(method="OPTIONS", path="*"),
     "upgrade to h2c": Message(upgrade=True, headers={"Host": "t", "Upgrade": "h2c"}),
+    "upgrade to websocket": Message(upgrade=True, headers={"Host": "t", "Upgrade": "WebSocket"}),
     "chunks": Message(headers=CHUNKED),
     "chunks in capitals": Message(headers=CHUNKED | {"Transfer-Encoding": "Chunked"}),
 }
@@ -46,7 +47,6 @@ REFUSED = {
         "chunked",
     ),
     "tunnel": (Message(method="CONNECT", path="other:443"), "tunnels"),
-    "websocket": (Message(upgrade=True, headers={"Host": "t", "Upgrade": "WebSocket"}), "websockets"),
     "word": (Message(path="health"), "target"),
     "asterisk": (Message(path="*"), "target"),
     "host and port": (Message(path="other:80"), "target"),
