@@ -1,7 +1,7 @@
 """docs/reference/settings.md, from the JSON Schema of agentapp.yaml. Pure."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
@@ -50,7 +50,13 @@ class Key:
 def keys(schema: Schema) -> Iterator[Key]:
     """All keys that have a value of their own, in the order of the schema."""
     for section, outer in schema["properties"].items():
-        path, inner = section_of(schema, section, outer)
+        found = section_of(schema, section, outer)
+        if found is None:
+            key = outer["anyOf"][0]
+            default = _literal(outer.get("default", key.get("default")))
+            yield Key(section, type_of(outer), default, key.get("description", ""), "reload")
+            continue
+        path, inner = found
         required = inner.get("required", ())
         for name, key in inner["properties"].items():
             yield Key(
@@ -65,12 +71,13 @@ def keys(schema: Schema) -> Iterator[Key]:
 def sections(schema: Schema) -> Iterator[tuple[str, str, str]]:
     """Each top-level section: name, its description as a key, and the docstring of its model."""
     for section, outer in schema["properties"].items():
-        _, inner = section_of(schema, section, outer)
-        yield section, outer["anyOf"][0].get("description", ""), inner.get("description", "")
+        found = section_of(schema, section, outer)
+        if found is not None:
+            yield section, outer["anyOf"][0].get("description", ""), found[1].get("description", "")
 
 
-def section_of(schema: Schema, name: str, outer: Schema) -> tuple[str, Schema]:
-    """The path of a section's keys, and its schema."""
+def section_of(schema: Schema, name: str, outer: Schema) -> tuple[str, Schema] | None:
+    """The path of a section's keys, and its schema; None for a key that is no section, such as `app`."""
     choices = [choice for each in outer["anyOf"] for choice in each.get("anyOf", [each])]
     for choice in choices:
         if "$ref" in choice:
@@ -78,14 +85,15 @@ def section_of(schema: Schema, name: str, outer: Schema) -> tuple[str, Schema]:
         if "additionalProperties" in choice:
             reference = choice["additionalProperties"]["$ref"]
             return f"{name}.<name>", schema["$defs"][reference.rpartition("/")[2]]
-    raise ValueError(f"{name} is no section")
+    return None
 
 
 def type_of(key: Schema) -> str:
     """The type of a value, its bounds and its choices, in Markdown."""
     choices = [choice for each in key.get("anyOf", [key]) for choice in each.get("anyOf", [each])]
     # a ${VAR} in place of the value, which every key takes
-    return ", or ".join(_choice(each) for each in choices if "\\$\\{" not in each.get("pattern", ""))
+    words = [_choice(each) for each in choices if "\\$\\{" not in each.get("pattern", "")]
+    return ", or ".join(dict.fromkeys(words))
 
 
 def _choice(schema: Schema) -> str:
@@ -144,12 +152,14 @@ def text() -> str:
     """The page."""
     schema = json_schema()
     rows = list(keys(schema))
-    parts = []
+    parts = [_table(key for key in rows if "." not in key.path)]
     for section, _, meaning in sections(schema):
-        shown = [
-            [f"`{key.path}`", key.type, code(key.default) or "required", key.meaning, key.applied_by]
-            for key in rows
-            if key.path.split(".")[0] == section
-        ]
-        parts += [f"## {section}", meaning, table(("key", "type", "default", "meaning", "applied by"), shown)]
+        parts += [f"## {section}", meaning, _table(k for k in rows if k.path.startswith(f"{section}."))]
     return page("Settings", INTRODUCTION, *parts)
+
+
+def _table(shown: Iterable[Key]) -> str:
+    return table(
+        ("key", "type", "default", "meaning", "applied by"),
+        [[f"`{k.path}`", k.type, code(k.default) or "required", k.meaning, k.applied_by] for k in shown],
+    )

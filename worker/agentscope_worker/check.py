@@ -19,6 +19,7 @@ import uvloop
 from agentscope_protocol.config import settings as settings_module
 from agentscope_worker import host, shadowing, zygote
 from agentscope_worker.installed_requirements import requirement_problems
+from agentscope_worker.loop_runner import LoopRunner
 
 
 def check(project: Path, snapshot: bytes, parts: Collection[str]) -> int:
@@ -31,9 +32,10 @@ def check(project: Path, snapshot: bytes, parts: Collection[str]) -> int:
     missing: list[str] = []
     with contextlib.suppress(zygote.CannotFork):  # the start reports the reason
         missing = zygote.preload(parts)
-    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    runner = LoopRunner(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+    settings = settings_module.restore(snapshot)
     try:
-        runner.run(host.boot(settings_module.restore(snapshot), project, hooks=False))
+        runner.run(host.boot(settings, project, hooks=False, outside=runner.outside))
         problems += missing  # otherwise the start has reported the first of them
     except host.BootError as error:
         problems.append(error.message)

@@ -22,12 +22,12 @@ from agentscope_worker.agentapp import finder
 from agentscope_worker.runtime import AgentApp, Runtime, SessionContext, runtime
 from agentscope_worker.runtime.boot_error import BootError
 from agentscope_worker.runtime.compat.majors import check_installation, seam
-from agentscope_worker.runtime.loading import load_app
+from agentscope_worker.runtime.singleton import Outside
 
 if TYPE_CHECKING:
     from agentscope.message import Msg
 
-__all__ = ["BootError", "boot", "load_app", "start_answer"]
+__all__ = ["BootError", "boot", "start_answer"]
 
 _EXPECTED = (
     "expected an async generator (async def with yield), or a coroutine that returns a Msg or an "
@@ -36,13 +36,19 @@ _EXPECTED = (
 
 
 async def boot(
-    settings: Settings, project: Path, *, hooks: bool = True, worker: str = "0.0", member: str = ""
+    settings: Settings,
+    project: Path,
+    *,
+    hooks: bool = True,
+    worker: str = "0.0",
+    member: str = "",
+    outside: Outside | None = None,
 ) -> Runtime:
     """Start the project; returns the runtime singleton, ready for the first turn. `on_startup` runs if
     `hooks`.
 
     `worker`: the name of this process in traces, "<slot>.<generation>". `member`: see
-    `runtime.sessions.claims.Claims`.
+    `runtime.sessions.claims.Claims`. `outside`: see `runtime.singleton.Runtime.start`.
 
     Raises: BootError; nothing is left running in that case.
     """
@@ -50,7 +56,7 @@ async def boot(
     seam()
     _publish()
     finder.install()
-    await runtime.start(settings, project, hooks=hooks, worker=worker, member=member)
+    await runtime.start(settings, project, hooks=hooks, worker=worker, member=member, outside=outside)
     return runtime
 
 

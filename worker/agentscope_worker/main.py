@@ -27,6 +27,7 @@ from agentscope_protocol.wire.link import Link
 from agentscope_protocol.wire.page import NAME_BLOCKS, WRITES, LifePage
 from agentscope_protocol.wire.responder import Responder
 from agentscope_worker import forked_children, log_output, process_exit, watchdog
+from agentscope_worker.loop_runner import LoopRunner
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +72,17 @@ def main() -> None:
     memory = watchdog.map_page(page)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     forked_children.keep_apart(runner.get_loop(), link, memory)
-    status, within = runner.run(_work(socket.socket(fileno=link), LifePage(memory), records_to))
+    pausing = LoopRunner(runner)
+    work = _work(socket.socket(fileno=link), LifePage(memory), records_to, pausing)
+    status, within = pausing.run(work)
     # The runner is not closed: that would wait for the executor's threads. Neither they nor threads of
     # libraries (exporters, pools) may delay the exit of a process that has finished its work.
     process_exit.leave(status, within)
 
 
-async def _work(sock: socket.socket, page: LifePage, records_to: logging.Handler) -> tuple[int, float]:
+async def _work(
+    sock: socket.socket, page: LifePage, records_to: logging.Handler, runner: LoopRunner
+) -> tuple[int, float]:
     """Run the worker until it is stopped; returns its exit status, and the seconds in which it must exit."""
     # Imported here because heavy imports must come after `die_with_supervisor`.
     from agentscope_protocol.config import settings as settings_module
@@ -110,6 +115,7 @@ async def _work(sock: socket.socket, page: LifePage, records_to: logging.Handler
             folder,
             worker=worker_label,
             member=str(hello.items.get("member", "")),  # supervisors of older releases do not send it
+            outside=runner.outside,
         )
     except host.BootError as error:
         worker.notice("failed", json.dumps({"message": error.message[:MAX_FAILURE_TEXT]}))

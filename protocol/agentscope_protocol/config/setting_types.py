@@ -38,6 +38,8 @@ SNAPSHOT = {"secrets": "plain"}  # serialization context that writes secrets in 
 _TOKEN = re.compile(r"[!-~]+")  # visible ASCII
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _PRINCIPAL = re.compile(r"token|metadata\..+")
+_DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+_APP_PATH = re.compile(f"{_DOTTED}:{_DOTTED}", re.ASCII)
 _UMASK = re.compile(r"0?[0-7]{3}")
 _HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
 _PATH_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
@@ -69,6 +71,17 @@ MegabytesOrZero = Annotated[int, Field(ge=0, le=MAX_MB), _Number]
 HeadKilobytes = Annotated[int, Field(ge=8, le=1024), _Number]  # of heads of up to 8 KB, see `http1.fast_head`
 Port = Annotated[int, Field(ge=0, le=65535), _Number]
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+
+
+def _app_path(value: str) -> str:
+    if not _APP_PATH.fullmatch(value):
+        raise ValueError("must be module:name, such as main:app")
+    return value
+
+
+AppPath = Annotated[
+    Text, AfterValidator(_app_path), WithJsonSchema({"type": "string", "pattern": f"^{_DOTTED}:{_DOTTED}$"})
+]
 
 
 def _workers(value: object) -> int | Literal["auto"]:

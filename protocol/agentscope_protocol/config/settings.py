@@ -31,6 +31,7 @@ from agentscope_protocol.config.runtime_settings import (
 from agentscope_protocol.config.server_settings import ServerSettings
 from agentscope_protocol.config.setting_types import (
     SNAPSHOT,
+    AppPath,
     BooleanOrAuto,
     Count,
     CountOrZero,
@@ -200,6 +201,11 @@ class ReloadSettings(Section):
 class Settings(Section):
     """The whole of agentapp.yaml. `Settings()` is the meaning of an empty file."""
 
+    app: AppPath | None = Field(
+        None,
+        description="The app to host, as `module:name`, such as `main:app`. `null`: the class `App` in "
+        "app.py, else an ASGI app found there.",
+    )
     models: dict[SlotName, ModelSettings] = Field({}, description="Models of the project, by name.")
     mcp_servers: dict[ServerName, McpServerSettings] = Field({}, description="MCP servers, by name.")
     session: SessionStoreSettings = Field(

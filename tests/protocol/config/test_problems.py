@@ -82,7 +82,8 @@ def test_secret_keys_match_the_secret_fields() -> None:
     secret = set()
     for top in Settings.model_fields.values():
         section = section_model(top.annotation)
-        assert section
+        if section is None:  # a key without a section
+            continue
         secret |= {n for n, field in section.model_fields.items() if "SecretStr" in str(field.annotation)}
     assert secret == SECRET_KEYS - {"client_kwargs"}
 

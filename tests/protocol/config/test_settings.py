@@ -70,6 +70,17 @@ def nested(path: str, value: object) -> dict[str, Any]:
     return {section: {names[0]: keys} if len(names) == 2 else keys}
 
 
+@pytest.mark.parametrize("name", ["main:app", "service.main:holder.app_2"])
+def test_an_app_is_named_by_its_module(name: str) -> None:
+    assert load(f"app: {name}", source="f", env={}).app == name
+
+
+@pytest.mark.parametrize("name", ["main", "main:", ":app", "a b:c", "2:a", "'main:app '", "main:ä"])
+def test_another_name_of_an_app_is_rejected(name: str) -> None:
+    with pytest.raises(SettingsError, match="must be module:name, such as main:app"):
+        load(f"app: {name!r}" if name.endswith(":") else f"app: {name}", source="f", env={})
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "server:\nmodels:\nplatform:\n"])
 def test_an_empty_file_or_section_yields_the_defaults(text: str) -> None:
     settings = load(text, source="f", env={})
@@ -103,8 +114,8 @@ def test_the_full_example_sets_every_key() -> None:
     assert isinstance(definitions, dict)
     every = set()
     for section, schema in json_schema()["properties"].items():  # type: ignore[attr-defined]
-        (definition,) = [name for name in definitions if f"/{name}" in json.dumps(schema)]
-        every |= {f"{names.get(section, section)}.{k}" for k in definitions[definition]["properties"]}
+        found = [definitions[name]["properties"] for name in definitions if f"/{name}" in json.dumps(schema)]
+        every |= {f"{names.get(section, section)}.{k}" for k in found[0]} if found else {section}
     assert chosen == every
 
 

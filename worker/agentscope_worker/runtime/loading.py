@@ -1,28 +1,32 @@
-"""Loads a project: its `app.py`, its class `App`, and the error messages for both.
+"""Loads a project: its `app.py`, its class `App` or its ASGI app, and the error messages for all of them.
 
 Owns `sys.path` and the module name `app`, and checks that a worker can call the methods of an App. It must
 not call anything of an App except its constructor; `singleton` calls the hooks. Every failure becomes a
 BootError that names the file, the line and the expected code, with a traceback of the author's own frames.
+
+Read next: `discovery` for which object is hosted, `server_calls` for files that end with `uvicorn.run(app)`.
 """
 
 from __future__ import annotations
 
 import ast
+import asyncio
+import functools
+import importlib
 import importlib.util
 import inspect
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from agentscope_worker.runtime import import_hints
+from agentscope_worker.runtime import discovery, import_hints, server_calls
 from agentscope_worker.runtime.application import AgentApp
+from agentscope_worker.runtime.asgi_app import AsgiApp
 from agentscope_worker.runtime.boot_error import BootError
-
-_EXPECTED = "app.py must define class App(AgentApp), with AgentApp imported from agentscope.runtime"
+from agentscope_worker.runtime.discovery import EXPECTED, Found, Kind, NotFound, NothingFound
 
 # Each method that a worker calls: its arguments, and its usual form.
 _METHODS = {
@@ -34,23 +38,47 @@ _METHODS = {
 }
 
 
-def load_app(project: Path) -> AgentApp:
-    """An instance of the class `App` in `project/app.py`.
+class NeedsLoop(Exception):
+    """app.py can be imported only while an event loop runs."""
 
-    The project folder becomes the first entry of `sys.path` and stays there.
-    Raises: BootError, always permanent.
+
+def load_app(project: Path, name: str | None = None) -> AgentApp | AsgiApp:
+    """The app of a project, as an object that can be started; see `find_app` and `make_app`."""
+    return make_app(find_app(project, name), project)
+
+
+def find_app(project: Path, name: str | None = None) -> Found:
+    """Import a project; returns what is to be hosted: `name`, written `module:name`, or what app.py has.
+
+    The project folder becomes the first entry of `sys.path` and stays there. Call it while no event loop
+    runs, because app.py may run one.
+
+    Raises: BootError, always permanent; NeedsLoop if app.py expects a running event loop and there is none.
     """
+    folder = project.resolve()
+    if sys.path[:1] != [str(folder)]:
+        sys.path.insert(0, str(folder))
+    if name is not None:
+        return _named(folder, name)
+    file = folder / "app.py"
+    names, served = _import(file)
+    if served is None and _is_script(file) and not _has_app(names):
+        names, served = _import(file, as_main=True)
+    try:
+        return discovery.choose(names, served)
+    except NothingFound as error:
+        raise BootError(_wrong_app(file, names) or f"{file}: {error}", permanent=True) from None
+    except NotFound as error:
+        raise BootError(f"{file}: {error}", permanent=True) from None
+
+
+def make_app(found: Found, project: Path) -> AgentApp | AsgiApp:
+    """The object to start. Creates an App; call it in the event loop. Raises: BootError, always permanent."""
+    if found.kind is not Kind.APP:
+        return AsgiApp(found.value, found.name)
+    app_class = found.value
     file = project.resolve() / "app.py"
-    module = _import(file)
-    app_class = getattr(module, "App", None)
-    where = f"{file}, line {_line_of(file, 'App')}"
-    if app_class is None:
-        raise BootError(f"{file}: there is no class App; {_EXPECTED}", permanent=True)
-    if not isinstance(app_class, type):
-        raise BootError(f"{where}: App is a {_kind(app_class)}; {_EXPECTED}", permanent=True)
-    if not issubclass(app_class, AgentApp):
-        bases = ", ".join(f"{base.__module__}.{base.__qualname__}" for base in app_class.__bases__)
-        raise BootError(f"{where}: App derives from {bases}; {_EXPECTED}", permanent=True)
+    where = f"{file}, line {_line_of(file, 'App')}" if found.name == "App" else found.name
     missing = ", ".join(sorted(app_class.__abstractmethods__))
     if missing:
         raise BootError(
@@ -58,10 +86,10 @@ def load_app(project: Path) -> AgentApp:
             permanent=True,
         )
     try:
-        app = app_class()
+        app: AgentApp = app_class()
     except Exception as error:
         raise BootError(
-            f"{where}: App() raised {_named(error)}\n{author_traceback(error, project)}",
+            f"{where}: App() raised {_shown(error)}\n{author_traceback(error, project)}",
             permanent=True,
         ) from error
     for name, (arguments, form) in _METHODS.items():
@@ -69,6 +97,76 @@ def load_app(project: Path) -> AgentApp:
         if wrong:
             raise BootError(f"{where}: App.{name} {wrong}; App must define {form}", permanent=True)
     return app
+
+
+def _named(folder: Path, name: str) -> Found:
+    """The app that `app: module:name` in agentapp.yaml names."""
+    module, _, path = name.partition(":")
+    where = f"app: {name} in agentapp.yaml"
+    file = folder / "app.py"
+    names: Mapping[str, Any]
+    if module == "app" and file.is_file():
+        names, _ = _import(file)
+    else:
+        names = _names_of(module, path.partition(".")[0], folder)
+    try:
+        value = _looked_up(names, path, folder)
+    except LookupError:
+        raise BootError(f"{where}: {module} has no name {path}", permanent=True) from None
+    kind = discovery.kind_of(value)
+    if kind is None:
+        raise BootError(f"{where}: it is {discovery.description(value)}, and no ASGI app", permanent=True)
+    return Found(kind, value, name)
+
+
+def _looked_up(names: Mapping[str, Any], path: str, folder: Path) -> Any:
+    """The value at a dotted path; for a function without parameters, what it returns. Raises: LookupError."""
+    first, *rest = path.split(".")
+    value = names[first]
+    for each in rest:
+        if not hasattr(value, each):
+            raise LookupError(path)
+        value = getattr(value, each)
+    return _made(value, folder)
+
+
+def _made(value: Any, folder: Path) -> Any:
+    if discovery.kind_of(value) is None and discovery.is_factory(value):
+        return _executed(value, f"{value.__name__}()", folder)[0]
+    return value
+
+
+def _names_of(module: str, name: str, folder: Path) -> Mapping[str, Any]:
+    """The global names of a module. If its import ends where it starts a server, `name` is what it serves."""
+    import_module = functools.partial(importlib.import_module, module)
+    imported, served = _executed(import_module, f"importing {module}", folder)
+    return {name: served} if imported is None else vars(imported)
+
+
+def _is_script(file: Path) -> bool:
+    """Whether app.py may start a server when Python runs it as a script."""
+    text = file.read_text("utf-8", "replace")
+    return "__main__" in text and any(each in text for each in ("uvicorn", "hypercorn", ".run(", ".deploy("))
+
+
+def _has_app(names: dict[str, Any]) -> bool:
+    try:
+        discovery.choose(names)
+    except NotFound as error:
+        return not isinstance(error, NothingFound)
+    return True
+
+
+def _wrong_app(file: Path, names: dict[str, Any]) -> str:
+    """Why the name App in app.py is no class that can be hosted; "" if there is no such name."""
+    app = names.get("App")
+    if app is None:
+        return ""
+    where = f"{file}, line {_line_of(file, 'App')}"
+    if not isinstance(app, type):
+        return f"{where}: App is a {_kind(app)}; {EXPECTED}"
+    bases = ", ".join(f"{base.__module__}.{base.__qualname__}" for base in app.__bases__)
+    return f"{where}: App derives from {bases}; {EXPECTED}"
 
 
 def _wrong_with(method: Any, arguments: tuple[str, ...], *, is_hook: bool) -> str:
@@ -140,35 +238,73 @@ def author_line(error: BaseException, project: Path) -> str:
     return f"{own[-1].filename}, line {own[-1].lineno}" if own else ""
 
 
-def _import(file: Path) -> ModuleType:
+def _import(file: Path, *, as_main: bool = False) -> tuple[dict[str, Any], object]:
+    """Run app.py as the module `app`; returns its global names, and what it passed to a server, or None.
+
+    `as_main`: with the name `__main__`, as when Python runs it as a script.
+    """
     if not file.is_file():
-        raise BootError(f"{file} does not exist; {_EXPECTED}", permanent=True)
-    folder = str(file.parent)
-    if sys.path[:1] != [folder]:
-        sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location("app", file)
+        raise BootError(f"{file} does not exist; {EXPECTED}", permanent=True)
+    spec = importlib.util.spec_from_file_location("__main__" if as_main else "app", file)
     assert spec is not None  # a .py file always has a loader
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    names, folder = vars(module), file.parent
     sys.modules["app"] = module
     try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
+        _, served = _executed(functools.partial(spec.loader.exec_module, module), "importing app.py", folder)
+        return names, _served(served, names, file)
+    except BaseException:
         del sys.modules["app"]
-        text = f"\n    {error.text.strip()}" if error.text else ""
-        raise BootError(
-            f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}{text}",
-            permanent=True,
-        ) from error
-    except (Exception, SystemExit) as error:
-        del sys.modules["app"]
-        advice = import_hints.hint(error, file.parent)
-        raise BootError(
-            f"{author_line(error, file.parent) or file}: importing app.py raised {_named(error)}\n"
-            f"{advice}{advice and chr(10)}{author_traceback(error, file.parent)}",
-            permanent=True,
-        ) from error
-    return module
+        raise
+
+
+def _served(served: object, names: Mapping[str, Any], file: Path) -> object:
+    """The object that app.py serves, given as an app, as `module:name`, or as a function that returns it."""
+    if not isinstance(served, str):
+        return _made(served, file.parent)
+    module, _, path = served.partition(":")
+    if module != "app":
+        names = _names_of(module, path.partition(".")[0], file.parent)
+    try:
+        return _looked_up(names, path, file.parent)
+    except LookupError:
+        message = f"{file}: it starts a server with {served!r}, and there is no such name"
+        raise BootError(message, permanent=True) from None
+
+
+def _executed(run: Callable[[], Any], what: str, folder: Path) -> tuple[Any, object]:
+    """Run code of the project; returns its result, and what it passed to a server, or None."""
+    with server_calls.intercepted() as calls:
+        try:
+            return run(), calls.served
+        except SyntaxError as error:
+            text = f"\n    {error.text.strip()}" if error.text else ""
+            raise BootError(
+                f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}{text}",
+                permanent=True,
+            ) from error
+        except (server_calls.Served, BaseExceptionGroup):
+            if calls.served is None:
+                raise
+            return None, calls.served
+        except (Exception, SystemExit) as error:
+            if str(error) == "no running event loop" and not _in_loop():
+                raise NeedsLoop from error
+            advice = import_hints.hint(error, folder)
+            raise BootError(
+                f"{author_line(error, folder) or folder / 'app.py'}: {what} raised {_shown(error)}\n"
+                f"{advice}{advice and chr(10)}{author_traceback(error, folder)}",
+                permanent=True,
+            ) from error
+
+
+def _in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _trim(report: traceback.TracebackException, folder: str) -> None:
@@ -208,6 +344,6 @@ def _kind(value: Any) -> str:
     return "function" if inspect.isroutine(value) else f"{type(value).__name__} object"
 
 
-def _named(error: BaseException) -> str:
+def _shown(error: BaseException) -> str:
     text = str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from agentscope_protocol.config.settings import SessionStoreSettings, Settings, load
 from agentscope_worker.runtime import tracing
 from agentscope_worker.runtime.application import AgentApp
+from agentscope_worker.runtime.asgi_app import SLOT, AsgiApp
 from agentscope_worker.runtime.boot_error import BootError
 from agentscope_worker.runtime.compat.majors import check_installation, seam
-from agentscope_worker.runtime.loading import author_line, author_traceback, load_app
+from agentscope_worker.runtime.discovery import Found
+from agentscope_worker.runtime.loading import NeedsLoop, author_line, author_traceback, find_app, make_app
 from agentscope_worker.runtime.models.slots import Models, build_models, close_models
 from agentscope_worker.runtime.sessions.json_store import JsonSessions
 from agentscope_worker.runtime.sessions.redis_store import RedisSessions
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from agentscope_worker.runtime.mcp.tools import McpServers
 
 _T = TypeVar("_T")
+
+Outside = Callable[[Callable[[], Found]], Awaitable[Found]]
+"""Calls a function while the event loop does not run; returns its result."""
 
 
 class Runtime:
@@ -51,7 +57,7 @@ class Runtime:
         self._tools: Toolkit | None = None
         self._mcp: McpServers | None = None
         self._session: SessionStore | None = None
-        self._app: AgentApp | None = None
+        self._app: AgentApp | AsgiApp | None = None
 
     @property
     def is_initialized(self) -> bool:
@@ -82,9 +88,15 @@ class Runtime:
         return _require(self._session, "session")
 
     @property
-    def app(self) -> AgentApp:
-        """The App object of the project."""
-        return _require(self._app, "app")
+    def app(self) -> Any:
+        """The App object of the project, or its ASGI app."""
+        app = self.hosted
+        return app.app if isinstance(app, AsgiApp) else app
+
+    @property
+    def hosted(self) -> AgentApp | AsgiApp:
+        """The hosted object: the App, or the ASGI app together with its lifespan."""
+        return cast(AgentApp | AsgiApp, _require(self._app, "app"))
 
     async def initialize(
         self,
@@ -116,12 +128,14 @@ class Runtime:
         hooks: bool = True,
         worker: str = "0.0",
         member: str = "",
+        outside: Outside | None = None,
     ) -> None:
         """Start a project whose configuration is already loaded; releases everything after a failure.
 
         Without `hooks`, no MCP server is connected, the session store is not opened and `on_startup` is not
         called: this checks whether the project can start. `worker`: the name of this process in traces,
-        "<slot>.<generation>". `member`: see `sessions.claims.Claims`.
+        "<slot>.<generation>". `member`: see `sessions.claims.Claims`. `outside`: calls a function while the
+        event loop does not run; app.py is imported in it, so that it can run event loops of its own.
         Raises: RuntimeError if already initialized; BootError.
         """
         if self._starting or self._initialized:
@@ -131,13 +145,21 @@ class Runtime:
             )
         self._starting = True
         try:
-            await self._start(settings, project, hooks, worker, member)
+            await self._start(settings, project, hooks, worker, member, outside)
         except BaseException:
             await self._release()
             raise
         self._starting, self._initialized, self._hooks = False, True, hooks
 
-    async def _start(self, settings: Settings, project: Path, hooks: bool, worker: str, member: str) -> None:
+    async def _start(
+        self,
+        settings: Settings,
+        project: Path,
+        hooks: bool,
+        worker: str,
+        member: str,
+        outside: Outside | None,
+    ) -> None:
         check_installation(frozenset(each.provider for each in settings.models.values()))
         compat = seam()
         compat.adapt(settings.agentscope.permission_mode)
@@ -155,20 +177,24 @@ class Runtime:
         self._session = _session_store(settings.session, project, compat.MAJOR, member)
         if hooks:
             await self._session.open()
-        self._app = load_app(project)
+        find = functools.partial(find_app, project, settings.app)
+        app = self._app = make_app(find() if outside is None else await _found(find, outside), project)
+        hook = "App.on_startup()"
+        if isinstance(app, AsgiApp):
+            app.state[SLOT] = int(worker.partition(".")[0])
+            hook = f"the startup of {app.name}"
         try:
             if hooks:
-                await self._app.on_startup()
+                await app.on_startup()
         except Exception as error:
             where = author_line(error, project) or str(project / "app.py")
             raise BootError(
-                f"{where}: App.on_startup() raised {type(error).__name__}: {error}\n"
-                f"{author_traceback(error, project)}",
+                f"{where}: {hook} raised {type(error).__name__}: {error}\n{author_traceback(error, project)}",
                 permanent=False,
             ) from error
 
     async def shutdown(self) -> None:
-        """Call `App.on_shutdown`, then stop everything else in reverse order.
+        """Call `App.on_shutdown`, or the shutdown of the ASGI app; then stop the rest in reverse order.
 
         Does nothing if the runtime is not initialized.
 
@@ -194,6 +220,14 @@ class Runtime:
         if models is not None:
             await close_models(models)
         await tracing.stop()
+
+
+async def _found(find: Callable[[], Found], outside: Outside) -> Found:
+    """The app of app.py. A file that needs a running loop, such as for a client, is imported again."""
+    try:
+        return await outside(find)
+    except NeedsLoop:
+        return find()
 
 
 def _read(config: str | os.PathLike[str], project: str | os.PathLike[str]) -> tuple[Path, Path, str]:
