@@ -27,9 +27,13 @@ _turn: ContextVar[Callable[[], Mapping[str, str]]] = ContextVar("agentscope_work
 
 
 def about(run_id: str, session_id: str, request_id: str | None) -> dict[str, str]:
-    """The context fields of a turn. A record's `about` field carries them outside of the turn's context."""
-    named = {"run": run_id, "session": session_digest(session_id)}
-    return {**named, "request": request_id} if request_id else named
+    """The context fields of a turn or an exchange; an exchange may be without a run and a session.
+
+    A record's `about` field carries them outside of the context.
+    """
+    session = session_digest(session_id) if session_id else ""
+    named = {"run": run_id, "session": session, "request": request_id or ""}
+    return {name: value for name, value in named.items() if value}
 
 
 def current_turn(context: Context | None = None) -> Mapping[str, str]:

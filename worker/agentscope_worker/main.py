@@ -19,7 +19,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentscope_protocol.wire.endpoint import Event
 from agentscope_protocol.wire.frames import Hello
@@ -28,6 +28,9 @@ from agentscope_protocol.wire.page import NAME_BLOCKS, WRITES, LifePage
 from agentscope_protocol.wire.responder import Responder
 from agentscope_worker import forked_children, log_output, process_exit, watchdog
 from agentscope_worker.loop_runner import LoopRunner
+
+if TYPE_CHECKING:
+    from agentscope_worker.asgi.server import AsgiServer
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +91,7 @@ async def _work(
     from agentscope_protocol.config import settings as settings_module
     from agentscope_worker import host
     from agentscope_worker.installed_requirements import requirement_problems
+    from agentscope_worker.runtime import AgentApp
     from agentscope_worker.serve import Server
     from agentscope_worker.sessions import Sessions
 
@@ -121,9 +125,19 @@ async def _work(
         worker.notice("failed", json.dumps({"message": error.message[:MAX_FAILURE_TEXT]}))
         return EX_CONFIG if error.permanent else 1, process_exit.EXIT_TIMEOUT
     log_output.adopt_agentscope(records_to)
-    sessions = Sessions(runtime.app, runtime.session, worker.request_replacement)
-    runtime.session.on_stale = sessions.is_stale
-    server = Server(runtime.app, worker.link, watchdog.LifeSigns(page), sessions)
+    app, life = runtime.hosted, watchdog.LifeSigns(page)
+    server: Server | AsgiServer
+    if isinstance(app, AgentApp):
+        sessions = Sessions(app, runtime.session, worker.request_replacement)
+        runtime.session.on_stale = sessions.is_stale
+        server = Server(app, worker.link, life, sessions)
+        ready: dict[str, object] = {"forms": sessions.stream_kinds}
+    else:
+        from agentscope_worker.asgi import server as asgi_server
+
+        replace = worker.request_replacement
+        server = asgi_server.AsgiServer(app, worker.link, life, runtime.session, settings, replace)
+        ready = {"forms": server.stream_kinds, "hosted": app.kind}
     if os.environ.get(NAME_BLOCKS):
         from agentscope_worker.loop_watch import LoopWatch
 
@@ -133,7 +147,7 @@ async def _work(
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-    worker.notice("ready", json.dumps({"forms": sessions.stream_kinds}))
+    worker.notice("ready", json.dumps(ready))
     await worker.stop
     loop = asyncio.get_running_loop()
     stopped_at, orphaned = loop.time(), worker.link.connection.closed

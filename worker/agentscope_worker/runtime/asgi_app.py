@@ -27,11 +27,16 @@ REASON_TIMEOUT: Final = 1.0
 
 
 class AsgiApp:
-    """An ASGI app. `name`: its place in the project. `state`: passed to the app with each request."""
+    """An ASGI app.
 
-    def __init__(self, app: AsgiCallable, name: str) -> None:
+    `name`: its place in the project. `kind`: "asgi", or "agentapp" for an AgentApp of agentscope-runtime.
+    `state`: passed to the app with each request.
+    """
+
+    def __init__(self, app: AsgiCallable, name: str, kind: str = "asgi") -> None:
         self.app: Final = app
         self.name: Final = name
+        self.kind: Final = kind
         self.state: Final[dict[str, Any]] = {}
         self._phases: Final[asyncio.Queue[Message]] = asyncio.Queue()
         self._answer: asyncio.Future[Message]

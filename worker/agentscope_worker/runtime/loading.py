@@ -75,7 +75,7 @@ def find_app(project: Path, name: str | None = None) -> Found:
 def make_app(found: Found, project: Path) -> AgentApp | AsgiApp:
     """The object to start. Creates an App; call it in the event loop. Raises: BootError, always permanent."""
     if found.kind is not Kind.APP:
-        return AsgiApp(found.value, found.name)
+        return AsgiApp(found.value, found.name, "agentapp" if found.kind is Kind.AGENT_APP else "asgi")
     app_class = found.value
     file = project.resolve() / "app.py"
     where = f"{file}, line {_line_of(file, 'App')}" if found.name == "App" else found.name

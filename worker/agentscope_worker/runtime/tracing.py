@@ -127,9 +127,13 @@ def _provider(service: str, worker: str) -> TracerProvider:
 
 
 def turn(
-    run_id: str, session_id: str, headers: Mapping[str, str], is_cancelled: Callable[[], bool]
+    run_id: str,
+    session_id: str,
+    headers: Mapping[str, str],
+    is_cancelled: Callable[[], bool],
+    name: str = "turn",
 ) -> contextlib.AbstractContextManager[dict[str, str]]:
-    """The span of one turn, as a context manager; enter it in the turn's own task.
+    """The span of one turn or exchange, with this name, as a context manager; enter it in its own task.
 
     Yields the W3C headers with which the App can extend the trace: those of this span, or the caller's
     `headers` unchanged if tracing is off. `is_cancelled` is called at the end of the turn, because AgentScope
@@ -137,12 +141,13 @@ def turn(
     """
     if _tracer is None:
         return contextlib.nullcontext(dict(headers))
-    return _span_of_turn(_tracer, run_id, session_id, headers, is_cancelled)
+    return _span_of_turn(_tracer, name, run_id, session_id, headers, is_cancelled)
 
 
 @contextlib.contextmanager
 def _span_of_turn(
     tracer: Tracer,
+    name: str,
     run_id: str,
     session_id: str,
     headers: Mapping[str, str],
@@ -152,12 +157,13 @@ def _span_of_turn(
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     w3c = TraceContextTextMapPropagator()
-    attributes = {
-        "agentscope.run_id": run_id,
-        "agentscope.session": session_digest(session_id),
-    }
+    attributes = {}
+    if run_id:
+        attributes["agentscope.run_id"] = run_id
+    if session_id:
+        attributes["agentscope.session"] = session_digest(session_id)
     with tracer.start_as_current_span(
-        "turn",
+        name,
         context=w3c.extract(headers),
         kind=SpanKind.CONSUMER,
         attributes=attributes,
