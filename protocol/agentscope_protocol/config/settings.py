@@ -101,7 +101,9 @@ class SessionsSettings(Section):
     )
     max_queue: CountOrZero = Field(16, description="Waiting turns of one session. More are answered 429.")
     on_disconnect: Literal["cancel", "continue"] = Field(
-        "cancel", description="Whether a turn is cancelled when its client disconnects."
+        "cancel",
+        description="Whether a turn is cancelled when its client disconnects. An ASGI app receives the "
+        "disconnect first; its call is cancelled half of `cancel_grace` later.",
     )
     replay_max_mb: MegabytesOrZero = Field(
         64, description="MB of events of all runs that are kept for reconnecting clients. `0`: none."

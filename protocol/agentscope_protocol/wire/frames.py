@@ -144,8 +144,8 @@ messages that one end has to hold for the other: 4096."""
 class CancelReason(IntEnum):
     """Why a stream is asked to end; the App's author reads it in the log.
 
-    A turn is cancelled in any case. The app of an exchange receives the disconnect of its client for
-    CLIENT_GONE, and may finish its work; for the other reasons it is cancelled.
+    A turn is cancelled in any case. The app of an exchange receives the disconnect of its client, and is
+    cancelled if it does not end by itself soon; for CLIENT_GONE, the settings may let it finish its work.
     """
 
     CLIENT_GONE = 1

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from agentscope_protocol.config.settings import SessionsSettings
 from agentscope_protocol.wire.endpoint import Event
 from agentscope_protocol.wire.exchange import RequestHead, close_payload, encode_head, read_close
 from agentscope_protocol.wire.frames import (
@@ -114,8 +115,9 @@ class Answer:
 class Front:
     """A link to the exchanges of one app."""
 
-    def __init__(self, app: Any, grace: float = 0.2, state: Mapping[str, Any] | None = None) -> None:
-        hosted = AsgiApp(app, "app")
+    def __init__(self, app: Any, state: Mapping[str, Any] | None = None, **sessions: Any) -> None:
+        """`sessions`: settings of this section."""
+        hosted = app if isinstance(app, AsgiApp) else AsgiApp(app, "app")
         hosted.state.update(state or {})
         there, back = _Wire(), _Wire()
         self.requester = Requester({})
@@ -123,7 +125,8 @@ class Front:
         self.reads = True  # whether clients read what arrives
         self.link: Link[Requester] = Link(self.requester, self._on_event, lambda _, ends: self._lost(ends))
         self.worker: Link[Responder] = Link(Responder({}), self._dispatch, lambda _, ends: self._gone(ends))
-        self.exchanges = Exchanges(hosted, self.worker, cast(Any, _Life()), grace)
+        settings = SessionsSettings(**{"cancel_grace": 0.4, **sessions})
+        self.exchanges = Exchanges(hosted, self.worker, cast(Any, _Life()), settings)
         there.peer, back.peer = self.worker, self.link
         self.wire = back
         self.link.connection_made(there)

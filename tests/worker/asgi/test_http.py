@@ -17,8 +17,6 @@ from agentscope_worker.asgi import http_exchange, response_ids
 from tests.harness.waiting import eventually
 from tests.worker.asgi.front import Front
 
-pytestmark = pytest.mark.agentscope
-
 START = {"type": "http.response.start", "status": 200, "headers": [(b"Content-Type", b"text/plain")]}
 
 
@@ -244,7 +242,7 @@ class TestDisconnect:
             finally:
                 log.append("finally")
 
-        front = Front(app, grace=0.1)
+        front = Front(app, cancel_grace=0.1)
         answer = front.request()
         await asyncio.sleep(0)
         answer.cancel(CancelReason.TIMEOUT)
@@ -252,6 +250,22 @@ class TestDisconnect:
         assert log == ["finally"]
         assert answer.end == Fail(answer.stream, Code.CANCELLED, "cancelled")
         assert not caplog.records, "nothing went wrong"
+
+    async def test_an_app_may_finish_if_the_settings_say_so(self) -> None:
+        gate = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await gate.wait()
+
+        front = Front(app, cancel_grace=0, on_disconnect="continue")
+        answer, late = front.request(), front.request()
+        await asyncio.sleep(0)
+        answer.cancel()
+        late.cancel(CancelReason.TIMEOUT)
+        await late.ended()
+        assert answer.end is None
+        gate.set()
+        await answer.ended()
 
     async def test_the_end_of_the_link_is_a_disconnect(self) -> None:
         seen: list[Any] = []

@@ -11,8 +11,6 @@ from agentscope_protocol.wire.frames import CancelReason, End, Fail, MessageKind
 from tests.harness.waiting import eventually
 from tests.worker.asgi.front import Front
 
-pytestmark = pytest.mark.agentscope
-
 ACCEPT = {"type": "websocket.accept"}
 
 

@@ -1,8 +1,8 @@
 """The exchanges of a worker: each opened stream is one call of the ASGI app, in one task.
 
-When its client has gone, the app receives a disconnect, and it is cancelled if it does not end within the
-grace time. Work after the end of a response, such as background tasks of Starlette, is not limited while the
-worker runs.
+When its client has gone, the app receives a disconnect. It is cancelled if it does not end within the grace
+time, unless `sessions.on_disconnect` is `continue`. Work after the end of a response, such as a background
+task of Starlette, is not limited while the worker runs.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import functools
 import logging
 from typing import Final
 
+from agentscope_protocol.config.settings import SessionsSettings
 from agentscope_protocol.wire.endpoint import Event, Writable
 from agentscope_protocol.wire.errors import Code
 from agentscope_protocol.wire.exchange import decode_head
@@ -33,16 +34,19 @@ GRACE_SHARE: Final = 0.5
 
 
 class Exchanges:
-    """Answers the exchanges of one link with an ASGI app. `grace`: seconds, of `sessions.cancel_grace`."""
+    """Answers the exchanges of one link with an ASGI app."""
 
     stream_kinds: Final = [int(kind) for kind in KINDS]
 
-    def __init__(self, app: AsgiApp, link: Link[Responder], life: LifeSigns, grace: float) -> None:
+    def __init__(
+        self, app: AsgiApp, link: Link[Responder], life: LifeSigns, sessions: SessionsSettings
+    ) -> None:
         self._app: Final = app
         self._link: Final = link
         self._responder: Final = link.connection
         self._life: Final = life
-        self._grace: Final = grace * GRACE_SHARE
+        self._grace: Final = sessions.cancel_grace * GRACE_SHARE
+        self._cancels: Final = sessions.on_disconnect == "cancel"
         self._exchanges: dict[int, Exchange] = {}  # until the app's call has ended
         self._stopping = False
         self._loop: Final = asyncio.get_running_loop()
@@ -107,6 +111,8 @@ class Exchanges:
     def _cancel(self, exchange: Exchange, reason: int) -> None:
         if not exchange.is_gone:
             exchange.leave(reason)
+            if reason == CancelReason.CLIENT_GONE and not self._cancels:
+                return
             timer = self._loop.call_later(self._grace, exchange.task.cancel)
             exchange.task.add_done_callback(lambda _: timer.cancel())
 

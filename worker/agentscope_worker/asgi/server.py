@@ -36,7 +36,7 @@ class AsgiServer:
     ) -> None:
         """`replace`: as for `Sessions`."""
         sessions = Sessions(_NoApp(), store, replace)
-        self._exchanges: Final = Exchanges(app, link, life, settings.sessions.cancel_grace)
+        self._exchanges: Final = Exchanges(app, link, life, settings.sessions)
         self._others: Final = Server(_NoApp(), link, life, sessions)
         self._stop_time: Final = settings.supervisor.stop_timeout * STOP_SHARE
         self.stream_kinds: Final = [*sessions.stream_kinds, *Exchanges.stream_kinds]
