@@ -394,6 +394,10 @@ class TestErrors:
             ([START, body(), body()], "Unexpected ASGI message 'http.response.body' sent, after"),
             ([{**START, "headers": [(b"a b", b"")]}], "Invalid HTTP header name."),
             ([{**START, "headers": [(b"a", b"1\r\nb: 2")]}], "Invalid HTTP header value."),
+            (
+                [{**START, "headers": [(b"a", bytes(70_000).replace(b"\0", b"x"))]}],
+                "head of the response cannot",
+            ),
             ([{**START, "headers": [(b"Content-Length", b"1")]}, body(b"12")], "longer than Content-Length"),
             ([{**START, "headers": [(b"Content-Length", b"3")]}, body(b"12")], "shorter than Content-Length"),
         ],

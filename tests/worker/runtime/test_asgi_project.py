@@ -68,6 +68,10 @@ ENDINGS = {
         "        group.create_task(serve())\nasync def serve():\n"
         "    await uvicorn.Server(uvicorn.Config(service)).serve()\nasyncio.run(main())"
     ),
+    "hypercorn": (
+        "import asyncio\nfrom hypercorn.asyncio import serve\nfrom hypercorn.config import Config\n"
+        "asyncio.run(serve(service, Config()))"
+    ),
     "in a main that catches errors": (
         "import uvicorn\ntry:\n    uvicorn.run(service)\nexcept Exception:\n    service = None"
     ),
@@ -88,6 +92,41 @@ def test_a_call_that_starts_a_server_names_the_app(write_project: Write, ending:
     project = write_project(source)
     (project / "beside_app.py").write_text(textwrap.dedent(PLAIN) + "service = Api('service')")
     assert hosted(project).app.name == "service"
+
+
+AGENT_APP = """
+class LocalDeployManager: ...
+class AgentApp:
+    def __init__(self, name):
+        self.name = name
+    async def __call__(self, scope, receive, send): ...
+    def run(self, host, port):
+        raise AssertionError("it starts")
+    async def deploy(self, deployer, **options):
+        return type(deployer).__name__
+"""
+AGENT_APP_ENDINGS = {
+    "run": "other = AgentApp('other')\nservice.run(host='0.0.0.0', port=8080)",
+    "deploy": (
+        "import asyncio\nother = AgentApp('other')\n"
+        "async def main():\n    await service.deploy(LocalDeployManager())\nasyncio.run(main())"
+    ),
+    "deploy elsewhere": "import asyncio\nassert asyncio.run(service.deploy(object())) == 'object'",
+}
+
+
+@pytest.mark.parametrize("ending", AGENT_APP_ENDINGS.values(), ids=AGENT_APP_ENDINGS.keys())
+def test_an_agent_app_of_agentscope_runtime_is_found(write_project: Write, ending: str) -> None:
+    """With a stand-in for the package."""
+    package = "agentscope_runtime.engine.app.agent_app"
+    project = write_project(
+        f"from {package} import AgentApp, LocalDeployManager\nservice = AgentApp('service')\n{ending}"
+    )
+    module = project.joinpath(*package.split(".")).with_suffix(".py")
+    module.parent.mkdir(parents=True)
+    module.write_text(AGENT_APP)
+    app = hosted(project)
+    assert (app.app.name, app.kind) == ("service", "agentapp")
 
 
 def test_other_servers_are_started_as_usual(write_project: Write) -> None:

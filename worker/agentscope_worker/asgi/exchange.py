@@ -5,17 +5,23 @@ Owns waiting. The methods that the link's events call only record what has happe
 """
 
 import asyncio
+import re
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import MutableMapping
 from typing import Any, Final
 
+from agentscope_protocol.wire.errors import LocalProtocolError
 from agentscope_protocol.wire.exchange import RequestHead
 from agentscope_protocol.wire.frames import MAX_ANSWER, Input, Open
 from agentscope_protocol.wire.link import Link
 from agentscope_protocol.wire.responder import Responder
 
+_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")  # RFC 9110, section 5.6.2
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
 Message = MutableMapping[str, Any]
+Headers = list[tuple[bytes, bytes]]
 
 
 class ClientDisconnected(OSError):
@@ -78,6 +84,13 @@ class Exchange(ABC):
         self._news.clear()
         await self._news.wait()
 
+    def _send_head(self, status: int, headers: Headers, ids: tuple[str, ...] = ()) -> None:
+        """Send the head of the response. Raises: RuntimeError if it is over the limit."""
+        try:
+            self._responder.head(self.stream, status, headers, ids)
+        except LocalProtocolError as error:
+            raise RuntimeError(f"the head of the response cannot be sent: {error}") from error
+
     async def _transmit(self, kind: int, payload: bytes) -> bool:
         """Send one message as soon as the stream has credit; returns False if nobody reads it."""
         if len(payload) > MAX_ANSWER:
@@ -94,3 +107,14 @@ class Exchange(ABC):
         self._responder.end(self.stream)
         self._link.flush_early()
         self._news.set()  # a task that waits for the disconnect
+
+
+def headers_of(message: Message) -> Headers:
+    """The headers in a message of the app, with names in lower case. Raises: RuntimeError for an invalid one."""
+    headers = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
+    for name, value in headers:
+        if not _NAME.fullmatch(name):
+            raise RuntimeError("Invalid HTTP header name.")
+        if _CONTROL.search(value):
+            raise RuntimeError("Invalid HTTP header value.")
+    return headers

@@ -4,7 +4,6 @@ Messages out of order raise the errors that uvicorn raises. Trailers are ignored
 """
 
 import asyncio
-import re
 from collections.abc import MutableMapping
 from typing import Any, Final
 
@@ -13,20 +12,16 @@ from agentscope_protocol.wire.frames import MessageKind, Open
 from agentscope_protocol.wire.link import Link
 from agentscope_protocol.wire.responder import Responder
 from agentscope_worker.asgi import response_ids
-from agentscope_worker.asgi.exchange import Exchange, Message
+from agentscope_worker.asgi.exchange import Exchange, Headers, Message, headers_of
 from agentscope_worker.asgi.scopes import http_scope
 
 HEAD_DELAY: Final = 0.1
 """Seconds that a head of JSON or events waits for the first bytes of its body, to find identifiers there."""
 
-_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
-_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _WITHOUT_BODY: Final = (204, 304)
 
 _BODY: Final = int(MessageKind.BODY)
 _LAST: Final = int(MessageKind.LAST)
-
-Headers = list[tuple[bytes, bytes]]
 
 
 class HttpExchange(Exchange):
@@ -62,7 +57,7 @@ class HttpExchange(Exchange):
         if self._status is None:
             if kind != "http.response.start":
                 raise RuntimeError(f"Expected ASGI message 'http.response.start', but got '{kind}'.")
-            self._start(message["status"], [(bytes(n), bytes(v)) for n, v in message.get("headers", ())])
+            self._start(message["status"], headers_of(message))
         elif kind == "http.response.trailers":
             return
         elif self.is_over:
@@ -78,12 +73,6 @@ class HttpExchange(Exchange):
         return "returned without a response" if self._status is None else "did not complete its response"
 
     def _start(self, status: int, headers: Headers) -> None:
-        for name, value in headers:
-            if not _NAME.fullmatch(name):
-                raise RuntimeError("Invalid HTTP header name.")
-            if _CONTROL.search(value):
-                raise RuntimeError("Invalid HTTP header value.")
-        headers = [(name.lower(), value) for name, value in headers]
         length = next((value for name, value in headers if name == b"content-length"), None)
         self._status = status
         self._has_body = self._has_body and status not in _WITHOUT_BODY
@@ -91,11 +80,11 @@ class HttpExchange(Exchange):
             self._left = int(length)
         self._held = headers
         if response_ids.may_have_ids(headers):
-            self._timer = asyncio.get_running_loop().call_later(HEAD_DELAY, self._send_head, b"")
+            self._timer = asyncio.get_running_loop().call_later(HEAD_DELAY, self._release, b"")
         else:
-            self._send_head(b"")
+            self._release(b"")
 
-    def _send_head(self, body: bytes) -> None:
+    def _release(self, body: bytes) -> None:
         """Send the head that is held, if it still is. `body`: its first bytes."""
         if self._held is None or self.is_gone or self.is_over:
             return
@@ -104,7 +93,7 @@ class HttpExchange(Exchange):
         headers, self._held = self._held, None
         assert self._status is not None
         ids = response_ids.ids_in(body) if body else ()
-        self._responder.head(self.stream, self._status, headers, ids)
+        self._send_head(self._status, headers, ids)
         self._link.flush_soon()
 
     async def _body(self, body: bytes, more: bool) -> None:
@@ -116,7 +105,7 @@ class HttpExchange(Exchange):
                 raise RuntimeError("Response content longer than Content-Length")
             if self._left and not more:
                 raise RuntimeError("Response content shorter than Content-Length")
-        self._send_head(bytes(body[: response_ids.SEARCHED]) if self._timer is not None else b"")
+        self._release(bytes(body[: response_ids.SEARCHED]) if self._timer is not None else b"")
         for start in range(0, len(body), PIECE):
             # A part of a memoryview or a bytearray is copied: the app may change it after this call.
             whole = type(body) is bytes and len(body) <= PIECE

@@ -18,7 +18,7 @@ from agentscope_protocol.wire.exchange import (
 from agentscope_protocol.wire.frames import CancelReason, Input, MessageKind, Open
 from agentscope_protocol.wire.link import Link
 from agentscope_protocol.wire.responder import Responder
-from agentscope_worker.asgi.exchange import ClientDisconnected, Exchange, Message
+from agentscope_worker.asgi.exchange import ClientDisconnected, Exchange, Message, headers_of
 from agentscope_worker.asgi.scopes import websocket_scope
 
 GOING_AWAY: Final = 1012  # "service restart", in the registry of RFC 6455
@@ -92,11 +92,10 @@ class WebSocketExchange(Exchange):
             case _State.CONNECTING, "websocket.accept":
                 self._accept(message)
             case _State.CONNECTING, "websocket.close":
-                self._responder.head(self.stream, 403, ())
+                self._send_head(403, [])
                 self._close(_disconnected(ABNORMAL))
             case _State.CONNECTING, "websocket.http.response.start":
-                headers = [(bytes(n).lower(), bytes(v)) for n, v in message.get("headers", ())]
-                self._responder.head(self.stream, message["status"], headers)
+                self._send_head(message["status"], headers_of(message))
                 self._state = _State.REJECTING
             case _State.CONNECTING, _:
                 raise RuntimeError(
@@ -135,10 +134,10 @@ class WebSocketExchange(Exchange):
         return ""
 
     def _accept(self, message: Message) -> None:
-        headers = [(bytes(n).lower(), bytes(v)) for n, v in message.get("headers", ())]
+        headers = headers_of(message)
         if subprotocol := message.get("subprotocol"):
             headers.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
-        self._responder.head(self.stream, 101, headers)
+        self._send_head(101, headers)
         self._state = _State.ACCEPTED
 
     async def _message(self, message: Message) -> None:
