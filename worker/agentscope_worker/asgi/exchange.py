@@ -110,7 +110,7 @@ class Exchange(ABC):
 
 
 def headers_of(message: Message) -> Headers:
-    """The headers in a message of the app, with names in lower case. Raises: RuntimeError for an invalid one."""
+    """The headers in a message of the app, with names in lower case. Raises: RuntimeError: one is invalid."""
     headers = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
     for name, value in headers:
         if not _NAME.fullmatch(name):
