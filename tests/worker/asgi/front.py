@@ -169,6 +169,10 @@ class Front:
     ) -> Answer:
         stream = self.requester.open_exchange(kind, session, request_id, encode_head(head), {})
         self.link.flush_soon()
+        return self.expect(stream)
+
+    def expect(self, stream: int) -> Answer:
+        """Collect what arrives on a stream."""
         answer = self.answers[stream] = Answer(self, stream)
         return answer
 
