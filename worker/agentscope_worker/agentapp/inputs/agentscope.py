@@ -38,7 +38,7 @@ def convert(message: Message) -> Msg:
     blocks = _blocks(message)
     if _is_second():
         # A user or the system says text and data; all else is the agent's own.
-        only_data = all(block["type"] in ("text", "data") for block in blocks)
+        only_data = all(block["type"] in ("text", *_URL_FIELDS) for block in blocks)
         role = role if only_data and message.role != "tool" else "assistant"
     return cast(
         "Msg",
