@@ -37,8 +37,7 @@ async def test_a_stop_reaches_the_run_in_another_process(url: str) -> None:
     one = app_of(handlers.waits, interrupt_redis_url=url)
     other = AgentApp(interrupt_redis_url=url)
     async with running(one), running(other), Stream(one) as stream:
-        await stream.until("in_progress", "content")
-        await listening(other._interrupt_backend)
+        await stream.until("in_progress", "content")  # the handler runs, so that a stop is heard
         assert await other._interrupt_backend.get_task_state("u:s") is TaskState.RUNNING
         await other.stop_chat(user_id="u", session_id="s")
         assert [each["status"] for each in await stream.rest()] == ["canceled"]

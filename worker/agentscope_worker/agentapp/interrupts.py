@@ -27,6 +27,10 @@ class InterruptSignal(enum.Enum):
     RESUME = "RESUME"
 
 
+def _nothing() -> None:
+    """The default of `on_subscribed`."""
+
+
 class BaseInterruptBackend(ABC):
     """Keeps states by key, and passes messages on channels. `ttl` is in seconds."""
 
@@ -36,7 +40,11 @@ class BaseInterruptBackend(ABC):
 
     @abstractmethod
     async def subscribe_listen(self, channel: str) -> AsyncGenerator[str, None]:
-        """Yield the messages of a channel."""
+        """Yield the messages of a channel.
+
+        A backend may take `on_subscribed`, and call it as soon as no message is missed: the handler of a run
+        starts only then.
+        """
         yield ""
 
     @abstractmethod
@@ -92,9 +100,12 @@ class LocalInterruptBackend(BaseInterruptBackend):
         for queue in self._listeners.get(channel, ()):
             queue.put_nowait(message)
 
-    async def subscribe_listen(self, channel: str) -> AsyncGenerator[str, None]:
+    async def subscribe_listen(
+        self, channel: str, on_subscribed: Callable[[], None] = _nothing
+    ) -> AsyncGenerator[str, None]:
         queue: asyncio.Queue[str | None] = asyncio.Queue()
         self._listeners.setdefault(channel, set()).add(queue)
+        on_subscribed()
         try:
             while (message := await queue.get()) is not None:
                 yield message

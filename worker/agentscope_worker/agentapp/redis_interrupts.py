@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
 from agentscope_worker.agentapp.interrupts import BaseInterruptBackend, TaskState
@@ -51,14 +51,20 @@ class RedisInterruptBackend(BaseInterruptBackend):
     async def publish_event(self, channel: str, message: str) -> None:
         await self.redis_client.publish(channel, message)
 
-    async def subscribe_listen(self, channel: str) -> AsyncGenerator[str, None]:
+    async def subscribe_listen(
+        self, channel: str, on_subscribed: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[str, None]:
         while True:
-            pubsub = self.redis_client.pubsub(ignore_subscribe_messages=True)
+            pubsub = self.redis_client.pubsub()
             try:
                 await pubsub.subscribe(channel)
                 while True:
                     message = await pubsub.get_message(timeout=POLL)
-                    if message is not None:
+                    if message is None:
+                        continue
+                    if message["type"] == "subscribe":
+                        on_subscribed()
+                    elif message["type"] == "message":
                         yield message["data"]
             except self._lost as error:
                 log.warning("lost the Redis connection that stop signals come on: %s", error)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Final
@@ -28,6 +29,9 @@ ENDED_TTL: Final = 600  # seconds
 GRACE: Final = 10.0
 """Seconds that a cancelled handler may take to end, as `sessions.cancel_grace`."""
 
+SUBSCRIBES_WITHIN: Final = 5.0
+"""Seconds that a handler waits until stop signals are heard; after that it runs all the same."""
+
 MAX_LEFT: Final = 16
 """Items of a stopped stream that are dropped until its handler waits; one of the handler's makes fewer."""
 
@@ -45,6 +49,7 @@ class Run:
         self._items: Final[asyncio.Queue[Any]] = asyncio.Queue()  # at most one item, and the end
         self._taken: Final = asyncio.Event()
         self._given_up: Final = asyncio.get_running_loop().create_future()
+        self._listens: Final = asyncio.Event()
         self._listener: Final = asyncio.create_task(self._listen())
         self.producer: Final = asyncio.create_task(self._produce())
         self.keeper: Final = asyncio.create_task(self._keep())
@@ -81,6 +86,8 @@ class Run:
     async def _produce(self) -> None:
         left = 0  # items that may still come before the handler waits for something
         try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._listens.wait(), SUBSCRIBES_WITHIN)
             async for item in self._stream:
                 if self.stopped:
                     if left > 0:
@@ -104,10 +111,19 @@ class Run:
             await self._stream.aclose()
 
     async def _listen(self) -> None:
-        async for message in self._backend.subscribe_listen(f"chan:{self._key}"):
-            if message == InterruptSignal.STOP.value:
-                self.stop()
-                return
+        subscribe: Callable[..., AsyncGenerator[str, None]] = self._backend.subscribe_listen
+        options: dict[str, Any] = {}
+        if "on_subscribed" in inspect.signature(subscribe).parameters:
+            options["on_subscribed"] = self._listens.set
+        else:
+            self._listens.set()
+        try:
+            async for message in subscribe(f"chan:{self._key}", **options):
+                if message == InterruptSignal.STOP.value:
+                    self.stop()
+                    return
+        finally:
+            self._listens.set()
 
     async def _keep(self) -> None:
         try:
