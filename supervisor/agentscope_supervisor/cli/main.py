@@ -21,7 +21,7 @@ import click
 from agentscope_protocol.config import settings as settings_module
 from agentscope_protocol.config.settings import SettingsError
 from agentscope_supervisor import FORM, __version__
-from agentscope_supervisor.cli import instance_commands, launch, start_commands
+from agentscope_supervisor.cli import instance_commands, launch, machine_commands, start_commands
 from agentscope_supervisor.cli.formatting import Commands, shown
 from agentscope_supervisor.domain.printable import printable
 from agentscope_supervisor.project import new_project, stubs
@@ -37,7 +37,7 @@ def main() -> None:
     standard_streams.restore()
 
 
-for each in [*start_commands.COMMANDS, *instance_commands.COMMANDS]:
+for each in [*start_commands.COMMANDS, *instance_commands.COMMANDS, *machine_commands.COMMANDS]:
     main.add_command(each)
 
 
