@@ -144,6 +144,18 @@ def test_a_failed_start_cannot_control_the_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in said
 
 
+def test_the_log_is_text_on_a_terminal_and_json_in_a_pipe(watched: Instance) -> None:
+    with Terminal([COMMAND, "logs", *watched.found_by], columns=80) as terminal:
+        assert terminal.wait_exit() == 0
+        wait_until(lambda: "instance is ready" in terminal.text, 10, "the log is printed")
+        assert re.search(r"^\d\d:\d\d:\d\d\.\d{3} info    instance is ready slots=2\r?$", terminal.text, re.M)
+    with Terminal([COMMAND, "events", "--json", *watched.found_by], columns=80) as terminal:
+        assert terminal.wait_exit() == 0
+        wait_until(lambda: '"instance is ready"' in terminal.text, 10, "the log is printed")
+    lines = [json.loads(line) for line in watched.command("logs").stdout.splitlines()]
+    assert "instance is ready" in [line["message"] for line in lines]
+
+
 BROKEN: Final = "def broken(:\n"
 
 

@@ -243,38 +243,68 @@ _last: Final = click.option(
 )
 
 
-@_command(_last, _follow)
-def events(client: ControlClient, last: int, follow: bool) -> None:
-    """Print the supervisor's log, one JSON object per line."""
-    _lines(client, "/events", last, follow)
+_json_lines: Final = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON lines on a terminal too; a pipe always gets them."
+)
+
+
+@_command(_last, _follow, _json_lines)
+def events(client: ControlClient, last: int, follow: bool, as_json: bool) -> None:
+    """Print the supervisor's log.
+
+    A terminal shows text; a pipe gets one JSON object per line.
+    """
+    _lines(client, "/events", last, follow, as_json)
 
 
 @_command(
     _last,
     _follow,
+    _json_lines,
     click.option("--session", metavar="ID", help="Only lines of this session's turns."),
     click.option("--run", metavar="ID", help="Only lines of this run."),
 )
-def logs(client: ControlClient, last: int, follow: bool, session: str | None, run: str | None) -> None:
+def logs(
+    client: ControlClient, last: int, follow: bool, as_json: bool, session: str | None, run: str | None
+) -> None:
     """Print the supervisor's log and the output of its workers.
 
-    One JSON object per line. With --session or --run, all lines that the supervisor has kept are searched.
+    A terminal shows text; a pipe gets one JSON object per line. With --session or --run, all lines that the
+    supervisor has kept are searched.
     """
     wanted = {"session": session and session_digest(session), "run": run}
-    _lines(client, "/logs", last, follow, {name: value for name, value in wanted.items() if value})
+    _lines(client, "/logs", last, follow, as_json, {name: value for name, value in wanted.items() if value})
 
 
 def _lines(
-    client: ControlClient, path: str, last: int, follow: bool, wanted: dict[str, str] | None = None
+    client: ControlClient,
+    path: str,
+    last: int,
+    follow: bool,
+    as_json: bool,
+    wanted: dict[str, str] | None = None,
 ) -> None:
+    show = _json_line if as_json or not sys.stdout.isatty() else _text_line()
     query = {"last": str(KEPT if wanted else last), **({"follow": "1"} if follow else {})}
     try:
         for line in client.lines(path, **query):
             if not wanted or wanted.items() <= json.loads(line).items():
-                sys.stdout.buffer.write(line)
-                sys.stdout.buffer.flush()
+                show(line)
     except KeyboardInterrupt:
         sys.exit(0)
+
+
+def _json_line(line: bytes) -> None:
+    sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()
+
+
+def _text_line() -> Callable[[bytes], None]:
+    from agentscope_supervisor.cli import render
+
+    screen = render.screen()
+    # A long line continues in the next row of the terminal, and stays one line when it is copied.
+    return lambda line: screen.print(render.log_line(json.loads(line)), soft_wrap=True)
 
 
 # -- actions ----------------------------------------------------------------------------------

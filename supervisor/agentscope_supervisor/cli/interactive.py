@@ -111,7 +111,7 @@ class Interactive:
         if self._seconds is not None and self._instance is not None:
             link, has_colours = (
                 self._instance.console_link,
-                sys.stderr.isatty() and "NO_COLOR" not in os.environ,
+                sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
             )
             log_setup.say(block(self._url, self._seconds, link, has_keys=self._has_keys, bold=has_colours))
 

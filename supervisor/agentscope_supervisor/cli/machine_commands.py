@@ -76,8 +76,9 @@ def _check_paths(paths: Iterable[str]) -> None:
 def completion(shell: str) -> None:
     """Print the completion script of a shell.
 
-    For bash, add to ~/.bashrc: eval "$(agentscope-supervisor completion bash)". For zsh, add the same line with
-    zsh to ~/.zshrc. For fish: agentscope-supervisor completion fish > ~/.config/fish/completions/agentscope-supervisor.fish
+    For bash, add to ~/.bashrc: eval "$(agentscope-supervisor completion bash)". For zsh, add the same line
+    with zsh to ~/.zshrc. For fish, write the script to
+    ~/.config/fish/completions/agentscope-supervisor.fish.
     """
     kind = shell_completion.get_completion_class(shell)
     assert kind is not None, "click knows these shells"

@@ -6,7 +6,7 @@ this module.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -18,7 +18,11 @@ from agentscope_supervisor.domain.printable import printable
 Json = Mapping[str, Any]
 
 NARROW: Final = 64
-"""Columns of a terminal below which tables omit less important columns; with 80 and more they show all."""
+"""Columns of a terminal below which tables omit less important columns; with 80 and more they show all that
+fit."""
+
+WIDE: Final = 120
+"""Columns of a terminal from which tables have one more column, with details."""
 
 _COLOUR: Final = {
     **dict.fromkeys(("healthy", "ready"), "green"),
@@ -26,19 +30,22 @@ _COLOUR: Final = {
     **dict.fromkeys(("unhealthy", "down", "killing"), "bold red"),
 }
 
-# Heading, and whether narrow terminals show the column.
-_WORKERS: Final = (
-    *(("SLOT", True), ("GEN", True), ("PID", False), ("STATE", True), ("FOR", True), ("TURNS", True)),
-    *(("MB", True), ("RESTARTS", False), ("NOTE", True)),
+# Heading, the width from which a terminal shows the column, and whether it has numbers, which are aligned.
+_Columns = Sequence[tuple[str, int, bool]]
+
+_WORKERS: Final[_Columns] = (
+    *(("SLOT", 0, True), ("GEN", 0, True), ("PID", NARROW, True), ("STATE", 0, False), ("FOR", 0, True)),
+    *(("TURNS", 0, True), ("MB", 0, True), ("RESTARTS", NARROW, True), ("NOTE", 0, False)),
+    ("LAST EXIT", WIDE, False),
 )
-_SESSIONS: Final = (
-    ("SESSION", True),
-    ("WORKER", True),
-    ("RUNS", True),
-    ("WAIT", True),
-    ("EVENTS", False),
-    ("FOR", True),
+_SESSIONS: Final[_Columns] = (
+    *(("SESSION", 0, False), ("WORKER", 0, True), ("RUNS", 0, True), ("WAIT", 0, True)),
+    *(("EVENTS", NARROW, True), ("FOR", 0, True), ("RUN", WIDE, False)),
 )
+_FOLDED: Final = ("NOTE", "SESSION", "LAST EXIT")  # columns of texts
+
+_LEVEL_COLOUR: Final = {"warning": "yellow", "error": "bold red", "critical": "bold red", "debug": "dim"}
+_OF_RECORD: Final = ("ts", "level", "message", "exception")
 
 
 def screen() -> Console:
@@ -64,10 +71,41 @@ def sessions(open_sessions: Sequence[Json], width: int) -> Table:
             s["waiting"],
             s["events"],
             duration(s["seconds"]),
+            s["run_id"] or "",
         )
         for s in open_sessions
     ]
     return _table(_SESSIONS, rows, width)
+
+
+def log_line(entry: Json) -> Text:
+    """Return a line of `logs` or `events`: time, level, message and fields, in the form of a text log.
+
+    Further lines of a message, and those of a traceback, are indented.
+    """
+    level, worker = str(entry.get("level", "")), entry.get("worker")
+    message, *more = (printable(line) for line in str(entry.get("message", "")).split("\n"))
+    fields = {name: value for name, value in entry.items() if name not in _OF_RECORD}
+    if worker is not None:  # its label has both numbers
+        fields = {name: value for name, value in fields.items() if name not in ("slot", "generation")}
+    text = Text.assemble(
+        (_time_of_day(str(entry.get("ts", ""))), "dim"),
+        " ",
+        (f"{level:7}", _LEVEL_COLOUR.get(level, "")),
+        f" {message}",
+    )
+    for name, value in fields.items():
+        text.append(f" {name}=", "dim")
+        text.append(printable(str(value)))
+    for line in [*more, *map(printable, str(entry.get("exception") or "").splitlines())]:
+        text.append(f"\n    {line}")
+    return text
+
+
+def _time_of_day(utc: str) -> str:
+    """The local time of a timestamp of the log, with its milliseconds."""
+    whole, dot, rest = utc.removesuffix("Z").partition(".")
+    return f"{clock(f'{whole}Z').partition(' ')[2]}.{rest}" if dot else utc
 
 
 # -- the summary --------------------------------------------------------------------------------
@@ -143,16 +181,28 @@ def _rows(instance: Json) -> Iterator[Sequence[object]]:
         if worker["slot"] not in shown:
             yield _row({"slot": worker["slot"], "restarts": ""}, worker, "leaving")
     for zygote in instance["zygotes"]:
-        yield ("-", "-", zygote["pid"], "zygote", "-", "-", megabytes(zygote), "-", "")
+        yield ("-", "-", zygote["pid"], "zygote", "-", "-", megabytes(zygote), "-", "", "")
 
 
 def _row(slot: Json, worker: Json | None, note: str) -> Sequence[object]:
     if worker is None:
-        return (slot["slot"], "-", "-", _word("down"), "-", "-", "-", slot["restarts"], printable(note))
-    return (
-        *(slot["slot"], worker["generation"], worker["pid"] or "-", _word(worker["state"])),
-        *(duration(worker["seconds"]), worker["turns"], megabytes(worker), slot["restarts"], printable(note)),
-    )
+        process: Sequence[object] = ("-", "-", _word("down"), "-", "-", "-")
+    else:
+        process = (
+            *(worker["generation"], worker["pid"] or "-", _word(worker["state"])),
+            *(duration(worker["seconds"]), worker["turns"], megabytes(worker)),
+        )
+    restarts = Text(str(slot["restarts"]), "yellow" if slot["restarts"] else "")
+    urgent = "bold red" if slot.get("breaker_open") else ""
+    return (slot["slot"], *process, restarts, Text(printable(note), urgent), _last_exit(slot) if note else "")
+
+
+def _last_exit(slot: Json) -> str:
+    """When and why the last process of a slot exited, if it was not asked to."""
+    last = slot.get("last_death")
+    if last is None or last["cause"] == "asked" or "at" not in last:
+        return ""
+    return printable(": ".join([clock(last["at"]), *([last["detail"]] if last["detail"] else [])]))
 
 
 def _note(slot: Json) -> str:
@@ -167,13 +217,14 @@ def _note(slot: Json) -> str:
     return ", ".join(parts)
 
 
-def _table(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[object]], width: int) -> Table:
+def _table(columns: _Columns, rows: Sequence[Sequence[object]], width: int) -> Table:
     """Return a table whose columns are as wide as their widest cell; long texts fold in a narrow terminal."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    chosen = [at for at, (_, always) in enumerate(columns) if always or width >= NARROW]
+    chosen = [at for at, (_, from_width, _) in enumerate(columns) if width >= from_width]
     for at in chosen:
-        name = columns[at][0]
-        table.add_column(name, no_wrap=name not in ("NOTE", "SESSION"), overflow="fold")
+        name, _, is_number = columns[at]
+        justify: Literal["left", "right"] = "right" if is_number else "left"
+        table.add_column(name, no_wrap=name not in _FOLDED, overflow="fold", justify=justify)
     for row in rows:
         cells = [row[at] for at in chosen]
         table.add_row(*(cell if isinstance(cell, Text) else str(cell) for cell in cells))

@@ -48,11 +48,20 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
     return {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
 
 
+_COLOURS: Final = {logging.WARNING: "33", logging.ERROR: "1;31", logging.CRITICAL: "1;31", logging.DEBUG: "2"}
+"""Colours of levels, as parameters of an escape sequence: yellow, bold red, dim."""
+
+
 class TextFormatter(logging.Formatter):
     """Formats a record as one line with time, level, message and fields. Further lines of the message follow.
 
     Further lines of a worker's message are indented, so that they cannot look like lines of the supervisor.
+    `colours`: for a terminal; they only repeat the level.
     """
+
+    def __init__(self, *, colours: bool = False) -> None:
+        super().__init__()
+        self._colours: Final = _COLOURS if colours else {}
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
@@ -60,7 +69,10 @@ class TextFormatter(logging.Formatter):
         if record.name == WORKER:
             message = message.replace("\n", "\n    ")
         first, feed, more = message.partition("\n")
-        line = f"{clock}.{int(record.msecs):03d} {record.levelname.lower():7} {first}"
+        level = f"{record.levelname.lower():7}"
+        if (colour := self._colours.get(record.levelno)) is not None:
+            level = f"\x1b[{colour}m{level}\x1b[0m"
+        line = f"{clock}.{int(record.msecs):03d} {level} {first}"
         for key, value in _fields(record).items():
             line += f" {key}={value}"
         line += feed + more
@@ -155,7 +167,8 @@ def drain(within: float = 1.0) -> None:
 def set_up(form: LogFormat, level: str, descriptor: int = 2) -> None:
     """Configure logging to write to `descriptor`. Call it once, at startup."""
     handler = QueuedHandler(descriptor)
-    handler.setFormatter(TextFormatter() if form == "text" else JsonFormatter())
+    colours = os.isatty(descriptor) and not os.environ.get("NO_COLOR")
+    handler.setFormatter(TextFormatter(colours=colours) if form == "text" else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Requests and connections are logged by this project; from the libraries only warnings are useful.
     for name in ("aiohttp", "asyncio"):

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from agentscope_supervisor.cli import render
 
+DEATH: Final = {"cause": "oom", "at": "2026-01-01T00:00:00Z", "detail": "512 MB"}
 INSTANCE: Final[dict[str, Any]] = {
     **{"name": "shop", "status": "degraded", "uptime": 7200.0, "url": "http://localhost:8080", "pid": 7},
     **{"unready": None, "edition": 2, "memory_mb": 40.2, "version": "1.0", "rolling": False, "trouble": None},
@@ -19,7 +20,7 @@ INSTANCE: Final[dict[str, Any]] = {
     "store": None,
     "rollout": {"edition": 2, "failure": "the new process died", "at": "2026-01-01T00:00:00Z"},
     "slots": [
-        {"slot": 0, "restarts": 5, "breaker_open": True, "starts_in": 29.0, "last_death": {"cause": "oom"}},
+        {"slot": 0, "restarts": 5, "breaker_open": True, "starts_in": 29.0, "last_death": DEATH},
     ],
     "workers": [
         {
@@ -39,8 +40,9 @@ def shown(instance: dict[str, Any], width: int = 80, **console: Any) -> list[str
     return [line.rstrip() for line in screen.file.getvalue().splitlines()]
 
 
-def test_status_shows_the_summary_and_a_row_for_each_slot() -> None:
-    lines = shown(INSTANCE, 120)
+def test_status_shows_the_summary_and_a_row_for_each_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "clock", lambda utc: "2026-01-01 01:02:03")
+    lines = shown(INSTANCE, 140)
     assert lines[0] == "shop: degraded, up 2 h 0 min, http://localhost:8080"
     assert "turns: 1 running, 0 waiting, 9 accepted; active sessions: 3 in 5 min" in lines
     assert "latency: 1.3 s (p50), 61 s (p95); first event: 20 ms (p50), - (p95)" in lines
@@ -48,10 +50,48 @@ def test_status_shows_the_summary_and_a_row_for_each_slot() -> None:
     assert "platform i-1: failing: heartbeat (4 failures)" in lines
     assert "worker exits: 4 oom, 1 signal" in lines
     assert "failed: the new process died" in " ".join(lines)
-    assert lines[-4].split() == ["SLOT", "GEN", "PID", "STATE", "FOR", "TURNS", "MB", "RESTARTS", "NOTE"]
-    assert " ".join(lines[-3].split()) == "0 - - down - - - 5 breaker open, starts in 29 s, last: oom"
-    assert " ".join(lines[-2].split()) == "1 3 - draining 1 min 1 s 1 - leaving"
-    assert " ".join(lines[-1].split()) == "- - 8 zygote - - 61 -"
+    note = "breaker open, starts in 29 s, last: oom"
+    assert lines[-4:] == [
+        f"SLOT  GEN  PID  STATE           FOR  TURNS  MB  RESTARTS  {'NOTE':39}  LAST EXIT",
+        f"   0    -    -  down              -      -   -         5  {note}  2026-01-01 01:02:03: 512 MB",
+        "   1    3    -  draining  1 min 1 s      1   -            leaving",
+        "   -    -    8  zygote            -      -  61         -",
+    ]
+
+
+def test_a_terminal_of_80_columns_has_no_details() -> None:
+    assert shown(INSTANCE, 80)[-5:] == [
+        "SLOT  GEN  PID  STATE           FOR  TURNS  MB  RESTARTS  NOTE",
+        "   0    -    -  down              -      -   -         5  breaker open, starts",
+        "                                                          in 29 s, last: oom",
+        "   1    3    -  draining  1 min 1 s      1   -            leaving",
+        "   -    -    8  zygote            -      -  61         -",
+    ]
+
+
+def printed(entry: dict[str, Any], **console: Any) -> str:
+    screen = Console(file=io.StringIO(), width=40, highlight=False, markup=False, **console)
+    screen.print(render.log_line(entry), soft_wrap=True)
+    assert isinstance(screen.file, io.StringIO)
+    return screen.file.getvalue()
+
+
+def test_a_line_of_the_log_is_text_with_time_level_message_and_fields(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(render, "clock", lambda utc: "2026-01-01 01:02:03")
+    entry = {
+        **{"ts": "2026-01-01T00:02:03.045Z", "level": "warning", "message": "worker [b]died\nthen \x1b[2J"},
+        **{"worker": "0.1", "slot": 0, "generation": 1, "turns": 3, "exception": "Traceback\n  line"},
+    }
+    assert printed(entry) == (
+        "01:02:03.045 warning worker [b]died worker=0.1 turns=3\n"
+        "    then \\x1b[2J\n"
+        "    Traceback\n"
+        "      line\n"
+    )
+    assert "\x1b[33mwarning\x1b[0m" in printed(entry, force_terminal=True, color_system="standard")
+    assert printed({"message": "x", "slot": 2}) == "         x slot=2\n"
 
 
 @pytest.mark.parametrize(

@@ -206,3 +206,11 @@ def test_worker_records_below_the_log_level_are_dropped(logged: list[str], root:
     assert logged == []
     log_output("zygote", LogLine("not preloaded", "error"))
     assert logged[0] == "error   not preloaded worker=zygote"
+
+
+def test_colours_of_a_terminal_only_repeat_the_level() -> None:
+    plain = TextFormatter().format(record(worker="0.1"))
+    assert TextFormatter(colours=True).format(record(worker="0.1")) == plain, "a healthy hour has no colours"
+    coloured = TextFormatter(colours=True).format(failed())
+    assert coloured.replace("\x1b[1;31m", "").replace("\x1b[0m", "") == TextFormatter().format(failed())
+    assert "\x1b[1;31merror  \x1b[0m" in coloured
