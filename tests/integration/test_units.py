@@ -149,6 +149,16 @@ def test_the_image_copies_files_that_exist() -> None:
     assert {each.split("/")[0] for each in made_of} <= set(sources)
 
 
+def test_the_image_takes_a_project_outside_of_the_repository() -> None:
+    """`--build-context project=PATH` replaces the stage of that name, so no other stage may read PROJECT."""
+    stages = " ".join(f"{word} {arguments}\n" for word, arguments in instructions()).split("FROM ")
+    (project,) = [stage for stage in stages if stage.startswith("scratch AS project\n")]
+    assert [stage for stage in stages if "PROJECT" in stage] == [project]
+    assert [line for word, line in instructions() if word == "COPY" and "--from=project" in line] == [
+        "--from=project / /app"
+    ]
+
+
 def test_the_image_does_not_run_as_root() -> None:
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", the("USER"))
 
