@@ -137,7 +137,7 @@ def words(arguments: str) -> list[str]:
 
 
 def test_the_image_copies_files_that_exist() -> None:
-    project = the("ARG").removeprefix("PROJECT=")
+    (project,) = [line[8:] for word, line in instructions() if word == "ARG" and line.startswith("PROJECT=")]
     copied = [arguments.split() for word, arguments in instructions() if word == "COPY"]
     sources = [each for line in copied if not line[0].startswith("--from") for each in line[:-1]]
     missing = [each for each in sources if not (ROOT / each.replace("${PROJECT}", project)).exists()]
