@@ -178,12 +178,15 @@ def new(path: Path, template: str | None, offline: bool | None) -> None:
         if offline
         else f"It needs the variables in {path / '.env.example'}."
     )
-    click.echo(
-        f"created {path} from the template {template}: {', '.join(files)}\n{model} Next:\n\n"
-        f"    agentscope-supervisor dev {quoted}      # reloads at each change, and opens the console\n"
-        f"    agentscope-supervisor invoke {quoted} -s me"
-        f" {shlex.quote(new_project.TEMPLATES[template].question)}\n"
-    )
+    chosen = new_project.TEMPLATES[template]
+    steps = [
+        f"agentscope-supervisor dev {quoted}      # reloads at each change, and opens the console",
+        f"agentscope-supervisor invoke {quoted} -s me {shlex.quote(chosen.question)}",
+    ]
+    if chosen.needs_packages:
+        steps.insert(0, f"pip install -r {shlex.quote(str(path / 'requirements.txt'))}")
+    click.echo(f"created {path} from the template {template}: {', '.join(files)}\n{model} Next:\n")
+    click.echo("".join(f"    {step}\n" for step in steps))
 
 
 @main.command()

@@ -20,11 +20,13 @@ DEFAULT: Final = "agent"
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """`question`: a first message. `expected`: a part of the offline answer to it."""
+    """`question`: a first message. `expected`: a part of the offline answer to it. `needs_packages`: whether
+    its requirements.txt names packages that this one does not bring."""
 
     purpose: str
     question: str
     expected: str
+    needs_packages: bool = False
 
 
 TEMPLATES: Final = {
@@ -38,6 +40,12 @@ TEMPLATES: Final = {
         "An agent with several tools, and with those of MCP servers.",
         "What is the status of order 17?",
         "Order 17 was shipped on Monday.",
+    ),
+    "langgraph": Template(
+        "A graph of LangGraph, which streams and saves its conversations.",
+        "When do I get my refund?",
+        "When do I get my refund?",
+        needs_packages=True,
     ),
 }
 
