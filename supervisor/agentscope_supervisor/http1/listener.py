@@ -91,7 +91,10 @@ class Listener:
         """Stop listening. Accepted connections stay open.
 
         Connections that wait in the kernel's queue are accepted first: closing the socket would reset them.
+        A second call does nothing.
         """
+        if self._sock.fileno() < 0:
+            return
         if self._waking is None:
             for _ in range(BACKLOG):
                 if not self._accept():
@@ -102,6 +105,11 @@ class Listener:
         self._sock.close()
         for _, connection in self._leaving:
             connection.close()
+
+    @property
+    def has_connections(self) -> bool:
+        """Whether a connection that may send a request is open."""
+        return len(self._table) + self._reserved > 0
 
     def _accept(self) -> bool:
         """Accept one connection; returns whether there was one. While more wait, the loop calls this again,

@@ -182,12 +182,12 @@ class FrontDoor:
         """Accept no new connection; requests on the open ones are answered."""
         if self._listener is not None:
             self._listener.close()
-            self._listener = None
 
     async def close(self) -> None:
         """Stop listening, and wait up to `CLOSES_WITHIN` for the responses in progress."""
         self.leave()
-        await asyncio.sleep(LAST_REQUESTS)
+        if self._listener is not None and self._listener.has_connections:
+            await asyncio.sleep(LAST_REQUESTS)
         async with asyncio.TaskGroup() as both:
             both.create_task(self._fast.shutdown(CLOSES_WITHIN))
             self._server.pre_shutdown()
