@@ -95,6 +95,23 @@ async def test_a_stop_ends_the_stream_after_the_handler_has_cleaned_up() -> None
     assert app._local_tasks == {}
 
 
+class Stops(LocalInterruptBackend):
+    """Sends a stop before a handler starts."""
+
+    async def subscribe_listen(self, channel: str) -> Any:
+        yield "STOP"
+
+
+async def test_a_stop_before_the_first_event_is_the_only_event() -> None:
+    handlers = Handlers()
+    app = app_of(handlers.waits, interrupt_backend=Stops())
+    async with app_running(app), Stream(app, request("x", id="request-1")) as stream:
+        (only,) = await stream.rest()
+    assert (only["status"], only["error"], only["sequence_number"]) == ("canceled", INTERRUPTED, 0)
+    assert (only["id"], only["session_id"]) == ("request-1", "s")
+    assert handlers.notes == []
+
+
 async def test_a_stop_of_another_session_or_of_none_changes_nothing() -> None:
     handlers = Handlers()
     app = app_of(handlers.waits)

@@ -236,7 +236,9 @@ class AgentApp(FastAPI, InterruptMixin):
                 response = event if isinstance(event, AgentResponse) else response
                 number += 1
                 yield event
-        if run.was_interrupted and response is not None and response.status not in _ENDED:
+        if response is None:  # it was stopped before its first event
+            response = AgentResponse(id=request.id, session_id=request.session_id)
+        if run.was_interrupted and response.status not in _ENDED:
             yield _interrupted(response, number)
 
     async def _in_turn(self, key: str, stream: AsyncGenerator[Event, None]) -> Run:
