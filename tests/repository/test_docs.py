@@ -2,12 +2,15 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from openapi_spec_validator import validate
 
 from agentscope_protocol.config.settings import json_schema
+from agentscope_supervisor.cli.main import main
 from agentscope_supervisor.domain.errors import MEANING, ErrorCode
 from tools.architecture import modules
 from tools.docs import http_operations, layered, metrics, openapi, process_life, rooms, settings
@@ -169,3 +172,16 @@ def test_every_test_that_the_threat_model_names_exists() -> None:
     named = set(re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "security.md").read_text("utf-8")))
     assert len(named) > 20
     assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+def test_the_manual_page_has_no_errors_of_groff() -> None:
+    page = ROOT / "configs/man/agentscope-supervisor.1"
+    text = page.read_text("utf-8")
+    assert text.count(".SS ") == len(main.commands)
+    groff = shutil.which("groff")
+    if groff is not None:
+        command = [groff, "-man", "-Tutf8", "-ww", str(page)]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        assert shown.stderr == ""
+        plain = re.sub(r"\x1b\[[\d;]*m|.\x08", "", shown.stdout)  # bold, in both ways of groff
+        assert "agentscope-supervisor dev [OPTIONS] [PROJECT]" in plain

@@ -1,10 +1,10 @@
-"""The generated files of docs/, each with the function that returns its text."""
+"""The generated files of docs/ and configs/, each with the function that returns its text."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from tools.docs import cli, http_api, metrics, openapi, process_life, rooms, runtime_api, settings
+from tools.docs import cli, http_api, man, metrics, openapi, process_life, rooms, runtime_api, settings
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -14,6 +14,7 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "docs/reference/openapi.json": openapi.text,
     "supervisor/agentscope_supervisor/web/openapi.json": openapi.packaged,
     "docs/reference/cli.md": cli.text,
+    "configs/man/agentscope-supervisor.1": man.text,
     "docs/reference/metrics.md": metrics.text,
     "docs/reference/runtime-api.md": runtime_api.text,
     "docs/concepts/process-life.svg": process_life.picture,
