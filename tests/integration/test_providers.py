@@ -13,7 +13,7 @@ import pytest
 
 from tests.fakes.model_server import PROVIDERS, ModelServer, in_thread
 from tests.fakes.slots import HEADER, expected, slot
-from tests.harness.client import Stream, invoke, new_session, stop, streamed
+from tests.harness.client import Stream, call, invoke, new_session, stop, streamed
 from tests.harness.instance import Instance
 from tests.harness.projects import copied
 from tests.harness.waiting import eventually
@@ -116,11 +116,54 @@ async def test_a_truncated_answer_is_marked_in_the_done_event(instance: Instance
     async with Stream(instance.port, new_session(provider), "close 3 a b c d", metadata=metadata) as stream:
         await stream.whole()
     done = stream.events[-1].data["metadata"]
+    done.pop("usage", None)  # providers that report it early
     assert done == {"done": True, "finish_reason": "TRUNCATED"}
     await eventually(lambda: "closed without a finish reason" in instance.log, 5.0, "the worker logs it")
     fields = {"metadata": metadata, "stream": False}
     whole = await invoke(instance.port, new_session(provider), "close 3 a b c d", **fields)
-    assert [message["metadata"] for message in whole.json["messages"]] == [{"finish_reason": "TRUNCATED"}]
+    (message,) = whole.json["messages"]
+    message["metadata"].pop("usage", None)
+    assert message["metadata"] == {"finish_reason": "TRUNCATED"}
+
+
+@every_provider
+async def test_the_usage_of_a_turn(instance: Instance, provider: str) -> None:
+    metadata, session = {"slot": f"{provider}_stream"}, new_session(provider)
+    async with Stream(instance.port, session, "one two", metadata=metadata) as stream:
+        await stream.whole()
+    used = stream.events[-1].data["metadata"]["usage"]
+    assert (used["output_tokens"], used["input_tokens"] > 0) == (3, True)
+    (model,) = used["models"]
+    assert used == {key: model[key] for key in ("input_tokens", "output_tokens", "ms")} | {"models": [model]}
+    assert model["calls"] == 1
+    kept = (await call(instance.port, "GET", f"/runs/{stream.run_id}")).json["usage"]
+    assert kept == used
+    (row,) = (await call(instance.port, "GET", f"/runs?session_id={session}")).json["runs"]
+    assert row["usage"] == kept
+    whole = await invoke(instance.port, new_session(provider), "one two", metadata=metadata)
+    assert whole.json["messages"][-1]["metadata"]["usage"]["output_tokens"] == 3
+    metrics = (await call(instance.port, "GET", "/metrics")).body.decode()
+    labels = f'{{direction="output",model="{model["model"]}"}}'
+    assert f"agentscope_model_tokens_total{labels} " in metrics
+
+
+async def test_the_usage_of_turns_that_do_not_complete(instance: Instance) -> None:
+    """Of an App that raises, in the done event too; of a turn that is stopped, as far as it is known."""
+    metadata = {"slot": "openai_whole", "raise": "no"}
+    async with Stream(instance.port, new_session(), "one two", metadata=metadata) as stream:
+        await stream.whole(error="APP_ERROR")
+    assert stream.events[-1].data["metadata"]["usage"]["output_tokens"] == 3
+    failed = await invoke(instance.port, new_session(), "one two", metadata=metadata)
+    run = (await call(instance.port, "GET", f"/runs/{failed.headers['x-run-id']}")).json
+    assert (run["error"]["code"], run["usage"]["output_tokens"]) == ("APP_ERROR", 3)
+    metadata = {"slot": "anthropic_stream"}
+    async with Stream(
+        instance.port, new_session(), "delay 0.05 " + "word " * 200, metadata=metadata
+    ) as stream:
+        await stream.until(events=2)
+        assert await stop(instance.port, run_id=stream.run_id) == 1
+        await stream.whole(error="INTERRUPTED")
+    assert stream.events[-1].data["metadata"]["usage"]["input_tokens"] == 1
 
 
 def test_a_client_library_that_is_missing_says_so_at_the_start(tmp_path: Path, server: ModelServer) -> None:

@@ -24,6 +24,7 @@ from agentscope_protocol.wire.frames import (
     Open,
     StreamKind,
     Taken,
+    Usage,
     Will,
 )
 
@@ -49,6 +50,7 @@ def frames(streams: st.SearchStrategy[int]) -> st.SearchStrategy[Frame]:
         st.builds(Input, streams, st.sampled_from(MessageKind), BYTES),
         st.builds(Taken, streams, NUMBER),
         st.builds(Will, streams, BYTES, BYTES, BYTES),
+        st.builds(Usage, streams, BYTES),
         st.builds(
             Open,
             streams,

@@ -70,6 +70,12 @@ _ROW: Final[Mapping[str, Schema]] = {
     "worker": _or_null(TEXT, "`<slot>.<generation>` of its worker."),
     "started_at": _with(TEXT, "When the turn was accepted: UTC, as in RFC 3339."),
     "error": _or_null({"type": "object"}, "The failure, in the form of `Error.error`."),
+    "usage": _or_null(_ref("Usage"), "The model calls; `null` without any, and until the turn has ended."),
+}
+_COUNTS: Final[Mapping[str, Schema]] = {
+    "input_tokens": NUMBER,
+    "output_tokens": NUMBER,
+    "ms": _with(NUMBER, "Milliseconds that the calls took, added up."),
 }
 _MESSAGES: Final = _or_null(
     _list(_ref("Msg")), "The messages so far; `null` above 1 MB or if they are not kept."
@@ -119,10 +125,19 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "metadata": _with(
                 {"type": ["object", "null"]},
                 "`chunk`: part of a longer message. `done`: the last event. `finish_reason`: `TRUNCATED` if "
-                "the model's stream was closed before its end.",
+                "the model's stream was closed before its end. `usage`: a Usage, in "
+                "the done event and in the last message of a whole answer.",
             ),
         },
         ["name", "content", "role"],
+    ),
+    "Usage": _object(
+        "The model calls of a turn, as AgentScope records them.",
+        {
+            **_COUNTS,
+            "models": _list(_object("One model.", {"model": TEXT, "calls": NUMBER, **_COUNTS})),
+        },
+        [*_COUNTS, "models"],
     ),
     "Answer": _object(
         "The whole answer of a turn. Consecutive chunks of one name and role are joined into one message.",

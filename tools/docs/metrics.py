@@ -28,6 +28,8 @@ OPEN_LABELS: Final = {
     "route": "the route, or `other` for an unknown path",
     "status": "the HTTP status; 499 if the client disconnected before the response was complete",
     "outcome": f"`OK`, or an [error code](http-api.md#error-codes) such as `{ErrorCode.APP_ERROR.value}`",
+    "model": "the name of a model; `other` after the first 20",
+    "direction": "`input` or `output`",
     "exchange": "`heartbeat` or `config`",
     "kind": "the kind of failure, such as `timeout`",
 }

@@ -62,6 +62,7 @@ class _Turn:
         self.cancelled = False  # AgentScope swallows CancelledError in places; this does not forget
         self.is_lost = False  # its end is not reported: the supervisor reports it as lost with the worker
         self.writable: asyncio.Future[None] | None = None
+        self.outcome: Outcome | None = None  # of its model calls
         self.about: Final = functools.partial(
             log_output.about, opened.run_id, opened.session_id, opened.headers.get(REQUEST_ID)
         )
@@ -172,6 +173,7 @@ class Server:
             tracing.turn(opened.run_id, opened.session_id, headers, lambda: turn.cancelled) as trace,
             finish_reasons.observed() as outcome,
         ):
+            turn.outcome = outcome
             dialect = DIALECTS.get(opened.dialect)
             if dialect is None:
                 raise BadMessage(f"this worker's package does not have dialect {opened.dialect}")
@@ -194,7 +196,7 @@ class Server:
                 if opened.kind == StreamKind.WHOLE:
                     return await self._collect(turn, dialect, answers, outcome)
                 await self._stream(turn, dialect, answers)
-                return orjson.dumps({finish_reasons.KEY: outcome.reason}) if outcome.reason else b""
+                return orjson.dumps(metadata) if (metadata := outcome.metadata) else b""
             except asyncio.CancelledError:
                 await _notify_cancelled(answers)
                 raise
@@ -278,7 +280,7 @@ class Server:
             if size > MAX_ANSWER:
                 raise Explained(f'an answer of over {MAX_ANSWER} bytes needs "stream": true')
             collected.append(answer)
-        joined = dialect.join(collected, outcome.reason)
+        joined = dialect.join(collected, outcome.metadata)
         if len(joined) > MAX_ANSWER:
             raise Explained(f'an answer of over {MAX_ANSWER} bytes needs "stream": true')
         return joined
@@ -296,6 +298,9 @@ class Server:
 
     def _report(self, turn: _Turn, payload: bytes, error: BaseException | None) -> None:
         stream = turn.opened.stream
+        used = turn.outcome.usage.report() if turn.outcome is not None else None
+        if used is not None:
+            self._responder.usage(stream, orjson.dumps(used))
         if turn.cancelled:
             if error is not None and not isinstance(error, asyncio.CancelledError):
                 log.error("the App raised while its turn was cancelled", exc_info=error, extra=turn.extra)

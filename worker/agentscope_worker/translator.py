@@ -68,8 +68,9 @@ class Translator:
     async def end(self, outcome: Outcome) -> bytes:
         """Send the end of a complete answer; returns the result of the run. `outcome`: of its model calls."""
         encoder = self._encoder
-        if outcome.input_tokens or outcome.output_tokens:  # all calls, also those that the App does not yield
-            encoder.input_tokens, encoder.output_tokens = outcome.input_tokens, outcome.output_tokens
+        used = outcome.usage.tokens
+        if any(used):  # by all calls, also those that the App does not yield
+            encoder.input_tokens, encoder.output_tokens = used
         if not self._has_begun:
             await self._begin()
         await self._leave(encoder.close())

@@ -36,6 +36,7 @@ from agentscope_protocol.wire.frames import (
     StreamKind,
     Tag,
     Taken,
+    Usage,
     Will,
 )
 
@@ -107,6 +108,8 @@ def encode(frame: Frame) -> bytes:
             return header(Tag.TAKEN, stream, amount, 0)
         case Head(stream, status, headers, ids):
             return _packed(Tag.HEAD, stream, status, [headers, ids])
+        case Usage(stream, payload):
+            return header(Tag.USAGE, stream, 0, len(payload)) + payload
         case Notice(word, detail):
             return _packed(Tag.NOTICE, 0, 0, [word, detail])
         case _:
@@ -204,6 +207,7 @@ _DECODERS: Final[Mapping[int, Callable[[int, int, bytes], Frame]]] = {
     Tag.HEAD: _head,
     Tag.NOTICE: _notice,
     Tag.WILL: _will,
+    Tag.USAGE: lambda stream, _number, payload: Usage(stream, payload),
     Tag.HELLO: _hello,
 }
 

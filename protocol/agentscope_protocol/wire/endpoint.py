@@ -35,6 +35,7 @@ from agentscope_protocol.wire.frames import (
     Input,
     Notice,
     Open,
+    Usage,
     Will,
 )
 
@@ -46,7 +47,7 @@ class Writable:
     stream: int
 
 
-Event = Hello | Open | Data | End | Fail | Cancel | Notice | Head | Input | Will | Writable
+Event = Hello | Open | Data | End | Fail | Cancel | Notice | Head | Input | Will | Usage | Writable
 
 
 class Endpoint(ABC):

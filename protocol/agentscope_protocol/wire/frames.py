@@ -66,6 +66,7 @@ class Tag(IntEnum):
     INPUT = 12
     TAKEN = 13
     WILL = 14
+    USAGE = 15
 
 
 MAX_PAYLOAD: Final[Mapping[int, int]] = {
@@ -77,6 +78,7 @@ MAX_PAYLOAD: Final[Mapping[int, int]] = {
     Tag.NOTICE: MAX_FEW_WORDS,
     Tag.HEAD: MAX_FEW_WORDS,
     Tag.INPUT: MAX_ANSWER,
+    Tag.USAGE: MAX_FEW_WORDS,
 }
 """Bytes a payload may have, by tag; MAX_WORDS where the tag is not listed, or not known to us."""
 
@@ -308,4 +310,13 @@ class Notice:
     detail: str
 
 
-Frame = Hello | Open | Data | End | Fail | Cancel | Credit | Notice | Head | Input | Taken | Will
+@value
+class Usage:
+    """Worker to supervisor: the tokens that the turn's model calls used, as JSON. At most once for each
+    stream, before its End or Fail."""
+
+    stream: int
+    payload: bytes
+
+
+Frame = Hello | Open | Data | End | Fail | Cancel | Credit | Notice | Head | Input | Taken | Will | Usage

@@ -30,6 +30,7 @@ from agentscope_protocol.wire.frames import (
     Open,
     Tag,
     Taken,
+    Usage,
     Will,
 )
 
@@ -218,9 +219,11 @@ class Requester(Endpoint):
                 return self._receive_taken(stream, amount)
             case Notice():
                 return frame
-            case Will(stream):
-                entry = self._move(stream, st.Move.RECV_DATA)  # where Data is legal, a will is
-                return frame if entry.state is _OPEN else None
+            case Will(stream) | Usage(stream):
+                entry = self._move(stream, st.Move.RECV_DATA)  # legal where Data of a turn is
+                if isinstance(entry, _RequesterExchange):
+                    raise self._unexpected(frame)
+                return frame if entry.state is _OPEN or type(frame) is Usage else None
             case _:
                 raise self._unexpected(frame)
 

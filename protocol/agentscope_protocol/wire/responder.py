@@ -30,6 +30,7 @@ from agentscope_protocol.wire.frames import (
     Open,
     Tag,
     Taken,
+    Usage,
     Will,
 )
 
@@ -156,6 +157,12 @@ class Responder(Endpoint):
         entry = self._entry(stream)
         st.step(st.RESPONDER, entry.state, st.Move.SEND_DATA)
         self._send(Will(stream, end, result, request))
+
+    def usage(self, stream: int, payload: bytes) -> None:
+        """Report what the response used, also of a stream that is cancelled. Raises: LocalProtocolError if
+        the stream is not open, or over the limit."""
+        self._entry(stream)
+        self._send(Usage(stream, payload))
 
     def end(self, stream: int, payload: bytes = b"") -> None:
         """Complete the response. Raises: LocalProtocolError if the stream is not open, or over the limit."""

@@ -45,6 +45,12 @@ class Answer:
         """The text of all messages, in order."""
         return "".join(message.text for message in self.messages)
 
+    @property
+    def usage(self) -> Json | None:
+        """The tokens of the turn; None: no model reported them."""
+        used: Json | None = self.messages[-1].metadata.get("usage") if self.messages else None
+        return used
+
 
 @dataclass(frozen=True, slots=True)
 class Run:

@@ -21,6 +21,7 @@ from typing import Final
 from agentscope_protocol.wire.frames import StreamKind, Will
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import Key
+from agentscope_supervisor.domain.usage import Usage
 from agentscope_supervisor.domain.wire_format import WireFormat
 
 PIECE_COST: Final = 96
@@ -120,6 +121,7 @@ class Run:
         "started_at",
         "stored",
         "taken_at",
+        "usage",
         "will",
         "wire",
         "worker",
@@ -147,6 +149,7 @@ class Run:
         self.failure: Failure | None = None
         self.json_body = b"[]"  # what the worker sent with the end; see StreamKind
         self.will: Will | None = None  # how the run ends if the worker does not end it
+        self.usage: Usage | None = None  # of its model calls, once they are known
         self.events = 0  # that came from the worker
         self.bytes = 0  # of these
         self.first = 0  # number of the first event that is kept
@@ -232,7 +235,10 @@ class Run:
         if failure is not None and result is not None:
             self.json_body = result(self.run_id, failure, self.will)
         if self.kind is _EVENTS:
-            tail, count = self.wire.tail(self.run_id, self.next, failure, self.json_body, self.will)
+            metadata = self.json_body
+            if failure is not None:
+                metadata = self.usage.metadata if self.usage is not None else b""
+            tail, count = self.wire.tail(self.run_id, self.next, failure, metadata, self.will)
             self._feed(count, tail, now)
         for reader in self.readers:
             reader.ended()

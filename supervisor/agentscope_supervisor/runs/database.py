@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from agentscope_protocol.wire.frames import MAX_FEW_WORDS, StreamKind
+from agentscope_protocol.wire.frames import StreamKind
+from agentscope_supervisor.domain import usage
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import Key
 from agentscope_supervisor.domain.run import LOST, RunState
@@ -116,6 +117,8 @@ class Database:
             columns = {row[1] for row in self._sql.execute("PRAGMA table_info(runs)")}
             if "started" not in columns:  # microseconds since 1970; 0: an earlier version wrote the run
                 self._sql.execute("ALTER TABLE runs ADD COLUMN started INTEGER NOT NULL DEFAULT 0")
+            if "usage" not in columns:  # of models, as JSON
+                self._sql.execute("ALTER TABLE runs ADD COLUMN usage BLOB")
             self._sql.execute("CREATE INDEX IF NOT EXISTS runs_by_start ON runs (started, run_id)")
 
     @contextmanager
@@ -182,12 +185,14 @@ class Database:
         whole: bytes,
         frees_key: bool,
         now: float,
+        used: bytes | None = None,
     ) -> None:
-        """A run has ended, and its events were added. `frees_key`: its key may be claimed again."""
+        """A run has ended, and its events were added. `frees_key`: its key may be claimed again. `used`: the
+        usage of models, as JSON."""
         self._sql.execute(
             "UPDATE runs SET next = ?1, worker = ?2, failure = ?3, whole = ?4,"
             " key = CASE WHEN ?5 THEN NULL ELSE key END,"
-            " expires = CASE WHEN key IS NULL OR ?5 THEN ?6 ELSE ?7 END WHERE run_id = ?8",
+            " expires = CASE WHEN key IS NULL OR ?5 THEN ?6 ELSE ?7 END, usage = ?9 WHERE run_id = ?8",
             (
                 after_last,
                 worker,
@@ -197,6 +202,7 @@ class Database:
                 now + self._limits.replay_ttl,
                 now + self._limits.idempotency_ttl,
                 run_id,
+                used,
             ),
         )
 
@@ -219,13 +225,13 @@ class Database:
     def load(self, run_id: str, now: float) -> Stored | None:
         """A run with its events; None: it is not stored, or has expired."""
         row = self._one(
-            "SELECT session_id, form, scope, key, fingerprint, worker, failure, whole, next, started"
+            "SELECT session_id, form, scope, key, fingerprint, worker, failure, whole, next, started, usage"
             " FROM runs WHERE run_id = ? AND (expires IS NULL OR expires > ?)",
             (run_id, now),
         )
         if row is None:
             return None
-        session_id, form, scope, key, fingerprint, worker, failure, whole, after_last, started = row
+        session_id, form, scope, key, fingerprint, worker, failure, whole, after_last, started, used = row
         pieces = self._sql.execute(
             "SELECT first, next, data FROM events WHERE run_id = ? ORDER BY first", (run_id,)
         ).fetchall()
@@ -241,6 +247,7 @@ class Database:
             after_last,
             pieces,
             started,
+            used,
         )
 
     def page(self, wanted: Wanted, count: int, now: float) -> list[Listed]:
@@ -255,9 +262,7 @@ class Database:
             where.append(f"(started, run_id) {sign} (?, ?)")
             values += wanted.after
         rows = self._sql.execute(
-            "SELECT started, run_id, session_id, form, worker, failure, next,"
-            f" CASE WHEN form & 255 = {StreamKind.EVENTS.value}"
-            f" THEN substr(whole, 1, {MAX_FEW_WORDS}) ELSE x'' END"
+            "SELECT started, run_id, session_id, form, worker, failure, next, usage"
             f" FROM runs WHERE {' AND '.join(where)} ORDER BY started {order}, run_id {order} LIMIT ?",
             (*values, count),
         )
@@ -269,9 +274,9 @@ class Database:
                 StreamKind(form & 0xFF),
                 worker,
                 _failure(failure) if after_last is not None else LOST,
-                end,
+                usage.read(used) if used is not None else None,
             )
-            for started, run_id, session_id, form, worker, failure, after_last, end in rows
+            for started, run_id, session_id, form, worker, failure, after_last, used in rows
         ]
 
     # -- clean-up -----------------------------------------------------------------------------

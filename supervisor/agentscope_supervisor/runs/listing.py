@@ -16,6 +16,7 @@ from typing import Final
 from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.domain.run import Run, RunState
+from agentscope_supervisor.domain.usage import Usage
 
 Place = tuple[int, str]
 """Where a run is in the order of all runs: its start, in microseconds since 1970, and its id."""
@@ -40,7 +41,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One run in a list. `end`: the JSON object that came with the end of a stream; empty: none."""
+    """One run in a list."""
 
     place: Place
     session_id: str
@@ -48,7 +49,7 @@ class Listed:
     kind: StreamKind
     worker: str | None
     failure: Failure | None
-    end: bytes
+    usage: Usage | None
 
     @property
     def run_id(self) -> str:
@@ -104,8 +105,7 @@ def merge(
 
 def listed(run: Run, place: Place) -> Listed:
     """How a run in memory is listed."""
-    end = run.json_body if run.kind is StreamKind.EVENTS and run.ended_at is not None else b""
-    return Listed(place, run.session_id, run.state, run.kind, run.worker, run.failure, end)
+    return Listed(place, run.session_id, run.state, run.kind, run.worker, run.failure, run.usage)
 
 
 def place_of(run: Run, epoch: float) -> Place:

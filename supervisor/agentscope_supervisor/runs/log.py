@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentscope_protocol.wire.frames import StreamKind
+from agentscope_supervisor.domain import usage
 from agentscope_supervisor.domain.errors import Failure
 from agentscope_supervisor.domain.idempotency import Key
 from agentscope_supervisor.domain.run import LOST, Keeper, Run
@@ -208,6 +209,7 @@ class Stored:
     next: int | None
     pieces: Sequence[tuple[int, int, bytes]]  # first number, number after the last, bytes; in order
     started: int = 0
+    usage: bytes | None = None  # as JSON
 
 
 def restored(
@@ -223,6 +225,7 @@ def restored(
     started_at = stored.started / 1e6 - epoch
     run = Run(stored.run_id, stored.session_id, stored.kind, wire, started_at, stored.key)
     run.worker, run.failure, run.json_body = stored.worker, stored.failure, stored.json_body
+    run.usage = usage.read(stored.usage) if stored.usage is not None else None
     for first, after_last, data in stored.pieces:
         if first != run.next:
             run.restart(first)

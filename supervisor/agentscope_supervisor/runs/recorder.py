@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
+import orjson
+
 from agentscope_protocol.config.settings import SessionsSettings
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.idempotency import MISMATCH, Key
@@ -100,6 +102,7 @@ class Recorder:
                     whole=run.json_body,
                     frees_key=run.frees_key,
                     now=time.time(),
+                    used=orjson.dumps(run.usage.fields) if run.usage is not None else None,
                 ),
                 len(run.json_body),
                 owed=True,

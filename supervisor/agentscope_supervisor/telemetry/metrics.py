@@ -1,8 +1,9 @@
 """The metrics of `GET /metrics`: counters that are kept here, and gauges that are read for each request.
 
 All metrics belong to the supervisor; workers keep none. A label must never contain a session, a user or any
-text of a turn: each label has a few values, which this module or an enum defines. The counters are plain
-numbers, because one thread needs no locks. `prometheus` formats them.
+text of a turn: each label has a few values, which this module or an enum defines, or names of models, whose
+number is bounded. The counters are plain numbers, because one thread needs no locks. `prometheus` formats
+them.
 """
 
 import asyncio
@@ -20,6 +21,11 @@ from agentscope_supervisor.system.process_memory import MB, MemoryByPid, Process
 from agentscope_supervisor.telemetry.histogram import Histogram
 
 LAG_EVERY: Final = 0.5  # seconds between two measurements of the lag of the event loop
+
+MAX_MODELS: Final = 20
+"""Names of models that are counted by themselves. An App may make up names, and each one is a series."""
+
+OTHER_MODEL: Final = "other"  # the name of the others
 
 # Bounds in seconds. A turn takes as long as a model, seconds to minutes; a wait or a lag takes milliseconds.
 # Typed as Sequence: mypyc treats a constant tuple of floats as never assigned (mypy 2.4).
@@ -88,6 +94,9 @@ class Metrics:
         self._turns: Final = Counter[tuple[str, str]]({("native", "OK"): 0})
         self._exits: Final = Counter[str](dict.fromkeys(causes, 0))
         self._rollouts: Final = Counter({"done": 0, "failed": 0})
+        self._calls: Final = Counter[str]()  # by model, as the two below
+        self._tokens: Final = Counter[tuple[str, str]]()
+        self._model_ms: Final = Counter[str]()
         self._duration: Final = Histogram(_TURN)
         self._first: Final = Histogram(_FIRST)
         self._wait: Final = Histogram(_WAIT)
@@ -120,6 +129,14 @@ class Metrics:
             self._wait.observe(run.taken_at - run.started_at)
         if run.first_at is not None:
             self._first.observe(run.first_at - run.started_at)
+        for each in run.usage.models if run.usage is not None else ():
+            name = each.model
+            if name not in self._calls and len(self._calls) >= MAX_MODELS:
+                name = OTHER_MODEL
+            self._calls[name] += each.calls
+            self._tokens[name, "input"] += each.input_tokens
+            self._tokens[name, "output"] += each.output_tokens
+            self._model_ms[name] += each.ms
         self._events += run.events
         self._bytes += run.bytes
 
@@ -165,6 +182,12 @@ class Metrics:
         yield _gauge("turns_open", "Turns that have not ended.", _by_label(now), "state")
         yield _counter("events", "Events that workers have sent.", [((), self._events)])
         yield _counter("event_bytes", "Bytes of events that workers have sent.", [((), self._bytes)])
+        yield _counter(
+            "model_calls", "Model calls of turns that have ended.", _by_label(self._calls), "model"
+        )
+        yield _counter("model_tokens", "Tokens of these calls.", self._tokens.items(), "model", "direction")
+        seconds = {model: ms / 1000 for model, ms in self._model_ms.items()}
+        yield _counter("model_seconds", "Time of these calls.", _by_label(seconds), "model")
         yield _gauge(
             "sessions_active", "Sessions with a turn in the last 300 s.", [((), gauges.active_sessions)]
         )

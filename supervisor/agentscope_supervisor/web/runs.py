@@ -232,6 +232,7 @@ def _row(run: Listed) -> dict[str, object]:
         "worker": run.worker,
         "started_at": time_of(run.place),
         "error": error_object(run.failure) if run.failure is not None else None,
+        "usage": run.usage.fields if run.usage is not None else None,
     }
 
 

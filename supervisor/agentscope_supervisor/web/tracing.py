@@ -74,6 +74,10 @@ class RequestTrace:
             attributes["agentscope.run_id"] = run.run_id
             if run.worker is not None:
                 attributes["agentscope.worker"] = run.worker
+            if run.usage is not None:  # named as in the semantic conventions for GenAI
+                attributes["gen_ai.usage.input_tokens"] = run.usage.input_tokens
+                attributes["gen_ai.usage.output_tokens"] = run.usage.output_tokens
+                attributes["gen_ai.response.model"] = run.usage.models[0].model
             made.append(self._wait(run, now))
         if failure is not None:
             attributes["error.type"] = str(failure.code)

@@ -13,10 +13,11 @@ from typing import Final, Protocol
 
 from agentscope_protocol.wire.endpoint import Event, Writable
 from agentscope_protocol.wire.errors import Code
-from agentscope_protocol.wire.frames import CancelReason, Data, End, Fail, Head, Notice, Will
+from agentscope_protocol.wire.frames import CancelReason, Data, End, Fail, Head, Notice, Usage, Will
 from agentscope_protocol.wire.link import PROTOCOL_ERROR, Link
 from agentscope_protocol.wire.page import LifePage
 from agentscope_protocol.wire.requester import Requester
+from agentscope_supervisor.domain import usage
 from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.exchanges.open_exchange import ExchangeListener, OpenExchange
 
@@ -177,6 +178,8 @@ class WorkerLink:
                     self._exchanges.pop(stream).over(code, message)
             case Will(stream):
                 self._streams[stream].run.inherit(event)
+            case Usage(stream, payload):
+                self._streams[stream].run.usage = usage.read(payload)
             case Head(stream):
                 self._exchanges[stream].head(event)
             case Writable(stream):

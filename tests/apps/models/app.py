@@ -1,4 +1,5 @@
-"""An App for tests: streams what the model slot says that `metadata.slot` names. Runs on both majors."""
+"""An App for tests: streams what the model slot says that `metadata.slot` names,
+and raises `metadata.raise` if it is there. Runs on both majors."""
 
 from collections.abc import AsyncIterator
 
@@ -10,3 +11,5 @@ class App(AgentApp):
     async def __call__(self, msg: Msg, ctx: SessionContext) -> AsyncIterator[Msg]:
         async for chunk in runtime.models[ctx.metadata["slot"]].stream([msg]):
             yield Msg(name="assistant", content=chunk.text, role="assistant")
+        if "raise" in ctx.metadata:
+            raise RuntimeError(ctx.metadata["raise"])

@@ -32,6 +32,7 @@ from agentscope_protocol.wire.frames import (
     StreamKind,
     Tag,
     Taken,
+    Usage,
     Will,
 )
 from tests.protocol.frame_strategies import FRAMES, cut, hostile_bytes
@@ -52,6 +53,7 @@ GOLDEN: dict[str, tuple[Frame, str]] = {
     "fail": (Fail(5, Code.APP_ERROR, "no"), "9405cf0000000000000005ce00000001c6000000026e6f"),
     "cancel": (Cancel(6, 2), "9406cf0000000000000006ce00000002c600000000"),
     "credit": (Credit(7, 65536), "9407cf0000000000000007ce00010000c600000000"),
+    "usage": (Usage(8, b"{}"), "940fcf0000000000000008ce00000000c6000000027b7d"),
     "notice": (Notice("ready", ""), "940acf0000000000000000ce00000000c60000000892a57265616479a0"),
     "head": (
         Head(8, 200, ((b"a", b"\xff"),), ("t",)),

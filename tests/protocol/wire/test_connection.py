@@ -33,6 +33,7 @@ from agentscope_protocol.wire.frames import (
     Open,
     StreamKind,
     Tag,
+    Usage,
     Will,
 )
 from agentscope_protocol.wire.requester import Requester
@@ -415,6 +416,7 @@ ONLY_RESPONDER: Final[list[Frame]] = [
     End(1),
     Fail(1, Code.APP_ERROR, ""),
     Will(1, b"", b"", b""),
+    Usage(1, b""),
 ]
 
 
@@ -441,6 +443,27 @@ def test_notices_go_both_ways() -> None:
     ends.open()
     ends.responder.notice("ready")
     assert ends.to_supervisor() == [Notice("ready", "")]
+
+
+def test_the_usage_of_a_turn_comes_before_its_end_also_if_it_is_cancelled() -> None:
+    ends = Ends.greeted()
+    stream, other = ends.open(), ends.open()
+    ends.requester.cancel(other, CancelReason.TIMEOUT)
+    ends.to_worker()
+    for each in (stream, other):
+        ends.responder.usage(each, b"{}")
+    ends.responder.end(stream)
+    ends.responder.fail(other, Code.CANCELLED, "")
+    assert ends.to_supervisor() == [
+        Usage(stream, b"{}"),
+        Usage(other, b"{}"),
+        End(stream),
+        Fail(other, Code.CANCELLED, ""),
+    ]
+    with pytest.raises(LocalProtocolError, match="not open"):
+        ends.responder.usage(stream, b"{}")
+    with pytest.raises(RemoteProtocolError, match="which is not open"):
+        receive(ends.requester, encode(Usage(stream, b"{}")))
 
 
 @pytest.mark.parametrize("kind", TURN_KINDS)

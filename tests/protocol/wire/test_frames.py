@@ -20,6 +20,7 @@ def test_tags_keep_their_numbers() -> None:
         "INPUT": 12,
         "TAKEN": 13,
         "WILL": 14,
+        "USAGE": 15,
     }
 
 

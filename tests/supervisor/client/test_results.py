@@ -15,7 +15,11 @@ def test_texts() -> None:
     assert results.message_of({"content": blocks}).text == "onetwo"
     assert results.message_of({}).text == ""
     answer = results.answer_of({"session_id": "s", "run_id": "r", "messages": [MESSAGE, MESSAGE]})
-    assert (answer.text, answer.messages[0].metadata) == ("hihi", {})
+    assert (answer.text, answer.messages[0].metadata, answer.usage) == ("hihi", {}, None)
+    last = MESSAGE | {"metadata": {"usage": {"ms": 1}}}
+    answer = results.answer_of({"session_id": "s", "run_id": "r", "messages": [MESSAGE, last]})
+    assert answer.usage == {"ms": 1}
+    assert results.answer_of({"session_id": "s", "run_id": "r", "messages": []}).usage is None
 
 
 def test_runs() -> None:

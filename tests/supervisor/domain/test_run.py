@@ -17,6 +17,7 @@ from agentscope_supervisor.domain.run import (
     Run,
     RunState,
 )
+from agentscope_supervisor.domain.usage import ModelUsage, Usage
 from agentscope_supervisor.domain.wire_format import NO_EVENTS
 from agentscope_supervisor.web.dialects import native
 from agentscope_supervisor.web.dialects.chat import CHAT
@@ -145,6 +146,15 @@ def test_a_run_ends_with_the_events_of_its_wire_format(failure: Failure | None) 
     tail, count = NATIVE.tail("r", 1, failure)
     assert read_all(run) == events(0) + tail
     assert (run.next, run.tail_length) == (1 + count, count)
+
+
+def test_a_run_that_failed_reports_in_its_done_event_what_its_models_used() -> None:
+    run = new()
+    run.usage = Usage((ModelUsage("m", 1, 2, 3, 4),))
+    say(run, 1)
+    run.end(APP_ERROR, 2.0)
+    expected = native.error(run.run_id, 1, APP_ERROR) + native.done(run.run_id, 2, run.usage.metadata)
+    assert read_all(run).endswith(expected)
 
 
 def test_a_failure_before_any_event_is_kept_as_events_too() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.run import Run, RunState
+from agentscope_supervisor.domain.usage import ModelUsage, Usage
 from agentscope_supervisor.runs.listing import (
     Listed,
     Place,
@@ -33,7 +34,7 @@ def run_of(number: int, session: str = "s", kind: StreamKind = StreamKind.EVENTS
 
 
 def row(place: Place) -> Listed:
-    return Listed(place, "s", RunState.ENDED, StreamKind.EVENTS, None, None, b"")
+    return Listed(place, "s", RunState.ENDED, StreamKind.EVENTS, None, None, None)
 
 
 # -- from memory ---------------------------------------------------------------------------------
@@ -61,15 +62,13 @@ def test_the_wanted_runs_are_picked_in_order() -> None:
     assert picked(runs, Wanted(after=place, newest_first=False)) == [3]
 
 
-@pytest.mark.parametrize("kind", [StreamKind.EVENTS, StreamKind.WHOLE])
-def test_a_run_is_listed_with_what_came_with_its_end(kind: StreamKind) -> None:
-    run, failure = run_of(1, kind=kind), Failure(ErrorCode.APP_ERROR, "no")
-    run.json_body = b"{}"
-    assert listed(run, (1, run.run_id)).end == b"", "it has not ended"
+def test_a_run_is_listed_as_it_is() -> None:
+    run, failure = run_of(1), Failure(ErrorCode.APP_ERROR, "no")
+    run.usage = Usage((ModelUsage("m", 1, 2, 3, 4),))
     run.end(failure, 2.0)
     found = listed(run, (1, run.run_id))
     assert (found.state, found.failure, found.session_id) == (RunState.ENDED, failure, "s")
-    assert found.end == (b"{}" if kind is StreamKind.EVENTS else b"")
+    assert found.usage is run.usage
 
 
 def test_runs_in_memory() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from agentscope_protocol.wire.frames import Place, StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, refusal
 from agentscope_supervisor.domain.idempotency import Key
 from agentscope_supervisor.domain.run import LOST, READ_SIZE, Run, RunState
+from agentscope_supervisor.domain.usage import ModelUsage, Usage
 from agentscope_supervisor.runs.log import MAX_RESULT, RUN_COST, RunLog, Stored, messages, restored
 from agentscope_supervisor.web.dialects import FORMATS, native
 from agentscope_supervisor.web.dialects.native import NATIVE
@@ -299,6 +301,11 @@ def test_a_run_that_ended_comes_back_as_it_was() -> None:
     assert (run.session_id, run.worker, run.json_body, run.key) == ("session", "0.1", b'["x"]', key())
     assert read_all(run) == events("r", 0, 5)
     assert run.resume(4) is None
+    assert run.usage is None
+    used = Usage((ModelUsage("m", 1, 2, 3, 4),))
+    kept = replace(stored((0, 2), end=2), started=9_000_000, usage=orjson.dumps(used.fields))
+    again = restored(kept, FORMATS, -1, 7.0, epoch=4.0)
+    assert (again.usage, again.started_at) == (used, 5.0)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from agentscope_protocol.wire.frames import StreamKind
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.run import Run
+from agentscope_supervisor.domain.usage import ModelUsage, Usage
 from agentscope_supervisor.web import tracing
 from agentscope_supervisor.web.dialects.native import NATIVE
 from agentscope_supervisor.web.otlp import Context, Kind, caller
@@ -38,6 +39,18 @@ def test_a_request_and_its_wait() -> None:
     assert http.attributes["agentscope.worker"] == "0.1"
     assert http.attributes["http.response.status_code"] == 200
     assert (http.error, wait.error) == (None, None)
+
+
+def test_the_span_of_a_request_has_the_tokens_of_its_turn() -> None:
+    turn = run(10.25)
+    turn.usage = Usage((ModelUsage("gpt-4", 1, 2, 3, 4), ModelUsage("other", 1, 10, 20, 30)))
+    http, _ = RequestTrace(PARENT, "/invoke", 10.0).over(11.0, 200, None, turn)
+    used = {name: value for name, value in http.attributes.items() if name.startswith("gen_ai.")}
+    assert used == {
+        "gen_ai.usage.input_tokens": 12,
+        "gen_ai.usage.output_tokens": 23,
+        "gen_ai.response.model": "gpt-4",
+    }
 
 
 def test_without_a_caller_it_is_a_root() -> None:

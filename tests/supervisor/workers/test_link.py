@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, Final
 
+import orjson
 import pytest
 
 from agentscope_protocol.wire.codec import FrameReader, encode
@@ -23,10 +24,13 @@ from agentscope_protocol.wire.frames import (
     Notice,
     Open,
     StreamKind,
+    Usage,
 )
 from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.domain.turn import Turn
+from agentscope_supervisor.domain.usage import ModelUsage
+from agentscope_supervisor.domain.usage import Usage as UsageOfRun
 from agentscope_supervisor.domain.wire_format import WireFormat
 from agentscope_supervisor.runs.client_stream import ClientStream
 from agentscope_supervisor.web.dialects import native
@@ -165,6 +169,15 @@ async def test_the_end_of_a_turn_is_reported_once() -> None:
     assert worker.reports == [("ended", one, b'["x"]'), ("failed", other, Code.APP_ERROR, "no")]
     worker.link.worker_ended()
     assert worker.reports[2:] == [("lost", 1, 0)]
+
+
+async def test_the_usage_of_a_turn_is_kept_with_its_run() -> None:
+    worker, one, other = Worker(), turn(1), turn(2)
+    worker.link.dispatch(one)
+    worker.link.dispatch(other)
+    used = UsageOfRun((ModelUsage("m", 1, 2, 3, 4),))
+    worker.says(Usage(1, orjson.dumps(used.fields)), Usage(2, b"nonsense"))
+    assert (one.run.usage, other.run.usage) == (used, None)
 
 
 async def test_notices_are_reported() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ class Dialect:
 
     `number`: in the Open frame. `read`: the body of a request to its Msg and its metadata; raises BadMessage.
     `event`: run id, number of the event and a Msg to the bytes of one event; raises TypeError for another
-    type. `size`: bytes that a Msg takes in an answer that is not streamed. `join`: Msgs and the finish reason
-    of a truncated answer to the JSON array of such an answer.
+    type. `size`: bytes that a Msg takes in an answer that is not streamed. `join`: Msgs and the metadata of
+    the end of the turn to the JSON array of such an answer.
     """
 
     __slots__ = ("event", "join", "number", "read", "size")
@@ -30,7 +30,7 @@ class Dialect:
         read: Callable[[bytes], tuple[Msg, dict[str, Any]]],
         event: Callable[[bytes, int, Msg], bytes],
         size: Callable[[Msg], int],
-        join: Callable[[Iterable[Msg], str | None], bytes],
+        join: Callable[[Iterable[Msg], Mapping[str, Any]], bytes],
     ) -> None:
         self.number: Final = number
         self.read: Final = read

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -121,12 +122,12 @@ def size(msg: Msg) -> int:
     return len(write(msg))
 
 
-def join(msgs: Iterable[Msg], finish_reason: str | None = None) -> bytes:
+def join(msgs: Iterable[Msg], metadata: Mapping[str, Any] = MappingProxyType({})) -> bytes:
     """The JSON array for an answer that is not streamed.
 
     Consecutive chunks of one name and role become one message: text is appended, other blocks are
-    kept in order. A Msg whose `metadata.chunk` the App set to false stands alone. `finish_reason` is added to
-    the metadata of the last message.
+    kept in order. A Msg whose `metadata.chunk` the App set to false stands alone. `metadata` is added to that
+    of the last message.
     """
     joined: list[dict[str, Any]] = []
     open_end = False  # may the next chunk be joined to the last message
@@ -146,8 +147,8 @@ def join(msgs: Iterable[Msg], finish_reason: str | None = None) -> bytes:
         else:
             joined.append(chunk)
         open_end = not alone
-    if joined and finish_reason is not None:
-        joined[-1]["metadata"]["finish_reason"] = finish_reason
+    if joined:
+        joined[-1]["metadata"].update(metadata)
     return orjson.dumps(joined)
 
 

@@ -52,7 +52,7 @@ def tail(
     no worker sends one in this dialect."""
     if failure is None:
         return done(run_id, number, metadata), 1
-    return error(run_id, number, failure) + done(run_id, number + 1), 2
+    return error(run_id, number, failure) + done(run_id, number + 1, metadata), 2
 
 
 def end_of(piece: bytes, count: int) -> int:

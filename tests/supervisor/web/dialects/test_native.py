@@ -81,6 +81,9 @@ def test_the_done_event_has_the_metadata_that_the_worker_sent(
 def test_a_stream_that_fails_ends_with_an_error_and_the_done_event() -> None:
     expected = native.error("r1", 3, APP_ERROR) + native.done("r1", 4)
     assert NATIVE.tail("r1", 3, APP_ERROR) == (expected, 2)
+    used = b'{"usage":1}'
+    expected = native.error("r1", 3, APP_ERROR) + native.done("r1", 4, used)
+    assert NATIVE.tail("r1", 3, APP_ERROR, used) == (expected, 2)
 
 
 @given(st.lists(st.binary().map(lambda data: data.replace(b"\n", b"")), max_size=4), st.data())

@@ -14,6 +14,9 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Any, Final
 
+from agentscope_worker.runtime.compat import usage
+from agentscope_worker.runtime.compat.usage import Tally
+
 log = logging.getLogger(__name__)
 
 KEY: Final = "finish_reason"  # in the metadata of messages, responses and the done event
@@ -24,14 +27,21 @@ Finishes = Callable[[Any], bool]
 
 
 class Outcome:
-    """The finish reason of the last model call, None if its response is complete; and the tokens of all model
-    calls, as the providers count them."""
+    """The finish reason of the last model call, None if its response is complete; and the usage of all of
+    them."""
 
-    __slots__ = ("input_tokens", "output_tokens", "reason")
+    __slots__ = ("reason", "usage")
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        self.input_tokens = self.output_tokens = 0
+        self.usage: Final = Tally()
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The members of the done event's metadata; empty: there is nothing to report."""
+        found: dict[str, Any] = {KEY: self.reason} if self.reason is not None else {}
+        used = self.usage.report()
+        return {**found, usage.KEY: used} if used is not None else found
 
     def mark(self, holder: Any) -> Any:
         """Add the reason to the metadata of a message or a response, and return it."""
@@ -74,22 +84,38 @@ def with_mark(call: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             _call.reset(token)
         if isinstance(response, AsyncGenerator):
-            return _marked(response, outcome)
+            return _marked(response, outcome, _name(self))
         _note(None)
-        _count(response)
+        _count(_name(self), response)
         return response
 
     return __call__
 
 
-async def _marked(responses: AsyncGenerator[Any, None], outcome: Outcome) -> AsyncGenerator[Any, None]:
+def with_count(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a method of a model that calls the provider by another way, and returns one response."""
+
+    @functools.wraps(call)
+    async def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        response = await call(self, *args, **kwargs)
+        _count(_name(self), response)
+        return response
+
+    return counted
+
+
+async def _marked(
+    responses: AsyncGenerator[Any, None], outcome: Outcome, model: str
+) -> AsyncGenerator[Any, None]:
     last = None
-    async with contextlib.aclosing(responses):
-        async for last in responses:
-            outcome.mark(last)  # on 2.x, the last response comes after the end of the provider's stream
-            yield last
+    try:
+        async with contextlib.aclosing(responses):
+            async for last in responses:
+                outcome.mark(last)  # on 2.x, the last response comes after the end of the provider's stream
+                yield last
+    finally:  # a stream that is left early was paid for too, as far as its usage is known
+        _count(model, last)
     outcome.mark(last)
-    _count(last)  # the last response has the tokens of the whole stream
 
 
 def with_watch(parse: Callable[..., Any], finishes: Finishes) -> Callable[..., Any]:
@@ -99,8 +125,7 @@ def with_watch(parse: Callable[..., Any], finishes: Finishes) -> Callable[..., A
     @functools.wraps(parse)
     def watch(self: Any, start: Any, stream: Any, *args: Any, **kwargs: Any) -> Any:
         if hasattr(stream, "__aiter__") or hasattr(stream, "__aenter__"):
-            name = str(getattr(self, "model", None) or self.model_name)
-            stream = _Watched(stream, finishes, _call.get() or Outcome(), name)
+            stream = _Watched(stream, finishes, _call.get() or Outcome(), _name(self))
         return parse(self, start, stream, *args, **kwargs)
 
     return watch
@@ -154,12 +179,16 @@ def _note(reason: str | None) -> None:
         outcome.reason = reason
 
 
-def _count(response: Any) -> None:
-    usage = getattr(response, "usage", None)
-    if usage is not None:
+def _count(model: str, response: Any) -> None:
+    """Count a call. `response`: the last one, which has the usage of the whole call; or None."""
+    used = getattr(response, "usage", None)
+    if used is not None:
         for outcome in _observed.get():
-            outcome.input_tokens += usage.input_tokens or 0
-            outcome.output_tokens += usage.output_tokens or 0
+            outcome.usage.add(model, used)
+
+
+def _name(model: Any) -> str:
+    return str(getattr(model, "model", None) or getattr(model, "model_name", ""))
 
 
 # -- the wire formats ---------------------------------------------------------------------------------

@@ -35,6 +35,9 @@ def patch() -> None:
     for name in ("__call__", "generate_structured_output"):
         setattr(ChatModelBase, name, _with_whole_tool_calls(getattr(ChatModelBase, name)))
     ChatModelBase.__call__ = finish_reasons.with_mark(ChatModelBase.__call__)
+    ChatModelBase.generate_structured_output = finish_reasons.with_count(
+        ChatModelBase.generate_structured_output
+    )
     for model, method, wire in _STREAMS:
         model_class = getattr(models, model, None)
         parse = vars(model_class).get(method) if model_class is not None else None
