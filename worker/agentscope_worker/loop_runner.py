@@ -30,10 +30,15 @@ class LoopRunner:
             self._asked.result()()
 
     async def outside(self, function: Callable[[], T]) -> T:
-        """Call a function while the loop does not run; returns its result, or raises its exception."""
-        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        """Call a function while the loop does not run; returns its result, or raises its exception.
+
+        The loop is still the current one of the thread: `asyncio.get_event_loop` returns it.
+        """
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[T] = loop.create_future()
 
         def call() -> None:
+            asyncio.set_event_loop(loop)
             try:
                 result.set_result(function())
             except Exception as error:

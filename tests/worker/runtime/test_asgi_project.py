@@ -204,6 +204,29 @@ def test_a_file_that_needs_a_running_loop_gets_one(write_project: Write) -> None
         assert pausing.run(boot(pausing.outside))
 
 
+def test_a_file_may_use_the_current_loop(write_project: Write) -> None:
+    project = write_project(
+        PLAIN
+        + """
+    import asyncio
+    loop = asyncio.get_event_loop()
+    loop.run_until_complete(asyncio.sleep(0))
+    app = Api("service")
+    """
+    )
+
+    async def boot(outside: Any) -> bool:
+        await runtime.start(Settings(), project, outside=outside)
+        module: Any = sys.modules["app"]
+        await runtime.shutdown()
+        return module.loop is asyncio.get_running_loop()
+
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        pausing = LoopRunner(runner)
+        assert pausing.run(boot(pausing.outside))
+        asyncio.set_event_loop(None)
+
+
 class TestNamed:
     """`app: module:name` in agentapp.yaml."""
 

@@ -38,6 +38,10 @@ _METHODS = {
 }
 
 
+# Of asyncio, for a call that needs a running loop, and for `get_event_loop` after `asyncio.run`.
+_NO_LOOP = ("no running event loop", "no current event loop")
+
+
 class NeedsLoop(Exception):
     """app.py can be imported only while an event loop runs."""
 
@@ -289,7 +293,7 @@ def _executed(run: Callable[[], Any], what: str, folder: Path) -> tuple[Any, obj
                 raise
             return None, calls.served
         except (Exception, SystemExit) as error:
-            if str(error) == "no running event loop" and not _in_loop():
+            if any(words in str(error) for words in _NO_LOOP) and not _in_loop():
                 raise NeedsLoop from error
             advice = import_hints.hint(error, folder)
             raise BootError(
