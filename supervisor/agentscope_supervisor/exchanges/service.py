@@ -189,9 +189,10 @@ class ExchangeService:
     def _abandon(self, process: int) -> None:
         abandoned = self._open.pop(process, {})
         self._count -= len(abandoned)
-        if process in self._departed:
+        if abandoned:
             self._departed.discard(process)
-            log.warning("exchanges do not end", extra={"process": process, "exchanges": len(abandoned)})
+            label = next(iter(abandoned)).label
+            log.warning("exchanges do not end", extra={"worker": label, "exchanges": len(abandoned)})
             self._post(partial(self.processes.drained, process))
 
     def drain(self) -> None:
