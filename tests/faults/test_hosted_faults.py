@@ -88,6 +88,12 @@ async def test_bodies_of_200_mb_pass_in_flat_memory(instance: Instance) -> None:
     await upload_and_download(instance, 200 * MB)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_bodies_of_2_gb_pass_in_flat_memory(instance: Instance) -> None:
+    await upload_and_download(instance, 2048 * MB)
+
+
 async def test_an_app_that_does_not_read_stops_its_client(instance: Instance) -> None:
     sent = 0
 

@@ -24,7 +24,7 @@ def hosted(folder: Path, **sections: dict[str, Any]) -> Path:
 @contextlib.asynccontextmanager
 async def client(instance: Instance, **options: Any) -> AsyncIterator[aiohttp.ClientSession]:
     """A session of an HTTP client for this instance."""
-    timeout = aiohttp.ClientTimeout(total=60)
+    timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
     base = f"http://127.0.0.1:{instance.port}"
     async with aiohttp.ClientSession(base, timeout=timeout, auto_decompress=False, **options) as session:
         yield session
