@@ -19,7 +19,16 @@ import psutil
 import pytest
 
 from agentscope_protocol.wire.codec import encode, header
-from agentscope_protocol.wire.frames import MAX_FEW_WORDS, Data, End, Notice, Open, Tag
+from agentscope_protocol.wire.frames import (
+    MAX_FEW_WORDS,
+    Data,
+    End,
+    Head,
+    Notice,
+    Open,
+    Tag,
+    Taken,
+)
 from tests.fakes.hostile_worker import ORDERS, program, raw
 from tests.harness.bystanders import unharmed
 from tests.harness.client import Stream, invoke, new_session, session_in, texts
@@ -27,7 +36,7 @@ from tests.harness.instance import Instance, Worker
 from tests.harness.projects import configure
 from tests.harness.waiting import eventually, wait_until
 
-SLOTS: Final = 29
+SLOTS: Final = 31
 BACK_WITHIN: Final = 15.0  # seconds; a tenth of one on an idle machine
 TRY_LATER: Final = 75
 
@@ -210,6 +219,12 @@ async def test_f56_an_answer_that_goes_on_after_its_end(
             lambda: in_slot_or_none(besieged, slot) == victim.generation + 1, BACK_WITHIN, "it is replaced"
         )
         assert await texts(besieged.port, session, "goes on") == ["goes on"]
+
+
+@pytest.mark.fault("F56")
+@pytest.mark.parametrize("frame", [Head(1, 200, ()), Taken(1, 1)], ids=["head", "taken"])
+async def test_f56_what_only_an_exchange_has(besieged: Instance, slot: int, frame: Head | Taken) -> None:
+    await assert_dropped(besieged, slot, raw(encode(frame)))
 
 
 @pytest.mark.fault("F55")
