@@ -62,13 +62,14 @@ _NOTHING: Final = 6
 _ANY_TEXT: Final = "text"  # instead of one of which only the type matters
 
 Path = tuple[str, ...]
-"""The name of a member of the body's object; or that, and the name of a member of the member."""
+"""The names that lead to a member: of the body's object, of an object in it, and so on."""
 
 
 class Outline:
     """The outline of `body`. Call `step` until it returns true; then `fields` is complete.
 
-    `paths`: the members to read. Objects and lists come without their content, except members in `paths`.
+    `paths`: the members to read; a path is read only with those that lead to it. Objects and lists come
+    without their content, except members in `paths`.
     `kinds`: those of `paths` of which only the type matters: a text may be replaced by another. `digests`:
     whether to compute `digest`, the SHA-256 of the body. `size`: bytes that one step reads.
     """
@@ -78,15 +79,14 @@ class Outline:
         "_body",
         "_checked",
         "_digest",
-        "_inner",
         "_kinds",
         "_levels",
         "_longest",
         "_next",
-        "_outer",
         "_paths",
         "_size",
         "_text_at",
+        "_trail",
         "_values",
         "fields",
     )
@@ -114,8 +114,7 @@ class Outline:
         self._values = 0
         self._levels: list[bool] = []  # that are open; true: an object
         self._next: int = _VALUE
-        self._outer: str | None = None  # the member of the body's object that is read, if it is wanted
-        self._inner: str | None = None  # the member of that
+        self._trail: Path = ()  # to the last wanted member that has begun, on each level
 
     @property
     def digest(self) -> bytes:
@@ -215,13 +214,12 @@ class Outline:
             self._value(start, end)
             return
         self._next = _COLON
-        depth = len(self._levels)
-        if depth == 1:
+        above = len(self._levels) - 1
+        if above <= len(self._trail):  # else it is in something that is not wanted
+            self._trail = self._trail[:above]
             name = self._name(start, end)
-            self._outer = name if name is not None and (name,) in self._paths else None
-        elif depth == 2 and self._outer is not None:
-            name = self._name(start, end)
-            self._inner = name if name is not None and (self._outer, name) in self._paths else None
+            if name is not None and (*self._trail, name) in self._paths:
+                self._trail = (*self._trail, name)
 
     def _name(self, start: int, end: int) -> str | None:
         """The name of a member; None: no wanted name is as long."""
@@ -253,7 +251,6 @@ class Outline:
             raise invalid(TOO_DEEP)
         self._keep({} if is_object else [])
         levels.append(is_object)
-        self._inner = None  # until a member of a wanted member begins
         self._next = _NAME_OR_END if is_object else _VALUE_OR_END
 
     def _close(self, is_object: bool, at: int) -> None:
@@ -292,18 +289,16 @@ class Outline:
 
     def _path(self) -> Path | None:
         """The path of the value that is read, if it is wanted."""
-        outer, inner = self._outer, self._inner
-        if outer is None:
-            return None
-        if len(self._levels) == 1:
-            return (outer,)
-        return (outer, inner) if inner is not None else None
+        trail = self._trail
+        return trail if trail and len(trail) == len(self._levels) else None
 
     def _keep(self, value: Any) -> None:
         """Keep the value that is read, if it is wanted. The last one of a name is the one that counts."""
         path = self._path()
         if path is not None:
-            place = self.fields if len(path) == 1 else self.fields[path[0]]
+            place = self.fields
+            for name in path[:-1]:
+                place = place[name]
             place[path[-1]] = value
 
 

@@ -20,7 +20,9 @@ from agentscope_supervisor.domain.json_outline import (
     Path,
 )
 
-PATHS: Final[frozenset[Path]] = frozenset({("a",), ("b",), ("c",), ("c", "a"), ("c", "é")})
+PATHS: Final[frozenset[Path]] = frozenset(
+    {("a",), ("b",), ("c",), ("c", "a"), ("c", "é"), ("c", "a", "a"), ("c", "a", "b")}
+)
 SMALLEST: Final = 13  # bytes of a step; one that ends in an escape reads it in the next
 
 
@@ -40,6 +42,9 @@ def wanted(value: Any) -> Any:
             fields[name] = hollow(value[name])
     if isinstance(value.get("c"), dict):
         fields["c"] = {name: hollow(inner) for name, inner in value["c"].items() if name in ("a", "é")}
+        deep = value["c"].get("a")
+        if isinstance(deep, dict):
+            fields["c"]["a"] = {name: hollow(inner) for name, inner in deep.items() if name in ("a", "b")}
     return fields
 
 
@@ -176,6 +181,8 @@ def test_the_last_of_several_members_of_one_name_counts() -> None:
 def test_members_of_a_list_in_a_member_are_no_members_of_it() -> None:
     assert outline(b'{"c":{"a":{"x":1},"b":{"a":1}},"b":[1]}').fields == {"c": {"a": {}}, "b": []}
     assert outline(b'{"c":[{"a":1}],"x":{"c":{"a":2}}}').fields == {"c": []}
+    assert outline(b'{"c":{"a":{"b":{"b":1},"x":{"a":2}},"x":{"a":3}}}').fields == {"c": {"a": {"b": {}}}}
+    assert outline(b'{"c":{"a":[{"a":1}]}}').fields == {"c": {"a": []}}
     assert outline(b'{"c":{"x":{"a":1},"a":[{"a":2}]}}').fields == {"c": {"a": []}}
 
 
