@@ -26,6 +26,7 @@ def bodies(script: object, session: str) -> dict[str, dict[str, Any]]:
     text = json.dumps(script)
     part = {"type": "text", "text": text}
     user = {"role": "user", "content": text}
+    said = {"messageId": "m", "role": "user", "contextId": session, "parts": [{"kind": "text", "text": text}]}
     return {
         "/process": {"session_id": session, "input": [{"role": "user", "content": [part]}]},
         "/v1/chat/completions": {"user": session, "messages": [user], "stream": True},
@@ -33,6 +34,7 @@ def bodies(script: object, session: str) -> dict[str, dict[str, Any]]:
         "/ag-ui": {"threadId": session, "runId": "r", "messages": [{"id": "m", **user}]},
         "/api/chat": {"id": session, "messages": [{"id": "m", "role": "user", "parts": [part]}]},
         "/invocations": {"prompt": text, "stream": True, "session": session},
+        "/a2a": {"jsonrpc": "2.0", "id": 7, "method": "message/stream", "params": {"message": said}},
     }
 
 
@@ -146,6 +148,9 @@ async def test_a_lost_worker_ends_the_streams_of_all_protocols(start_instance: S
     assert last["/ag-ui"] == {"type": "RUN_ERROR", "message": message, "code": "WORKER_LOST"}
     assert data_of(sent["/api/chat"])[-2:] == [{"type": "error", "errorText": message}, "[DONE]"]
     assert last["/invocations"] == {"error": {"code": "WORKER_LOST", "message": message}}
+    task = last["/a2a"]["result"]
+    assert (task["status"]["state"], task["final"], last["/a2a"]["id"]) == ("failed", True, 7)
+    assert task["metadata"]["error"]["code"] == "WORKER_LOST"
     assert max(ended.values()) - killed < TOLD_WITHIN
 
 

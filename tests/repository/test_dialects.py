@@ -10,5 +10,5 @@ def test_both_tables_have_the_same_dialects() -> None:
 
 def test_numbers_and_paths_are_unique() -> None:
     assert len({each.wire.number for each in DIALECTS}) == len(DIALECTS)
-    assert len({each.path for each in DIALECTS}) == len(DIALECTS)
+    assert len({(each.path, each.wire.number) for each in DIALECTS}) == len(DIALECTS)
     assert all(0 <= number <= 0xFF_FFFF for number in FORMATS)

@@ -139,6 +139,32 @@ OPERATIONS: Final = (
         body="Object",
     ),
     Operation(
+        "POST",
+        "/a2a",
+        "A2A",
+        "A method of A2A 0.3 or 1.0 over JSON-RPC. Messages are turns of the session `contextId`, and tasks "
+        "are runs. Served unless `protocols.a2a` is false. Errors have the shape of JSON-RPC.",
+        [
+            Answer(200, "The result or the error.", schema="Object"),
+            Answer(200, "`message/stream`, `tasks/resubscribe` and their counterparts: events.", EVENTS),
+        ],
+        parameters=(
+            Parameter("A2A-Version", "header", "`0.3` or `1.0`. Other versions are refused.", TEXT),
+            _SESSION,
+            _KEY,
+        ),
+        body="Object",
+    ),
+    Operation(
+        "GET",
+        "/.well-known/agent-card.json",
+        "Agent card (A2A)",
+        "The card of the agent, for both versions of A2A.",
+        [Answer(200, "The card.", schema="Object")],
+        is_open=True,
+        also=("/.well-known/agent.json",),
+    ),
+    Operation(
         "GET",
         "/v1/models",
         "Models (OpenAI)",

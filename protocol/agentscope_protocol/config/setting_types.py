@@ -10,7 +10,7 @@ Read next: `settings`.
 import ipaddress
 import keyword
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -92,6 +92,42 @@ def _workers(value: object) -> int | Literal["auto"]:
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_WORKERS:
         return value
     raise ValueError(f"must be a whole number from 1 to {MAX_WORKERS}, or auto")
+
+
+CARD_KEYS: Final = ("name", "description", "version", "url")
+
+
+def _card(value: object) -> dict[str, str] | Literal[False]:
+    value = _true_false(value)
+    if value is False:
+        return False
+    if value is True or value is None:
+        return {}
+    if isinstance(value, dict) and value.keys() <= {*CARD_KEYS}:
+        texts = {
+            key: text for key, text in value.items() if isinstance(text, str) and 0 < len(text) <= MAX_TEXT
+        }
+        if texts.keys() == value.keys():
+            return texts
+    raise ValueError(f"must be true, false, or a mapping with texts for {', '.join(CARD_KEYS)}")
+
+
+AgentCard = Annotated[
+    dict[str, str] | Literal[False],
+    PlainValidator(_card),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "boolean"},
+                {
+                    "type": "object",
+                    "properties": {key: {"type": "string"} for key in CARD_KEYS},
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
 
 
 Workers = Annotated[

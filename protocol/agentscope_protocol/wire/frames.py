@@ -93,6 +93,7 @@ class Place:
     STATUS: Final = b"\x04"  # of the run, in the words of the dialect, a string
     ERROR: Final = b"\x05"  # an object with code and message, or null
     RUN: Final = b"\x06"  # the run id
+    SESSION: Final = b"\x08"  # the session id, a string
     CREATED: Final = b"\x07"  # when the run was accepted: whole seconds since 1970
 
 

@@ -233,7 +233,7 @@ class Run:
         self.failure, self.ended_at, self._grant = failure, now, None
         result = self.wire.result
         if failure is not None and result is not None:
-            self.json_body = result(self.run_id, failure, self.will)
+            self.json_body = result(self.run_id, self.session_id, failure, self.will)
         if self.kind is _EVENTS:
             metadata = self.json_body
             if failure is not None:

@@ -29,7 +29,7 @@ class Result(Protocol):
     """The result of a run that its worker has not completed: see `WireFormat`."""
 
     def __call__(
-        self, run_id: str, failure: Failure | None, will: Will | None, created: int = 0
+        self, run_id: str, session_id: str, failure: Failure | None, will: Will | None, created: int = 0
     ) -> bytes: ...
 
 
@@ -42,9 +42,9 @@ class WireFormat:
     to the events that end the stream and how many they are. `end_of`: a piece of whole events and a count to
     the position after so many events. `messages`: a piece of whole events and a count to the JSON array of
     what the first `count` events hold. `json_body`: session id, run id and what the worker sent with the end
-    to the body of a response that is not streamed. `result`: run id, the failure (None: the run is in
-    progress), the worker's will and the time of acceptance (seconds since 1970; 0: unknown) to the JSON that
-    stands for the result of the run; None: the dialect has no results, but messages.
+    to the body of a response that is not streamed. `result`: run id, session id, the failure (None: the run
+    is in progress), the worker's will and the time of acceptance (seconds since 1970; 0: unknown) to the JSON
+    that stands for the result of the run; None: the dialect has no results, but messages.
     """
 
     __slots__ = ("comment", "end_of", "headers", "json_body", "messages", "name", "number", "result", "tail")

@@ -236,7 +236,7 @@ def restored(
     else:
         run.failure = LOST
         if wire.result is not None:
-            run.json_body = wire.result(run.run_id, LOST, None)
+            run.json_body = wire.result(run.run_id, run.session_id, LOST, None)
         if run.next <= after:
             run.restart(after + 1)
         tail, count = wire.tail(run.run_id, run.next, LOST)

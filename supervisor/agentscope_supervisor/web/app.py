@@ -116,8 +116,8 @@ class FrontDoor:
         exchanges.on_hosted = self._app_found
         self._max_connections: Final = settings.max_connections
         self._listener: Listener | None = None
-        self._dialects: Final = chosen(protocols or ProtocolsSettings())
-        paths = {each.wire.name: each.path for each in self._dialects}
+        self._protocols: Final = protocols or ProtocolsSettings()
+        paths = {each.wire.name: each.path for each in chosen(self._protocols)}
         self._methods: Final[dict[str, tuple[str, ...]]] = {}  # of each path, as the reference writes it
         self.routes: Final = self._table_of_routes(HealthRoutes(condition, paths), recorder, console)
         self._table: Final = RouteTable(self.routes, settings.prefix)
@@ -127,7 +127,14 @@ class FrontDoor:
     ) -> list[Route]:
         routes = [
             Route("/", plain(health.welcome)),
-            *routes_of(self._dialects, self._invoke, self._runs, recorder, self._turns),
+            *routes_of(
+                self._protocols,
+                self._invoke,
+                self._runs,
+                recorder,
+                self._turns,
+                has_token=self._auth.has_token,
+            ),
             Route("/stop", self._stop, ("POST",)),
             Route("/runs", self._list_runs, stays=True),
             Route("/runs/{run_id}", self._run, stays=True),

@@ -73,6 +73,7 @@ class Auth:
         self._console: Final = console
         self._guards_hosted: Final = settings.auth_hosted
         self._header: Final = f"Bearer {token.get_secret_value()}" if token is not None else ""
+        self.has_token: Final = token is not None
         self.caller: Final = hashlib.sha256(self._header.encode()).hexdigest()[:16]
         """The identity of the caller, for limits and idempotency keys: a hash of the token. All callers of an
         instance have the same token or none. A header that was not checked must not tell them apart."""

@@ -15,7 +15,8 @@ from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.responses import json_response
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.turns.service import TurnService
-from agentscope_supervisor.web.dialects import DIALECTS, INVOKE
+from agentscope_supervisor.web.a2a import A2aRoutes
+from agentscope_supervisor.web.dialects import DIALECTS, INVOKE, a2a
 from agentscope_supervisor.web.dialects.agentcore import AGENTCORE
 from agentscope_supervisor.web.dialects.ai_sdk import AI_SDK
 from agentscope_supervisor.web.dialects.chat import CHAT
@@ -32,20 +33,34 @@ DASHSCOPE: Final = "/compatible-mode"
 
 def chosen(protocols: ProtocolsSettings) -> Sequence[Dialect]:
     """The dialects that are on."""
-    return [each for each in DIALECTS if not each.setting or getattr(protocols, each.setting)]
+    return [each for each in DIALECTS if not each.setting or getattr(protocols, each.setting) is not False]
 
 
 def routes_of(
-    dialects: Sequence[Dialect], invoke: InvokeRoute, runs: RunRoutes, recorder: Recorder, turns: TurnService
+    protocols: ProtocolsSettings,
+    invoke: InvokeRoute,
+    runs: RunRoutes,
+    recorder: Recorder,
+    turns: TurnService,
+    *,
+    has_token: bool,
 ) -> list[Route]:
-    """The routes of these dialects."""
-    routes = [_turn(each.path, each, invoke) for each in dialects]
+    """The routes of the dialects that are on. `has_token`: whether requests need the token."""
+    dialects = chosen(protocols)
+    routes = [_turn(each.path, each, invoke) for each in dialects if each.path != a2a.PATH]
     routes.append(_turn(f"{INVOKE.path}/", INVOKE, invoke))
+    if protocols.a2a is not False:
+        tasks = A2aRoutes(invoke, runs, protocols.a2a, has_token=has_token)
+        routes.append(Route(a2a.PATH, tasks.rpc, ("POST",), refuse=a2a.refuse))
+        routes += [
+            Route(f"/.well-known/{name}.json", plain(tasks.card), is_open=True)
+            for name in ("agent-card", "agent")
+        ]
     if CHAT in dialects:
         routes.append(Route("/v1/models", plain(models), refuse=CHAT.refuse))
     if RESPONSES in dialects:
         routes.append(_turn(DASHSCOPE + RESPONSES.path, RESPONSES, invoke))
-        routes += _responses(ResponseRoutes(recorder, turns, runs))
+        routes += _responses(ResponseRoutes(recorder, runs))
     if AI_SDK in dialects:
         reconnect = partial(_reconnect, runs, turns)
         routes.append(Route(f"{AI_SDK.path}/{{chat_id}}/stream", reconnect, refuse=AI_SDK.refuse))

@@ -70,7 +70,19 @@ class InvokeRoute:
         self, dialect: Dialect, request: web.BaseRequest, headers: dict[str, str], record: RequestRecord
     ) -> web.StreamResponse:
         """Answer a request for a turn. `headers`: of the response. Raises: Refused."""
-        return await self.take(dialect, await self._body.read(request), request, headers, record)
+        return await self.take(dialect, await self.read(request), request, headers, record)
+
+    async def read(self, request: web.BaseRequest) -> bytes:
+        """The whole body of a request. Raises: Refused."""
+        return await self._body.read(request)
+
+    async def outline(self, dialect: Dialect, body: bytes, request: web.BaseRequest) -> Outline | None:
+        """The outline of a large body; None: the body is small. Raises: Refused."""
+        if len(body) <= MAX_PARSED:
+            return None
+        outline = dialect.outline(body, self._principal, digests="Idempotency-Key" in request.headers)
+        await self._body.complete(outline, len(body))
+        return outline
 
     async def take(
         self,
@@ -79,12 +91,14 @@ class InvokeRoute:
         request: web.BaseRequest,
         headers: dict[str, str],
         record: RequestRecord,
-        session: str | None = None,
+        *,
+        outline: Outline | None = None,
+        envelope: bytes | None = None,
     ) -> web.StreamResponse:
-        """Answer a request for a turn, of which the body was read. `session`: instead of the one in the
-        headers of the request. Raises: Refused."""
-        asked = await self.asked(dialect, body, request, headers, record, session)
-        shape = Shape(dialect, body) if dialect.refuse is not None else None
+        """Answer a request for a turn, of which the body was read. `outline`: of a large body, if it was
+        made. `envelope`: the part of the body that the response needs; None: all of it. Raises: Refused."""
+        asked = await self._asked(dialect, body, request, headers, record, outline)
+        shape = Shape(dialect, body if envelope is None else envelope) if dialect.refuse is not None else None
         seen = event_id(request.headers.get("last-event-id", ""))
         if seen is not None:  # a client that reconnects by repeating its request
             return await self._runs.resume(*seen, asked, request, headers)
@@ -113,24 +127,22 @@ class InvokeRoute:
             raise
         return await channel.finish(response)
 
-    async def asked(
+    async def _asked(
         self,
         dialect: Dialect,
         body: bytes,
         request: web.BaseRequest,
         headers: dict[str, str],
         record: RequestRecord,
-        session: str | None = None,
+        outline: Outline | None,
     ) -> TurnRequest:
         """The turn that a request asks for; the arguments are those of `take`. Raises: Refused."""
         traced = record.trace(request.headers)
         refuse_repeated(request, dialect.session_header, "Idempotency-Key", "Last-Event-ID")
-        outline = None
-        if len(body) > MAX_PARSED:
-            has_key = "Idempotency-Key" in request.headers
-            outline = dialect.outline(body, self._principal, digests=has_key)
-            await self._body.complete(outline, len(body))
-        if session is None and dialect.follows is not None:
+        if outline is None:
+            outline = await self.outline(dialect, body, request)
+        session = None
+        if dialect.follows is not None:
             followed = dialect.follows(json_object(body) if outline is None else outline.fields)
             session = None if followed is None else await self._runs.session_of(followed)
         asked = self._read(dialect, body, request.headers, headers["X-Request-Id"], traced, outline, session)
@@ -219,7 +231,7 @@ class InvokeRoute:
         session: str | None = None,
     ) -> TurnRequest:
         """The turn that a request asks for, in a new session if it names none. `outline`: of a large body.
-        `session`: as in `take`. Raises: Refused."""
+        `session`: instead of the one in `headers`. Raises: Refused."""
         asked = dialect.read(
             body,
             dialect.wire,

@@ -3,17 +3,15 @@
 A response is a run: its id is `resp_` and the id of the run. The supervisor has its result from the worker.
 """
 
-import asyncio
 from typing import Final
 
 import orjson
 
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused
-from agentscope_supervisor.domain.run import EndWatch, Run
+from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.responses import json_response
 from agentscope_supervisor.runs.recorder import Recorder
-from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.web.dialects.responses import PREFIX, RESPONSES
 from agentscope_supervisor.web.runs import RunRoutes, cursor_of
 
@@ -30,11 +28,9 @@ async def models(_: web.BaseRequest, headers: dict[str, str]) -> web.StreamRespo
 class ResponseRoutes:
     """The handlers of /v1/responses/{response_id} and below."""
 
-    def __init__(self, recorder: Recorder, turns: TurnService, runs: RunRoutes) -> None:
+    def __init__(self, recorder: Recorder, runs: RunRoutes) -> None:
         self._recorder: Final = recorder
-        self._turns: Final = turns
         self._runs: Final = runs
-        self._loop: Final = asyncio.get_running_loop()
 
     async def one(
         self, response_id: str, request: web.BaseRequest, headers: dict[str, str]
@@ -58,13 +54,7 @@ class ResponseRoutes:
         """POST /v1/responses/{response_id}/cancel. Raises: Refused."""
         run = await self._find(response_id, -1)
         if run.ended_at is None:
-            ended = asyncio.Event()
-            watch = EndWatch(run, ended.set)
-            try:
-                self._turns.interrupt(session_id=None, run_id=run.run_id)
-                await ended.wait()  # at the latest after `sessions.cancel_grace`
-            finally:
-                run.leave(watch)
+            await self._runs.stop(run)
         return self._state(run, headers)
 
     async def input_items(self, response_id: str, headers: dict[str, str]) -> web.StreamResponse:

@@ -17,7 +17,7 @@ from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, err
 from agentscope_supervisor.domain.idempotency import MISMATCH
 from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.request import session_id as valid_session_id
-from agentscope_supervisor.domain.run import Run, RunState
+from agentscope_supervisor.domain.run import EndWatch, Run, RunState
 from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.aiohttp_channel import AiohttpChannel
 from agentscope_supervisor.http1.responses import gone_response, json_response
@@ -58,7 +58,7 @@ class RunRoutes:
         more = {"dialect": run.wire.name, "events": {"first": run.first, "next": run.next}}
         body = _with_messages(self._row(run) | more, messages(run))
         if run.wire.result is not None:
-            body = b'%b,"result":%b}' % (body[:-1], self._result(run))
+            body = b'%b,"result":%b}' % (body[:-1], self.result_of(run))
         return _json(body, headers)
 
     async def page(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
@@ -103,7 +103,7 @@ class RunRoutes:
 
     def state_of(self, run: Run, shape: Shape | None, headers: dict[str, str]) -> web.StreamResponse:
         """The state of a run for a client that does not wait for its end, in a dialect that has results."""
-        result = self._result(run)
+        result = self.result_of(run)
         body = result if shape is None else shape.answer(result)
         return web.Response(body=body, content_type="application/json", headers=headers)
 
@@ -204,13 +204,23 @@ class RunRoutes:
         self._responses.add(response)
         return await channel.finish(response)
 
-    def _result(self, run: Run) -> bytes:
+    def result_of(self, run: Run) -> bytes:
         """The JSON of the result of a run, in a dialect that has results; in progress, as far as known."""
         if run.ended_at is not None:
             return run.json_body
         assert run.wire.result is not None, "its dialect has results"
         created = time.time() - (self._loop.time() - run.started_at)
-        return run.wire.result(run.run_id, None, run.will, int(created))
+        return run.wire.result(run.run_id, run.session_id, None, run.will, int(created))
+
+    async def stop(self, run: Run) -> None:
+        """End a run that is open, and wait until it has ended, for `sessions.cancel_grace` at most."""
+        ended = asyncio.Event()
+        watch = EndWatch(run, ended.set)
+        try:
+            self._turns.interrupt(session_id=None, run_id=run.run_id)
+            await ended.wait()
+        finally:
+            run.leave(watch)
 
     async def find(self, run_id: str, after: int) -> Run:
         """A run, for a reader that has seen event `after`; -1: none. Raises: Refused."""

@@ -152,6 +152,11 @@ def test_the_minimal_example_sets_one_model() -> None:
             ["https://App.example.com:443", "http://localhost:3000", "http://a:80", "app://x"],
             ["https://app.example.com", "http://localhost:3000", "http://a", "app://x"],
         ),
+        ("protocols.a2a", False, False),
+        ("protocols.a2a", "${NO}", False),
+        ("protocols.a2a", True, {}),
+        ("protocols.a2a", None, {}),
+        ("protocols.a2a", {"name": "Friday"}, {"name": "Friday"}),
         ("sessions.max_queue", 0, 0),
         ("sessions.on_busy", "latest", "latest"),
         ("supervisor.workers", "auto", "auto"),
@@ -183,6 +188,7 @@ def test_a_valid_value_is_accepted(path: str, given: object, value: object) -> N
     assert path in chosen_keys(settings)
 
 
+CARD = "must be true, false, or a mapping with texts for name, description, version, url"
 NUMBER, WHOLE = "must be a number", "must be a whole number"
 VISIBLE = "must be one or more visible ASCII characters, without spaces"
 HTTP = "must be a URL that starts with http:// or https://"
@@ -214,6 +220,9 @@ TAKEN = "the name must not start with _ and must not be one of get, items, keys,
         ("server.request_timeout", "nan", "'nan' is not allowed; must be a finite number"),
         ("server.request_timeout", 1e300, "1e+300 is not allowed; must be at most 31536000"),
         ("server.request_timeout", "ten", f"'ten' is not allowed; {NUMBER}"),
+        ("protocols.a2a", {"nam": "x"}, f"a mapping is not allowed; {CARD}"),
+        ("protocols.a2a", {"name": 3}, f"a mapping is not allowed; {CARD}"),
+        ("protocols.a2a", "x", f"'x' is not allowed; {CARD}"),
         ("server.metrics", "maybe", "'maybe' is not allowed; must be true or false"),
         ("server.metrics", [], "a list is not allowed; must be true or false"),
         ("server.host", "", "'' is not allowed; must not be empty"),

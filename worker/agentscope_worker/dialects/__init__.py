@@ -6,6 +6,7 @@ A new dialect is one module here, and one in the supervisor's `web.dialects`. Re
 from collections.abc import Mapping
 from typing import Final
 
+from agentscope_worker.dialects.a2a import A2A_03, A2A_10
 from agentscope_worker.dialects.ag_ui import AG_UI
 from agentscope_worker.dialects.agentcore import AGENTCORE
 from agentscope_worker.dialects.ai_sdk import AI_SDK
@@ -17,6 +18,6 @@ from agentscope_worker.dialects.process import PROCESS
 from agentscope_worker.dialects.responses import RESPONSES
 
 DIALECTS: Final[Mapping[int, Dialect | Translated]] = {
-    each.number: each for each in (NATIVE, PROCESS, CHAT, RESPONSES, AG_UI, AI_SDK, AGENTCORE)
+    each.number: each for each in (NATIVE, PROCESS, CHAT, RESPONSES, AG_UI, AI_SDK, AGENTCORE, A2A_03, A2A_10)
 }
 """By the number of the dialect in the Open frame."""

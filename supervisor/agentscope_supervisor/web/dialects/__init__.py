@@ -10,6 +10,7 @@ from typing import Final
 from agentscope_supervisor.domain.wire_format import WireFormat
 from agentscope_supervisor.web import parse_invoke
 from agentscope_supervisor.web.dialects import native
+from agentscope_supervisor.web.dialects.a2a import A2A_03, A2A_10
 from agentscope_supervisor.web.dialects.ag_ui import AG_UI
 from agentscope_supervisor.web.dialects.agentcore import AGENTCORE
 from agentscope_supervisor.web.dialects.ai_sdk import AI_SDK
@@ -20,7 +21,7 @@ from agentscope_supervisor.web.dialects.responses import RESPONSES
 
 INVOKE: Final = Dialect(native.PATH, native.NATIVE, parse_invoke.read, parse_invoke.outline)
 
-DIALECTS: Final = (INVOKE, PROCESS, CHAT, RESPONSES, AG_UI, AI_SDK, AGENTCORE)
+DIALECTS: Final = (INVOKE, PROCESS, CHAT, RESPONSES, AG_UI, AI_SDK, AGENTCORE, A2A_03, A2A_10)
 
 FORMATS: Final[Mapping[int, WireFormat]] = {each.wire.number: each.wire for each in DIALECTS}
 """By the number of the dialect in the Open frame."""

@@ -50,7 +50,13 @@ Status = Callable[[Failure | None], str]
 
 
 def filled(
-    template: bytes, run_id: str, number: int, failure: Failure | None, status: str, created: int = 0
+    template: bytes,
+    run_id: str,
+    number: int,
+    failure: Failure | None,
+    status: str,
+    session_id: str = "",
+    created: int = 0,
 ) -> bytes:
     """A template with its places filled. `failure`: None: the run is in progress."""
     error = None if failure is None else error_object(failure)
@@ -61,6 +67,7 @@ def filled(
         Place.STATUS: _json(status),
         Place.ERROR: _json(error),
         Place.RUN: run_id.encode(),
+        Place.SESSION: _json(session_id),
         Place.CREATED: b"%d" % created,
     }
     for place, text in fields.items():
@@ -94,12 +101,12 @@ def format_of(
         ]
         return b"".join(written), len(written)
 
-    def result_of(run_id: str, failure: Failure | None, will: Will | None, created: int = 0) -> bytes:
-        if will is None and failure is None:
-            return filled(result, run_id, 0, None, waiting, created)
-        return filled(
-            will.result if will is not None else result, run_id, 0, failure, status(failure), created
-        )
+    def result_of(
+        run_id: str, session_id: str, failure: Failure | None, will: Will | None, created: int = 0
+    ) -> bytes:
+        template = will.result if will is not None else result
+        state = waiting if will is None and failure is None else status(failure)
+        return filled(template, run_id, 0, failure, state, session_id, created)
 
     return WireFormat(
         number=number,

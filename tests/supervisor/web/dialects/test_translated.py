@@ -6,9 +6,8 @@ from typing import Any, Final
 import pytest
 
 from agentscope_protocol.wire.frames import Place, StreamKind, Will
-from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused, refusal
-from agentscope_supervisor.domain.json_outline import Outline
-from agentscope_supervisor.domain.request import MAX_PARSED, TurnRequest
+from agentscope_supervisor.domain.errors import ErrorCode, Failure, refusal
+from agentscope_supervisor.domain.request import MAX_PARSED
 from agentscope_supervisor.domain.run import LOST
 from agentscope_supervisor.web.dialects import DIALECTS, openai, responses, translated
 from agentscope_supervisor.web.dialects.ag_ui import AG_UI
@@ -19,40 +18,12 @@ from agentscope_supervisor.web.dialects.dialect import Dialect, Shape
 from agentscope_supervisor.web.dialects.process import PROCESS
 from agentscope_supervisor.web.dialects.responses import RESPONSES
 from agentscope_supervisor.web.dialects.translated import filled, format_of
+from tests.supervisor.web.dialects.reading import read, refused
 
 RUN: Final = "a" * 32
 FAILED: Final = Failure(ErrorCode.APP_ERROR, 'it said "no"\n\x01')
 TRANSLATED: Final = [each for each in DIALECTS if each.wire.result is not None]
 MESSAGES: Final = [{"role": "user", "content": "Hello"}]
-
-
-def read(
-    dialect: Dialect, fields: object, *, session: str | None = None, key: str | None = None, **options: Any
-) -> TurnRequest:
-    body = json.dumps(fields).encode()
-    outline: Outline | None = None
-    if len(body) > MAX_PARSED:
-        outline = dialect.outline(body, options.get("principal", "token"), digests=key is not None)
-        while not outline.step():
-            pass
-    return dialect.read(
-        body,
-        dialect.wire,
-        header_session=session,
-        accepts_json=True,
-        token="t0k3n",
-        principal=options.get("principal", "token"),
-        headers={},
-        idempotency_key=key,
-        outline=outline,
-    )
-
-
-def refused(dialect: Dialect, fields: object, **options: Any) -> str:
-    with pytest.raises(Refused) as caught:
-        read(dialect, fields, **options)
-    assert caught.value.failure.status == 400
-    return caught.value.failure.message
 
 
 # -- ends ----------------------------------------------------------------------------------------------
@@ -80,8 +51,8 @@ def test_a_run_that_ends_before_its_will_has_the_default_end(dialect: Dialect) -
     assert json.dumps(FAILED.message).encode() in tail
     assert not any(place in tail for place in (b"\x01", b"\x02", b"\x03", b"\x04", b"\x05", b"\x06"))
     assert wire.result is not None
-    json.loads(wire.result(RUN, LOST, None))
-    json.loads(wire.result(RUN, None, None))
+    json.loads(wire.result(RUN, "s", LOST, None))
+    json.loads(wire.result(RUN, "s", None, None))
 
 
 @pytest.mark.parametrize("dialect", TRANSLATED, ids=lambda each: each.path)
@@ -102,16 +73,16 @@ def test_a_will_is_filled_for_each_of_its_events() -> None:
     tail, count = wire.tail(RUN, 4, FAILED, b"", Will(1, line * 2, b"%b" % Place.ERROR, b""))
     assert (tail, count) == (b'4 "failed"\n\n5 "failed"\n\n', 2)
     assert wire.result is not None
-    assert wire.result(RUN, None, Will(1, b"", Place.STATUS, b"")) == b'"in_progress"'
+    assert wire.result(RUN, "s", None, Will(1, b"", Place.STATUS, b"")) == b'"in_progress"'
 
 
 def test_a_run_that_no_worker_has_begun_waits() -> None:
     result = RESPONSES.wire.result
     assert result is not None
-    state = json.loads(result(RUN, None, None, 7))
+    state = json.loads(result(RUN, "s", None, None, 7))
     assert (state["id"], state["status"], state["created_at"]) == (f"resp_{RUN}", "queued", 7)
-    assert json.loads(result(RUN, FAILED, None))["status"] == "failed"
-    assert json.loads(result(RUN, Failure(ErrorCode.INTERRUPTED, "x"), None))["status"] == "cancelled"
+    assert json.loads(result(RUN, "s", FAILED, None))["status"] == "failed"
+    assert json.loads(result(RUN, "s", Failure(ErrorCode.INTERRUPTED, "x"), None))["status"] == "cancelled"
     assert responses.status(None) == "in_progress"
 
 
