@@ -32,7 +32,7 @@ from agentscope_worker import host, log_output
 from agentscope_worker.dialects import DIALECTS, native_items
 from agentscope_worker.dialects.dialect import BadMessage, Dialect
 from agentscope_worker.dialects.encoder import Request, Translated
-from agentscope_worker.dialects.native import NotMsg
+from agentscope_worker.dialects.sources import NotMsg
 from agentscope_worker.runtime import AgentApp, SessionContext, tracing
 from agentscope_worker.runtime.compat import finish_reasons
 from agentscope_worker.runtime.compat.finish_reasons import Outcome

@@ -17,6 +17,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from agentscope_worker.dialects.dialect import BadMessage, Dialect
+from agentscope_worker.dialects.sources import NotMsg
 from agentscope_worker.runtime import lossy_json
 from agentscope_worker.runtime.compat.majors import seam
 
@@ -37,10 +38,6 @@ _MEDIA: Final = {
 }
 # The field of a block that grows while it is streamed, by the block's type.
 _GROWING = {"text": "text", "thinking": "thinking"}
-
-
-class NotMsg(TypeError):
-    """The App has yielded something else than a Msg."""
 
 
 def read(body: bytes) -> tuple[Msg, dict[str, Any]]:

@@ -23,6 +23,10 @@ _CALLS: Final = frozenset({"tool_use", "tool_call"})  # on 1.x and 2.x
 _FAILED: Final = frozenset({"error", "denied", "interrupted"})  # states of a tool result on 2.x
 
 
+class NotMsg(TypeError):
+    """The App has yielded something else than a Msg."""
+
+
 class Source:
     """The items of one turn. `name`: of the run; keys of texts begin with it."""
 
