@@ -189,7 +189,8 @@ async def _front_door() -> AsyncIterator[tuple[FrontDoor, Turns]]:
     nothing: Any = SimpleNamespace()
     recorder: Any = Recorder()
     settings = ServerSettings(auth_token=SecretStr(TOKEN))
-    yield FrontDoor(settings, turns, nothing, nothing, recorder), turns
+    exchanges: Any = SimpleNamespace(hosted="")  # an App
+    yield FrontDoor(settings, turns, exchanges, nothing, nothing, recorder), turns
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

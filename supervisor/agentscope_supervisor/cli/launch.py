@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 def start(project: Project, name: str | None, runtime_dir: Path | None, state_dir: Path | None) -> NoReturn:
     """Run one instance until it stops, and exit with its status."""
     began = time.monotonic()
+    gc.set_threshold(50_000, 20, 20)  # nearly all objects are modules that stay, also in the imports below
     terminal = signals.Terminal() if project.overrides.ends_with_terminal else None
     signals.prepare(terminal)
     kernel.forbid_inspection()
@@ -278,7 +279,6 @@ def _serve(
     # Objects that exist now live as long as the process: the collector need not look at them again.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         status, failure = runner.run(run())
     log_setup.drain()
