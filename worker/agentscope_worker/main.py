@@ -53,7 +53,7 @@ def main() -> None:
 
     Never returns.
     """
-    # AgentScope has 180,000 objects that stay. With Python's thresholds, its import takes 0.3 s of CPU more.
+    # AgentScope has 180,000 objects that stay. With Python's thresholds, its import takes 0.2 s of CPU more.
     gc.set_threshold(50_000, 20, 20)
     if sys.argv[1] == "--check":
         from agentscope_worker.check import check
