@@ -141,8 +141,8 @@ async function read(session, state, response) {
 /** What the done event says about the turn, for people. */
 function factsOf({usage}) {
   if (!usage) return [];
-  const {input_tokens: taken, output_tokens: given, model} = usage;
-  return [model, given === undefined ? "" : `${taken ?? 0} → ${given} tokens`];
+  const {input_tokens: taken, output_tokens: given, models} = usage;
+  return [models.map(each => each.model).join(", "), `${taken} → ${given} tokens`];
 }
 
 /** Shows a Msg. It continues the previous one if both are chunks with the same name and role. */
