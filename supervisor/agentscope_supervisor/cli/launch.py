@@ -17,10 +17,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
-import psutil
 
 from agentscope_protocol.config import settings as settings_module
 from agentscope_protocol.config import supervisor_secrets
@@ -44,6 +43,8 @@ from agentscope_supervisor.web.origins import is_local
 from agentscope_supervisor.workers.fleet import EX_CONFIG, EX_TEMPFAIL
 
 log = logging.getLogger(__name__)
+
+_EVERY_ADDRESS: Final = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}
 
 
 def start(project: Project, name: str | None, runtime_dir: Path | None, state_dir: Path | None) -> NoReturn:
@@ -91,7 +92,7 @@ def start(project: Project, name: str | None, runtime_dir: Path | None, state_di
         fail(EX_TEMPFAIL, str(error))
     except socket_activation.ActivationError as error:
         fail(EX_CONFIG, str(error))
-    others = {"network": urls} if (urls := ", ".join(network_urls(host, port, psutil.net_if_addrs()))) else {}
+    others = {"network": urls} if (urls := _urls_of_others(host, port)) else {}
     log.info("listening", extra={"url": address.url, **others, "instance": instance, "pid": os.getpid()})
     state = instance_dir.state_dir(state_dir, os.environ, os.getuid()) / instance_dir.PROGRAM / instance
     interactive = Interactive(address.url, began) if project.overrides.interactive else None
@@ -287,12 +288,20 @@ def _serve(
     return status
 
 
+def _urls_of_others(host: str, port: int) -> str:
+    if host not in _EVERY_ADDRESS:
+        return ""
+    import psutil  # imported late: it takes 3 MB
+
+    return ", ".join(network_urls(host, port, psutil.net_if_addrs()))
+
+
 def network_urls(host: str, port: int, interfaces: Mapping[str, Sequence[Any]]) -> list[str]:
     """Return the URLs by which other machines reach an instance that listens on every address.
 
     `interfaces`: those of psutil, with their addresses.
     """
-    family = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}.get(host)
+    family = _EVERY_ADDRESS.get(host)
     found = [each.address for addresses in interfaces.values() for each in addresses if each.family == family]
     # An IPv6 address with a zone, such as fe80::1%eth0, is of one link only, and no URL in a browser.
     far = [address for address in found if not (is_local(address) or "%" in address)]

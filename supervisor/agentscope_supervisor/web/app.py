@@ -41,8 +41,7 @@ from agentscope_supervisor.web.auth import Auth, WrongToken
 from agentscope_supervisor.web.console import Console
 from agentscope_supervisor.web.front_ends import chosen, routes_of
 from agentscope_supervisor.web.health import HealthRoutes
-from agentscope_supervisor.web.hosted import HostedRoute, Opening
-from agentscope_supervisor.web.hosted_websocket import WebSocketRoute, is_handshake
+from agentscope_supervisor.web.hosted import HostedRoute, Opening, is_handshake
 from agentscope_supervisor.web.invoke import InvokeRoute, refuse_repeated, refuse_untyped
 from agentscope_supervisor.web.request_record import RequestRecord
 from agentscope_supervisor.web.respond import OpenResponses
@@ -84,7 +83,6 @@ class FrontDoor:
         self._turns: Final = turns
         self._exchanges: Final = exchanges
         self._hosted: Final = HostedRoute(settings, exchanges)
-        self._websockets: Final = WebSocketRoute(self._hosted)
         self._tracing: Final = tracing
         self._metrics: Final = metrics
         self._principal: Final = settings.principal
@@ -246,7 +244,10 @@ class FrontDoor:
         fields = {"X-Request-Id": asked.headers["X-Request-Id"]}  # the app has its own CORS
         opening = Opening(request, fields, asked.record, drops_token)
         if is_handshake(request):
-            return await self._websockets.serve(opening)
+            # Imported late: aiohttp's part for WebSockets takes 3 MB, and most apps have none.
+            from agentscope_supervisor.web.hosted_websocket import WebSocketRoute
+
+            return await WebSocketRoute(self._hosted).serve(opening)
         return await self._hosted.serve(opening)
 
     async def _answer(

@@ -46,6 +46,11 @@ _BODY: Final = int(MessageKind.BODY)
 _LAST: Final = int(MessageKind.LAST)
 
 
+def is_handshake(request: web.BaseRequest) -> bool:
+    """Whether the client asks for a WebSocket."""
+    return request.headers.get("Upgrade", "").lower() == "websocket"
+
+
 @dataclass(frozen=True, slots=True)
 class Opening:
     """One request for the app. `drops_token`: its Authorization header is for this server only."""

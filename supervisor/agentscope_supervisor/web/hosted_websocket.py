@@ -47,11 +47,6 @@ _KINDS: Final = {WSMsgType.TEXT: int(MessageKind.TEXT), WSMsgType.BINARY: int(Me
 _UNSENDABLE: Final = frozenset({NO_STATUS, ABNORMAL, 1015})  # RFC 6455, section 7.4.1
 
 
-def is_handshake(request: web.BaseRequest) -> bool:
-    """Whether the client asks for a WebSocket."""
-    return request.headers.get("Upgrade", "").lower() == "websocket"
-
-
 class WebSocketRoute:
     """The handler of WebSockets for the app."""
 
