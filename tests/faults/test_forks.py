@@ -124,7 +124,7 @@ async def test_a_forked_child_holds_no_channel_of_its_worker(forking: Instance) 
     assert of_worker[link] not in of_child.values(), "its copy would hide the death of the worker"
     assert "eventpoll" in str(of_worker)
     assert "eventpoll" not in str(of_child), "its connections would be removed from the worker's loop"
-    assert "agentscope-life" not in str(of_child)
+    assert "agentscope-shared" not in str(of_child)
     assert maps_page(worker.pid)
     child.terminate()
     wait_until(lambda: child.status() == psutil.STATUS_ZOMBIE, 5, "SIGTERM ends it")
@@ -161,7 +161,7 @@ def ignores_interrupts(pid: int) -> bool:
 
 
 def maps_page(pid: int) -> bool:
-    return "agentscope-life" in Path(f"/proc/{pid}/maps").read_text()
+    return "agentscope-shared" in Path(f"/proc/{pid}/maps").read_text()
 
 
 def opened(pid: int) -> dict[str, str]:
@@ -189,7 +189,7 @@ async def test_a_worker_that_gets_sigterm_from_somebody_loses_its_turns(forking:
     death = json.loads(forking.command("deaths", "--json").stdout)[-1]
     assert (death["cause"], death["detail"], death["turns"]) == ("signal", "SIGTERM", 1)
     metrics = (await call(forking.port, "GET", "/metrics")).body.decode()
-    assert 'turns_total{outcome="WORKER_LOST"} 1' in metrics
+    assert 'turns_total{dialect="native",outcome="WORKER_LOST"} 1' in metrics
     assert 'cause="signal"' in metrics
 
 

@@ -89,7 +89,10 @@ async def test_a_task_is_followed_and_cancelled(client: Client) -> None:
 async def test_a_failed_task(client: Client) -> None:
     events = await sent(client, message([{"say": "a"}, {"raise": "it broke"}]))
     status = events[-1].status
-    assert (status.state, status.message.parts[0].text) == (pb.TASK_STATE_FAILED, "it broke")
+    assert (status.state, status.message.parts[0].text) == (
+        pb.TASK_STATE_FAILED,
+        "RuntimeError: it broke",
+    )
     with pytest.raises(A2AError):
         await client.get_task(pb.GetTaskRequest(id="unknown"))
 
@@ -116,7 +119,7 @@ async def test_a_message_is_answered_whole_or_at_once(shared: Instance, version:
     assert whole["artifacts"][0]["parts"][0]["text"] == "Hello, world"
     failed = task_of(await rpc(shared, send, params([{"raise": "it broke"}])))
     assert failed["status"]["state"] == state("failed")
-    assert failed["metadata"]["error"]["message"] == "it broke"
+    assert failed["metadata"]["error"]["message"] == "RuntimeError: it broke"
     option = {"blocking": False} if version == "0.3" else {"returnImmediately": True}
     early = task_of(await rpc(shared, send, params(HELLO, **option)))
     assert early["status"]["state"] == state("submitted")

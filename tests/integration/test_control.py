@@ -64,7 +64,7 @@ async def test_the_text_of_status_fits_a_terminal(steered: Instance) -> None:
     head = next(line for line in lines if line.startswith("SLOT"))
     assert head.split() == ["SLOT", "GEN", "PID", "STATE", "FOR", "TURNS", "MB", "RESTARTS", "NOTE"]
     for worker in steered.ready_workers():
-        assert re.search(rf"^{worker.slot} +{worker.generation} +{worker.pid} +ready ", shown, re.MULTILINE)
+        assert re.search(rf"^ *{worker.slot} +{worker.generation} +{worker.pid} +ready ", shown, re.MULTILINE)
 
 
 async def test_status_as_json(steered: Instance) -> None:

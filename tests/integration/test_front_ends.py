@@ -64,7 +64,7 @@ async def test_ag_ui(shared: Instance) -> None:
     assert (events[0].thread_id, events[0].run_id) == (session, "r")
     failing = bodies([{"say": "a"}, {"raise": "no"}], session)["/ag-ui"]
     last = data_of((await ask(shared, "/ag-ui", failing)).body)[-1]
-    assert last == {"type": "RUN_ERROR", "message": "no", "code": "APP_ERROR"}
+    assert last == {"type": "RUN_ERROR", "message": "RuntimeError: no", "code": "APP_ERROR"}
     refused = await ask(shared, "/ag-ui", {"threadId": session})
     assert (refused.status, refused.json["error"]["code"]) == (400, "INVALID_REQUEST")
 
@@ -163,6 +163,6 @@ async def test_agentcore(start_instance: StartInstance) -> None:
     streamed = await ask(instance, "/invocations", {**count, "stream": True}, **session)
     assert data_of(streamed.body)[0] == {"event": "2"}
     failed = await ask(instance, "/invocations", {"prompt": json.dumps([{"raise": "no"}])})
-    assert (failed.status, failed.json["error"]["message"]) == (500, "no")
+    assert (failed.status, failed.json["error"]["message"]) == (500, "RuntimeError: no")
     for path in ("/v1/chat/completions", "/v1/models", "/api/chat", "/api/chat/x/stream"):
         assert (await call(instance.port, "GET", path)).status == 404

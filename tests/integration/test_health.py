@@ -215,7 +215,10 @@ async def test_a_supervisor_at_rest_does_nothing(shared: Instance) -> None:
     assert share < 0.05
 
 
-FOREIGN: Final = {"agentscope", "agentscope_worker", "numpy", "openai", "mcp", "opentelemetry"}
+FOREIGN: Final = {"agentscope", "agentscope_worker.runtime", "numpy", "openai", "mcp", "opentelemetry"}
+
+FINDER: Final = "agentscope_worker.agentapp.finder"
+"""The environment's `.pth` file imports it in every interpreter."""
 
 UNUSED: Final = {
     "agentscope_supervisor.heartbeat.loop": "without a platform",
@@ -248,6 +251,10 @@ def test_a_supervisor_imports_only_what_it_needs() -> None:
     modules = set(ran.stdout.split())
     assert {"agentscope_supervisor.daemon", "aiohttp.web_protocol"} <= modules
     assert not modules & (FOREIGN | UNUSED.keys())
+    assert {name for name in modules if name.startswith("agentscope_worker.")} <= {
+        "agentscope_worker.agentapp",
+        FINDER,
+    }
     assert len(modules) < MOST_MODULES
 
 

@@ -217,7 +217,7 @@ async def test_errors_of_responses(client: AsyncOpenAI, shared: Instance) -> Non
     last = events[-1]
     assert (last.type, last.sequence_number) == ("response.failed", len(events) - 1)
     assert (last.response.status, last.response.error.code) == ("failed", "APP_ERROR")
-    assert (await client.responses.retrieve(last.response.id)).error.message == "it broke"
+    assert (await client.responses.retrieve(last.response.id)).error.message == ("RuntimeError: it broke")
     chat = await client.chat.completions.create(model="m", messages=user(HELLO))
     for unknown in ("resp_other", chat.id.removeprefix("chatcmpl-")):
         with pytest.raises(openai.NotFoundError):

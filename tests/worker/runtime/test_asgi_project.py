@@ -116,8 +116,11 @@ AGENT_APP_ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", AGENT_APP_ENDINGS.values(), ids=AGENT_APP_ENDINGS.keys())
-def test_an_agent_app_of_agentscope_runtime_is_found(write_project: Write, ending: str) -> None:
+def test_an_agent_app_of_agentscope_runtime_is_found(
+    write_project: Write, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a stand-in for the package."""
+    monkeypatch.setenv("AGENTSCOPE_RUNTIME", "package")
     package = "agentscope_runtime.engine.app.agent_app"
     project = write_project(
         f"from {package} import AgentApp, LocalDeployManager\nservice = AgentApp('service')\n{ending}"

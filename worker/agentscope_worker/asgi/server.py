@@ -14,7 +14,7 @@ from agentscope_worker.asgi.exchanges import Exchanges
 from agentscope_worker.runtime import AgentApp, SessionContext
 from agentscope_worker.runtime.asgi_app import AsgiApp
 from agentscope_worker.runtime.sessions.store import SessionStore
-from agentscope_worker.serve import Server
+from agentscope_worker.serve import Explained, Server
 from agentscope_worker.sessions import Sessions
 from agentscope_worker.watchdog import LifeSigns
 
@@ -56,5 +56,5 @@ class _NoApp(AgentApp):
     """In place of an App: a supervisor that knows ASGI apps sends no turns."""
 
     async def __call__(self, msg: Any, ctx: SessionContext) -> AsyncIterator[Any]:
-        raise RuntimeError("the project has an ASGI app, and no class App")
+        raise Explained("the project has an ASGI app, and no class App")
         yield
