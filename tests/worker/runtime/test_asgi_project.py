@@ -121,6 +121,8 @@ def test_an_agent_app_of_agentscope_runtime_is_found(
 ) -> None:
     """With a stand-in for the package."""
     monkeypatch.setenv("AGENTSCOPE_RUNTIME", "package")
+    for name in [each for each in sys.modules if each.partition(".")[0] == "agentscope_runtime"]:
+        monkeypatch.delitem(sys.modules, name)  # those of our own, from other tests
     package = "agentscope_runtime.engine.app.agent_app"
     project = write_project(
         f"from {package} import AgentApp, LocalDeployManager\nservice = AgentApp('service')\n{ending}"
