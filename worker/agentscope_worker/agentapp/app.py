@@ -34,6 +34,7 @@ from agentscope_worker.agentapp.adapters import (
     extract_a2a_config,
 )
 from agentscope_worker.agentapp.deployers import DeployManager, DeploymentMode
+from agentscope_worker.agentapp.dialect_adapters import AGUIDefaultAdapter, ResponseAPIDefaultAdapter
 from agentscope_worker.agentapp.endpoints import endpoint_of, signature_of
 from agentscope_worker.agentapp.interrupts import BaseInterruptBackend, LocalInterruptBackend
 from agentscope_worker.agentapp.runner import FRAMEWORKS, Runner, awaited
@@ -108,7 +109,10 @@ class AgentApp(FastAPI, InterruptMixin):
         self.deployment_mode = mode
         self.a2a_config = extract_a2a_config(a2a_config)
         self.agui_config = agui_config or AGUIAdaptorConfig()
-        self.protocol_adapters = protocol_adapters or []
+        self.protocol_adapters: list[ProtocolAdapter] = protocol_adapters or [
+            ResponseAPIDefaultAdapter(),
+            AGUIDefaultAdapter(self.agui_config),
+        ]
         self.turns = SessionOrder()
         self.celery_app = None  # of agentscope-runtime
         if broker_url or backend_url:
@@ -217,13 +221,14 @@ class AgentApp(FastAPI, InterruptMixin):
         """
         try:
             agent_request = AgentRequest(**request)
-            async for event in self._answer(agent_request, dependencies):
+            async for event in self.answer(agent_request, **dependencies):
                 yield f"data: {event.model_dump_json()}\n\n"
         except Exception as error:
             log.exception("a request could not be answered")
             yield f"data: {json.dumps({'error': str(error)}, ensure_ascii=False)}\n\n"
 
-    async def _answer(self, request: AgentRequest, dependencies: Mapping[str, Any]) -> AsyncIterator[Event]:
+    async def answer(self, request: AgentRequest, **dependencies: Any) -> AsyncIterator[Event]:
+        """The events of the answer to a request, in its turn of the session; `stop_chat` stops them."""
         key = self._get_interrupt_key(request.user_id, request.session_id)
         if request.user_id is None and request.session_id is None:
             key = str(uuid.uuid4())  # a session of its own
@@ -353,7 +358,7 @@ class AgentApp(FastAPI, InterruptMixin):
                 stack.push_async_callback(self._finish, app)
             stack.push_async_callback(self._tasks.close)
             for adapter in self.protocol_adapters:
-                adapter.add_endpoint(app=self, func=self._runner.stream_query)
+                adapter.add_endpoint(app=self, func=self.answer)
             state = None
             if self._user_lifespan is not None:
                 state = await stack.enter_async_context(self._user_lifespan(app))

@@ -21,8 +21,7 @@ MAX_STATES: Final = 1000
 
 def handler(agent: Any) -> Callable[..., AsyncGenerator[Any, None]]:
     """The query handler that passes requests to `agent`."""
-    if not hasattr(type(agent), "stream"):
-        seam().adapt("bypass")
+    prepare()
     states = _States(agent)
     turn = asyncio.Lock()
 
@@ -37,6 +36,14 @@ def handler(agent: Any) -> Callable[..., AsyncGenerator[Any, None]]:
                 await states.save(request.session_id, request.user_id)
 
     return query
+
+
+def prepare() -> None:
+    """Add to AgentScope's classes what a worker adds, unless this is a worker."""
+    from agentscope import agent
+
+    if not hasattr(getattr(agent, "Agent", None) or agent.AgentBase, "stream"):
+        seam().adapt("bypass")
 
 
 async def _snapshots(agent: Any, msgs: Any) -> AsyncGenerator[tuple[Any, bool], None]:

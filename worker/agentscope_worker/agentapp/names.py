@@ -33,7 +33,8 @@ _A2A: Final = {
     "adapters": "A2ARegistry A2ATransportsProperties AgentCardWithRuntimeConfig NacosRegistry "
     "extract_a2a_config"
 }
-_AGUI: Final = {"adapters": "AGUIAdaptorConfig"}
+_AGUI: Final = {"adapters": "AGUIAdaptorConfig", "dialect_adapters": "AGUIDefaultAdapter"}
+_RESPONSES: Final = {"dialect_adapters": "ResponseAPIDefaultAdapter"}
 _BUILDERS: Final = {"builders": "ContentBuilder MessageBuilder ResponseBuilder"}
 _CLIENT: Final = {
     "client": "AgentAPIClientBase HTTPAgentAPIClient create_simple_text_request extract_text_from_event "
@@ -69,7 +70,9 @@ NAMES: Final[dict[str, dict[str, str]]] = {
     f"{_SERVICES}.interrupt.local_backend": {"interrupts": "LocalInterruptBackend"},
     f"{_SERVICES}.interrupt.redis_backend": {"redis_interrupts": "RedisInterruptBackend"},
     f"{_SERVICES}.interrupt.interrupt_mixin": {"running": "InterruptMixin"},
-    f"{_DEPLOYERS}.adapter": {},
+    f"{_DEPLOYERS}.adapter": {"dialect_adapters": "AGUIDefaultAdapter ResponseAPIDefaultAdapter"},
+    f"{_DEPLOYERS}.adapter.responses": _RESPONSES,
+    f"{_DEPLOYERS}.adapter.responses.response_api_protocol_adapter": _RESPONSES,
     f"{_DEPLOYERS}.adapter.protocol_adapter": {"adapters": "ProtocolAdapter"},
     f"{_DEPLOYERS}.adapter.a2a": _A2A,
     f"{_DEPLOYERS}.adapter.a2a.a2a_protocol_adapter": _A2A,
