@@ -13,6 +13,7 @@ import websockets
 
 from tests.fakes.model_server import ModelServer
 from tests.fakes.otlp_sink import OtlpSink
+from tests.harness.client import JSON, call
 from tests.harness.instance import COMMAND, Instance, run
 from tests.harness.projects import configure, written
 from tests.harness.waiting import eventually, eventually_so
@@ -161,3 +162,29 @@ async def test_the_example_answers(example: Callable[[str], Instance]) -> None:
             while parts[-1]:
                 parts.append(await socket.recv())
             assert "".join(map(str, parts)) == "Echo: one two"
+
+
+EARLY: Final = """
+    import json
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        body = json.dumps({"mine": scope["path"]}).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+"""
+
+
+async def test_a_request_before_the_first_worker_is_ready_waits_for_the_app(tmp_path: Path) -> None:
+    """The supervisor serves the protocols of an App at the same paths, and does not know yet what is hosted."""
+    project = written(tmp_path / "project", EARLY)
+    with Instance(project, tmp_path / "run", workers=1) as instance:
+        instance.launch()
+        instance.wait_listening()
+        answer = await call(instance.port, "POST", "/process", body=b"{}", headers=JSON)
+        assert (answer.status, answer.json) == (200, {"mine": "/process"})

@@ -67,6 +67,7 @@ class ExchangeService:
         self._open: Final[dict[int, dict[OpenExchange, StreamKind]]] = {}  # by process
         self._departed: Final[set[int]] = set()  # processes that are leaving, and have exchanges
         self._waiting: Final[set[asyncio.Future[None]]] = set()
+        self._reported: Final = asyncio.Event()  # a worker has reported what it hosts
         self._count = 0
         self._turn = 0  # of processes with the same load
         self._is_draining = False
@@ -138,6 +139,14 @@ class ExchangeService:
                 self._departed.discard(process)
                 self._post(partial(self.processes.drained, process))
 
+    async def known(self) -> None:
+        """Wait until `hosted` is known, for up to `supervisor.start_timeout`. Raises: Refused."""
+        try:
+            async with asyncio.timeout(self._settings.supervisor.start_timeout):
+                await self._reported.wait()
+        except TimeoutError:
+            raise Refused(_NO_WORKER) from None
+
     def learn(self, ids: Collection[str], exchange: OpenExchange) -> None:
         """The worker of this exchange has sent these identifiers."""
         if ids:
@@ -152,6 +161,7 @@ class ExchangeService:
     def reports(self, hosted: str) -> None:
         """A worker that is ready reports what it hosts."""
         self.hosted = hosted
+        self._reported.set()
         self.on_hosted()
 
     def assigned(self) -> None:

@@ -226,7 +226,16 @@ class FrontDoor:
         """The response of this server's own route. Raises: Refused."""
         if is_handshake(asked.request):
             raise invalid("websockets are not supported")
-        return self._preflight(asked, route) or await self._admit(asked, route).handler(asked)
+        early = self._preflight(asked, route)
+        if early is not None:
+            return early
+        route = self._admit(asked, route)
+        if route.refuse is not None and self._exchanges.hosted is None:
+            # Of a dialect. Until the first worker is ready, a hosted app may have a route of the same path.
+            await self._exchanges.known()
+            if self._exchanges.hosted:
+                return await self._serve_hosted(asked, asked.request.rel_url.raw_path)
+        return await route.handler(asked)
 
     async def _serve_hosted(self, asked: Asked, path: str) -> web.StreamResponse:
         """The response of the hosted app. Raises: Refused."""

@@ -70,6 +70,16 @@ def nested(path: str, value: object) -> dict[str, Any]:
     return {section: {names[0]: keys} if len(names) == 2 else keys}
 
 
+def test_proxies_are_networks_and_a_prefix_is_a_path() -> None:
+    server = load(
+        "server: {trusted_proxies: [127.0.0.1, 10.0.0.0/8], prefix: /_own}", source="f", env={}
+    ).server
+    assert (server.trusted_proxies, server.prefix) == (["127.0.0.1/32", "10.0.0.0/8"], "/_own")
+    assert load("server: {prefix: ''}", source="f", env={}).server.prefix == ""
+    with pytest.raises(SettingsError, match="must be an IP address or a network such as 10.0.0.0/8"):
+        load("server: {trusted_proxies: [10.0.0.1/8]}", source="f", env={})
+
+
 @pytest.mark.parametrize("name", ["main:app", "service.main:holder.app_2"])
 def test_an_app_is_named_by_its_module(name: str) -> None:
     assert load(f"app: {name}", source="f", env={}).app == name
@@ -195,6 +205,7 @@ HTTP = "must be a URL that starts with http:// or https://"
 SERVER_NAME = "the name must be letters, digits, _ and -, and must not start with a digit or -"
 IDENTIFIER = "the name must be an identifier: letters, digits and _, and no digit first"
 REDIS = "must be a URL that starts with redis://, rediss:// or unix://"
+PREFIX = "must be a path such as /_supervisor, without a slash at its end"
 UMASK = 'must be 3 or 4 octal digits in quotes, such as "0027"'
 LIST = "must be a list"
 WORKERS = "must be a whole number from 1 to 256, or auto"
@@ -229,6 +240,7 @@ TAKEN = "the name must not start with _ and must not be one of get, items, keys,
         ("server.host", "h" * 5000, f"'{'h' * 79}…' is not allowed; must be at most 4096 characters"),
         ("server.host", 1, f"1 is not allowed; {TEXT}"),
         ("server.console", "no way", "'no way' is not allowed; use one of auto, on, off"),
+        ("server.prefix", "/a/", f"'/a/' is not allowed; {PREFIX}"),
         ("server.principal", "metadata.", "'metadata.' is not allowed; must be token or metadata.<key>"),
         ("supervisor.umask", 0o27, f"23 is not allowed; {UMASK}"),
         ("supervisor.umask", "0028", f"'0028' is not allowed; {UMASK}"),

@@ -34,6 +34,8 @@ from agentscope_protocol.wire.frames import (
     Open,
     StreamKind,
     Taken,
+    Usage,
+    Will,
 )
 from tests.protocol.frame_strategies import cut, hostile_bytes
 from tests.protocol.wire.test_connection import ALL, PICK, PIECES, Ends, receive
@@ -57,6 +59,14 @@ def answered(kind: int = StreamKind.HTTP) -> tuple[Ends, int]:
     ends.responder.head(stream, 200, [(b"a", b"b")], ["task-1"])
     assert ends.to_supervisor() == [Head(stream, 200, ((b"a", b"b"),), ("task-1",))]
     return ends, stream
+
+
+@pytest.mark.parametrize("frame", [Will, Usage])
+def test_an_exchange_has_no_frames_of_a_turn(frame: type) -> None:
+    ends, stream = answered()
+    sent = Will(stream, b"", b"", b"") if frame is Will else Usage(stream, b"{}")
+    with pytest.raises(RemoteProtocolError, match=f"{frame.__name__} from the wrong end"):
+        receive(ends.requester, encode(sent))
 
 
 # -- the exchanges of a link as a state machine ----------------------------------------------------
