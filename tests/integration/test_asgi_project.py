@@ -181,7 +181,7 @@ EARLY: Final = """
 
 
 async def test_a_request_before_the_first_worker_is_ready_waits_for_the_app(tmp_path: Path) -> None:
-    """The supervisor serves the protocols of an App at the same paths, and does not know yet what is hosted."""
+    """The supervisor has routes at the same paths, for an App, and does not know yet what is hosted."""
     project = written(tmp_path / "project", EARLY)
     with Instance(project, tmp_path / "run", workers=1) as instance:
         instance.launch()

@@ -76,7 +76,7 @@ def test_proxies_are_networks_and_a_prefix_is_a_path() -> None:
     ).server
     assert (server.trusted_proxies, server.prefix) == (["127.0.0.1/32", "10.0.0.0/8"], "/_own")
     assert load("server: {prefix: ''}", source="f", env={}).server.prefix == ""
-    with pytest.raises(SettingsError, match="must be an IP address or a network such as 10.0.0.0/8"):
+    with pytest.raises(SettingsError, match="must be an IP address or a network"):
         load("server: {trusted_proxies: [10.0.0.1/8]}", source="f", env={})
 
 
