@@ -231,7 +231,7 @@ class FrontDoor:
             return early
         route = self._admit(asked, route)
         if route.refuse is not None and self._exchanges.hosted is None:
-            # Of a dialect. Until the first worker is ready, a hosted app may have a route of the same path.
+            # Until the first worker is ready, a hosted app may have a route of the same path.
             await self._exchanges.known()
             if self._exchanges.hosted:
                 return await self._serve_hosted(asked, asked.request.rel_url.raw_path)
