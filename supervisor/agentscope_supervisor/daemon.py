@@ -192,7 +192,7 @@ class Daemon:
                 console,
                 settings.protocols,
             )
-            await front_door.listen(sock)
+            await front_door.listen(sock, is_shared=passed_on)
             parts.push_async_callback(front_door.close)
             if console is not None:
                 parts.callback(console.close)  # open streams would delay the end of the front door

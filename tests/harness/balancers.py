@@ -108,7 +108,7 @@ class Balancer:
         finally:
             self._process.kill()
             self._process.wait()
-            print(self._log.read_text("utf-8", "replace"))
+            print(self._said())
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition that shows that the balancer listens and knows its servers."""
@@ -116,7 +116,12 @@ class Balancer:
 
         def met() -> bool:
             assert self._process is not None
-            assert self._process.poll() is None, self._log.read_text("utf-8", "replace")
+            assert self._process.poll() is None, self._said()
             return condition()
 
         wait_until(met, LISTENS_WITHIN, f"{self.command[0]} has its servers")
+
+    def _said(self) -> str:
+        """Return what the program printed, and nginx's error log."""
+        logs = (self._log, self._log.parent / "log")
+        return "".join(log.read_text("utf-8", "replace") for log in logs if log.exists())

@@ -247,7 +247,9 @@ class AiohttpConnection(web.RequestHandler):
 
     def idle_since(self) -> float | None:
         """Since when it waits for a request; None: a request is in progress."""
-        return self._next_keepalive_close_time - self._keepalive_timeout if self._is_idle() else None
+        if not self._is_idle():
+            return None
+        return max(self._entry.since, self._next_keepalive_close_time - self._keepalive_timeout)
 
     def unsent(self) -> int:
         """Bytes that the transport holds."""

@@ -16,6 +16,7 @@ A client that has connected, or received its response, less than `GRACE` ago kee
 Where to read next: `listener` asks for room; `fast_connection` and `aiohttp_connection` report.
 """
 
+from itertools import chain
 from typing import Final, Protocol
 
 MAX_HELD: Final = 16 * 1024 * 1024  # bytes; 512 heads of the default maximum size
@@ -100,6 +101,17 @@ class ConnectionTable:
         if address:
             self._by_address[address] = self._by_address.get(address, 0) + 1
         return entry
+
+    def awaits_requests(self, now: float) -> bool:
+        """Whether a client may still send a request, because it has connected, or received its response, less
+        than `GRACE` ago."""
+        for entry in chain(self._strangers, self._let_in):
+            if entry.owner is None:  # its protocol is not made yet
+                return True
+            since = entry.owner.idle_since()
+            if since is not None and now - since < GRACE:
+                return True
+        return False
 
     def is_full_of(self, address: str) -> bool:
         """Whether strangers of this address have all the places that they may have."""

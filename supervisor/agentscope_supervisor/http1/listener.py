@@ -24,6 +24,7 @@ from agentscope_supervisor.domain.errors import ErrorCode, refusal
 from agentscope_supervisor.http1.connection_limits import ConnectionLimits, Place, places
 from agentscope_supervisor.http1.connection_table import ConnectionTable, Entry
 from agentscope_supervisor.http1.responses import error_bytes
+from agentscope_supervisor.system.kernel import drop_handshakes
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ Far more are never requested: a program that a tool starts inherits the limit to
 every number below it, which takes seconds under the 1,048,576 of a container."""
 
 NO_PLACE: Final = refusal(ErrorCode.OVERLOADED, "there are too many connections (server.max_connections)")
+LOOK_EVERY: Final = 0.02  # seconds
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 _IPV4_IN_IPV6: Final = bytes(10) + b"\xff\xff"
@@ -65,11 +67,16 @@ that the protocol must call once, when the connection is lost; its place."""
 
 
 class Listener:
-    """Accepts connections on a bound socket, which it owns and closes."""
+    """Accepts connections on a bound socket, which it closes.
 
-    def __init__(self, sock: socket.socket, max_connections: int, make: Make) -> None:
+    `is_shared`: another process has the socket too, and clients may connect to it later."""
+
+    def __init__(
+        self, sock: socket.socket, max_connections: int, make: Make, *, is_shared: bool = False
+    ) -> None:
         self._loop: Final = asyncio.get_running_loop()
         self._sock: Final = sock
+        self._is_shared: Final = is_shared
         self._make: Final = make
         self._places: Final = _places(max_connections, sock)
         self._table: Final = ConnectionTable(self._places.served)
@@ -91,10 +98,13 @@ class Listener:
         """Stop listening. Accepted connections stay open.
 
         Connections that wait in the kernel's queue are accepted first: closing the socket would reset them.
+        A client that connects between the two would be reset too, so the kernel drops its SYN.
         A second call does nothing.
         """
         if self._sock.fileno() < 0:
             return
+        if not self._is_shared:
+            drop_handshakes(self._sock)
         if self._waking is None:
             for _ in range(BACKLOG):
                 if not self._accept():
@@ -106,10 +116,13 @@ class Listener:
         for _, connection in self._leaving:
             connection.close()
 
-    @property
-    def has_connections(self) -> bool:
-        """Whether a connection that may send a request is open."""
-        return len(self._table) + self._reserved > 0
+    async def last_requests(self) -> None:
+        """Wait while a client may still send a request because it has just connected or received a response.
+
+        A balancer whose connection ends without a response may not send the request to another instance.
+        """
+        while self._table.awaits_requests(self._loop.time()):  # noqa: ASYNC110 - time alone may end it
+            await asyncio.sleep(LOOK_EVERY)
 
     def _accept(self) -> bool:
         """Accept one connection; returns whether there was one. While more wait, the loop calls this again,

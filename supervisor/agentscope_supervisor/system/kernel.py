@@ -13,6 +13,8 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+_SO_ATTACH_FILTER: Final = 26
+_BPF_RET: Final = 0x06
 _PR_SET_DUMPABLE: Final = 4  # prctl(2)
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -158,6 +162,20 @@ def forbid_inspection() -> bool:
     system has no such protection.
     """
     return _LINUX and ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0
+
+
+def drop_handshakes(sock: socket.socket) -> None:
+    """Let the kernel ignore clients that connect to this listening socket from now on.
+
+    A client repeats its SYN after a second, and is refused if the socket is closed by then. The effect is
+    permanent, for every process that has this socket. Other systems than Linux ignore the call.
+    """
+    if _LINUX and sock.family in (socket.AF_INET, socket.AF_INET6):
+        program = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RET, 0, 0, 0))  # keep 0 bytes
+        with contextlib.suppress(OSError):  # a kernel without filters
+            sock.setsockopt(
+                socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program))
+            )
 
 
 def become_subreaper() -> bool:

@@ -12,6 +12,7 @@ before a request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Coroutine
@@ -29,6 +30,7 @@ from agentscope_supervisor.http1 import aiohttp_connection, request_errors
 from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.aiohttp_connection import address_of, is_reserved, let_in
 from agentscope_supervisor.http1.body import BodyReader
+from agentscope_supervisor.http1.connection_table import GRACE
 from agentscope_supervisor.http1.fast_connection import FastServer
 from agentscope_supervisor.http1.listener import NO_PLACE, Listener
 from agentscope_supervisor.http1.responses import error_response, json_response, refusal_response, request_id
@@ -58,10 +60,6 @@ CLOSES_WITHIN: Final = 5.0  # seconds that responses may take to leave when the 
 
 HOSTED: Final = "hosted"  # the name of all routes of a hosted app in the metrics
 _NOT_READY: Final = refusal(ErrorCode.NOT_READY, "no worker has been ready yet")
-
-LAST_REQUESTS: Final = 0.1
-"""Seconds for the requests on the connections that were accepted last. Without them, a balancer that has just
-connected sees a connection that ends without a response, and may not send the request to another instance."""
 
 
 class FrontDoor:
@@ -179,9 +177,9 @@ class FrontDoor:
 
     # -- life -------------------------------------------------------------------------------
 
-    async def listen(self, sock: socket.socket) -> None:
-        """Serve on a bound socket."""
-        self._listener = Listener(sock, self._max_connections, self._fast.connect)
+    async def listen(self, sock: socket.socket, *, is_shared: bool = False) -> None:
+        """Serve on a bound socket. `is_shared`: another process has it too."""
+        self._listener = Listener(sock, self._max_connections, self._fast.connect, is_shared=is_shared)
 
     def leave(self) -> None:
         """Accept no new connection; requests on the open ones are answered."""
@@ -191,8 +189,9 @@ class FrontDoor:
     async def close(self) -> None:
         """Stop listening, and wait up to `CLOSES_WITHIN` for the responses in progress."""
         self.leave()
-        if self._listener is not None and self._listener.has_connections:
-            await asyncio.sleep(LAST_REQUESTS)
+        if self._listener is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._listener.last_requests(), GRACE)
         async with asyncio.TaskGroup() as both:
             both.create_task(self._fast.shutdown(CLOSES_WITHIN))
             self._server.pre_shutdown()

@@ -88,6 +88,26 @@ def test_a_connection_whose_protocol_is_not_made_yet_is_not_idle() -> None:
     assert all_.table.make_room(10.0), "it has no protocol that could be closed, but its place is free"
 
 
+def test_a_request_is_awaited_from_who_has_just_connected_or_received_a_response() -> None:
+    all_ = Connections()
+    assert not all_.table.awaits_requests(0.0)
+    client = all_.client("client", idle=None)
+    assert not all_.table.awaits_requests(0.0), "its response comes first"
+    client.idle = 5.0
+    assert all_.table.awaits_requests(5.0 + GRACE - 0.01)
+    assert not all_.table.awaits_requests(5.0 + GRACE)
+    all_.enter("new").idle = 7.0
+    assert all_.table.awaits_requests(7.5)
+
+
+def test_a_request_is_awaited_from_a_connection_whose_protocol_is_not_made_yet() -> None:
+    all_ = Connections()
+    entry = all_.table.enter("", 0.0)
+    assert all_.table.awaits_requests(10.0)
+    entry.leave()
+    assert not all_.table.awaits_requests(10.0)
+
+
 def test_strangers_of_one_address_have_three_quarters_of_the_places() -> None:
     all_ = Connections(places=8)
     for number in range(6):
