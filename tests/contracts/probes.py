@@ -333,6 +333,6 @@ async def _lost(asker: Asker) -> Any:
 async def _broken(asker: Asker) -> Any:
     async with asker.socket("/ws") as socket:
         await socket.send("boom")
-        await eventually(lambda: socket.state is websockets.State.CLOSED, 10, "the server closes")
+        await eventually(lambda: socket.state is websockets.State.CLOSED, 30, "the server closes")
         await socket.wait_closed()
         return socket.close_code

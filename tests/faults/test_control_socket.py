@@ -34,10 +34,10 @@ async def instance(_instance: Instance) -> AsyncIterator[Instance]:
     """An instance with a turn that streams during the test and must not be delayed."""
     async with Stream(_instance.port, new_session(), [{"say": "tick", "times": 600, "every": TICK}]) as turn:
         reading = asyncio.create_task(turn.to_end(within=60))
-        await eventually(lambda: len(turn.events) >= 5, 10, "the turn streams")
+        await eventually(lambda: len(turn.events) >= 5, 30, "the turn streams")
         yield _instance
         seen = len(turn.events)
-        await eventually(lambda: len(turn.events) > seen + 5, 10, "the turn still streams")
+        await eventually(lambda: len(turn.events) > seen + 5, 30, "the turn still streams")
         gaps = [b.at - a.at for a, b in zip(turn.events, turn.events[1:], strict=False)]
         assert max(gaps) < 2, "no event was delayed"
         reading.cancel()

@@ -136,7 +136,7 @@ async def test_a_client_that_does_not_read_stops_its_app(instance: Instance) -> 
         assert 0 < now < 200, "about 6 MB of socket buffers, and the credit"
         async with session.ws_connect("/ws") as flooded:  # of a WebSocket that is not read, too
             await flooded.send_str("flood")
-            await eventually_so(made, 10, "it floods")
+            await eventually_so(made, 30, "it floods")
     slow.close()
 
 
@@ -242,7 +242,7 @@ async def test_a_stopping_instance_refuses_new_requests_and_ends_the_running_one
     ):
         assert await held.content.read(5) == b"first"
         silent = asyncio.ensure_future(session.get("/silent"))
-        await eventually_so(lambda: arrived(session, pinned), 10, "the app has the request")
+        await eventually_so(lambda: arrived(session, pinned), 30, "the app has the request")
         idle = await session.get("/early")  # its connection stays open
         await idle.read()
         stopping = asyncio.ensure_future(asyncio.to_thread(instance.stop))

@@ -117,12 +117,12 @@ async def test_f64_client_that_closes_cancels_its_turn(
     body = turn_body(session, script, stream=stream, metadata={"journal": str(path)})
     async with Connection(shared.port) as connection:
         await connection.send(request("POST", "/invoke", body, JSON, version))
-        await eventually(lambda: journal(path), 5, "the turn runs")
+        await eventually(lambda: journal(path), 30, "the turn runs")
         if stream and script is BEGUN:
             await connection.reader.readuntil(b"\n\n")
         connection.writer.close()
         left = time.monotonic()
-        await eventually(lambda: len(journal(path)) == 2, 5, "the App's finally has run")
+        await eventually(lambda: len(journal(path)) == 2, 30, "the App's finally has run")
     line = journal(path)[-1]
     assert line["word"] == "cancelled"
     assert line["at"] - left < NOTICED_WITHIN
@@ -138,7 +138,7 @@ async def test_client_that_half_closes_and_then_leaves(shared: Instance, tmp_pat
         assert (await connection.head()).status == 100
         assert not await connection.is_closed(within=0.1)
         connection.writer.close()
-        await eventually(lambda: len(journal(path)) == 2, 5, "it is noticed")
+        await eventually(lambda: len(journal(path)) == 2, 30, "it is noticed")
 
 
 async def test_client_that_leaves_in_the_middle_of_its_body(shared: Instance) -> None:

@@ -46,7 +46,7 @@ async def _others_are_served(strict: Instance) -> AsyncIterator[None]:
     async def probe() -> int:
         count = 0
         while not done.is_set() or not count:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(30):
                 assert (await call(strict.port, "GET", "/health")).status == 200
             count += 1
             await asyncio.wait([asyncio.ensure_future(done.wait())], timeout=0.1)

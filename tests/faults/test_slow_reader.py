@@ -105,7 +105,7 @@ async def test_f57_many_that_do_not_read(flooded: Instance) -> None:
         print(f"supervisor grew by {grown / count / 1024:.0f} KB for each of {count}")
         assert grown < count * PER_STREAM
         assert await texts(flooded.port, "quick", "hello") == ["hello"]
-    await eventually(lambda: flooded.health()["turns"]["open"] == 0, 10, "all turns have ended")
+    await eventually(lambda: flooded.health()["turns"]["open"] == 0, 30, "all turns have ended")
 
 
 @pytest.mark.fault("F64")

@@ -193,7 +193,7 @@ async def test_f30_second_sigterm_ends_at_once(start_instance: Callable[..., Ins
         await silent.until(events=1)
         await blocked.until(events=1)
         instance.signal(signal.SIGTERM)
-        await eventually(lambda: instance.health()["status"] == "draining", 5, "it drains")
+        await eventually(lambda: instance.health()["status"] == "draining", 30, "it drains")
         asked = time.monotonic()
         instance.signal(signal.SIGTERM)
         for stream in (silent, blocked):
@@ -244,9 +244,9 @@ async def test_f31_sigquit_shows_stacks_and_goes_on(
     begun = tmp_path / "begun"
     script = [{"say": "x"}, {"sleep": 0.01}, {"note": str(begun)}, {"block": 1.5}, {"say": "y"}]
     async with Stream(instance.port, new_session(), script) as stream:
-        await eventually(begun.exists, 5, "it is about to block")
+        await eventually(begun.exists, 30, "it is about to block")
         instance.signal(signal.SIGQUIT)
-        await eventually(lambda: instance.log.count("(most recent call first)") >= 3, 5, "three stacks")
+        await eventually(lambda: instance.log.count("(most recent call first)") >= 3, 30, "three stacks")
         log = instance.log
         assert "app.py" in log, "the line that blocks is named"
         assert "in perform" in log

@@ -215,7 +215,7 @@ async def test_a_blocked_event_loop_is_not_reported_alive_at_once(manager: Manag
     manager.messages.clear()
     time.sleep(1.5)  # noqa: ASYNC251 - the fault itself
     # The check is due in this iteration of the loop: it sends a status and no watchdog message.
-    await eventually(lambda: manager.messages, 5, "the check has run")
+    await eventually(lambda: manager.messages, 30, "the check has run")
     assert sorted(manager.messages[0]) == ["STATUS"]
     await eventually(
         lambda: any("WATCHDOG" in message for message in manager.messages),
@@ -229,5 +229,5 @@ async def test_other_signals_have_no_effect(start_instance: Start) -> None:
     instance = start_instance(workers=1)
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
         instance.signal(number)
-    await eventually(lambda: instance.log.count("signal ignored") == 2, 5, "two are told")
+    await eventually(lambda: instance.log.count("signal ignored") == 2, 30, "two are told")
     assert (await invoke(instance.port, new_session(), "on it goes")).status == 200

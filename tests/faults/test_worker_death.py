@@ -100,7 +100,7 @@ async def test_f03_kill_before_the_first_event(mortal: Instance, tmp_path: Path)
     session, path = await session_in(mortal.port, 1), tmp_path / "journal"
     noted = {"journal": str(path)}
     async with Stream(mortal.port, session, [{"sleep": 60}], metadata=noted) as stream:
-        await eventually(lambda: journal(path), 5, "the turn runs")
+        await eventually(lambda: journal(path), 30, "the turn runs")
         os.kill(mortal.worker_in(1).pid, signal.SIGKILL)
         response = await stream.refused(within=TOLD_WITHIN * NOISE)
     assert (response.status, response.code) == (502, "WORKER_LOST")
@@ -230,7 +230,7 @@ async def test_f26_f27_workers_that_always_die_after_they_were_ready(
         health = await call(instance.port, "GET", "/health")
         return (unready, health) if {unready.status, health.status} == {503} else None
 
-    unready, health = await eventually_so(refused, 10, "it has died again")
+    unready, health = await eventually_so(refused, 30, "it has died again")
     assert unready.code == "NOT_READY"
     assert int(unready.headers["retry-after"]) > 0
     assert health.json["status"] == "unhealthy"
@@ -260,7 +260,7 @@ async def test_f26_f27_a_crash_loop_is_slowed_down_then_given_a_rest(
     starts = instance.log.count("worker starts") - well
     assert 2 * 2 <= starts <= 2 * MOST_STARTS, f"{starts} starts of two slots"
     assert instance.running
-    await eventually(lambda: instance.health()["status"] == "unhealthy", 10, "nobody is served")
+    await eventually(lambda: instance.health()["status"] == "unhealthy", 30, "nobody is served")
     unready = await call(instance.port, "GET", "/readiness")
     assert (unready.status, unready.code) == (503, "NOT_READY")
     assert int(unready.headers["retry-after"]) > 0

@@ -108,7 +108,7 @@ async def test_errors(client: Both) -> None:
 async def test_stops_and_busy_sessions(client: Both, shared: Instance) -> None:
     session = new_session()
     reading = asyncio.create_task(client.read("stream", script(HELD), session_id=session))
-    await eventually(lambda: shared.health()["turns"]["open"] == 1, 10, "the turn runs")
+    await eventually(lambda: shared.health()["turns"]["open"] == 1, 30, "the turn runs")
     with pytest.raises(SessionBusy):
         await client.invoke("x", session_id=session, on_busy="reject")
     assert await client.stop(session_id=session) == 1

@@ -87,7 +87,7 @@ async def test_a_session_is_shown_while_its_turn_runs(steered: Instance) -> None
         assert session in (await run(steered, "sessions")).stdout
         status = await ask(steered, "status")
         assert sum(worker["turns"] for worker in status["workers"]) == status["turns"]["open"] == 1
-    await eventually(lambda: steered.health()["turns"]["open"] == 0, 10, "the turn is cancelled")
+    await eventually(lambda: steered.health()["turns"]["open"] == 0, 30, "the turn is cancelled")
     assert (await run(steered, "sessions")).stdout == "no open turns\n"
 
 
@@ -134,7 +134,7 @@ async def test_events_are_followed(steered: Instance) -> None:
             lambda: "maintenance ends" in _toggled(steered, follower, seen), 20, "the command follows the log"
         )
         os.kill(victim.pid, signal.SIGKILL)
-        await eventually(died, 10, "the exit is shown")
+        await eventually(died, 30, "the exit is shown")
     finally:
         follower.kill()
         follower.communicate()
@@ -203,7 +203,7 @@ async def test_text_that_cannot_be_encoded_in_utf_8_is_escaped(
 async def test_a_replaced_worker_does_not_count_as_a_failure(steered: Instance) -> None:
     before = [worker.label for worker in steered.ready_workers()]
     assert (await run(steered, "roll", "--wait")).returncode == 0
-    await eventually(lambda: len(steered.workers()) == 2, 10, "the replaced workers have exited")
+    await eventually(lambda: len(steered.workers()) == 2, 30, "the replaced workers have exited")
     for label in before:
         (death,) = await deaths_of(steered, label)
         assert (death["cause"], death["detail"]) == ("asked", "replaced")

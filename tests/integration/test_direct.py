@@ -78,7 +78,7 @@ class Door(Exchange):
         async with asyncio.timeout(30), listening:
             async with Connection(listening.sockets[0].getsockname()[1]) as connection:
                 yield connection
-            await eventually(lambda: lost, 10, "its end is told")
+            await eventually(lambda: lost, 30, "its end is told")
             assert len(lost) == 1
 
 
@@ -157,7 +157,7 @@ async def test_much_that_comes_during_an_answer_is_left_in_the_socket() -> None:
         [direct] = door.server.connections
         large = request("POST", "/invoke", b"x" * LARGE, JSON)
         sending = asyncio.create_task(connection.send(large))
-        await eventually(lambda: len(direct._data) > fast_connection.MAX_EARLY, 10, "enough has come")
+        await eventually(lambda: len(direct._data) > fast_connection.MAX_EARLY, 30, "enough has come")
         assert not await connection.is_closed(within=0.2)
         assert len(direct._data) <= fast_connection.MAX_EARLY + ONE_READ
         door.answers.pop().done()
@@ -195,8 +195,8 @@ async def test_who_leaves_is_told_of_once() -> None:
     door = Door()
     async with door.connected() as connection:
         await connection.send(request("POST", "/invoke", b"silent", JSON))
-        await eventually(lambda: door.answers, 10, "it waits")
-    await eventually(lambda: door.left == 1, 10, "it is told")
+        await eventually(lambda: door.answers, 30, "it waits")
+    await eventually(lambda: door.left == 1, 30, "it is told")
 
 
 async def test_who_sends_no_more_in_the_moment_of_the_answer_is_not_waited_for() -> None:
@@ -215,7 +215,7 @@ async def half_closed(door: Door, connection: Connection, asked: bytes) -> None:
     [direct] = door.server.connections
     connection.writer.write(asked)
     connection.writer.write_eof()
-    await eventually(lambda: direct._half_close is not None, 10, "its end has come")
+    await eventually(lambda: direct._half_close is not None, 30, "its end has come")
     await asyncio.sleep(0)  # a turn of the loop, in which it is looked at
 
 
@@ -275,7 +275,7 @@ async def test_shutdown_waits_no_longer_than_it_is_told() -> None:
     door = Door()
     async with door.connected() as busy:
         await busy.send(request("POST", "/invoke", b"silent", JSON))
-        await eventually(lambda: door.answers, 10, "it waits")
+        await eventually(lambda: door.answers, 30, "it waits")
         await door.server.shutdown(0.2)
         assert await busy.is_closed(within=10)
     assert door.left == 1
@@ -286,7 +286,7 @@ async def test_a_body_that_is_awaited_on_a_connection_that_closes_is_nobody_else
     door = Door(body_within=0.3)
     async with door.connected() as connection:
         await connection.send(POST[:-5])
-        await eventually(lambda: [each for each in door.server.connections if each._data], 10, "it came")
+        await eventually(lambda: [each for each in door.server.connections if each._data], 30, "it came")
         [direct] = door.server.connections
         direct.send(b"x" * 4 * LARGE)  # more than the sockets take: it closes, and is not closed
         direct.close()
@@ -299,7 +299,7 @@ async def test_shutdown_does_not_wait_for_who_has_left() -> None:
     door = Door()
     async with door.connected() as busy:
         await busy.send(request("POST", "/invoke", b"silent", JSON))
-        await eventually(lambda: door.answers, 10, "it waits")
+        await eventually(lambda: door.answers, 30, "it waits")
         ending = asyncio.create_task(door.server.shutdown(60))
         assert not await busy.is_closed(within=0.2)
         busy.abort()

@@ -79,7 +79,7 @@ async def test_a_retry_while_it_waits_gets_no_second_place(shared: Instance, tmp
     async with Stream(shared.port, session, [{"say": "x"}, {"wait_for": str(gate)}]) as running:
         await running.until(events=1)
         tasks = [asyncio.create_task(streamed(shared.port, session, "once", session)) for _ in range(RETRIES)]
-        await eventually(lambda: shared.health()["turns"]["open"] == 2, 5, "one of them waits")
+        await eventually(lambda: shared.health()["turns"]["open"] == 2, 30, "one of them waits")
         async with Stream(shared.port, session, "once", headers=keyed(session)) as late:
             await late.begun()
             await late.until(comments=1)

@@ -140,7 +140,7 @@ async def test_a_turn_that_is_stopped_saves_the_whole_state(instance: Instance, 
         said = "".join(event.text for event in await stream.whole(error="INTERRUPTED"))
     assert "word499" not in said, "it was cut short"
     assert f"Task {session} was manually interrupted." in instance.log
-    await eventually(lambda: server.cut_off == 1, 10, "the model is not asked for more")
+    await eventually(lambda: server.cut_off == 1, 30, "the model is not asked for more")
 
     # The next turn makes a new agent: what it sends to the model is what was stored.
     before = len(server.requests)
@@ -161,7 +161,7 @@ async def test_a_session_goes_on_after_its_turn_ended_in_the_arguments_of_a_call
     session, metadata = new_session(), {"user_id": "uu-123"}
     said, cut_off = server.pieces, server.cut_off
     async with Stream(instance.port, session, CALL, metadata=metadata) as stream:
-        await eventually(lambda: server.pieces >= said + 4, 10, "the model says the arguments")
+        await eventually(lambda: server.pieces >= said + 4, 30, "the model says the arguments")
         if way == "stop":
             assert await stop(instance.port, session_id=session) == 1
         elif way == "leave":

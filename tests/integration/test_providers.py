@@ -97,7 +97,7 @@ async def test_a_stopped_turn_leaves_the_provider(
             await stream.whole(error="INTERRUPTED")
         else:
             assert (await stream.refused()).code == "INTERRUPTED"
-    await eventually(lambda: server.cut_off == before + 1, 5.0, "the provider sees its client leave")
+    await eventually(lambda: server.cut_off == before + 1, 30, "the provider sees its client leave")
     assert server.streaming == 0
 
 
@@ -118,7 +118,7 @@ async def test_a_truncated_answer_is_marked_in_the_done_event(instance: Instance
     done = stream.events[-1].data["metadata"]
     done.pop("usage", None)  # providers that report it early
     assert done == {"done": True, "finish_reason": "TRUNCATED"}
-    await eventually(lambda: "closed without a finish reason" in instance.log, 5.0, "the worker logs it")
+    await eventually(lambda: "closed without a finish reason" in instance.log, 30, "the worker logs it")
     fields = {"metadata": metadata, "stream": False}
     whole = await invoke(instance.port, new_session(provider), "close 3 a b c d", **fields)
     (message,) = whole.json["messages"]

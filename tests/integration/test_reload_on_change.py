@@ -88,7 +88,7 @@ async def test_a_running_turn_keeps_its_code(edited: Instance, project: Path, tm
     )
     await eventually(lambda: "rollout done" in edited.log, LIVE_WITHIN, "the app with the gate is active")
     asking = asyncio.create_task(said(edited))
-    await eventually(lambda: edited.health()["turns"]["open"] == 1, 10, "a turn runs")
+    await eventually(lambda: edited.health()["turns"]["open"] == 1, 30, "a turn runs")
     say(project, "v1")
     await eventually(lambda: edited.log.count("rollout done") == 2, LIVE_WITHIN, "the next rollout is done")
     assert not asking.done()
@@ -213,7 +213,7 @@ async def test_files_that_the_agent_writes_cause_no_rollout_and_the_log_says_how
     project = written(tmp_path / "project", WRITER, config)
     (project / "scratch").mkdir()
     instance = new_instance(project, workers=1, arguments=["--reload"]).start()
-    await eventually(lambda: "watching the project" in instance.log, 10, "the watch has started")
+    await eventually(lambda: "watching the project" in instance.log, 30, "the watch has started")
     assert await said(instance) == "written"
     (project / "scratch" / "try.py").write_text("x = 1")
     ignored = "reload.include includes it file="

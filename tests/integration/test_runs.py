@@ -498,8 +498,8 @@ async def test_a_run_goes_on_without_its_client(continuing: Instance, tmp_path: 
         if events:
             await stream.until(events=1)
         else:
-            await eventually(lambda: journal(path), 5, "it runs")
-    await eventually(lambda: len(journal(path)) == 2, 10, "the App has come to its end")
+            await eventually(lambda: journal(path), 30, "it runs")
+    await eventually(lambda: len(journal(path)) == 2, 30, "the App has come to its end")
     assert [line["word"] for line in journal(path)] == ["begin", "end"]
     assert await texts(continuing.port, session, [{"count": 1}]) == ["2"], "its state was saved"
     if events:
@@ -538,7 +538,7 @@ async def test_a_run_is_cancelled_when_the_last_reader_has_left(shared: Instance
     await asyncio.sleep(0.3)  # a cancellation would come at once
     assert (await state(shared, stream.run_id))["state"] == "running"
     watch.leave()
-    await eventually(lambda: len(journal(path)) == 2, 5, "it is cancelled")
+    await eventually(lambda: len(journal(path)) == 2, 30, "it is cancelled")
     assert (await ended(shared, stream.run_id))["error"]["code"] == "INTERRUPTED"
     assert [line["word"] for line in journal(path)] == ["begin", "cancelled"]
 

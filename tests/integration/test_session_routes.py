@@ -273,7 +273,7 @@ async def test_a_store_that_fails_is_told(start_instance: Callable[..., Instance
     assert_refused(await delete(instance.port, session), 500, "APP_ERROR")
     state.rmdir()
     await deleted(instance.port, session)
-    await eventually(lambda: "the session store raised" in instance.log, 10, "it is in the log")
+    await eventually(lambda: "the session store raised" in instance.log, 30, "it is in the log")
 
 
 async def test_nobody_is_there_to_delete(start_instance: Callable[..., Instance]) -> None:
@@ -281,7 +281,7 @@ async def test_nobody_is_there_to_delete(start_instance: Callable[..., Instance]
     instance = start_instance(workers=1, supervisor={"start_timeout": 2, "drain_timeout": 1})
     (instance.project / "app.py").write_text("raise SystemExit(1)")
     os.kill(instance.worker_in(0).pid, signal.SIGKILL)
-    await eventually(lambda: not instance.ready_workers(), 10, "the worker is gone")
+    await eventually(lambda: not instance.ready_workers(), 30, "the worker is gone")
     refused = await delete(instance.port, new_session(), within=30)
     assert_refused(refused, 503, "NOT_READY")
     assert 1 <= int(refused.headers["retry-after"]) < 120

@@ -107,7 +107,7 @@ async def test_turns_of_a_session_run_in_order_and_never_overlap(shared: Instanc
         waiting = []
         for label in (1, 2, 3):  # one by one, so that their order of arrival is known
             waiting.append(await stack.enter_async_context(turn(label, script)))
-            await eventually(partial(has_open_turns, shared, label + 1), 5, "it has arrived")
+            await eventually(partial(has_open_turns, shared, label + 1), 30, "it has arrived")
         gate.touch()
         await asyncio.gather(first.whole(), *(stream.whole() for stream in waiting))
     words = [(line["label"], line["word"]) for line in journal(path)]
@@ -128,7 +128,7 @@ async def test_the_queue_of_a_session_is_bounded(shared: Instance, tmp_path: Pat
     async with Stream(shared.port, session, [{"say": "x"}, {"wait_for": str(gate)}]) as first:
         await first.until(events=1)
         waiting = [asyncio.create_task(texts(shared.port, session, f"w{n}")) for n in range(limit)]
-        await eventually(partial(has_open_turns, shared, limit + 1), 5, "they wait")
+        await eventually(partial(has_open_turns, shared, limit + 1), 30, "they wait")
         refused = await invoke(shared.port, session, "one too many")
         assert (refused.status, refused.code) == (429, "TOO_MANY_REQUESTS")
         assert int(refused.headers["retry-after"]) > 0
@@ -268,7 +268,7 @@ async def test_on_busy_may_be_configured(rejecting: Instance, tmp_path: Path) ->
         await first.until(events=1)
         assert (await invoke(port, session, "second")).code == "SESSION_BUSY"
         queued = asyncio.create_task(texts(port, session, "third", on_busy="queue"))
-        await eventually(partial(has_open_turns, rejecting, 2), 5, "it waits")
+        await eventually(partial(has_open_turns, rejecting, 2), 30, "it waits")
         gate.touch()
         await first.whole()
         assert await queued == ["third"]

@@ -80,7 +80,7 @@ class Peer(asyncio.Transport):
         def ended() -> bool:
             return len([frame for frame in self.frames if isinstance(frame, End | Fail)]) >= count
 
-        await eventually(ended, 5, f"{count} turns end")
+        await eventually(ended, 30, f"{count} turns end")
 
     @property
     def frames(self) -> list[Frame]:
@@ -188,7 +188,7 @@ async def test_a_stop_that_the_supervisor_did_not_ask_for_reports_no_end(app: Ec
     peer.tell(opened(1), opened(2))
     await asyncio.sleep(0)
     peer.tell(Cancel(2, CancelReason.INTERRUPTED))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await peer.server.stop(asked=False)
     peer.tell(opened(3))
     await asyncio.sleep(0)
@@ -200,7 +200,7 @@ async def test_credit_for_a_turn_that_was_lost_in_a_stop_has_no_effect(app: Echo
     peer = Peer(app)
     body = json.dumps({"message": {"content": "x" * INITIAL_CREDIT}}).encode()
     peer.tell(Open(1, StreamKind.EVENTS, "s1", "run-1", body))
-    await eventually(lambda: peer.frames, 5, "the message is sent, and the App waits for credit")
+    await eventually(lambda: peer.frames, 30, "the message is sent, and the App waits for credit")
     await peer.server.stop(asked=False)
     peer.tell(Credit(1, INITIAL_CREDIT))
     assert [type(frame) for frame in peer.frames] == [Data]
@@ -233,7 +233,7 @@ async def test_an_app_that_raises_what_is_no_exception_ends_its_turn(app: Echo) 
     peer.tell(opened(1))
     await peer.ends(1)
     assert peer.frames == [Fail(1, Code.APP_ERROR, "Panic: at the disco")]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await peer.server.stop(asked=True)
 
 

@@ -172,7 +172,7 @@ async def test_a_place_that_may_be_anothers_is_not_used(
     own = tmp_path / f"{PROGRAM}-{os.getuid()}"
     own.symlink_to(tmp_path)
     async with running(own / PROGRAM / "app" / "runs.db") as made:
-        await eventually(lambda: made.failure, 5, "it says so")
+        await eventually(lambda: made.failure, 30, "it says so")
         assert made.failure == "its directory may be another user's"
     assert not (tmp_path / PROGRAM).exists()
 
@@ -423,7 +423,7 @@ async def test_a_disk_that_hangs_at_the_end_is_not_waited_for(
     async with asyncio.timeout(30), running(path) as made:
         made.put(lambda db: free.wait(60))
     free.set()
-    await eventually(lambda: not made._thread.is_alive(), 10, "the thread ends, once it can")
+    await eventually(lambda: not made._thread.is_alive(), 30, "the thread ends, once it can")
 
 
 async def test_steps_come_in_the_order_in_which_they_were_asked(path: Path) -> None:
@@ -455,7 +455,7 @@ async def test_an_unwritable_place_is_told_once_and_nobody_waits(
 ) -> None:
     (tmp_path / "state").write_text("a file where a folder should be")
     async with running(tmp_path / "state" / "runs.db") as made:
-        await eventually(lambda: made.failure, 5, "it says so")
+        await eventually(lambda: made.failure, 30, "it says so")
         for number in range(100):
             made.put(claim(str(number)))
             assert await made.ask(claim(str(number))) is None
@@ -472,9 +472,9 @@ async def test_it_comes_back_when_the_disk_does(
     blocked = tmp_path / "state"
     blocked.write_text("")
     async with running(blocked / "runs.db") as made:
-        await eventually(lambda: made.failure, 5, "it says so")
+        await eventually(lambda: made.failure, 30, "it says so")
         blocked.unlink()
-        await eventually(lambda: not made.failure, 5, "it tries again")
+        await eventually(lambda: not made.failure, 30, "it tries again")
         assert await made.ask(claim("a")) is None
         assert (await made.ask(claim("b"))) is not None
     assert len(errors(caplog)) == 1
@@ -502,7 +502,7 @@ async def test_what_waits_for_a_slow_disk_is_bounded(path: Path, monkeypatch: py
             free.wait(30)
 
         made.put(hang)
-        await eventually(begun.is_set, 5, "the thread is busy")
+        await eventually(begun.is_set, 30, "the thread is busy")
         made.put(lambda db: None, 900)
         assert made.failure == ""
         made.put(lambda db: None, 200)
@@ -522,7 +522,7 @@ async def test_an_unexpected_error_is_no_end_of_the_thread(
 
         assert await made.ask(broken) is None
         assert made.failure == "unexpected ZeroDivisionError"
-        await eventually(lambda: not made.failure, 5, "it goes on")
+        await eventually(lambda: not made.failure, 30, "it goes on")
         assert (await made.ask(claim("b"))) is not None
 
 
@@ -542,7 +542,7 @@ async def test_only_the_log_says_where_a_file_of_another_version_is(
     with closing(sqlite3.connect(path)) as raw:
         raw.execute("PRAGMA user_version = 99")
     async with running(path) as made:
-        await eventually(lambda: made.failure, 5, "it says so")
+        await eventually(lambda: made.failure, 30, "it says so")
         assert made.failure.startswith("another version created the file")
         assert str(path) in errors(caplog)[0]
 
@@ -581,7 +581,7 @@ async def recovered(made: Store, retry: Callable[[], None]) -> None:
             made._changed.notify()
         return not made.failure
 
-    await eventually(is_well, 5, "it is tried again")
+    await eventually(is_well, 30, "it is tried again")
 
 
 async def test_an_end_that_came_while_the_disk_was_full_is_written_afterwards(

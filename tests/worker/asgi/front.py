@@ -88,15 +88,15 @@ class Answer:
         return read_close(found[0].payload) if found else None
 
     async def ended(self) -> "Answer":
-        await eventually(lambda: self.end is not None, 10, "the exchange ends")
+        await eventually(lambda: self.end is not None, 30, "the exchange ends")
         return self
 
     async def has(self, count: int) -> "Answer":
-        await eventually(lambda: len(self.messages) >= count, 10, f"{count} messages arrive")
+        await eventually(lambda: len(self.messages) >= count, 30, f"{count} messages arrive")
         return self
 
     async def begun(self) -> "Answer":
-        await eventually(lambda: self.head is not None, 10, "the head arrives")
+        await eventually(lambda: self.head is not None, 30, "the head arrives")
         return self
 
     def send(self, kind: MessageKind, payload: bytes = b"") -> bool:

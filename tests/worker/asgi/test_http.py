@@ -126,7 +126,7 @@ async def test_the_body_of_a_request_arrives_as_it_is_sent() -> None:
     front = Front(app)
     answer = front.request("POST", body=None)
     answer.send(MessageKind.BODY, b"one")
-    await eventually(lambda: len(seen) == 1, 5, "the app has the first piece")
+    await eventually(lambda: len(seen) == 1, 30, "the app has the first piece")
     answer.send(MessageKind.BODY, b"two")
     answer.send(MessageKind.LAST)
     await answer.ended()
@@ -135,7 +135,7 @@ async def test_the_body_of_a_request_arrives_as_it_is_sent() -> None:
         {"type": "http.request", "body": b"two", "more_body": True},
         {"type": "http.request", "body": b"", "more_body": False},
     ]
-    await eventually(lambda: len(seen) == 4, 5, "the app is told the end")
+    await eventually(lambda: len(seen) == 4, 30, "the app is told the end")
     assert seen[3] == {"type": "http.disconnect"}
 
 
@@ -164,7 +164,7 @@ async def test_an_app_that_does_not_read_holds_its_client_back() -> None:
     await asyncio.sleep(0)
     assert not front.requester.can_input(answer.stream)
     gate.set()
-    await eventually(lambda: front.requester.can_input(answer.stream), 5, "the client may send again")
+    await eventually(lambda: front.requester.can_input(answer.stream), 30, "the client may send again")
     answer.send(MessageKind.LAST, b"end")
     await answer.ended()
     assert size == sent + 3
@@ -279,7 +279,7 @@ class TestDisconnect:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         front.worker.close("gone")
-        await eventually(lambda: seen == [{"type": "http.disconnect"}], 5, "the app knows")
+        await eventually(lambda: seen == [{"type": "http.disconnect"}], 30, "the app knows")
 
 
 class TestStop:
@@ -365,7 +365,7 @@ class TestErrors:
 
         answer = await Front(app).request().ended()
         assert isinstance(answer.end, End)
-        await eventually(lambda: len(caplog.records) == 1, 5, "it is logged")
+        await eventually(lambda: len(caplog.records) == 1, 30, "it is logged")
 
     async def test_an_exit_ends_only_the_exchange(self) -> None:
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -406,7 +406,7 @@ class TestErrors:
         self, messages: list[dict[str, Any]], said: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         await Front(app_that_sends(*messages)).request().ended()
-        await eventually(lambda: bool(caplog.records), 5, "it is logged")
+        await eventually(lambda: bool(caplog.records), 30, "it is logged")
         (record,) = caplog.records
         assert record.exc_info is not None
         assert said in str(record.exc_info[1])

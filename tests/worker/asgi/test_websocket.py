@@ -240,7 +240,7 @@ class TestEnds:
                 await send(message)
 
         await Front(app).websocket().ended()
-        await eventually(lambda: bool(caplog.records), 5, "it is logged")
+        await eventually(lambda: bool(caplog.records), 30, "it is logged")
         (record,) = caplog.records
         assert record.exc_info is not None
         assert said in str(record.exc_info[1])

@@ -249,7 +249,7 @@ async def test_an_agent_called_by_its_own_tool_does_not_deadlock(start: Any, ser
 
     async def again(word: str) -> str:
         # Not a sensible use, but it must not hang.
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return text_of(await agents[0](question(word)))
 
     await add_tool(again)

@@ -69,7 +69,7 @@ class TestOpening:
     async def test_unreachable_servers_do_not_block_startup(self) -> None:
         published: list[Any] = []
         servers = self.make(published, a={"url": NOWHERE}, b={"url": NOWHERE, "transport": "streamable_http"})
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             await servers.open()
         assert published == [[]]
         await servers.close()
@@ -242,11 +242,11 @@ async def test_a_start_without_hooks_contacts_no_server(write_project: Callable[
 async def test_shutdown_fails_a_call_in_flight(start: Any, tools: McpProcess, server: ModelServer) -> None:
     await start(models={"main": openai(server)}, mcp_servers={"tools": tools.settings})
     agent = make_agent()
-    call = asyncio.create_task(asked(agent, 'call slow {"seconds": 2}'))
+    call = asyncio.create_task(asked(agent, 'call slow {"seconds": 60}'))
     async with asyncio.timeout(60):
         while not await asyncio.to_thread(tools.running, "slow"):  # noqa: ASYNC110 - it is a process
             await asyncio.sleep(0.01)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         await runtime.shutdown()
     call.cancel()
     await asyncio.wait({call})
