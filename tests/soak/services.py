@@ -69,8 +69,9 @@ class Sessions:
             await eventually_so(has_everything, COPIES_WITHIN, "the replica has every save")
             self._road.target = self._primary.port
             await asyncio.to_thread(old.kill)
-            await asyncio.sleep(seconds)
-            await replica.replicaof("NO", "ONE")
+        await asyncio.sleep(seconds)
+        async with _client(self._primary) as promoted:  # the server has closed idle connections
+            await promoted.replicaof("NO", "ONE")
         await self._add_replica()
 
     async def _add_replica(self) -> None:
