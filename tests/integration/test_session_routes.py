@@ -143,6 +143,13 @@ async def test_paths_that_name_no_session(shared: Instance, method: str, path: s
     assert_refused(await call(shared.port, method, path), 400, "INVALID_REQUEST")
 
 
+@pytest.mark.parametrize("user_id", ["%ff", "%00", "a" * 257])
+async def test_user_ids_that_name_no_user(shared: Instance, user_id: str) -> None:
+    refused = await call(shared.port, "DELETE", f"/sessions/s?user_id={user_id}")
+    assert_refused(refused, 400, "INVALID_REQUEST")
+    assert "user_id" in refused.json["error"]["message"]
+
+
 # -- as for other routes ------------------------------------------------------------------------
 
 

@@ -103,4 +103,6 @@ def session_in_path(encoded: str) -> str:
 
 def _user_id(query: Mapping[str, str]) -> str:
     user_id = query.get("user_id", "")
+    if "\ufffd" in user_id:  # aiohttp puts this in place of bytes that are not UTF-8
+        raise invalid("user_id must be UTF-8, percent-encoded")
     return valid_session_id(user_id, "user_id") if user_id else ""

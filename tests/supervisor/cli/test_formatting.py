@@ -32,6 +32,7 @@ def test_a_latency_has_about_two_digits(seconds: float | None, shown: str) -> No
 
 def test_control_characters_are_escaped() -> None:
     assert printable("a\x1b[2J\x07\x9b1m\tb\nc") == "a\\x1b[2J\\x07\\x9b1m\tb\nc"
+    assert printable("rm \u202egpj.x \u2066y\u2069 \u200f") == "rm \\u202egpj.x \\u2066y\\u2069 \u200f"
 
 
 def test_counts_are_listed_with_the_largest_first() -> None:
