@@ -135,6 +135,21 @@ async def test_a_server_that_does_not_respond_causes_a_timeout(own_redis_server:
         assert await sessions.load_session_state("s") in ({"value": {"value": 1}}, {"value": {"value": 2}})
 
 
+@pytest.mark.parametrize("steps", range(1, 4))
+async def test_an_app_that_keeps_the_loop_busy_while_connections_open_fails_no_load(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """When the loop runs again, the time for a connection is over, although the server has responded."""
+    monkeypatch.setattr(redis_connections, "CONNECT_TIMEOUT", 0.1)
+    async with store(redis_server.url) as sessions:
+        await sessions.save_session_state("s", value=Value(1))
+        loads = [asyncio.create_task(sessions.load_session_state("s")) for _ in range(8)]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        time.sleep(0.2)  # noqa: ASYNC251 - the App's fault
+        assert await asyncio.gather(*loads) == [{"value": {"value": 1}}] * 8
+
+
 @pytest.mark.usefixtures("impatient")
 async def test_an_abandoned_save_never_undoes_a_later_one(redis_server: RedisServer) -> None:
     async with (

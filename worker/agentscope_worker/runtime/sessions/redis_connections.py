@@ -1,11 +1,13 @@
 """The connections to a Redis server: how many, which are reused, and which requests are repeated.
 
 An operation is a function that may run again from its start. `Connections.ask` runs it within
-`OPERATION_TIMEOUT` and repeats it in three cases: after a connection was lost, at most `RECONNECTS` times,
-because a server or a firewall closes idle connections, and a failover closes all; while the server answers
-that it is a replica, is loading or has no primary, because a failover ends that; and after a transaction
-whose watched keys have changed. After the first two, no connection that was open before is used again. The
-client library repeats nothing: only an operation knows what it has sent.
+`OPERATION_TIMEOUT` and repeats it in four cases: after a connection was lost, because a server or a firewall
+closes idle connections, and a failover closes all; after a connection was not ready in time, because an App
+that blocks the event loop delays it; while the server answers that it is a replica, is loading or has no
+primary, because a failover ends that; and after a transaction whose watched keys have changed. In the first
+two cases it is repeated at most `RECONNECTS` times. After a lost connection or such an answer, no connection
+that was open before is used again. The client library repeats nothing: only an operation knows what it has
+sent.
 
 Imports the package redis, so that `redis_store` imports this module only when it is needed. Works with
 redis 5.0.1 and later.
@@ -51,6 +53,13 @@ _NOT_READY = (
 # The same, of errors without a class of their own: a replica without its primary, and a new primary whose
 # replicas have not connected yet.
 _NOT_READY_CODES = ("MASTERDOWN", "NOREPLICAS")
+
+
+class _NoConnectionYet(exceptions.TimeoutError):
+    """No connection was there in time, so no command was sent.
+
+    Either the server does not respond, or the App kept the event loop busy while the connection was opened.
+    """
 
 
 class Connections:
@@ -107,6 +116,10 @@ class Connections:
                 return await operation()
             except exceptions.WatchError:
                 await asyncio.sleep(random.random() * _MAX_CONFLICT_PAUSE)
+            except _NoConnectionYet:
+                if reconnects == RECONNECTS:
+                    raise
+                reconnects += 1
             except (exceptions.ConnectionError, exceptions.ResponseError) as error:
                 if _is_not_ready(error):
                     self._pool.drop()
@@ -139,7 +152,13 @@ class _Pool(ConnectionPool):
         return connection
 
     async def get_connection(self, *arguments: Any, **options: Any) -> Any:
-        """A connection that no other task uses."""
+        """A connection that no other task uses. Raises: _NoConnectionYet."""
+        try:
+            return await self._get_connection(*arguments, **options)
+        except exceptions.TimeoutError as error:
+            raise _NoConnectionYet(str(error)) from error
+
+    async def _get_connection(self, *arguments: Any, **options: Any) -> Any:
         connection = await super().get_connection(*arguments, **options)  # type: ignore[no-untyped-call]
         if connection in self._dropped:
             self._dropped.discard(connection)
