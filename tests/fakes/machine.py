@@ -234,7 +234,7 @@ class Door:
     def __init__(self, *_: object) -> None:
         pass
 
-    async def listen(self, sock: object) -> None:
+    async def listen(self, sock: object, *, is_shared: bool = False) -> None:
         pass
 
     async def close(self) -> None:
