@@ -43,6 +43,21 @@ async def pid_of(session: aiohttp.ClientSession, path: str = "/echo", **options:
         return pid
 
 
+FOREIGN: Final = b"Origin: https://evil.example\r\nSec-Fetch-Site: cross-site\r\n"
+
+
+async def test_without_a_token_a_page_of_another_origin_may_only_read(instance: Instance) -> None:
+    get, post = b"GET /echo HTTP/1.1\r\n", b"POST /echo HTTP/1.1\r\nContent-Length: 0\r\n"
+    tail = b"Host: localhost\r\nConnection: close\r\n\r\n"
+    socket = HANDSHAKE.replace(b"\r\n\r\n", b"\r\n" + FOREIGN + b"\r\n")
+    statuses = [(await raw(instance, head)).split(b" ", 2)[1] for head in (get + FOREIGN + tail, post + tail)]
+    assert statuses == [b"200", b"200"]
+    for head in (post + FOREIGN + tail, socket):
+        answer = await raw(instance, head)
+        assert answer.split(b" ", 2)[1] == b"403"
+        assert b"server.cors_origins" in answer
+
+
 # -- requests ----------------------------------------------------------------------------------
 
 

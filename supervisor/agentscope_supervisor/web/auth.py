@@ -87,10 +87,9 @@ class Auth:
         """Check a request for a hosted app. Returns whether its Authorization header is the instance's token,
         which the app must not see. Raises: Refused.
 
-        The pages of other origins are the app's concern: it has its own rules for them, which browsers ask
-        for without a token.
+        A preflight needs no token: the app answers it by its own rules for pages of other origins.
         """
-        failure = self.origins.host_refusal(headers)
+        failure = self.origins.hosted_refusal(method, headers)
         if failure is not None:
             raise Refused(failure)
         is_preflight = method == "OPTIONS" and "access-control-request-method" in headers

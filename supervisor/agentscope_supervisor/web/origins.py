@@ -26,6 +26,8 @@ _HOST: Final = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+?)\.?)(?::[0-9]{1,
 _OWN: Final = frozenset({"same-origin", "none"})
 """Sec-Fetch-Site of requests that no page of another origin sends; `none`: the user typed the address."""
 
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})  # methods that change nothing (RFC 9110, section 9.2.1)
+
 _SENT: Final = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, X-Session-Id"
 _SEEN: Final = "Idempotent-Replayed, Retry-After, X-Agentscope-Worker, X-Request-Id, X-Run-Id, X-Session-Id"
 
@@ -36,6 +38,7 @@ class Origins:
     def __init__(self, settings: ServerSettings) -> None:
         self._cors: Final = frozenset(settings.cors_origins)
         self._hosts: Final = frozenset(settings.hosts) if settings.auth_token is None else None
+        self._is_open: Final = settings.open
 
     def host_refusal(self, headers: Mapping[str, str]) -> Failure | None:
         """The reason to refuse a request for its Host header; None: there is none."""
@@ -60,6 +63,27 @@ class Origins:
         if site is None and _is_host(headers, origin or ""):
             return None
         return _forbidden("the request comes from a web page whose origin is not in server.cors_origins")
+
+    def hosted_refusal(self, method: str, headers: Mapping[str, str]) -> Failure | None:
+        """The reason to refuse a request to a hosted app; None: it is allowed.
+
+        The app has its own rules for pages of other origins, but a browser asks for them only before some
+        requests. Without a token, a page may not send the others either (a POST of text, a WebSocket), unless
+        it is of this machine or of `server.hosts`, or the operator has opened the instance.
+        """
+        failure = self.host_refusal(headers)
+        if failure is not None or self._hosts is None or self._is_open:
+            return failure
+        if method in _SAFE and "upgrade" not in headers:
+            return None
+        if self.refusal(headers) is None:
+            return None
+        name = host_name(headers.get("origin", "").partition("://")[2])
+        if is_local(name) or name in self._hosts:
+            return None
+        return _forbidden(
+            "without server.auth_token, a web page whose origin is not in server.cors_origins may only read"
+        )
 
     def headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """The headers of the response that let the page read it; none unless its origin is configured."""

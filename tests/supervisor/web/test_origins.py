@@ -114,6 +114,60 @@ def test_preflights_of_configured_pages_are_answered() -> None:
     assert configured.preflight("OPTIONS", asked | {"origin": "https://evil.com"}, ("POST",)) == {}
 
 
+# -- hosted apps -----------------------------------------------------------------------------------
+
+FOREIGN = {**HOST, "sec-fetch-site": "cross-site", "origin": "https://evil.com"}
+SOCKET = {"upgrade": "websocket"}
+
+
+@pytest.mark.parametrize(
+    "method, headers",
+    [
+        ("POST", FOREIGN),
+        ("DELETE", {**HOST, "origin": "https://evil.com"}),
+        ("POST", {**HOST, "origin": "null"}),
+        ("POST", {**HOST, "sec-fetch-site": "cross-site"}),
+        ("POST", {**HOST, "origin": "http://localhost.evil.com"}),
+        ("GET", FOREIGN | SOCKET),
+        ("GET", {**HOST, **SOCKET, "origin": "http://evil.com"}),
+    ],
+)
+def test_without_a_token_a_page_changes_nothing_in_a_hosted_app(
+    method: str, headers: Mapping[str, str]
+) -> None:
+    failure = origins(cors_origins=[APP]).hosted_refusal(method, headers)
+    assert failure is not None
+    assert "server.cors_origins" in failure.message
+    assert origins(auth_token="t0ken").hosted_refusal(method, headers) is None
+    assert origins(open=True).hosted_refusal(method, headers) is None
+
+
+@pytest.mark.parametrize(
+    "method, headers",
+    [
+        ("POST", HOST),
+        ("POST", OURS),
+        ("GET", FOREIGN),
+        ("OPTIONS", FOREIGN),
+        ("GET", {**HOST, **SOCKET}),
+        ("GET", OURS | SOCKET),
+        ("POST", {**HOST, "sec-fetch-site": "same-site", "origin": "http://localhost:3000"}),
+        ("POST", {**HOST, "sec-fetch-site": "cross-site", "origin": "http://127.0.0.1:3000"}),
+        ("POST", {**HOST, "sec-fetch-site": "cross-site", "origin": "https://agents.example.com"}),
+        ("POST", {**HOST, "sec-fetch-site": "cross-site", "origin": APP}),
+    ],
+)
+def test_other_requests_are_for_the_hosted_app_to_judge(method: str, headers: Mapping[str, str]) -> None:
+    configured = origins(cors_origins=[APP], hosts=["agents.example.com"])
+    assert configured.hosted_refusal(method, headers) is None
+
+
+def test_a_name_that_resolves_to_this_machine_reads_nothing_of_a_hosted_app() -> None:
+    headers = {"host": "evil.com", "sec-fetch-site": "same-origin"}
+    assert origins().hosted_refusal("GET", headers) is not None
+    assert origins(open=True).hosted_refusal("GET", headers) is not None
+
+
 # -- names -----------------------------------------------------------------------------------------
 
 
