@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
@@ -133,21 +133,57 @@ STALLED: Final = 0.4  # seconds; to parse one of the bodies takes one and more
 HELD: Final = 3 * CLIENTS * FULL  # bytes: each body as it is received, as it is, and as a frame
 
 
-def post(port: int, body: bytes) -> bytes:
+def post(port: int, body: bytes, path: str = "/invoke") -> bytes:
     """The response to a turn that is sent from this thread."""
     own = {"X-Session-Id": new_session(), "Idempotency-Key": new_session("key")}
     with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
-        sock.sendall(request("POST", "/invoke", body, {**JSON, **own, "Connection": "close"}))
+        sock.sendall(request("POST", path, body, {**JSON, **own, "Connection": "close"}))
         return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
+_EMPTY: Final = b"[" + b"{}," * (FULL // 3) + b"{}]"
+_LONG: Final = b'"' + b"\\n" * (FULL // 2) + b'"'
+_USER: Final = b'[{"id":"1","messageId":"1","role":"user","%b":%b}]'
+HEAVY_ELSEWHERE: Final = {
+    "/v1/chat/completions": (b'{"messages":%b}' % _EMPTY, b'{"messages":%b}' % (_USER % (b"content", _LONG))),
+    "/v1/responses": (b'{"input":%b}' % _EMPTY, b'{"input":%b}' % _LONG),
+    "/process": (b'{"input":%b}' % _EMPTY, b'{"input":%b}' % (_USER % (b"content", _LONG))),
+    "/ag-ui": (b'{"messages":%b}' % _EMPTY, b'{"messages":%b}' % (_USER % (b"content", _LONG))),
+    "/api/chat": (b'{"messages":%b}' % _EMPTY, b'{"messages":%b}' % (_USER % (b"parts", _LONG))),
+    "/a2a": (
+        b'{"jsonrpc":"2.0","id":1,"method":"message/send","params":{"message":%b}}' % _EMPTY,
+        b'{"jsonrpc":"2.0","id":1,"method":"message/send","params":{"message":%b}}' % _LONG,
+        b'{"jsonrpc":"2.0","id":%b,"method":"message/send"}' % _LONG,
+    ),
+}
 
 
 @pytest.mark.timed
 @pytest.mark.fault("F72")
 async def test_f72_bodies_that_are_slow_to_parse_hold_nobody_up(shared: Instance) -> None:
     """Eight clients send the worst of what the limits allow; the App is called for none of it."""
-    before, most, took = memory(shared), 0, []
     bodies = [body for _, body in zip(range(CLIENTS), itertools.cycle(HEAVY.values()), strict=False)]
-    sending = [asyncio.create_task(asyncio.to_thread(post, shared.port, body)) for body in bodies]
+    responses = await sent_while_probed(shared, bodies, "/invoke")
+    for name, each in zip(itertools.cycle(HEAVY), responses, strict=False):
+        assert b" 400 " in each[:20], name
+        assert b"INVALID_REQUEST" in each
+
+
+@pytest.mark.slow
+@pytest.mark.timed
+@pytest.mark.fault("F72")
+@pytest.mark.parametrize("path", HEAVY_ELSEWHERE)
+async def test_f72_bodies_in_other_protocols_hold_nobody_up(shared: Instance, path: str) -> None:
+    """The App answers a long text; it is called for nothing else."""
+    bodies = [body for _, body in zip(range(CLIENTS), itertools.cycle(HEAVY_ELSEWHERE[path]), strict=False)]
+    for each in await sent_while_probed(shared, bodies, path):
+        assert each.startswith(b"HTTP/1.1 ")
+
+
+async def sent_while_probed(shared: Instance, bodies: Sequence[bytes], path: str) -> list[bytes]:
+    """Send all bodies at once, and return the responses. Probes of /livez are answered quickly meanwhile."""
+    before, most, took = memory(shared), 0, []
+    sending = [asyncio.create_task(asyncio.to_thread(post, shared.port, body, path)) for body in bodies]
     while not all(each.done() for each in sending):
         began = time.monotonic()
         assert (await call(shared.port, "GET", "/livez")).status == 200
@@ -157,9 +193,7 @@ async def test_f72_bodies_that_are_slow_to_parse_hold_nobody_up(shared: Instance
     most_of_them, slowest = took[len(took) * 99 // 100], took[-1]
     print(f"{len(took)} probes, 99 % in {most_of_them * 1000:.0f} ms, all in {slowest * 1000:.0f} ms")
     print(f"grew by {most / MB:.0f} MB")
-    for name, each in zip(itertools.cycle(HEAVY), sending, strict=False):
-        assert b" 400 " in (await each)[:20], name
-        assert b"INVALID_REQUEST" in await each
     assert most_of_them < LIVE_WITHIN
     assert slowest < STALLED
     assert most < HELD
+    return [await each for each in sending]
