@@ -45,6 +45,7 @@ from agentscope_supervisor.turns.session_table import SessionTable
 from agentscope_supervisor.web.app import FrontDoor
 from agentscope_supervisor.web.console import Console
 from agentscope_supervisor.web.dialects import FORMATS
+from agentscope_supervisor.web.tokens import Tokens
 from agentscope_supervisor.workers.condition import Condition
 from agentscope_supervisor.workers.controller import Controller, worker_count
 from agentscope_supervisor.workers.exit_reasons import Cause
@@ -121,6 +122,7 @@ class Daemon:
         self._condition: Final = Condition(settings, self._turns, self._controller, self._reaper, self._store)
         self._notifier: Final = Notifier(os.environ, os.getpid(), self._condition.summary)
         self._stop_accepting: Callable[[], None] = lambda: None
+        self._admit: Callable[[Tokens], None] = lambda _: None
 
     @property
     def failure(self) -> str:
@@ -176,9 +178,10 @@ class Daemon:
                 self._post,
                 address,
             )
+            tokens = Tokens(settings.server.auth_token, settings.auth)
             console = None
             if settings.server.console == "on":
-                self._console = console = Console(settings.server, handlers, log_buffer, address.url)
+                self._console = console = Console(settings.server, tokens, handlers, log_buffer, address.url)
                 console.announce()
             front_door = FrontDoor(
                 settings.server,
@@ -191,7 +194,9 @@ class Daemon:
                 self._metrics,
                 console,
                 settings.protocols,
+                tokens,
             )
+            self._admit = front_door.take_over
             await front_door.listen(sock, is_shared=passed_on)
             parts.push_async_callback(front_door.close)
             if console is not None:
@@ -310,7 +315,9 @@ class Daemon:
         if failure or revision == self._controller.revisions.newest:
             self._condition.trouble = failure
         if not failure:
-            self._hang_watch.set_timeout(self._controller.settings.supervisor.unresponsive_timeout)
+            settings = self._controller.settings
+            self._hang_watch.set_timeout(settings.supervisor.unresponsive_timeout)
+            self._admit(Tokens(settings.server.auth_token, settings.auth))
             if self._watcher is not None:
                 self._watcher.filter = self._watch_filter()
         self._notifier.reloaded()

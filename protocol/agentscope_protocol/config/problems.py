@@ -21,6 +21,10 @@ Path = tuple[str | int, ...]
 
 MAX_SHOWN = 80  # characters of one value or key in the report, so that a line stays readable in a terminal
 
+CONTRADICTION = "contradiction"
+"""The type of a `PydanticCustomError` about values that are valid alone, but not together. Its message is
+shown without the values."""
+
 # Values at or below these keys are never printed; a test compares the list with the secret fields.
 SECRET_KEYS = frozenset({"api_key", "auth_token", "client_kwargs", "headers", "redis_url", "token"})
 
@@ -122,6 +126,8 @@ def _sentence(details: ErrorDetails, path: Path, model: type[BaseModel]) -> str:
     kind, given, context = details["type"], details["input"], details.get("ctx", {})
     if kind == "missing":
         return "is required"
+    if kind == CONTRADICTION:
+        return details["msg"]
     if kind == "json_invalid":
         return "is not valid JSON"  # without the text, which may contain a secret
     if kind == "extra_forbidden":

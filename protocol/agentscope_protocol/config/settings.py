@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from agentscope_protocol.config.auth_settings import AuthSettings
 from agentscope_protocol.config.problems import (
+    Path,
     Problem,
     SettingsError,
     section_model,
@@ -218,6 +220,7 @@ class Settings(Section):
     )
     tracing: TracingSettings | None = Field(None, description="The export of traces. `null`: no tracing.")
     server: ServerSettings = Field(default_factory=ServerSettings, description="The HTTP server.")
+    auth: AuthSettings = Field(default_factory=AuthSettings, description="The tokens of clients.")
     protocols: ProtocolsSettings = Field(
         default_factory=ProtocolsSettings, description="The protocols of clients, beside `POST /invoke`."
     )
@@ -302,16 +305,24 @@ def unset_variables(text: str, *, env: Mapping[str, str]) -> list[str]:
 
 
 def load_auth_token(text: str, *, env: Mapping[str, str]) -> tuple[str | None, list[str]]:
-    """The value of `server.auth_token` in the text of an agentapp.yaml, and the unset variables in it.
+    """A token for turns in the text of an agentapp.yaml, and the unset variables in it.
 
+    It is `server.auth_token`, or the first of `auth.tokens` that is in the text and has the scope `use`.
     Nothing else in the text is validated. The token is None if it is absent or cannot be read.
     """
     from agentscope_protocol.config.yaml_reader import read
 
-    document, path = read(text, env), ("server", "auth_token")
-    unset = [name for name, paths in document.references.items() if path in paths and name not in env]
-    server = document.data.get("server")
+    document = read(text, env)
+    server, auth = document.data.get("server"), document.data.get("auth")
+    path: Path = ("server", "auth_token")
     token = server.get("auth_token") if isinstance(server, dict) else None
+    tokens = auth.get("tokens") if isinstance(auth, dict) else None
+    if token is None and isinstance(tokens, list):
+        for number, each in enumerate(tokens):
+            if isinstance(each, dict) and "token" in each and "use" in (each.get("scopes") or ["use"]):
+                path, token = ("auth", "tokens", number, "token"), each["token"]
+                break
+    unset = [name for name, paths in document.references.items() if path in paths and name not in env]
     if not isinstance(token, str) or path in document.invalid:
         return None, unset
     return token, unset

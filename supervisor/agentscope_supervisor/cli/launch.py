@@ -226,14 +226,14 @@ def _installed(project: Project, name: str | None, state_dir: Path | None) -> tu
 
 def _refuse_public(settings: Settings, host: str) -> None:
     """Exit with EX_CONFIG if everybody who reaches `host` could use the instance."""
-    if settings.server.auth_token is not None or settings.server.open:
+    if settings.server.auth_token is not None or settings.auth.tokens or settings.server.open:
         return
     if not (host.startswith(instance_dir.UNIX) or is_local(host.lower())):
         fail(
             EX_CONFIG,
             f"other machines reach {host}, and server.auth_token is not set\n"
-            "Set server.auth_token, or listen on 127.0.0.1. If everybody who reaches the address may use the "
-            "instance, set server.open: true",
+            "Set server.auth_token or auth.tokens, or listen on 127.0.0.1. If everybody who reaches the "
+            "address may use the instance, set server.open: true",
         )
 
 

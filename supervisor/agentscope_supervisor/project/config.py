@@ -13,6 +13,7 @@ from typing import Final
 
 from agentscope_protocol.config import settings as settings_module
 from agentscope_protocol.config import supervisor_secrets
+from agentscope_protocol.config.auth_settings import AuthSettings, TokenSettings
 from agentscope_protocol.config.settings import Settings
 
 CONFIG_FILE: Final = "agentapp.yaml"
@@ -73,6 +74,7 @@ class Project:
         self._load_env_file()
         env = {**self.withheld, **os.environ}
         settings = self._overridden(settings_module.load(text, source=str(self.config), env=env))
+        settings = settings.model_copy(update={"auth": self._with_token_files(settings.auth)})
         for name in supervisor_secrets.variables(text) & os.environ.keys():
             self.withheld[name] = os.environ.pop(name)
         return settings
@@ -134,6 +136,25 @@ class Project:
         """
         env = {**os.environ, **self.withheld}
         return settings_module.load_auth_token(self._text(), env={**self._env_file_variables(env), **env})
+
+    def _with_token_files(self, auth: AuthSettings) -> AuthSettings:
+        """The section with the tokens that are in files. Raises: ProjectError."""
+        if all(each.token_file is None for each in auth.tokens):
+            return auth
+        return auth.model_copy(update={"tokens": [self._with_token_file(each) for each in auth.tokens]})
+
+    def _with_token_file(self, token: TokenSettings) -> TokenSettings:
+        if token.token_file is None:
+            return token
+        path = self.folder / token.token_file
+        try:
+            text = path.read_text(encoding="ascii").removesuffix("\n")
+            return TokenSettings.model_validate({"name": token.name, "token": text, "scopes": token.scopes})
+        except OSError as error:
+            problem = error.strerror
+        except ValueError:  # of pydantic too
+            problem = "must be one line of visible ASCII characters, without spaces"
+        raise ProjectError(f"{self.config}: auth.tokens, {token.name!r}: token_file {path}: {problem}")
 
     def _overridden(self, settings: Settings) -> Settings:
         overrides = self.overrides

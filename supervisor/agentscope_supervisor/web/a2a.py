@@ -3,6 +3,7 @@
 Messages become turns (`invoke`); the other methods ask for tasks, which are runs.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
@@ -33,11 +34,15 @@ class _Error(Exception):
         self.code: Final = code
 
 
+HasToken = Callable[[], bool]
+"""Whether requests need a token now."""
+
+
 class A2aRoutes:
     """The handlers of /a2a and of the card. `texts`: of the setting `protocols.a2a`."""
 
     def __init__(
-        self, invoke: InvokeRoute, runs: RunRoutes, texts: dict[str, str], *, has_token: bool
+        self, invoke: InvokeRoute, runs: RunRoutes, texts: dict[str, str], has_token: HasToken
     ) -> None:
         self._invoke: Final = invoke
         self._runs: Final = runs
@@ -47,7 +52,7 @@ class A2aRoutes:
     async def card(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         """GET /.well-known/agent-card.json."""
         base = f"{request.scheme}://{request.host}"
-        card = a2a.card(base, self._texts, __version__, has_token=self._has_token)
+        card = a2a.card(base, self._texts, __version__, has_token=self._has_token())
         return json_response(card, 200, headers)
 
     async def rpc(self, asked: Asked) -> web.StreamResponse:
@@ -72,7 +77,7 @@ class A2aRoutes:
                 envelope = a2a.envelope(fields)
                 request, headers, record = asked.request, asked.headers, asked.record
                 return await self._invoke.take(
-                    dialect, body, request, headers, record, outline=outline, envelope=envelope
+                    dialect, body, request, headers, record, asked.caller, outline=outline, envelope=envelope
                 )
             return await self._ask(purpose, fields, asked)
         except _Error as error:

@@ -47,10 +47,23 @@ from agentscope_supervisor.web.hosted import HostedRoute, Opening, is_handshake
 from agentscope_supervisor.web.invoke import InvokeRoute, refuse_repeated, refuse_untyped
 from agentscope_supervisor.web.request_record import RequestRecord
 from agentscope_supervisor.web.respond import OpenResponses
-from agentscope_supervisor.web.routes import READING, Asked, Route, RouteTable, documented, label, plain
+from agentscope_supervisor.web.routes import (
+    ANYBODY,
+    OF_AN_ID,
+    PUBLIC,
+    READING,
+    SCRAPERS,
+    Asked,
+    Route,
+    RouteTable,
+    documented,
+    label,
+    plain,
+)
 from agentscope_supervisor.web.runs import RunRoutes
 from agentscope_supervisor.web.sessions import SessionRoutes, session_in_path
 from agentscope_supervisor.web.tickets import Tickets
+from agentscope_supervisor.web.tokens import EVERYTHING, NO_TOKENS, Caller, Tokens
 from agentscope_supervisor.workers.condition import Condition
 
 if TYPE_CHECKING:  # `daemon` imports it for instances with traces
@@ -77,6 +90,7 @@ class FrontDoor:
         metrics: Metrics | None = None,
         console: Console | None = None,
         protocols: ProtocolsSettings | None = None,
+        tokens: Tokens | None = None,
     ) -> None:
         self._turns: Final = turns
         self._exchanges: Final = exchanges
@@ -84,8 +98,7 @@ class FrontDoor:
         self._tracing: Final = tracing
         self._metrics: Final = metrics
         self._principal: Final = settings.principal
-        self._console: Final = console
-        self._auth: Final = Auth(settings, console)
+        self._auth: Final = Auth(settings, tokens or Tokens(settings.auth_token, NO_TOKENS), console)
         self._tickets: Final = Tickets(os.urandom(32))
         self._body: Final = BodyReader(settings)
         responses = OpenResponses(settings.keepalive_interval, turns.ahead)
@@ -122,49 +135,46 @@ class FrontDoor:
         self, health: HealthRoutes, recorder: Recorder, console: Console | None
     ) -> list[Route]:
         routes = [
-            Route("/", plain(health.welcome)),
+            Route("/", plain(health.welcome), ANYBODY),
             *routes_of(
                 self._protocols,
                 self._invoke,
                 self._runs,
                 recorder,
                 self._turns,
-                has_token=self._auth.has_token,
+                lambda: self._auth.tokens.is_required,
             ),
-            Route("/stop", self._stop, ("POST",)),
-            Route("/runs", self._list_runs, stays=True),
-            Route("/runs/{run_id}", self._run, stays=True),
-            Route("/runs/{run_id}/events", self._events, takes_ticket=True, stays=True),
-            Route("/runs/{run_id}/ticket", self._ticket, ("POST",), stays=True),
-            Route("/sessions", plain(self._list_sessions)),
-            Route("/sessions/{session_id*}/messages", self._messages),
-            Route("/sessions/{session_id*}", self._session, ("GET", "HEAD", "DELETE")),
-            Route("/health", plain(health.health), is_open=True, stays=True),
+            Route("/stop", self._stop, OF_AN_ID, ("POST",)),
+            Route("/runs", self._list_runs, OF_AN_ID, stays=True),
+            Route("/runs/{run_id}", self._run, OF_AN_ID, stays=True),
+            Route("/runs/{run_id}/events", self._events, OF_AN_ID, takes_ticket=True, stays=True),
+            Route("/runs/{run_id}/ticket", self._ticket, OF_AN_ID, ("POST",), stays=True),
+            Route("/sessions", self._list_sessions, OF_AN_ID),
+            Route("/sessions/{session_id*}/messages", self._messages, OF_AN_ID),
+            Route("/sessions/{session_id*}", self._session, OF_AN_ID, ("GET", "HEAD", "DELETE")),
+            Route("/health", plain(health.health), PUBLIC, stays=True),
+            *(Route(path, plain(health.readiness), PUBLIC, stays=True) for path in ("/readiness", "/readyz")),
             *(
-                Route(path, plain(health.readiness), is_open=True, stays=True)
-                for path in ("/readiness", "/readyz")
-            ),
-            *(
-                Route(path, plain(health.liveness), is_open=True, stays=True)
+                Route(path, plain(health.liveness), PUBLIC, stays=True)
                 for path in ("/liveness", "/livez", "/healthz")
             ),
         ]
         api = ApiDocs(self._methods)
-        routes.append(Route("/openapi.json", plain(api.document)))
+        routes.append(Route("/openapi.json", plain(api.document), ANYBODY))
         if self._metrics is not None:
-            routes.append(Route("/metrics", plain(self._show_metrics), is_open=True, stays=True))
+            routes.append(Route("/metrics", plain(self._show_metrics), SCRAPERS, stays=True))
         if console is not None:
             show = partial(self._show_console, console)
             of_console = [
-                Route("/console", plain(show), ("GET", "HEAD", "POST", "DELETE"), is_open=True),
-                *(Route(f"/console/{name}", plain(console.asset), is_open=True) for name in console.assets),
-                Route("/console/live", plain(console.live), ("GET",)),
-                Route("/console/restart", plain(console.restart), ("POST",)),
-                Route("/console/maintenance", plain(console.maintain), ("POST",)),
+                Route("/console", plain(show), PUBLIC, ("GET", "HEAD", "POST", "DELETE")),
+                *(Route(f"/console/{name}", plain(console.asset), PUBLIC) for name in console.assets),
+                Route("/console/live", plain(console.live), ANYBODY, ("GET",)),
+                Route("/console/restart", plain(console.restart), ANYBODY, ("POST",)),
+                Route("/console/maintenance", plain(console.maintain), ANYBODY, ("POST",)),
             ]
             routes += [replace(route, stays=True) for route in of_console]
             paths = ("/docs", *(f"/docs/{name}" for name in ASSETS))
-            routes += [Route(path, plain(api.page), is_open=True) for path in paths]
+            routes += [Route(path, plain(api.page), PUBLIC) for path in paths]
         self._methods.update((documented(route), route.methods) for route in routes)
         return routes
 
@@ -176,6 +186,10 @@ class FrontDoor:
             self._fast.take_all()
 
     # -- life -------------------------------------------------------------------------------
+
+    def take_over(self, tokens: Tokens) -> None:
+        """Admit callers by other tokens from now on."""
+        self._auth.take_over(tokens)
 
     async def listen(self, sock: socket.socket, *, is_shared: bool = False) -> None:
         """Serve on a bound socket. `is_shared`: another process has it too."""
@@ -207,7 +221,7 @@ class FrontDoor:
         is_hosted = route is None and self._exchanges.hosted != ""
         record = RequestRecord(self._metrics, self._tracing, HOSTED if is_hosted else label(route))
         headers = {"X-Request-Id": request_id(request.headers), **self._auth.origins.headers(request.headers)}
-        asked = Asked(request, headers, record, at)
+        asked = Asked(request, headers, record, self._auth.tokens.common, at)
         try:
             answering = self._serve_hosted(asked, path) if is_hosted else self._serve_own(asked, route)
             response = await self._answer(asked, route, answering)
@@ -228,13 +242,13 @@ class FrontDoor:
         early = self._preflight(asked, route)
         if early is not None:
             return early
-        route = self._admit(asked, route)
+        route, caller = self._admit(asked, route)
         if route.refuse is not None and self._exchanges.hosted is None:
             # Until the first worker is ready, a hosted app may have a route of the same path.
             await self._exchanges.known()
             if self._exchanges.hosted:
                 return await self._serve_hosted(asked, asked.request.rel_url.raw_path)
-        return await route.handler(asked)
+        return await route.handler(replace(asked, caller=caller))
 
     async def _serve_hosted(self, asked: Asked, path: str) -> web.StreamResponse:
         """The response of the hosted app. Raises: Refused."""
@@ -262,7 +276,7 @@ class FrontDoor:
         self, asked: Asked, route: Route | None, answering: Coroutine[Any, Any, web.StreamResponse]
     ) -> web.StreamResponse:
         request = asked.request
-        if route is None or not route.is_open or request.method not in READING:
+        if route is None or not self._is_open(route) or request.method not in READING:
             delay = self._auth.guesses.check_after(address_of(request))
             if delay:
                 await asyncio.sleep(delay)
@@ -290,15 +304,20 @@ class FrontDoor:
         granted = self._auth.origins.preflight(asked.request.method, asked.request.headers, route.methods)
         return web.Response(status=204, headers=asked.headers | granted) if granted else None
 
-    def _admit(self, asked: Asked, route: Route | None) -> Route:
-        """The route, if the request may take it. Raises: Refused."""
-        request = asked.request
-        if route is None or not route.is_open:
+    def _is_open(self, route: Route) -> bool:
+        """Whether the route requires no token."""
+        return route.is_open and not (route.access is SCRAPERS and self._auth.tokens.guards_metrics)
+
+    def _admit(self, asked: Asked, route: Route | None) -> tuple[Route, Caller]:
+        """The route, if the request may take it, and its caller. Raises: Refused."""
+        request, caller = asked.request, asked.caller
+        if route is None or not self._is_open(route):
             if is_reserved(request):
                 raise Refused(NO_PLACE)
             refuse_repeated(request, "Authorization")
             if not (route is not None and route.takes_ticket and self._has_ticket(asked)):
-                self._auth.admit(request.headers, address_of(request))
+                needed = EVERYTHING if route is None else route.access.needs(request.method)
+                caller = self._auth.admit(request.headers, address_of(request), needed)
             let_in(request)
         elif request.method not in READING:
             self._auth.check_origin(request.headers)
@@ -310,7 +329,7 @@ class FrontDoor:
             raise Refused(Failure(ErrorCode.METHOD_NOT_ALLOWED, message))
         if request.method == "POST":
             refuse_untyped(request)
-        return route
+        return route, caller
 
     def _has_ticket(self, asked: Asked) -> bool:
         """Whether the URL has a valid ticket for the run in it. Raises: Refused."""
@@ -337,25 +356,25 @@ class FrontDoor:
     async def _list_runs(self, asked: Asked) -> web.StreamResponse:
         if "session_id" not in asked.request.query:
             self._refuse_clients(
-                asked.request, "the list of all runs is for the operator; add ?session_id= for one session"
+                asked, "the list of all runs is for the operator; add ?session_id= for one session"
             )
         return await self._runs.page(asked.request, asked.headers)
 
     async def _messages(self, asked: Asked) -> web.StreamResponse:
         return await self._runs.of_session(session_in_path(asked.at[0]), asked.request, asked.headers)
 
-    async def _list_sessions(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
+    async def _list_sessions(self, asked: Asked) -> web.StreamResponse:
         self._refuse_clients(
-            request,
+            asked,
             "the list of sessions is for the operator: use the console or the command "
             "`agentscope-supervisor sessions`; GET /sessions/{session_id} returns one session",
         )
-        return await self._sessions.page(request, headers)
+        return await self._sessions.page(asked.request, asked.headers)
 
-    def _refuse_clients(self, request: web.BaseRequest, reason: str) -> None:
-        """Let the console only pass. Ids of sessions let a client use the sessions of others. Raises:
+    def _refuse_clients(self, asked: Asked, reason: str) -> None:
+        """Let the operator only pass. Ids of sessions let a client use the sessions of others. Raises:
         Refused."""
-        if self._console is None or not self._console.admits(request.headers):
+        if "operate" not in asked.caller.scopes:
             raise Refused(Failure(ErrorCode.FORBIDDEN, reason))
 
     async def _show_console(
@@ -376,7 +395,7 @@ class FrontDoor:
         request, headers = asked.request, asked.headers
         session = session_in_path(asked.at[0])
         if request.method == "DELETE":
-            caller = self._auth.caller if self._principal == "token" else ""
+            caller = asked.caller.key if self._principal == "token" else ""
             return await self._sessions.delete(session, caller, request, headers)
         return await self._sessions.state(session, headers)
 

@@ -1,15 +1,13 @@
-"""Authentication of requests: the web page that sends them, the token, and wrong tokens.
+"""Authentication of requests: the web page that sends them, the token and its scopes, and wrong tokens.
 
 Called by `app` and `invoke`. `address`: of the client, as `http1.listener` counts it. No address is refused,
 because behind a proxy all clients have the same.
 
-Where to read next: `origins` has the checks for web pages, `guesses` the delays after wrong tokens,
-`console_auth` the cookie that the console's page sends instead of the token.
+Where to read next: `tokens` has the tokens, `origins` the checks for web pages, `guesses` the delays after
+wrong tokens, `console_auth` the cookie that the console's page sends instead of a token.
 """
 
 import asyncio
-import hashlib
-import hmac
 import logging
 from typing import Final
 
@@ -19,12 +17,14 @@ from agentscope_supervisor.http1.responses import Headers
 from agentscope_supervisor.web.console import Console
 from agentscope_supervisor.web.guesses import GuessLimits
 from agentscope_supervisor.web.origins import Origins
+from agentscope_supervisor.web.tokens import USERS, Caller, Scopes, Tokens
 
 log = logging.getLogger(__name__)
 
 LOG_EVERY: Final = 10.0  # seconds between two log lines
 
-_MISSING: Final = "this route requires the header Authorization: Bearer with the instance's token"
+_BEARER: Final = "Bearer "
+_MISSING: Final = "this route requires the header Authorization: Bearer with a token of the instance"
 
 
 class WrongToken(Refused):
@@ -66,26 +66,29 @@ class Guesses:
 class Auth:
     """Checks the origin and the token of requests. `console`: None: disabled."""
 
-    def __init__(self, settings: ServerSettings, console: Console | None) -> None:
-        token = settings.auth_token
-        self.origins: Final = Origins(settings)
-        self.guesses: Final = Guesses()
+    def __init__(self, settings: ServerSettings, tokens: Tokens, console: Console | None) -> None:
+        self._settings: Final = settings
         self._console: Final = console
-        self._guards_hosted: Final = settings.auth_hosted
-        self._header: Final = f"Bearer {token.get_secret_value()}" if token is not None else ""
-        self.has_token: Final = token is not None
-        self.caller: Final = hashlib.sha256(self._header.encode()).hexdigest()[:16]
-        """The identity of the caller, for limits and idempotency keys: a hash of the token. All callers of an
-        instance have the same token or none. A header that was not checked must not tell them apart."""
+        self.guesses: Final = Guesses()
+        self.tokens = tokens
+        self.origins = Origins(settings, has_token=tokens.is_required)
 
-    def admit(self, headers: Headers, address: str) -> None:
-        """Check the origin and the credentials of a request. Raises: Refused."""
+    def take_over(self, tokens: Tokens) -> None:
+        """Admit callers by other tokens from now on. Requests that were admitted go on."""
+        self.tokens = tokens
+        self.origins = Origins(self._settings, has_token=tokens.is_required)
+        if self._console is not None:
+            self._console.tokens = tokens
+
+    def admit(self, headers: Headers, address: str, needed: Scopes) -> Caller:
+        """Check the origin and the credentials of a request. Returns its caller. `needed`: the scopes of
+        which the caller needs one. Raises: Refused."""
         self.check_origin(headers)
-        self._check_token(headers, address)
+        return self._caller(headers, address, needed)
 
     def admit_hosted(self, method: str, headers: Headers, address: str) -> bool:
-        """Check a request for a hosted app. Returns whether its Authorization header is the instance's token,
-        which the app must not see. Raises: Refused.
+        """Check a request for a hosted app. Returns whether its Authorization header is a token of the
+        instance, which the app must not see. Raises: Refused.
 
         A preflight needs no token: the app answers it by its own rules for pages of other origins.
         """
@@ -93,25 +96,35 @@ class Auth:
         if failure is not None:
             raise Refused(failure)
         is_preflight = method == "OPTIONS" and "access-control-request-method" in headers
-        if not self._guards_hosted or is_preflight:
+        if not self._settings.auth_hosted or is_preflight:
             return False
-        self._check_token(headers, address)
-        return bool(self._header)
+        self._caller(headers, address, USERS)
+        return self.tokens.is_required
 
-    def _check_token(self, headers: Headers, address: str) -> None:
-        given = headers.get("authorization", "")
-        if not self._header:
-            return
-        if hmac.compare_digest(given.encode("utf-8", "replace"), self._header.encode()):
+    def _caller(self, headers: Headers, address: str, needed: Scopes) -> Caller:
+        given, tokens = headers.get("authorization", ""), self.tokens
+        caller = tokens.find(given.removeprefix(_BEARER)) if given.startswith(_BEARER) else None
+        if caller is not None:
             self.guesses.right(address)
-            return
-        if self._console is None or not self._console.admits(headers):
-            if given:
-                raise self.guesses.wrong(_MISSING, address)
+        elif self._console is not None and "cookie" in headers and self._console.admits(headers):
+            caller = tokens.console
+        elif not tokens.is_required:
+            caller = tokens.common
+        elif given:
+            raise self.guesses.wrong(_MISSING, address)
+        else:
             raise Refused(Failure(ErrorCode.UNAUTHORIZED, _MISSING))
+        if caller.scopes.isdisjoint(needed):
+            raise Refused(Failure(ErrorCode.FORBIDDEN, _lacks(caller, needed)))
+        return caller
 
     def check_origin(self, headers: Headers) -> None:
         """Refuse a web page of another origin. Raises: Refused."""
         failure = self.origins.refusal(headers)
         if failure is not None:
             raise Refused(failure)
+
+
+def _lacks(caller: Caller, needed: Scopes) -> str:
+    wanted, has = " or ".join(sorted(needed)), " and ".join(sorted(caller.scopes))
+    return f"this request requires the scope {wanted}, and the token {caller.name!r} has {has}"

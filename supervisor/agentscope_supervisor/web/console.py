@@ -25,6 +25,7 @@ from agentscope_supervisor.http1.responses import Headers, json_response
 from agentscope_supervisor.system.log_buffer import LogBuffer
 from agentscope_supervisor.web.console_auth import SignIns
 from agentscope_supervisor.web.origins import is_same_origin
+from agentscope_supervisor.web.tokens import Tokens
 from agentscope_supervisor.workers.revisions import ReloadRefused, Rolling
 
 log = logging.getLogger(__name__)
@@ -85,15 +86,17 @@ class Console:
     """The handlers of `/console` and below. `url`: of the instance. `close` ends the open streams."""
 
     def __init__(
-        self, settings: ServerSettings, instance: ConsoleInstance, log_buffer: LogBuffer, url: str
+        self,
+        settings: ServerSettings,
+        tokens: Tokens,
+        instance: ConsoleInstance,
+        log_buffer: LogBuffer,
+        url: str,
     ) -> None:
         self._instance: Final = instance
         self._log_buffer: Final = log_buffer
-        token = settings.auth_token
-        self._has_token: Final = token is not None
-        self._sign_ins: Final = SignIns(
-            url, token.get_secret_value() if token is not None else None, secrets.token_urlsafe(24)
-        )
+        self.tokens = tokens  # a reload sets others
+        self._sign_ins: Final = SignIns(url, secrets.token_urlsafe(24))
         self._url: Final = f"{url}/console"
         self._body: Final = BodyReader(settings.model_copy(update={"max_body_mb": MAX_BODY_MB}))
         self._files: Final = {file.name: file.read_bytes() for file in _folder().iterdir()}
@@ -105,7 +108,7 @@ class Console:
     def link(self) -> str:
         """The address of the console; without a token, a link that signs in one browser."""
         # A browser does not send the part after `#`, so that no proxy logs it.
-        return self._url + ("" if self._has_token else f"#token={self._sign_ins.link}")
+        return self._url + ("" if self.tokens.sign_in else f"#token={self._sign_ins.link}")
 
     def announce(self) -> None:
         """Log the link."""
@@ -148,11 +151,12 @@ class Console:
         token = json_object(await self._body.read(request)).get("token")
         if not isinstance(token, str):
             raise invalid("token must be a string")
-        if not self._sign_ins.is_secret(token):
+        has_token = self.tokens.sign_in
+        if not (self.tokens.may_sign_in(token) if has_token else self._sign_ins.is_link(token)):
             return None
         value = secrets.token_urlsafe(24)
         headers["Set-Cookie"] = self._sign_ins.sign_in(value, request.headers, self._loop.time())
-        if not self._has_token:
+        if not has_token:
             self._sign_ins.link = secrets.token_urlsafe(24)
             self.announce()
         return web.Response(status=204, headers=headers)

@@ -1,6 +1,6 @@
 """Access to the console: the sign-in, and the cookie of a browser that is signed in. Pure.
 
-The operator signs in with the instance's token. Without one, the operator opens a link with a secret that is
+The operator signs in with a token. Without one, the operator opens a link with a secret that is
 in the log only, and that works once. Neither the address of the peer nor the absence of a proxy's headers
 proves anything: a proxy on this machine connects from a loopback address too.
 
@@ -24,20 +24,18 @@ MAX_BROWSERS: Final = 64  # signed in at the same time; another one signs out th
 class SignIns:
     """The browsers that are signed in. A restart of the instance signs out all of them.
 
-    `address`: of the instance. `token`: None: the operator signs in by the secret of `link`.
+    `address`: of the instance. `link`: the secret in the link.
     """
 
-    def __init__(self, address: str, token: str | None, link: str) -> None:
-        self._token: Final = token
-        self.link = link  # the secret in the link; replace it when it was used
+    def __init__(self, address: str, link: str) -> None:
+        self.link = link  # replace it when it was used
         # Browsers send cookies to every port of a host: instances need different names.
         self._name: Final = f"agentscope-console-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
         self._until: Final[dict[str, float]] = {}  # by the value of the cookie, in order of the sign-in
 
-    def is_secret(self, given: str) -> bool:
-        """Whether `given` is the token, or without a token the secret of the link."""
-        secret = self.link if self._token is None else self._token
-        return hmac.compare_digest(given.encode("utf-8", "replace"), secret.encode())
+    def is_link(self, given: str) -> bool:
+        """Whether `given` is the secret of the link."""
+        return hmac.compare_digest(given.encode("utf-8", "replace"), self.link.encode())
 
     def sign_in(self, value: str, headers: Mapping[str, str], now: float) -> str:
         """Sign in the sender of a request. Returns the value of Set-Cookie. `value`: a new, unguessable id.

@@ -15,7 +15,7 @@ from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.responses import json_response
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.turns.service import TurnService
-from agentscope_supervisor.web.a2a import A2aRoutes
+from agentscope_supervisor.web.a2a import A2aRoutes, HasToken
 from agentscope_supervisor.web.dialects import DIALECTS, INVOKE, a2a
 from agentscope_supervisor.web.dialects.agentcore import AGENTCORE
 from agentscope_supervisor.web.dialects.ai_sdk import AI_SDK
@@ -24,7 +24,7 @@ from agentscope_supervisor.web.dialects.dialect import Dialect
 from agentscope_supervisor.web.dialects.responses import RESPONSES
 from agentscope_supervisor.web.invoke import InvokeRoute
 from agentscope_supervisor.web.openai import ResponseRoutes, models
-from agentscope_supervisor.web.routes import Asked, Handler, Route, plain
+from agentscope_supervisor.web.routes import ANYBODY, OF_AN_ID, PUBLIC, TURNS, Asked, Handler, Route, plain
 from agentscope_supervisor.web.runs import RunRoutes
 
 DASHSCOPE: Final = "/compatible-mode"
@@ -42,39 +42,37 @@ def routes_of(
     runs: RunRoutes,
     recorder: Recorder,
     turns: TurnService,
-    *,
-    has_token: bool,
+    has_token: HasToken,
 ) -> list[Route]:
-    """The routes of the dialects that are on. `has_token`: whether requests need the token."""
+    """The routes of the dialects that are on."""
     dialects = chosen(protocols)
     routes = [_turn(each.path, each, invoke) for each in dialects if each.path != a2a.PATH]
     routes.append(_turn(f"{INVOKE.path}/", INVOKE, invoke))
     if protocols.a2a is not False:
-        tasks = A2aRoutes(invoke, runs, protocols.a2a, has_token=has_token)
-        routes.append(Route(a2a.PATH, tasks.rpc, ("POST",), refuse=a2a.refuse))
+        tasks = A2aRoutes(invoke, runs, protocols.a2a, has_token)
+        routes.append(Route(a2a.PATH, tasks.rpc, TURNS, ("POST",), refuse=a2a.refuse))
         routes += [
-            Route(f"/.well-known/{name}.json", plain(tasks.card), is_open=True)
-            for name in ("agent-card", "agent")
+            Route(f"/.well-known/{name}.json", plain(tasks.card), PUBLIC) for name in ("agent-card", "agent")
         ]
     if CHAT in dialects:
-        routes.append(Route("/v1/models", plain(models), refuse=CHAT.refuse))
+        routes.append(Route("/v1/models", plain(models), ANYBODY, refuse=CHAT.refuse))
     if RESPONSES in dialects:
         routes.append(_turn(DASHSCOPE + RESPONSES.path, RESPONSES, invoke))
         routes += _responses(ResponseRoutes(recorder, runs))
     if AI_SDK in dialects:
         reconnect = partial(_reconnect, runs, turns)
-        routes.append(Route(f"{AI_SDK.path}/{{chat_id}}/stream", reconnect, refuse=AI_SDK.refuse))
+        routes.append(Route(f"{AI_SDK.path}/{{chat_id}}/stream", reconnect, OF_AN_ID, refuse=AI_SDK.refuse))
     if AGENTCORE in dialects:
-        routes.append(Route("/ping", plain(Ping(turns).answer), refuse=AGENTCORE.refuse, is_open=True))
+        routes.append(Route("/ping", plain(Ping(turns).answer), PUBLIC, refuse=AGENTCORE.refuse))
     return routes
 
 
 def _turn(path: str, dialect: Dialect, invoke: InvokeRoute) -> Route:
-    return Route(path, partial(_take_turn, dialect, invoke), ("POST",), refuse=dialect.refuse)
+    return Route(path, partial(_take_turn, dialect, invoke), TURNS, ("POST",), refuse=dialect.refuse)
 
 
 async def _take_turn(dialect: Dialect, invoke: InvokeRoute, asked: Asked) -> web.StreamResponse:
-    return await invoke.plain(dialect, asked.request, asked.headers, asked.record)
+    return await invoke.plain(dialect, asked.request, asked.headers, asked.record, asked.caller)
 
 
 async def _reconnect(runs: RunRoutes, turns: TurnService, asked: Asked) -> web.StreamResponse:
@@ -118,7 +116,7 @@ def _responses(given: ResponseRoutes) -> list[Route]:
         ),
     ]
     return [
-        Route(prefix + path, handler, methods, refuse=RESPONSES.refuse)
+        Route(prefix + path, handler, OF_AN_ID, methods, refuse=RESPONSES.refuse)
         for prefix in ("", DASHSCOPE)
         for path, handler, methods in handlers
     ]

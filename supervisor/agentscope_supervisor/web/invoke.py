@@ -34,6 +34,7 @@ from agentscope_supervisor.web.dialects.dialect import Dialect, Shape
 from agentscope_supervisor.web.request_record import CLIENT_LEFT, RequestRecord
 from agentscope_supervisor.web.respond import OpenResponses, Response
 from agentscope_supervisor.web.runs import RunRoutes, event_id
+from agentscope_supervisor.web.tokens import USERS, Caller
 
 if TYPE_CHECKING:  # `daemon` imports it for instances with traces
     from agentscope_supervisor.web.tracing import Tracing
@@ -67,10 +68,15 @@ class InvokeRoute:
         self._loop: Final = asyncio.get_running_loop()
 
     async def plain(
-        self, dialect: Dialect, request: web.BaseRequest, headers: dict[str, str], record: RequestRecord
+        self,
+        dialect: Dialect,
+        request: web.BaseRequest,
+        headers: dict[str, str],
+        record: RequestRecord,
+        caller: Caller,
     ) -> web.StreamResponse:
         """Answer a request for a turn. `headers`: of the response. Raises: Refused."""
-        return await self.take(dialect, await self.read(request), request, headers, record)
+        return await self.take(dialect, await self.read(request), request, headers, record, caller)
 
     async def read(self, request: web.BaseRequest) -> bytes:
         """The whole body of a request. Raises: Refused."""
@@ -91,13 +97,14 @@ class InvokeRoute:
         request: web.BaseRequest,
         headers: dict[str, str],
         record: RequestRecord,
+        caller: Caller,
         *,
         outline: Outline | None = None,
         envelope: bytes | None = None,
     ) -> web.StreamResponse:
         """Answer a request for a turn, of which the body was read. `outline`: of a large body, if it was
         made. `envelope`: the part of the body that the response needs; None: all of it. Raises: Refused."""
-        asked = await self._asked(dialect, body, request, headers, record, outline)
+        asked = await self._asked(dialect, body, request, headers, record, caller, outline)
         shape = Shape(dialect, body if envelope is None else envelope) if dialect.refuse is not None else None
         seen = event_id(request.headers.get("last-event-id", ""))
         if seen is not None:  # a client that reconnects by repeating its request
@@ -134,6 +141,7 @@ class InvokeRoute:
         request: web.BaseRequest,
         headers: dict[str, str],
         record: RequestRecord,
+        caller: Caller,
         outline: Outline | None,
     ) -> TurnRequest:
         """The turn that a request asks for; the arguments are those of `take`. Raises: Refused."""
@@ -145,7 +153,9 @@ class InvokeRoute:
         if dialect.follows is not None:
             followed = dialect.follows(json_object(body) if outline is None else outline.fields)
             session = None if followed is None else await self._runs.session_of(followed)
-        asked = self._read(dialect, body, request.headers, headers["X-Request-Id"], traced, outline, session)
+        asked = self._read(
+            dialect, body, request.headers, headers["X-Request-Id"], traced, caller, outline, session
+        )
         if asked.is_new_session:
             headers["X-Session-Id"] = asked.session_id
         return asked
@@ -157,9 +167,10 @@ class InvokeRoute:
             headers |= self._auth.origins.headers(head.fields)
         record = RequestRecord(self._metrics, self._tracing, INVOKE.path)
         try:
-            self._auth.admit(head.fields, connection.address)
+            caller = self._auth.admit(head.fields, connection.address, USERS)
             connection.let_in()
-            asked = self._read(INVOKE, body, head.fields, headers["X-Request-Id"], record.trace(head.fields))
+            traced = record.trace(head.fields)
+            asked = self._read(INVOKE, body, head.fields, headers["X-Request-Id"], traced, caller)
             return self._submit(asked, new_id(), connection, headers, record, ends=True)
         except WrongToken as wrong:
             return LateRefusal(wrong, connection, headers, record)
@@ -227,6 +238,7 @@ class InvokeRoute:
         headers: Headers,
         request_id: str,
         traced: dict[str, str],
+        caller: Caller,
         outline: Outline | None = None,
         session: str | None = None,
     ) -> TurnRequest:
@@ -237,7 +249,7 @@ class InvokeRoute:
             dialect.wire,
             header_session=session or headers.get(dialect.session_header),
             accepts_json="application/json" in headers.get("accept", ""),
-            token=self._auth.caller,
+            token=caller.key,
             principal=self._principal,
             headers={REQUEST_ID: request_id, **traced},
             idempotency_key=headers.get("idempotency-key"),

@@ -33,11 +33,11 @@ _SEEN: Final = "Idempotent-Replayed, Retry-After, X-Agentscope-Worker, X-Request
 
 
 class Origins:
-    """The checks of one instance."""
+    """The checks of one instance. `has_token`: whether requests need a token."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, *, has_token: bool) -> None:
         self._cors: Final = frozenset(settings.cors_origins)
-        self._hosts: Final = frozenset(settings.hosts) if settings.auth_token is None else None
+        self._hosts: Final = None if has_token else frozenset(settings.hosts)
         self._is_open: Final = settings.open
 
     def host_refusal(self, headers: Mapping[str, str]) -> Failure | None:
@@ -48,7 +48,7 @@ class Origins:
         if host is None or is_local(name := host_name(host)) or name in self._hosts:
             return None
         return _forbidden(
-            "without server.auth_token the instance is served as localhost and under the names in "
+            "without a token (auth.tokens) the instance is served as localhost and under the names in "
             "server.hosts only"
         )
 
@@ -82,7 +82,7 @@ class Origins:
         if is_local(name) or name in self._hosts:
             return None
         return _forbidden(
-            "without server.auth_token, a web page whose origin is not in server.cors_origins may only read"
+            "without a token (auth.tokens), a page whose origin is not in server.cors_origins may only read"
         )
 
     def headers(self, headers: Mapping[str, str]) -> dict[str, str]:

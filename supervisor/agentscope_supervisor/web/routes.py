@@ -11,6 +11,7 @@ from typing import Final
 from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.web.dialects.dialect import Refuse
 from agentscope_supervisor.web.request_record import RequestRecord
+from agentscope_supervisor.web.tokens import EVERYTHING, NO_SCOPES, USERS, Caller, Scopes
 
 Found = tuple["Route | None", tuple[str, ...]]
 """A route, and the variable parts of the path."""
@@ -18,11 +19,13 @@ Found = tuple["Route | None", tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request, as a handler gets it. `headers`: of the response. `at`: the variable parts of the path."""
+    """One request, as a handler gets it. `headers`: of the response. `caller`: of the request, once it is
+    admitted. `at`: the variable parts of the path."""
 
     request: web.BaseRequest
     headers: dict[str, str]
     record: RequestRecord
+    caller: Caller
     at: tuple[str, ...] = ()
 
 
@@ -36,17 +39,44 @@ PlainHandler = Callable[[web.BaseRequest, dict[str, str]], Awaitable[web.StreamR
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """The scopes of which a caller needs one: to read, with GET or HEAD, and for other methods. Empty: the
+    route requires no token."""
+
+    reading: Scopes
+    changing: Scopes
+
+    def needs(self, method: str) -> Scopes:
+        return self.reading if method in READING else self.changing
+
+
+PUBLIC: Final = Access(NO_SCOPES, NO_SCOPES)
+"""The platform's probes have no token, and neither has a browser before the sign-in."""
+ANYBODY: Final = Access(EVERYTHING, EVERYTHING)
+TURNS: Final = Access(USERS, USERS)
+OF_AN_ID: Final = Access(frozenset({"use", "read", "operate"}), frozenset({"use", "operate"}))
+"""One run, or one session: its id is known to those who may know of it."""
+SCRAPERS: Final = Access(frozenset({"metrics"}), frozenset({"metrics"}))
+"""Requires a token only if one has this scope."""
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One path and its handler. A part of the path in braces matches any text without a slash; with `*` after
     its name, it matches slashes too."""
 
     path: str
     handler: Handler
+    access: Access
     methods: tuple[str, ...] = ("GET", "HEAD")
-    is_open: bool = False  # requires no token: the platform's probes have none
     takes_ticket: bool = False  # of the run in its path, instead of the token
     refuse: Refuse | None = None  # the error response; None: the native one
     stays: bool = False  # beside a hosted app too, at the same path unless `server.prefix` is set
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it requires no token, or only if one has the scope for it."""
+        return not self.access.reading or self.access is SCRAPERS
 
 
 def plain(handler: PlainHandler) -> Handler:

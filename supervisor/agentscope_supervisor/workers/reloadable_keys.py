@@ -9,11 +9,12 @@ from typing import Final
 
 from agentscope_protocol.config.settings import Settings
 
-READ_HERE: Final = ("server", "protocols", "sessions", "supervisor", "platform", "tracing", "reload")
+READ_HERE: Final = ("server", "auth", "protocols", "sessions", "supervisor", "platform", "tracing", "reload")
 """Sections that the supervisor reads."""
 
 RELOADABLE: Final = frozenset(
     {
+        "auth.tokens",
         "server.max_turns",
         "server.max_turns_per_principal",
         "server.request_timeout",

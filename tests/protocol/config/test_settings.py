@@ -36,6 +36,7 @@ ENV = {
     "INSTANCE_ID": "i-1",
     "PLATFORM_TOKEN": "p-1",
     "API_TOKEN": "a-1",
+    "WEB_TOKEN": "w-1",
 }
 MODEL = {"provider": "openai", "model": "gpt-4"}
 
@@ -321,6 +322,24 @@ def test_an_invalid_value_is_rejected(path: str, given: object, message: str) ->
             "session.redis_url: is required when session.backend is redis\n"
             "session.save_dir: '' is not allowed; must not be empty",
         ),
+        (
+            {
+                "auth": {
+                    "tokens": [{"name": "a"}, {"name": "a b", "token": "t"}, {"name": "b", "token": "t t"}]
+                }
+            },
+            "auth.tokens[0]: must have exactly one of token, token_file and token_sha256\n"
+            f"auth.tokens[1].name: 'a b' is not allowed; {SERVER_NAME}\n"
+            "auth.tokens[2].token: must be one or more visible ASCII characters, without spaces",
+        ),
+        (
+            {"auth": {"tokens": [{"name": "a", "token": "t"}, {"name": "a", "token": "u"}]}},
+            "auth: two tokens have the name 'a'",
+        ),
+        (
+            nested("auth.tokens", [{"name": "a", "token": "t", "scopes": ["use", "use"]}]),
+            "auth.tokens[0].scopes: must not repeat a scope",
+        ),
         ({"sesion": {}}, f"sesion: {UNKNOWN} (did you mean 'session'?)"),
         ({"port": 1}, f"port: {UNKNOWN} ('port' belongs under 'server')"),
         ({"server": 8080}, "server: 8080 is not allowed; must be a mapping"),
@@ -412,6 +431,10 @@ def test_load_slots_reports_invalid_slots(text: str, report: str) -> None:
         ("server: {auth_token: '${NO}'}", None, ["NO"]),
         ("server: {port: 1}\nnonsense: 1", None, []),
         ("server: {auth_token: [1]}", None, []),
+        ("auth: {tokens: [{scopes: [read], token: r}, {token: '${NO}'}]}", None, ["NO"]),
+        ("auth: {tokens: [{scopes: [read], token: r}, {token: t}, 1]}", "t", []),
+        ("server: {auth_token: s}\nauth: {tokens: [{token: t}]}", "s", []),
+        ("auth: {tokens: 1}", None, []),
         ("server: 8080", None, []),
         ("", None, []),
         ("server: {", None, []),

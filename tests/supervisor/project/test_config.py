@@ -163,3 +163,32 @@ def test_a_file_in_another_encoding_is_reported(tmp_path: Path) -> None:
     (tmp_path / "agentapp.yaml").write_bytes("server: {host: é}".encode("latin-1"))
     with pytest.raises(ProjectError, match=r"agentapp\.yaml: cannot be read: .*utf-8"):
         Project(tmp_path).read_settings()
+
+
+AUTH = """auth: {tokens: [{name: ops, token_file: ops.token, scopes: [operate]}, {name: web, token: w}]}"""
+
+
+def test_a_token_is_read_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "ops.token").write_text("s3cret\n")
+    ops, web = project(tmp_path, AUTH).read_settings().auth.tokens
+    assert [each.token.get_secret_value() for each in (ops, web) if each.token] == ["s3cret", "w"]
+    assert (ops.scopes, ops.token_file) == (["operate"], None)
+
+
+@pytest.mark.parametrize(
+    "content, problem",
+    [
+        (None, "No such file"),
+        (b"", "must be one line"),
+        (b"a b", "must be one line"),
+        (b"\xc3\xa9", "must be one"),
+    ],
+)
+def test_a_file_without_a_token_is_named(tmp_path: Path, content: bytes | None, problem: str) -> None:
+    if content is not None:
+        (tmp_path / "ops.token").write_bytes(content)
+    with pytest.raises(
+        ProjectError, match=rf"auth\.tokens, 'ops': token_file .*ops\.token: {problem}"
+    ) as told:
+        project(tmp_path, AUTH).read_settings()
+    assert "a b" not in str(told.value)

@@ -15,7 +15,7 @@ APP = "https://app.example.com"
 
 
 def origins(**settings: Any) -> Origins:
-    return Origins(ServerSettings.model_validate(settings))
+    return Origins(ServerSettings.model_validate(settings), has_token="auth_token" in settings)
 
 
 SAME = {

@@ -1,0 +1,78 @@
+"""The tokens of callers, and what each caller may do. Pure.
+
+Tokens are found by their SHA-256: how long the search takes says nothing about the token, and a token that is
+configured by its hash is never stored.
+
+Where to read next: `routes` has the scopes that each route needs, `auth` applies both.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic import SecretStr
+
+from agentscope_protocol.config.auth_settings import AuthSettings, Scope, TokenSettings
+
+Scopes = frozenset[Scope]
+
+NO_SCOPES: Final[Scopes] = frozenset()
+CLIENT: Final[Scopes] = frozenset({"use", "read", "metrics"})
+"""The scopes of `server.auth_token`, and of all callers of an instance without tokens. Without `operate`: its
+holders may not list each other's sessions."""
+USERS: Final[Scopes] = frozenset({"use"})
+EVERYTHING: Final[Scopes] = CLIENT | {"operate"}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The sender of a request. `name`: of the token; empty: it has none. `key`: the identity for limits and
+    idempotency keys, which a new token of the same name keeps."""
+
+    name: str
+    key: str
+    scopes: Scopes
+
+
+NO_TOKENS: Final = AuthSettings()
+
+
+class Tokens:
+    """The tokens of one instance. `auth_token`: of the section `server`."""
+
+    def __init__(self, auth_token: SecretStr | None, auth: AuthSettings) -> None:
+        short = auth_token.get_secret_value() if auth_token is not None else None
+        header = f"Bearer {short}" if short is not None else ""
+        self.common: Final = Caller("", hashlib.sha256(header.encode()).hexdigest()[:16], CLIENT)
+        """The caller with `server.auth_token`, and every caller of an instance without tokens."""
+        self.console: Final = Caller("", self.common.key, EVERYTHING)
+        """The browser of an operator who is signed in to the console."""
+        self._callers: Final = {_sha256(each): _caller(each) for each in auth.tokens}
+        if short is not None:
+            self._callers[hashlib.sha256(short.encode()).digest()] = self.common
+        scopes = NO_SCOPES.union(*(_caller(each).scopes for each in auth.tokens))
+        self.is_required: Final = bool(self._callers)
+        self.guards_metrics: Final = "metrics" in scopes
+        self.sign_in: Final = short is not None or "operate" in scopes
+        """Whether a token signs in to the console; otherwise, the link in the log does."""
+
+    def find(self, token: str) -> Caller | None:
+        """The caller with this token; None: it is wrong."""
+        return self._callers.get(hashlib.sha256(token.encode("utf-8", "replace")).digest())
+
+    def may_sign_in(self, token: str) -> bool:
+        """Whether this token signs in to the console."""
+        caller = self.find(token)
+        return caller is not None and (caller is self.common or "operate" in caller.scopes)
+
+
+def _sha256(token: TokenSettings) -> bytes:
+    if token.token_sha256 is not None:
+        return bytes.fromhex(token.token_sha256)
+    assert token.token is not None, "Project.read_settings has read the file"
+    return hashlib.sha256(token.token.get_secret_value().encode()).digest()
+
+
+def _caller(token: TokenSettings) -> Caller:
+    key = hashlib.sha256(f"auth.tokens {token.name}".encode()).hexdigest()[:16]
+    return Caller(token.name, key, frozenset(token.scopes))
