@@ -25,7 +25,7 @@ SCOPES: Final = {
     "all": ["use", "read", "operate", "metrics"],
 }
 ROUTES: Final = served()
-FOR_OPERATORS: Final = {"/sessions", "/runs"}  # the lists; OF_AN_ID without an id
+FOR_OPERATORS: Final = {"/runs"}  # without the id of a session
 
 
 def bearer(token: str) -> dict[str, str]:

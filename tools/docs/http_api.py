@@ -4,22 +4,28 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from agentscope_supervisor.domain.errors import MEANING, RETRY_LATER, STATUS, ErrorCode
+from agentscope_supervisor.web.routes import Route
+from agentscope_supervisor.web.tokens import EVERYTHING
 from tools.docs.http_operations import OPERATIONS, SCHEMAS
 from tools.docs.http_shapes import JSON, Operation, Parameter, Schema
 from tools.docs.markdown import code, page, table
 from tools.docs.openapi import errors_of
+from tools.docs.served_routes import served
 
 INTRODUCTION: Final = """
 JSON in UTF-8 over HTTP/1.1. The same API as an OpenAPI 3.1 document: [openapi.json](openapi.json). A running
 instance returns it as `/openapi.json`, and `agentscope run` has the page `/docs`, which sends requests.
 
-If `server.auth_token` is set, every route except the health routes and `/metrics` requires the header
-`Authorization: Bearer <token>`. Every `GET` route also answers `HEAD`.
+If `server.auth_token` or `auth.tokens` is set, every route except the health routes and `/metrics` requires
+the header `Authorization: Bearer <token>`. Every `GET` route also answers `HEAD`.
 
 A `POST` with a body must have `Content-Type: application/json`. Requests of web pages of other origins are
 refused unless `server.cors_origins` has the origin; its pages may read responses, and their preflights are
-answered. Without `server.auth_token`, the instance is served as `localhost`, at loopback addresses and under
+answered. Without a token, the instance is served as `localhost`, at loopback addresses and under
 the names in `server.hosts` only.
+
+A token of `auth.tokens` has [scopes](../guides/security.md#several-tokens). Each route names those of which a
+caller needs one. `server.auth_token` has `use`, `read` and `metrics`.
 """
 
 HEADERS: Final = (
@@ -51,7 +57,7 @@ the app's, except these: the health routes, `/metrics`, `/console` and `/runs/â€
 route of this page is below that prefix instead, and all other paths are the app's.
 [Exchanges](../concepts/exchange.md) describes how requests reach the app.
 
-- `server.auth_token` is required on the app's routes too, unless `server.auth_hosted` is `false`. The app
+- A token is required on the app's routes too, unless `server.auth_hosted` is `false`. The app
   does not see a header `Authorization` that has this token. Preflights need none. The app decides which pages
   of other origins it serves; `server.cors_origins` is for this server's own routes.
 - Responses have `X-Request-Id`, `X-Agentscope-Worker`, `Date` and `Server`, unless the app sets them.
@@ -98,15 +104,24 @@ def _anchor(operation: Operation) -> str:
 
 
 def _overview() -> str:
+    routes = served()
     rows = [
         [
             f"[`{_title(each)}`](#{_anchor(each)})",
             each.summary + (f"; also {', '.join(map(code, each.also))}" if each.also else ""),
-            "" if each.is_open else "yes",
+            _scopes(routes[each.path], each.method),
         ]
         for each in OPERATIONS
     ]
-    return table(("route", "purpose", "token"), rows)
+    return table(("route", "purpose", "token with"), rows)
+
+
+def _scopes(route: Route, method: str) -> str:
+    """The scopes of which a caller needs one."""
+    needed = route.access.needs(method)
+    if route.is_open:
+        return ""
+    return "any scope" if needed == EVERYTHING else ", ".join(map(code, sorted(needed)))
 
 
 def _operation(operation: Operation) -> Iterator[str]:

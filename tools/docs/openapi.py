@@ -32,7 +32,7 @@ def document() -> dict[str, Any]:
                 "bearer": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "The value of `server.auth_token`, if it is set.",
+                    "description": "A token of the instance, if it has one.",
                 }
             },
         },

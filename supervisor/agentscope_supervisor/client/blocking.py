@@ -38,7 +38,7 @@ class Client:
 
     Args:
         url: `http://host:port`, `https://…`, or `unix:` and the path of a socket.
-        token: The value of `server.auth_token`, if it is set.
+        token: `server.auth_token`, or one of `auth.tokens`, if the instance has one.
         retries: Attempts in a row that may bring nothing, before a request fails.
         silence: Seconds without a byte after which a stream counts as cut. It must be more than
             `server.keepalive_interval` of the instance. None: no limit.

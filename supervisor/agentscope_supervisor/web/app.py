@@ -49,6 +49,7 @@ from agentscope_supervisor.web.request_record import RequestRecord
 from agentscope_supervisor.web.respond import OpenResponses
 from agentscope_supervisor.web.routes import (
     ANYBODY,
+    LISTS,
     OF_AN_ID,
     PUBLIC,
     READING,
@@ -149,7 +150,7 @@ class FrontDoor:
             Route("/runs/{run_id}", self._run, OF_AN_ID, stays=True),
             Route("/runs/{run_id}/events", self._events, OF_AN_ID, takes_ticket=True, stays=True),
             Route("/runs/{run_id}/ticket", self._ticket, OF_AN_ID, ("POST",), stays=True),
-            Route("/sessions", self._list_sessions, OF_AN_ID),
+            Route("/sessions", plain(self._sessions.page), LISTS),
             Route("/sessions/{session_id*}/messages", self._messages, OF_AN_ID),
             Route("/sessions/{session_id*}", self._session, OF_AN_ID, ("GET", "HEAD", "DELETE")),
             Route("/health", plain(health.health), PUBLIC, stays=True),
@@ -354,28 +355,14 @@ class FrontDoor:
         return await self._runs.ticket(asked.at[0], asked.headers)
 
     async def _list_runs(self, asked: Asked) -> web.StreamResponse:
-        if "session_id" not in asked.request.query:
-            self._refuse_clients(
-                asked, "the list of all runs is for the operator; add ?session_id= for one session"
-            )
+        if "session_id" not in asked.request.query and "operate" not in asked.caller.scopes:
+            # Ids of sessions and runs let a client use those of others.
+            reason = "the list of all runs is for the operator; add ?session_id= for one session"
+            raise Refused(Failure(ErrorCode.FORBIDDEN, reason))
         return await self._runs.page(asked.request, asked.headers)
 
     async def _messages(self, asked: Asked) -> web.StreamResponse:
         return await self._runs.of_session(session_in_path(asked.at[0]), asked.request, asked.headers)
-
-    async def _list_sessions(self, asked: Asked) -> web.StreamResponse:
-        self._refuse_clients(
-            asked,
-            "the list of sessions is for the operator: use the console or the command "
-            "`agentscope-supervisor sessions`; GET /sessions/{session_id} returns one session",
-        )
-        return await self._sessions.page(asked.request, asked.headers)
-
-    def _refuse_clients(self, asked: Asked, reason: str) -> None:
-        """Let the operator only pass. Ids of sessions let a client use the sessions of others. Raises:
-        Refused."""
-        if "operate" not in asked.caller.scopes:
-            raise Refused(Failure(ErrorCode.FORBIDDEN, reason))
 
     async def _show_console(
         self, console: Console, request: web.BaseRequest, headers: dict[str, str]

@@ -17,7 +17,7 @@ from agentscope_supervisor.http1.responses import Headers
 from agentscope_supervisor.web.console import Console
 from agentscope_supervisor.web.guesses import GuessLimits
 from agentscope_supervisor.web.origins import Origins
-from agentscope_supervisor.web.tokens import USERS, Caller, Scopes, Tokens
+from agentscope_supervisor.web.tokens import OPERATORS, USERS, Caller, Scopes, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -126,5 +126,10 @@ class Auth:
 
 
 def _lacks(caller: Caller, needed: Scopes) -> str:
+    if needed == OPERATORS:
+        return (
+            "this is for the operator: use the console, a command of agentscope-supervisor, or a token with "
+            "the scope operate"
+        )
     wanted, has = " or ".join(sorted(needed)), " and ".join(sorted(caller.scopes))
     return f"this request requires the scope {wanted}, and the token {caller.name!r} has {has}"

@@ -11,7 +11,7 @@ from typing import Final
 from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.web.dialects.dialect import Refuse
 from agentscope_supervisor.web.request_record import RequestRecord
-from agentscope_supervisor.web.tokens import EVERYTHING, NO_SCOPES, USERS, Caller, Scopes
+from agentscope_supervisor.web.tokens import EVERYTHING, NO_SCOPES, OPERATORS, USERS, Caller, Scopes
 
 Found = tuple["Route | None", tuple[str, ...]]
 """A route, and the variable parts of the path."""
@@ -56,6 +56,8 @@ ANYBODY: Final = Access(EVERYTHING, EVERYTHING)
 TURNS: Final = Access(USERS, USERS)
 OF_AN_ID: Final = Access(frozenset({"use", "read", "operate"}), frozenset({"use", "operate"}))
 """One run, or one session: its id is known to those who may know of it."""
+LISTS: Final = Access(OPERATORS, EVERYTHING)
+"""All sessions: their ids let a client use those of others."""
 SCRAPERS: Final = Access(frozenset({"metrics"}), frozenset({"metrics"}))
 """Requires a token only if one has this scope."""
 

@@ -21,6 +21,7 @@ CLIENT: Final[Scopes] = frozenset({"use", "read", "metrics"})
 """The scopes of `server.auth_token`, and of all callers of an instance without tokens. Without `operate`: its
 holders may not list each other's sessions."""
 USERS: Final[Scopes] = frozenset({"use"})
+OPERATORS: Final[Scopes] = frozenset({"operate"})
 EVERYTHING: Final[Scopes] = CLIENT | {"operate"}
 
 
