@@ -3,6 +3,7 @@
 Read next: `settings`, which has the file as a whole.
 """
 
+import hashlib
 from collections import Counter
 from typing import Annotated, Literal, Self
 
@@ -50,6 +51,12 @@ class TokenSettings(Section):
             )
         return self
 
+    def sha256(self) -> str:
+        """The SHA-256 of the token, in hexadecimal digits; empty: the token is in a file."""
+        if self.token is None:
+            return self.token_sha256 or ""
+        return hashlib.sha256(self.token.get_secret_value().encode()).hexdigest()
+
 
 class AuthSettings(Section):
     """`auth`: who may send requests."""
@@ -65,4 +72,13 @@ class AuthSettings(Section):
             raise PydanticCustomError(
                 CONTRADICTION, "two tokens have the name '{name}'", {"name": repeated[0]}
             )
+        holders: dict[str, str] = {}
+        for each in self.tokens:
+            holder = holders.setdefault(digest, each.name) if (digest := each.sha256()) else each.name
+            if holder != each.name:
+                raise PydanticCustomError(
+                    CONTRADICTION,
+                    "'{one}' and '{other}' have the same token",
+                    {"one": holder, "other": each.name},
+                )
         return self

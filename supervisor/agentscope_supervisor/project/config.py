@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from pydantic import ValidationError
+
 from agentscope_protocol.config import settings as settings_module
 from agentscope_protocol.config import supervisor_secrets
 from agentscope_protocol.config.auth_settings import AuthSettings, TokenSettings
@@ -141,7 +143,12 @@ class Project:
         """The section with the tokens that are in files. Raises: ProjectError."""
         if all(each.token_file is None for each in auth.tokens):
             return auth
-        return auth.model_copy(update={"tokens": [self._with_token_file(each) for each in auth.tokens]})
+        tokens = [self._with_token_file(each) for each in auth.tokens]
+        try:
+            return AuthSettings(tokens=tokens)
+        except ValidationError as error:  # a file has the same token as another entry
+            reasons = "; ".join(str(each["msg"]) for each in error.errors())
+            raise ProjectError(f"{self.config}: auth: {reasons}") from None
 
     def _with_token_file(self, token: TokenSettings) -> TokenSettings:
         if token.token_file is None:

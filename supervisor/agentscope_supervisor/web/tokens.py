@@ -39,7 +39,8 @@ NO_TOKENS: Final = AuthSettings()
 
 
 class Tokens:
-    """The tokens of one instance. `auth_token`: of the section `server`."""
+    """The tokens of one instance. `auth_token`: of the section `server`. `auth`: as `Project.read_settings`
+    returns it, with the tokens that are in files."""
 
     def __init__(self, auth_token: SecretStr | None, auth: AuthSettings) -> None:
         short = auth_token.get_secret_value() if auth_token is not None else None
@@ -48,7 +49,7 @@ class Tokens:
         """The caller with `server.auth_token`, and every caller of an instance without tokens."""
         self.console: Final = Caller("", self.common.key, EVERYTHING)
         """The browser of an operator who is signed in to the console."""
-        self._callers: Final = {_sha256(each): _caller(each) for each in auth.tokens}
+        self._callers: Final = {bytes.fromhex(each.sha256()): _caller(each) for each in auth.tokens}
         if short is not None:
             self._callers[hashlib.sha256(short.encode()).digest()] = self.common
         scopes = NO_SCOPES.union(*(_caller(each).scopes for each in auth.tokens))
@@ -65,13 +66,6 @@ class Tokens:
         """Whether this token signs in to the console."""
         caller = self.find(token)
         return caller is not None and (caller is self.common or "operate" in caller.scopes)
-
-
-def _sha256(token: TokenSettings) -> bytes:
-    if token.token_sha256 is not None:
-        return bytes.fromhex(token.token_sha256)
-    assert token.token is not None, "Project.read_settings has read the file"
-    return hashlib.sha256(token.token.get_secret_value().encode()).digest()
 
 
 def _caller(token: TokenSettings) -> Caller:

@@ -29,6 +29,7 @@ from agentscope_protocol.config.settings import (
 
 Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the tests spend most of their time dumping
 CONFIGS = Path(__file__).parents[3] / "configs"
+SHA256_OF_T = "e3b98a4da31a127d4bde6e43033f66ba274cab0eb7eb1c70ec41402bf6273dd8"
 ENV = {
     "OPENAI_API_KEY": "sk-1",
     "MCP_TOKEN": "mcp-1",
@@ -335,6 +336,10 @@ def test_an_invalid_value_is_rejected(path: str, given: object, message: str) ->
         (
             {"auth": {"tokens": [{"name": "a", "token": "t"}, {"name": "a", "token": "u"}]}},
             "auth: two tokens have the name 'a'",
+        ),
+        (
+            {"auth": {"tokens": [{"name": "a", "token": "t"}, {"name": "b", "token_sha256": SHA256_OF_T}]}},
+            "auth: 'a' and 'b' have the same token",
         ),
         (
             nested("auth.tokens", [{"name": "a", "token": "t", "scopes": ["use", "use"]}]),

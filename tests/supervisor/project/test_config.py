@@ -175,6 +175,12 @@ def test_a_token_is_read_from_its_file(tmp_path: Path) -> None:
     assert (ops.scopes, ops.token_file) == (["operate"], None)
 
 
+def test_a_file_with_the_token_of_another_entry_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ops.token").write_text("w")
+    with pytest.raises(ProjectError, match=r"agentapp\.yaml: auth: 'ops' and 'web' have the same token"):
+        project(tmp_path, AUTH).read_settings()
+
+
 @pytest.mark.parametrize(
     "content, problem",
     [
