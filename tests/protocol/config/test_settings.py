@@ -440,6 +440,7 @@ def test_load_slots_reports_invalid_slots(text: str, report: str) -> None:
         ("auth: {tokens: [{scopes: [read], token: r}, {token: t}, 1]}", "t", []),
         ("server: {auth_token: s}\nauth: {tokens: [{token: t}]}", "s", []),
         ("auth: {tokens: 1}", None, []),
+        ("auth: {tokens: [{scopes: [read], token: r}]}", None, []),
         ("server: 8080", None, []),
         ("", None, []),
         ("server: {", None, []),
