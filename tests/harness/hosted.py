@@ -39,3 +39,5 @@ async def raw(instance: Instance, data: bytes, *, until: bytes = b"") -> bytes:
             return await (reader.readuntil(until) if until else reader.read())
     finally:
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
