@@ -317,7 +317,7 @@ class Daemon:
         if not failure:
             settings = self._controller.settings
             self._hang_watch.set_timeout(settings.supervisor.unresponsive_timeout)
-            self._admit(Tokens(settings.server.auth_token, settings.auth))
+            self._admit(Tokens(self._settings.server.auth_token, settings.auth))  # which needs a restart
             if self._watcher is not None:
                 self._watcher.filter = self._watch_filter()
         self._notifier.reloaded()
