@@ -301,6 +301,6 @@ async def test_f41_a_new_app_that_hangs_or_dies_at_its_start(
     hooks(instance.project, startup=[{"sleep": 600} if how == "hangs" else {"exit": 7}])
     async with unharmed(instance.port, new_session()):
         instance.signal(signal.SIGHUP)
-        await eventually(lambda: "rollout failed" in instance.log, 30, "it is told")
+        await eventually(lambda: "rollout failed" in instance.log, 30, "the refusal is logged")
         await eventually(lambda: instance.workers() == before, 30, "the old ones serve on, alone")
     os.unlink(instance.project / "startup.json")

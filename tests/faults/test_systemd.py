@@ -229,5 +229,5 @@ async def test_other_signals_have_no_effect(start_instance: Start) -> None:
     instance = start_instance(workers=1)
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
         instance.signal(number)
-    await eventually(lambda: instance.log.count("signal ignored") == 2, 30, "two are told")
+    await eventually(lambda: instance.log.count("signal ignored") == 2, 30, "both are logged")
     assert (await invoke(instance.port, new_session(), "on it goes")).status == 200

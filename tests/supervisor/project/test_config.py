@@ -195,6 +195,6 @@ def test_a_file_without_a_token_is_named(tmp_path: Path, content: bytes | None, 
         (tmp_path / "ops.token").write_bytes(content)
     with pytest.raises(
         ProjectError, match=rf"auth\.tokens, 'ops': token_file .*ops\.token: {problem}"
-    ) as told:
+    ) as refusal:
         project(tmp_path, AUTH).read_settings()
-    assert "a b" not in str(told.value)
+    assert "a b" not in str(refusal.value)

@@ -135,7 +135,7 @@ async def test_the_body_of_a_request_arrives_as_it_is_sent() -> None:
         {"type": "http.request", "body": b"two", "more_body": True},
         {"type": "http.request", "body": b"", "more_body": False},
     ]
-    await eventually(lambda: len(seen) == 4, 30, "the app is told the end")
+    await eventually(lambda: len(seen) == 4, 30, "the app has the end")
     assert seen[3] == {"type": "http.disconnect"}
 
 
