@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from agentscope_protocol.config.auth_settings import AuthSettings
 from agentscope_protocol.config.setting_types import MAX_WORKERS
 from agentscope_protocol.config.settings import Settings
 from agentscope_protocol.wire.page import WRITES
@@ -42,10 +44,11 @@ from agentscope_supervisor.system.sdnotify import Notifier
 from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.turns.session_table import SessionTable
+from agentscope_supervisor.web.access.console_auth import SignIns
+from agentscope_supervisor.web.access.tokens import Tokens
 from agentscope_supervisor.web.app import FrontDoor
 from agentscope_supervisor.web.console import Console
 from agentscope_supervisor.web.dialects import FORMATS
-from agentscope_supervisor.web.tokens import Tokens
 from agentscope_supervisor.workers.condition import Condition
 from agentscope_supervisor.workers.controller import Controller, worker_count
 from agentscope_supervisor.workers.exit_reasons import Cause
@@ -178,13 +181,17 @@ class Daemon:
                 self._post,
                 address,
             )
-            tokens = Tokens(settings.server.auth_token, settings.auth)
+            tokens = self._tokens(settings.auth)
             console = None
             if settings.server.console == "on":
-                self._console = console = Console(settings.server, tokens, handlers, log_buffer, address.url)
+                sign_ins = SignIns(address.url, secrets.token_urlsafe(24), tokens)
+                self._console = console = Console(
+                    settings.server, sign_ins, handlers, log_buffer, address.url
+                )
                 console.announce()
             front_door = FrontDoor(
                 settings.server,
+                tokens,
                 self._turns,
                 self._exchanges,
                 self._table,
@@ -194,7 +201,6 @@ class Daemon:
                 self._metrics,
                 console,
                 settings.protocols,
-                tokens,
             )
             self._admit = front_door.take_over
             await front_door.listen(sock, is_shared=passed_on)
@@ -317,10 +323,14 @@ class Daemon:
         if not failure:
             settings = self._controller.settings
             self._hang_watch.set_timeout(settings.supervisor.unresponsive_timeout)
-            self._admit(Tokens(self._settings.server.auth_token, settings.auth))  # which needs a restart
+            self._admit(self._tokens(settings.auth))
             if self._watcher is not None:
                 self._watcher.filter = self._watch_filter()
         self._notifier.reloaded()
+
+    def _tokens(self, auth: AuthSettings) -> Tokens:
+        """The tokens that admit callers. `server.auth_token` stays until a restart."""
+        return Tokens(self._settings.server.auth_token, auth)
 
     def _stop_signal(self) -> None:
         self.stop(at_once=self._pool.stopping)

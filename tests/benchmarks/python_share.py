@@ -12,6 +12,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import uvloop
@@ -23,6 +24,7 @@ from agentscope_supervisor.domain.turn import Turn
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.system.event_queue import EventQueue
 from agentscope_supervisor.turns.service import TurnService
+from agentscope_supervisor.web.access.tokens import Tokens
 from agentscope_supervisor.web.app import FrontDoor
 from agentscope_supervisor.web.dialects import FORMATS
 from agentscope_supervisor.workers.link import WorkerLink
@@ -85,7 +87,11 @@ class Instance:
         self.turns.processes = cast(Any, self)
         self.turns.assign(0, PROCESS)
         nothing: Any = None  # of the table and the condition no turn asks
-        self.door: Final = FrontDoor(settings.server, self.turns, nothing, nothing, recorder)
+        tokens = Tokens(None, settings.auth)
+        exchanges: Any = SimpleNamespace(hosted="")  # an App
+        self.door: Final = FrontDoor(
+            settings.server, tokens, self.turns, exchanges, nothing, nothing, recorder
+        )
         self.streams = 0
 
     def dispatch(self, _number: int, turn: Turn) -> None:

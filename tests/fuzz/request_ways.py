@@ -19,11 +19,13 @@ from typing import Any, Final, cast
 
 from pydantic import SecretStr
 
+from agentscope_protocol.config.auth_settings import AuthSettings
 from agentscope_protocol.config.settings import ServerSettings
 from agentscope_supervisor.domain.errors import ErrorCode, Failure
 from agentscope_supervisor.domain.request import TurnRequest
 from agentscope_supervisor.domain.run import Run
 from agentscope_supervisor.http1.connection_table import Entry
+from agentscope_supervisor.web.access.tokens import Tokens
 from agentscope_supervisor.web.app import FrontDoor
 
 TOKEN: Final = "a-token-for-the-ways"
@@ -190,7 +192,18 @@ async def _front_door() -> AsyncIterator[tuple[FrontDoor, Turns]]:
     recorder: Any = Recorder()
     settings = ServerSettings(auth_token=SecretStr(TOKEN))
     exchanges: Any = SimpleNamespace(hosted="")  # an App
-    yield FrontDoor(settings, turns, exchanges, nothing, nothing, recorder), turns
+    yield (
+        FrontDoor(
+            settings,
+            Tokens(settings.auth_token, AuthSettings()),
+            turns,
+            exchanges,
+            nothing,
+            nothing,
+            recorder,
+        ),
+        turns,
+    )
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

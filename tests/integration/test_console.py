@@ -16,8 +16,9 @@ from agentscope_protocol.config.settings import ServerSettings
 from agentscope_supervisor.http1.aiohttp_connection import HttpLimits, Server
 from agentscope_supervisor.system.log_buffer import LogBuffer
 from agentscope_supervisor.web import console as console_routes
+from agentscope_supervisor.web.access.console_auth import SignIns
+from agentscope_supervisor.web.access.tokens import Tokens
 from agentscope_supervisor.web.console import MAX_WATCHERS, Console
-from agentscope_supervisor.web.tokens import Tokens
 from agentscope_supervisor.workers.revisions import ReloadRefused
 from tests.conftest import StartInstance
 from tests.harness.browser import Chromium, Page
@@ -686,7 +687,13 @@ async def test_a_stalled_page_is_disconnected_and_frees_its_place(
 ) -> None:
     monkeypatch.setattr(console_routes, "STALLED_AFTER", 0.2)
     monkeypatch.setattr(console_routes, "MAX_WATCHERS", 1)
-    console = Console(ServerSettings(), Tokens(None, AuthSettings()), Busy(), LogBuffer(), "http://localhost")
+    console = Console(
+        ServerSettings(),
+        SignIns("", "", Tokens(None, AuthSettings())),
+        Busy(),
+        LogBuffer(),
+        "http://localhost",
+    )
     console.admits = lambda _: True  # type: ignore[method-assign]  # signed in
     server = Server(lambda request: console.live(request, {}), HttpLimits(5.0, 1024))
     loop = asyncio.get_running_loop()

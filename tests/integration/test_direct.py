@@ -25,6 +25,7 @@ from agentscope_supervisor.http1.responses import head_bytes
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.turns.service import TurnService
+from agentscope_supervisor.web.access.tokens import Tokens
 from agentscope_supervisor.web.app import FrontDoor
 from tests.harness.client import JSON, Connection, request, turn_body
 from tests.harness.waiting import eventually
@@ -78,7 +79,7 @@ class Door(Exchange):
         async with asyncio.timeout(30), listening:
             async with Connection(listening.sockets[0].getsockname()[1]) as connection:
                 yield connection
-            await eventually(lambda: lost, 30, "its end is told")
+            await eventually(lambda: lost, 30, "its end is reported")
             assert len(lost) == 1
 
 
@@ -196,7 +197,7 @@ async def test_who_leaves_is_told_of_once() -> None:
     async with door.connected() as connection:
         await connection.send(request("POST", "/invoke", b"silent", JSON))
         await eventually(lambda: door.answers, 30, "it waits")
-    await eventually(lambda: door.left == 1, 30, "it is told")
+    await eventually(lambda: door.left == 1, 30, "the door leaves")
 
 
 async def test_who_sends_no_more_in_the_moment_of_the_answer_is_not_waited_for() -> None:
@@ -315,7 +316,15 @@ async def test_a_bug_of_ours_counts_as_500_whichever_way_it_came() -> None:
     metrics = Metrics(broken, broken, [], [])
     exchanges = ExchangeService(settings, turns, broken)
     door = FrontDoor(
-        settings.server, turns, exchanges, broken, broken, recorder, tracing=broken, metrics=metrics
+        settings.server,
+        Tokens(None, settings.auth),
+        turns,
+        exchanges,
+        broken,
+        broken,
+        recorder,
+        tracing=broken,
+        metrics=metrics,
     )
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

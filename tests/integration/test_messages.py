@@ -74,7 +74,8 @@ def test_invoke_needs_no_variable_of_the_app(
     refused = run(COMMAND, "invoke", *instance.found_by, "-s", "me", "hello")
     assert refused.returncode == 1
     assert re.fullmatch(
-        r"Error: UNAUTHORIZED: .+; server\.auth_token needs the variable OUR_TOKEN, which is not set\n",
+        r"Error: UNAUTHORIZED: .+; the token in agentapp\.yaml needs the variable OUR_TOKEN, "
+        r"which is not set\n",
         refused.stderr,
     )
     answer = run(COMMAND, "invoke", *instance.found_by, "-s", "me", "hello", OUR_TOKEN="secret-token")

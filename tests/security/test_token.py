@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from agentscope_supervisor.web.guesses import FREE_GUESSES, GUESSES_PER_SECOND, MAX_DELAY
+from agentscope_supervisor.web.access.guesses import FREE_GUESSES, GUESSES_PER_SECOND, MAX_DELAY
 from tests.conftest import StartInstance
 from tests.harness import console
 from tests.harness.client import (

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from agentscope_supervisor.domain.errors import MEANING, RETRY_LATER, STATUS, ErrorCode
+from agentscope_supervisor.web.access.tokens import EVERYTHING
 from agentscope_supervisor.web.routes import Route
-from agentscope_supervisor.web.tokens import EVERYTHING
 from tools.docs.http_operations import OPERATIONS, SCHEMAS
 from tools.docs.http_shapes import JSON, Operation, Parameter, Schema
 from tools.docs.markdown import code, page, table

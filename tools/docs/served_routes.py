@@ -6,8 +6,10 @@ This is the only module of `tools` that knows how `agentscope_supervisor.web` ho
 import asyncio
 import inspect
 
+from agentscope_protocol.config.auth_settings import AuthSettings
 from agentscope_protocol.config.settings import ServerSettings
 from agentscope_supervisor.telemetry.metrics import Metrics
+from agentscope_supervisor.web.access.tokens import Tokens
 from agentscope_supervisor.web.app import FrontDoor
 from agentscope_supervisor.web.routes import Route, documented
 from tools.docs.nothing import NOTHING
@@ -24,7 +26,8 @@ async def _served() -> dict[str, Route]:
     needed = [
         name
         for name, each in inspect.signature(FrontDoor).parameters.items()
-        if each.default is inspect.Parameter.empty and name != "settings"
+        if each.default is inspect.Parameter.empty and name not in ("settings", "tokens")
     ]
-    door = FrontDoor(ServerSettings(), **dict.fromkeys(needed, NOTHING), metrics=metrics)
+    tokens = Tokens(None, AuthSettings())
+    door = FrontDoor(ServerSettings(), tokens, **dict.fromkeys(needed, NOTHING), metrics=metrics)
     return {documented(route): route for route in door.routes}

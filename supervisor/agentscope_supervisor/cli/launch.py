@@ -39,7 +39,7 @@ from agentscope_supervisor.system import (
     socket_activation,
     standard_streams,
 )
-from agentscope_supervisor.web.origins import is_local
+from agentscope_supervisor.web.access.origins import is_local
 from agentscope_supervisor.workers.fleet import EX_CONFIG, EX_TEMPFAIL
 
 log = logging.getLogger(__name__)

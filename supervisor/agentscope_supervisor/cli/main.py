@@ -257,5 +257,9 @@ def invoke(
     except ConnectionLost as error:
         raise click.ClickException(f"the instance {address.name!r} does not answer: {error}") from None
     except ClientError as error:
-        hint = f"; server.auth_token needs the variable {', '.join(unset)}, which is not set" if unset else ""
+        hint = (
+            f"; the token in {config} needs the variable {', '.join(unset)}, which is not set"
+            if unset
+            else ""
+        )
         raise click.ClickException(f"{error}{hint}") from None

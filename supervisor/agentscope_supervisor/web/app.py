@@ -38,13 +38,16 @@ from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.turns.session_table import SessionTable
+from agentscope_supervisor.web.access.auth import Auth, WrongToken
+from agentscope_supervisor.web.access.tickets import Tickets
+from agentscope_supervisor.web.access.tokens import Tokens
+from agentscope_supervisor.web.admission import Admission
 from agentscope_supervisor.web.api_docs import ASSETS, ApiDocs
-from agentscope_supervisor.web.auth import Auth, WrongToken
 from agentscope_supervisor.web.console import Console
 from agentscope_supervisor.web.front_ends import chosen, routes_of
 from agentscope_supervisor.web.health import HealthRoutes
 from agentscope_supervisor.web.hosted import HostedRoute, Opening, is_handshake
-from agentscope_supervisor.web.invoke import InvokeRoute, refuse_repeated, refuse_untyped
+from agentscope_supervisor.web.invoke import InvokeRoute, refuse_repeated
 from agentscope_supervisor.web.request_record import RequestRecord
 from agentscope_supervisor.web.respond import OpenResponses
 from agentscope_supervisor.web.routes import (
@@ -63,8 +66,6 @@ from agentscope_supervisor.web.routes import (
 )
 from agentscope_supervisor.web.runs import RunRoutes
 from agentscope_supervisor.web.sessions import SessionRoutes, session_in_path
-from agentscope_supervisor.web.tickets import Tickets
-from agentscope_supervisor.web.tokens import EVERYTHING, NO_TOKENS, Caller, Tokens
 from agentscope_supervisor.workers.condition import Condition
 
 if TYPE_CHECKING:  # `daemon` imports it for instances with traces
@@ -82,6 +83,7 @@ class FrontDoor:
     def __init__(
         self,
         settings: ServerSettings,
+        tokens: Tokens,
         turns: TurnService,
         exchanges: ExchangeService,
         table: SessionTable,
@@ -91,7 +93,6 @@ class FrontDoor:
         metrics: Metrics | None = None,
         console: Console | None = None,
         protocols: ProtocolsSettings | None = None,
-        tokens: Tokens | None = None,
     ) -> None:
         self._turns: Final = turns
         self._exchanges: Final = exchanges
@@ -99,11 +100,12 @@ class FrontDoor:
         self._tracing: Final = tracing
         self._metrics: Final = metrics
         self._principal: Final = settings.principal
-        self._auth: Final = Auth(settings, tokens or Tokens(settings.auth_token, NO_TOKENS), console)
-        self._tickets: Final = Tickets(os.urandom(32))
+        self._auth: Final = Auth(settings, tokens, console.sign_ins if console is not None else None)
+        tickets = Tickets(os.urandom(32))
+        self._admission: Final = Admission(self._auth, tickets)
         self._body: Final = BodyReader(settings)
         responses = OpenResponses(settings.keepalive_interval, turns.ahead)
-        self._runs: Final = RunRoutes(recorder, turns, responses, self._tickets)
+        self._runs: Final = RunRoutes(recorder, turns, responses, tickets)
         self._sessions: Final = SessionRoutes(table, turns, recorder)
         self._invoke: Final = InvokeRoute(
             settings.principal,
@@ -240,10 +242,10 @@ class FrontDoor:
         """The response of this server's own route. Raises: Refused."""
         if is_handshake(asked.request):
             raise invalid("websockets are not supported")
-        early = self._preflight(asked, route)
+        early = self._admission.preflight(asked, route)
         if early is not None:
             return early
-        route, caller = self._admit(asked, route)
+        route, caller = self._admission.admit(asked, route)
         if route.refuse is not None and self._exchanges.hosted is None:
             # Until the first worker is ready, a hosted app may have a route of the same path.
             await self._exchanges.known()
@@ -277,7 +279,7 @@ class FrontDoor:
         self, asked: Asked, route: Route | None, answering: Coroutine[Any, Any, web.StreamResponse]
     ) -> web.StreamResponse:
         request = asked.request
-        if route is None or not self._is_open(route) or request.method not in READING:
+        if route is None or not self._admission.is_open(route) or request.method not in READING:
             delay = self._auth.guesses.check_after(address_of(request))
             if delay:
                 await asyncio.sleep(delay)
@@ -297,51 +299,6 @@ class FrontDoor:
         if is_reserved(request):
             response.force_close()
         return response
-
-    def _preflight(self, asked: Asked, route: Route | None) -> web.StreamResponse | None:
-        """The answer to a browser that asks whether a page may send a request; None: it is no preflight."""
-        if route is None or is_reserved(asked.request):
-            return None
-        granted = self._auth.origins.preflight(asked.request.method, asked.request.headers, route.methods)
-        return web.Response(status=204, headers=asked.headers | granted) if granted else None
-
-    def _is_open(self, route: Route) -> bool:
-        """Whether the route requires no token."""
-        return route.is_open and not (route.access is SCRAPERS and self._auth.tokens.guards_metrics)
-
-    def _admit(self, asked: Asked, route: Route | None) -> tuple[Route, Caller]:
-        """The route, if the request may take it, and its caller. Raises: Refused."""
-        request, caller = asked.request, asked.caller
-        if route is None or not self._is_open(route):
-            if is_reserved(request):
-                raise Refused(NO_PLACE)
-            refuse_repeated(request, "Authorization")
-            if not (route is not None and route.takes_ticket and self._has_ticket(asked)):
-                needed = EVERYTHING if route is None else route.access.needs(request.method)
-                caller = self._auth.admit(request.headers, address_of(request), needed)
-            let_in(request)
-        elif request.method not in READING:
-            self._auth.check_origin(request.headers)
-        if route is None:
-            raise Refused(Failure(ErrorCode.NOT_FOUND, f"there is nothing at {request.path[:200]}"))
-        if request.method not in route.methods:
-            allowed = asked.headers["Allow"] = ", ".join(route.methods)
-            message = f"{request.path} takes {allowed}, not {request.method[:20]}"
-            raise Refused(Failure(ErrorCode.METHOD_NOT_ALLOWED, message))
-        if request.method == "POST":
-            refuse_untyped(request)
-        return route, caller
-
-    def _has_ticket(self, asked: Asked) -> bool:
-        """Whether the URL has a valid ticket for the run in it. Raises: Refused."""
-        ticket = asked.request.query.get("ticket")
-        if ticket is None or "Authorization" in asked.request.headers:
-            return False
-        self._auth.check_origin(asked.request.headers)
-        if not self._tickets.is_valid(ticket, asked.at[0], asyncio.get_running_loop().time()):
-            reason = "the ticket has expired, or is not for this run: request a new one"
-            raise self._auth.guesses.wrong(reason, address_of(asked.request))
-        return True
 
     # -- handlers that need more than the request ---------------------------------------------
 

@@ -23,9 +23,8 @@ from agentscope_supervisor.http1 import aiohttp_web as web
 from agentscope_supervisor.http1.body import BodyReader
 from agentscope_supervisor.http1.responses import Headers, json_response
 from agentscope_supervisor.system.log_buffer import LogBuffer
-from agentscope_supervisor.web.console_auth import SignIns
-from agentscope_supervisor.web.origins import is_same_origin
-from agentscope_supervisor.web.tokens import Tokens
+from agentscope_supervisor.web.access.console_auth import SignIns
+from agentscope_supervisor.web.access.origins import is_same_origin
 from agentscope_supervisor.workers.revisions import ReloadRefused, Rolling
 
 log = logging.getLogger(__name__)
@@ -88,15 +87,14 @@ class Console:
     def __init__(
         self,
         settings: ServerSettings,
-        tokens: Tokens,
+        sign_ins: SignIns,
         instance: ConsoleInstance,
         log_buffer: LogBuffer,
         url: str,
     ) -> None:
         self._instance: Final = instance
         self._log_buffer: Final = log_buffer
-        self.tokens = tokens  # a reload sets others
-        self._sign_ins: Final = SignIns(url, secrets.token_urlsafe(24))
+        self.sign_ins: Final = sign_ins
         self._url: Final = f"{url}/console"
         self._body: Final = BodyReader(settings.model_copy(update={"max_body_mb": MAX_BODY_MB}))
         self._files: Final = {file.name: file.read_bytes() for file in _folder().iterdir()}
@@ -108,7 +106,7 @@ class Console:
     def link(self) -> str:
         """The address of the console; without a token, a link that signs in one browser."""
         # A browser does not send the part after `#`, so that no proxy logs it.
-        return self._url + ("" if self.tokens.sign_in else f"#token={self._sign_ins.link}")
+        return self._url + (f"#token={self.sign_ins.link}" if self.sign_ins.takes_link else "")
 
     def announce(self) -> None:
         """Log the link."""
@@ -125,7 +123,7 @@ class Console:
 
     def admits(self, headers: Headers) -> bool:
         """Whether the console's page sends this request, and its browser is signed in."""
-        return self._sign_ins.is_in(headers, self._loop.time())
+        return self.sign_ins.is_in(headers, self._loop.time())
 
     # -- the page -----------------------------------------------------------------------------
 
@@ -151,20 +149,19 @@ class Console:
         token = json_object(await self._body.read(request)).get("token")
         if not isinstance(token, str):
             raise invalid("token must be a string")
-        has_token = self.tokens.sign_in
-        if not (self.tokens.may_sign_in(token) if has_token else self._sign_ins.is_link(token)):
+        if not self.sign_ins.is_secret(token):
             return None
         value = secrets.token_urlsafe(24)
-        headers["Set-Cookie"] = self._sign_ins.sign_in(value, request.headers, self._loop.time())
-        if not has_token:
-            self._sign_ins.link = secrets.token_urlsafe(24)
+        headers["Set-Cookie"] = self.sign_ins.sign_in(value, request.headers, self._loop.time())
+        if self.sign_ins.takes_link:
+            self.sign_ins.link = secrets.token_urlsafe(24)
             self.announce()
         return web.Response(status=204, headers=headers)
 
     async def sign_out(self, request: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         """DELETE /console: end the sign-in of this browser. Raises: Refused."""
         self._check(request)
-        headers["Set-Cookie"] = self._sign_ins.sign_out(request.headers)
+        headers["Set-Cookie"] = self.sign_ins.sign_out(request.headers)
         return web.Response(status=204, headers=headers)
 
     # -- live data ----------------------------------------------------------------------------

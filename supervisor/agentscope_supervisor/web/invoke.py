@@ -28,13 +28,13 @@ from agentscope_supervisor.runs.client_stream import ClientStream
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.telemetry.metrics import Metrics
 from agentscope_supervisor.turns.service import TurnService
-from agentscope_supervisor.web.auth import Auth, WrongToken
+from agentscope_supervisor.web.access.auth import Auth, WrongToken
+from agentscope_supervisor.web.access.tokens import USERS, Caller
 from agentscope_supervisor.web.dialects import INVOKE
 from agentscope_supervisor.web.dialects.dialect import Dialect, Shape
 from agentscope_supervisor.web.request_record import CLIENT_LEFT, RequestRecord
 from agentscope_supervisor.web.respond import OpenResponses, Response
 from agentscope_supervisor.web.runs import RunRoutes, event_id
-from agentscope_supervisor.web.tokens import USERS, Caller
 
 if TYPE_CHECKING:  # `daemon` imports it for instances with traces
     from agentscope_supervisor.web.tracing import Tracing

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentscope_supervisor.http1 import aiohttp_web as web
+from agentscope_supervisor.web.access.tokens import EVERYTHING, NO_SCOPES, OPERATORS, USERS, Caller, Scopes
 from agentscope_supervisor.web.dialects.dialect import Refuse
 from agentscope_supervisor.web.request_record import RequestRecord
-from agentscope_supervisor.web.tokens import EVERYTHING, NO_SCOPES, OPERATORS, USERS, Caller, Scopes
 
 Found = tuple["Route | None", tuple[str, ...]]
 """A route, and the variable parts of the path."""

@@ -27,9 +27,9 @@ from agentscope_supervisor.runs.log import MAX_RESULT, messages
 from agentscope_supervisor.runs.recorder import Recorder
 from agentscope_supervisor.turns.service import TurnService
 from agentscope_supervisor.web import page_query
+from agentscope_supervisor.web.access.tickets import TICKET_LASTS, Tickets
 from agentscope_supervisor.web.dialects.dialect import Shape
 from agentscope_supervisor.web.respond import OpenResponses, Response
-from agentscope_supervisor.web.tickets import TICKET_LASTS, Tickets
 
 RUNS_AT_ONCE: Final = 20  # default number of runs on a page of messages
 MOST_RUNS: Final = 100  # maximum number of them; the page ends earlier at `MAX_RESULT`

@@ -1,7 +1,7 @@
 """Access to the console: the sign-in, and the cookie of a browser that is signed in. Pure.
 
-The operator signs in with a token. Without one, the operator opens a link with a secret that is
-in the log only, and that works once. Neither the address of the peer nor the absence of a proxy's headers
+The operator signs in with a token. Without one, the operator opens a link with a secret that is in the log
+only, and that works once. Neither the address of the peer nor the absence of a proxy's headers
 proves anything: a proxy on this machine connects from a loopback address too.
 
 A page of another site can make a browser send requests here, with the cookies of this server. So the cookie
@@ -15,7 +15,8 @@ import hmac
 from collections.abc import Mapping
 from typing import Final
 
-from agentscope_supervisor.web.origins import is_same_origin
+from agentscope_supervisor.web.access.origins import is_same_origin
+from agentscope_supervisor.web.access.tokens import Tokens
 
 COOKIE_LASTS: Final = 12 * 3600  # seconds; a working day, after which the operator signs in again
 MAX_BROWSERS: Final = 64  # signed in at the same time; another one signs out the one that signed in first
@@ -24,18 +25,32 @@ MAX_BROWSERS: Final = 64  # signed in at the same time; another one signs out th
 class SignIns:
     """The browsers that are signed in. A restart of the instance signs out all of them.
 
-    `address`: of the instance. `link`: the secret in the link.
+    `address`: of the instance. `link`: the secret in the link. `tokens`: those of the instance.
     """
 
-    def __init__(self, address: str, link: str) -> None:
+    def __init__(self, address: str, link: str, tokens: Tokens) -> None:
         self.link = link  # replace it when it was used
+        self._tokens = tokens
         # Browsers send cookies to every port of a host: instances need different names.
         self._name: Final = f"agentscope-console-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
         self._until: Final[dict[str, float]] = {}  # by the value of the cookie, in order of the sign-in
 
-    def is_link(self, given: str) -> bool:
-        """Whether `given` is the secret of the link."""
-        return hmac.compare_digest(given.encode("utf-8", "replace"), self.link.encode())
+    @property
+    def takes_link(self) -> bool:
+        """Whether the link signs in, because no token does."""
+        return not self._tokens.operators
+
+    def is_secret(self, given: str) -> bool:
+        """Whether `given` is a token of an operator, or without one the secret of the link."""
+        if self.takes_link:
+            return hmac.compare_digest(given.encode("utf-8", "replace"), self.link.encode())
+        return self._tokens.is_operator(given)
+
+    def take_over(self, tokens: Tokens) -> None:
+        """Let other tokens sign in. All browsers are signed out if a token does not sign in any more."""
+        if not self._tokens.operators <= tokens.operators:
+            self._until.clear()
+        self._tokens = tokens
 
     def sign_in(self, value: str, headers: Mapping[str, str], now: float) -> str:
         """Sign in the sender of a request. Returns the value of Set-Cookie. `value`: a new, unguessable id.

@@ -1,21 +1,7 @@
 """Who a caller is, by its token, and what the caller may do."""
 
-import hashlib
-from typing import Any
-
-from pydantic import SecretStr
-
-from agentscope_protocol.config.auth_settings import AuthSettings
-from agentscope_supervisor.web.tokens import CLIENT, EVERYTHING, Tokens
-
-
-def tokens(*given: dict[str, Any], auth_token: str | None = None) -> Tokens:
-    short = SecretStr(auth_token) if auth_token is not None else None
-    return Tokens(short, AuthSettings.model_validate({"tokens": list(given)}))
-
-
-WEB = {"name": "web", "token": "w"}
-OPS = {"name": "ops", "token_sha256": hashlib.sha256(b"o").hexdigest(), "scopes": ["operate", "metrics"]}
+from agentscope_supervisor.web.access.tokens import CLIENT, EVERYTHING
+from tests.supervisor.web.access.given_tokens import OPS, WEB, tokens
 
 
 def test_a_caller_has_the_name_and_the_scopes_of_its_token() -> None:
@@ -55,11 +41,3 @@ def test_tokens_are_required_if_there_is_one() -> None:
 def test_metrics_need_a_token_if_one_has_the_scope() -> None:
     assert tokens(WEB, OPS).guards_metrics
     assert not tokens(WEB, auth_token="t").guards_metrics
-
-
-def test_operators_sign_in_with_their_token_and_without_one_by_the_link() -> None:
-    assert not tokens().sign_in
-    assert not tokens(WEB).sign_in
-    both = tokens(WEB, OPS, auth_token="t")
-    assert both.sign_in
-    assert [both.may_sign_in(token) for token in ("o", "t", "w", "x")] == [True, True, False, False]

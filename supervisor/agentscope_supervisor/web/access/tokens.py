@@ -35,9 +35,6 @@ class Caller:
     scopes: Scopes
 
 
-NO_TOKENS: Final = AuthSettings()
-
-
 class Tokens:
     """The tokens of one instance. `auth_token`: of the section `server`. `auth`: as `Project.read_settings`
     returns it, with the tokens that are in files."""
@@ -51,21 +48,28 @@ class Tokens:
         """The browser of an operator who is signed in to the console."""
         self._callers: Final = {bytes.fromhex(each.sha256()): _caller(each) for each in auth.tokens}
         if short is not None:
-            self._callers[hashlib.sha256(short.encode()).digest()] = self.common
+            self._callers[_digest(short)] = self.common
         scopes = NO_SCOPES.union(*(_caller(each).scopes for each in auth.tokens))
         self.is_required: Final = bool(self._callers)
         self.guards_metrics: Final = "metrics" in scopes
-        self.sign_in: Final = short is not None or "operate" in scopes
-        """Whether a token signs in to the console; otherwise, the link in the log does."""
+        self.operators: Final = frozenset(
+            digest
+            for digest, caller in self._callers.items()
+            if caller is self.common or "operate" in caller.scopes
+        )
+        """The SHA-256 of each token that signs in to the console."""
 
     def find(self, token: str) -> Caller | None:
         """The caller with this token; None: it is wrong."""
-        return self._callers.get(hashlib.sha256(token.encode("utf-8", "replace")).digest())
+        return self._callers.get(_digest(token))
 
-    def may_sign_in(self, token: str) -> bool:
+    def is_operator(self, token: str) -> bool:
         """Whether this token signs in to the console."""
-        caller = self.find(token)
-        return caller is not None and (caller is self.common or "operate" in caller.scopes)
+        return _digest(token) in self.operators
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
 
 
 def _caller(token: TokenSettings) -> Caller:

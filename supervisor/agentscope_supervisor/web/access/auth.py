@@ -14,10 +14,10 @@ from typing import Final
 from agentscope_protocol.config.settings import ServerSettings
 from agentscope_supervisor.domain.errors import ErrorCode, Failure, Refused
 from agentscope_supervisor.http1.responses import Headers
-from agentscope_supervisor.web.console import Console
-from agentscope_supervisor.web.guesses import GuessLimits
-from agentscope_supervisor.web.origins import Origins
-from agentscope_supervisor.web.tokens import OPERATORS, USERS, Caller, Scopes, Tokens
+from agentscope_supervisor.web.access.console_auth import SignIns
+from agentscope_supervisor.web.access.guesses import GuessLimits
+from agentscope_supervisor.web.access.origins import Origins
+from agentscope_supervisor.web.access.tokens import OPERATORS, USERS, Caller, Scopes, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +64,12 @@ class Guesses:
 
 
 class Auth:
-    """Checks the origin and the token of requests. `console`: None: disabled."""
+    """Checks the origin and the token of requests. `sign_ins`: of the console; None: it is disabled."""
 
-    def __init__(self, settings: ServerSettings, tokens: Tokens, console: Console | None) -> None:
+    def __init__(self, settings: ServerSettings, tokens: Tokens, sign_ins: SignIns | None) -> None:
         self._settings: Final = settings
-        self._console: Final = console
+        self._sign_ins: Final = sign_ins
+        self._loop: Final = asyncio.get_running_loop()
         self.guesses: Final = Guesses()
         self.tokens = tokens
         self.origins = Origins(settings, has_token=tokens.is_required)
@@ -77,8 +78,8 @@ class Auth:
         """Admit callers by other tokens from now on. Requests that were admitted go on."""
         self.tokens = tokens
         self.origins = Origins(self._settings, has_token=tokens.is_required)
-        if self._console is not None:
-            self._console.tokens = tokens
+        if self._sign_ins is not None:
+            self._sign_ins.take_over(tokens)
 
     def admit(self, headers: Headers, address: str, needed: Scopes) -> Caller:
         """Check the origin and the credentials of a request. Returns its caller. `needed`: the scopes of
@@ -106,7 +107,7 @@ class Auth:
         caller = tokens.find(given.removeprefix(_BEARER)) if given.startswith(_BEARER) else None
         if caller is not None:
             self.guesses.right(address)
-        elif self._console is not None and "cookie" in headers and self._console.admits(headers):
+        elif self._is_signed_in(headers):
             caller = tokens.console
         elif not tokens.is_required:
             caller = tokens.common
@@ -117,6 +118,12 @@ class Auth:
         if caller.scopes.isdisjoint(needed):
             raise Refused(Failure(ErrorCode.FORBIDDEN, _lacks(caller, needed)))
         return caller
+
+    def _is_signed_in(self, headers: Headers) -> bool:
+        """Whether the console's page sends this request, and its browser is signed in."""
+        if self._sign_ins is None or "cookie" not in headers:
+            return False
+        return self._sign_ins.is_in(headers, self._loop.time())
 
     def check_origin(self, headers: Headers) -> None:
         """Refuse a web page of another origin. Raises: Refused."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentscope_supervisor.web.tickets import TICKET_LASTS, Tickets
+from agentscope_supervisor.web.access.tickets import TICKET_LASTS, Tickets
 
 RUN, OTHER = "a" * 32, "b" * 32
 NOW = 1000.5

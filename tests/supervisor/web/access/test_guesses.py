@@ -1,6 +1,6 @@
 """How wrong tokens slow down their senders, in virtual time."""
 
-from agentscope_supervisor.web.guesses import (
+from agentscope_supervisor.web.access.guesses import (
     FREE_GUESSES,
     GUESSES_PER_SECOND,
     MAX_ADDRESSES,

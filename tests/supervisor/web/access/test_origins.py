@@ -7,7 +7,7 @@ import pytest
 
 from agentscope_protocol.config.settings import ServerSettings
 from agentscope_supervisor.domain.errors import ErrorCode
-from agentscope_supervisor.web.origins import Origins, host_name, is_local, is_same_origin
+from agentscope_supervisor.web.access.origins import Origins, host_name, is_local, is_same_origin
 
 HOST = {"host": "localhost:8080"}
 OURS = {**HOST, "sec-fetch-site": "same-origin", "origin": "http://localhost:8080"}
